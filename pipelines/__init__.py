@@ -1,0 +1,1 @@
+"""The shell: Ray jobs and the `vidflow` command; the only package that imports ray."""

@@ -1,0 +1,32 @@
+"""The exceptions somebody catches or prints specially; everything else is a bug."""
+
+
+class VidflowError(Exception):
+    """A failure with a message for the user: value got, value wanted, key or file, what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(VidflowError):
+    """One or more configuration problems, all of them in one message."""
+
+    exit_code = 2
+
+
+class TooManyRejectsError(VidflowError):
+    """More inputs were rejected than `max_reject_fraction` allows."""
+
+    exit_code = 3
+
+
+class VideoError(VidflowError):
+    """One video (or clip) cannot be used; it becomes a `Reject` row and the run goes on.
+
+    Attributes:
+        reason: Short CamelCase class of the problem, such as `Truncated` or `NoVideoStream`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep `reason` beside the message, so that rejects can be grouped by it."""
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""Frozen encoders, token reduction, temporal cores, readouts and tasks."""

@@ -1,0 +1,149 @@
+"""The nouns that cross a stage border.
+
+Axes: T frames of a clip, H and W pixels, K tapped depths, N patch tokens, P prefix tokens, D embedding width.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float16, Float64, Int, UInt8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoItem:
+    """One row of a manifest: a video, or a part of one.
+
+    Attributes:
+        path: The video file, absolute.
+        label: Class name; empty where the task has no classes.
+        split: Name of the split, such as `train` or `val`.
+        start_seconds: Start of the part on the video's own clock; None is the start of the video.
+        end_seconds: End of the part, exclusive; None is the end of the video.
+        annotations: Path of an `.npz` with dense ground truth, or None.
+    """
+
+    path: Path
+    label: str
+    split: str
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    annotations: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What probing a video file yields, without decoding a frame.
+
+    Attributes:
+        codec: FFmpeg's codec name, such as `h264`.
+        pixel_format: FFmpeg's pixel format, such as `yuv420p`.
+        width: Width in pixels as displayed (after rotation).
+        height: Height in pixels as displayed (after rotation).
+        rotation_degrees: Counter-clockwise rotation that display asks for: 0, 90, 180 or 270.
+        fps: Mean frame rate over the whole file.
+        pts_seconds: Presentation time of every frame, ascending, first frame at its true time.
+        duration_seconds: End of the last frame on the same clock.
+    """
+
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    rotation_degrees: int
+    fps: float
+    pts_seconds: Float64[np.ndarray, " frames"]
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """Decoded frames of one clip.
+
+    Attributes:
+        frames: RGB frames, resized and cropped.
+        pts_seconds: Presentation time of each frame on the video's clock.
+        source_height: Displayed height of the video before resizing, in pixels.
+        source_width: Displayed width of the video before resizing, in pixels.
+        decoder: Name and version of the decoder that made the frames, such as `decord 0.6.0`.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    pts_seconds: Float64[np.ndarray, " T"]
+    source_height: int
+    source_width: int
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipTokens:
+    """Frozen-encoder tokens of one clip, as stored.
+
+    Tokens are laid out frame by frame and, within a frame, depth by depth; `counts` says how many
+    each (frame, depth) has, so that ragged counts need no padding.
+
+    Attributes:
+        key: The clip's content key.
+        label: Class index, or -1 where the task has none.
+        split: Name of the split.
+        pts_seconds: Presentation time of each frame.
+        tokens: All patch tokens; `(T*K*N, D)` where counts are all N.
+        prefix: Class token and registers of the last tapped depth.
+        counts: Tokens per frame and tapped depth.
+        sizes: Number of patches each token stands for; None where nothing was merged.
+        assignment: For each frame, depth and patch, the index of its token within that frame and
+            depth, or -1 where the patch was dropped; None where nothing was merged.
+        annotations: Serialized `.npz` with the dense ground truth of the clip, or empty.
+    """
+
+    key: str
+    label: int
+    split: str
+    pts_seconds: Float64[np.ndarray, " T"]
+    tokens: Float16[np.ndarray, "tokens D"]
+    prefix: Float16[np.ndarray, "T P D"]
+    counts: Int[np.ndarray, "T K"]
+    sizes: Float[np.ndarray, " tokens"] | None = None
+    assignment: Int[np.ndarray, "T K patches"] | None = None
+    annotations: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """An input that was left out, and why.
+
+    Attributes:
+        key: Clip key where one was known, else empty.
+        path: The file as the manifest names it.
+        stage: Stage that rejected it: `manifest`, `scan`, `shard` or `extract`.
+        reason: Short CamelCase class, such as `Truncated`.
+        message: One sentence for the user.
+        attempts: How often it was tried.
+    """
+
+    key: str
+    path: str
+    stage: str
+    reason: str
+    message: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    """What one epoch of a trial yields.
+
+    Attributes:
+        epoch: Number of epochs done, from 1.
+        metrics: Named scalars, such as `train/loss` and `val/top1` (in [0, 1]).
+        seconds: Wall seconds of the epoch, training and validation.
+        is_best: Whether the trial's objective is the best so far.
+    """
+
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    is_best: bool = False
+
+
+__all__ = ["Clip", "ClipTokens", "EpochResult", "Reject", "VideoInfo", "VideoItem"]

@@ -1,0 +1,1 @@
+"""Artifacts on disk: layout, atomic publication, shards and features."""

@@ -1,0 +1,1 @@
+"""Training of temporal modules from cached features."""

@@ -1,0 +1,1 @@
+"""Videos in: manifests, sampling, decoding and rendered clips."""
