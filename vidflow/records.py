@@ -146,4 +146,57 @@ class EpochResult:
     is_best: bool = False
 
 
-__all__ = ["Clip", "ClipTokens", "EpochResult", "Reject", "VideoInfo", "VideoItem"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """One trial, as its directory holds it.
+
+    Attributes:
+        key: Fingerprint of everything that decides the trial; its identity everywhere.
+        settings: The trial's fields, flat (`core`, `features`, `learning_rate`, `seed`, ...).
+        status: `completed`, or `stopped` early by the scheduler, or `failed`.
+        history: One result per epoch, in order.
+        num_parameters: Trained parameters.
+        directory: Folder with `best.safetensors`, `predictions.safetensors` and `result.json`.
+        error: Why it failed; empty otherwise.
+    """
+
+    key: str
+    settings: dict[str, str | int | float | bool | None]
+    status: str
+    history: tuple[EpochResult, ...]
+    num_parameters: int
+    directory: Path
+    error: str = ""
+
+    @property
+    def best(self) -> EpochResult | None:
+        """The last epoch that was the best so far; None before the first."""
+        return next((result for result in reversed(self.history) if result.is_best), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSummary:
+    """What a finished stage made, as its manifest holds it.
+
+    Attributes:
+        stage: `shard`, `extract/base`, `sweep`, ...
+        fingerprint: Address of what it made.
+        directory: Folder that holds it.
+        num_files: Files committed (shards, feature files, trials).
+        num_clips: Clips in them.
+        num_rejects: Inputs left out.
+        num_bytes: Bytes committed.
+        seconds: Wall seconds of work over all runs of the stage.
+    """
+
+    stage: str
+    fingerprint: str
+    directory: Path
+    num_files: int
+    num_clips: int
+    num_rejects: int
+    num_bytes: int
+    seconds: float
+
+
+__all__ = ["Clip", "ClipTokens", "EpochResult", "Reject", "StageSummary", "TrialResult", "VideoInfo", "VideoItem"]

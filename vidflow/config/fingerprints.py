@@ -1,0 +1,78 @@
+"""Addresses of artifacts: the hash of the settings that change a result, and of what lies upstream.
+
+Worker counts, batch sizes and paths stay out; so a stage finds its input by recomputing the address.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from vidflow.config.schema import Config, Trial
+
+STAGE_VERSIONS = {"synth": 1, "shard": 1, "extract": 1, "trial": 1}
+"""Raised by hand when a stage's code changes its result."""
+
+
+def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return 16 hex digits that name a JSON value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def synth_settings(config: Config) -> dict[str, Any]:
+    """Return what decides the rendered videos."""
+    return {"version": STAGE_VERSIONS["synth"], **dataclasses.asdict(config.video.synthetic)}
+
+
+def clip_settings(config: Config) -> dict[str, Any]:
+    """Return what decides the frames of a clip, given its video."""
+    video = config.video
+    return {
+        "decoder": video.decoder,
+        "sampling": dataclasses.asdict(video.sampling),
+        "size": video.size,
+        "resize_filter": video.resize_filter,
+    }
+
+
+def shard_settings(config: Config, videos_digest: str, decoder_versions: dict[str, str]) -> dict[str, Any]:
+    """Return what decides the shards; `videos_digest` names the contents of all videos and their labels."""
+    shards = dataclasses.asdict(config.shards)
+    shards.pop("max_reject_fraction")
+    return {
+        "version": STAGE_VERSIONS["shard"],
+        "videos": videos_digest,
+        "decoders": decoder_versions,
+        **clip_settings(config),
+        **shards,
+    }
+
+
+def feature_settings(config: Config, name: str, shards_fingerprint: str, weights_identity: str) -> dict[str, Any]:
+    """Return what decides one feature set, given its shards and the identity of the weights."""
+    encoder = dataclasses.asdict(config.encoder)
+    encoder["weights"] = weights_identity
+    return {
+        "version": STAGE_VERSIONS["extract"],
+        "shards": shards_fingerprint,
+        "encoder": encoder,
+        "features": dataclasses.asdict(config.features[name]),
+    }
+
+
+def trial_settings(trial: Trial, features_fingerprint: str, objective: str, mode: str) -> dict[str, Any]:
+    """Return what decides one trial; its fingerprint is the trial's key."""
+    values = dataclasses.asdict(trial)
+    values.pop("features")
+    return {
+        "version": STAGE_VERSIONS["trial"],
+        "features": features_fingerprint,
+        "objective": objective,
+        "mode": mode,
+        **values,
+    }

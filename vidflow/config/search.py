@@ -1,0 +1,103 @@
+"""Axes of a search and the candidates they give, each validated before anything starts."""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from vidflow.config.schema import Config, Range, Scalar, Trial, Trials
+
+
+def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
+    """Return every candidate known beforehand, and the problems of those that are not valid.
+
+    A grid is all combinations in the order of the axes; a random search draws `num_samples` from its
+    seed. For `optuna`, which chooses as results arrive, the corners of the axes stand in for all.
+    """
+    trials = config.trials
+    names = [f.name for f in dataclasses.fields(Trial)]
+    problems = []
+    for axis, values in trials.axes.items():
+        if axis not in names:
+            nearest = difflib.get_close_matches(axis, names, n=1)
+            hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid: {', '.join(names)}"
+            problems.append(f"trials.axes.{axis}: no such field of a trial; {hint}")
+        elif isinstance(values, Range):
+            problems += _range_problems(axis, values, trials)
+        elif not values:
+            problems.append(f"trials.axes.{axis}: got no values, wanted at least one")
+    if problems:
+        return [], problems
+    candidates = []
+    for overrides in _overrides(trials):
+        try:
+            candidate = apply_overrides(trials.trial, overrides)
+        except ValueError as error:
+            problems.append(f"trials.axes: {error}")
+            continue
+        problems += _candidate_problems(candidate, config)
+        candidates.append(candidate)
+    return list(dict.fromkeys(candidates)), list(dict.fromkeys(problems))
+
+
+def apply_overrides(trial: Trial, overrides: Mapping[str, Scalar]) -> Trial:
+    """Return `trial` with some fields set.
+
+    Raises:
+        ValueError: If a value is not valid for its field.
+    """
+    values: dict[str, Any] = {**dataclasses.asdict(trial), **overrides}
+    try:
+        return TypeAdapter(Trial).validate_python(values)
+    except ValidationError as error:
+        described = "; ".join(f"{'.'.join(map(str, e['loc']))}: got {e['input']!r}; {e['msg']}" for e in error.errors())
+        raise ValueError(described) from error
+
+
+def _overrides(trials: Trials) -> list[dict[str, Scalar]]:
+    axes = trials.axes
+    match trials.algorithm:
+        case "grid":
+            return [dict(zip(axes, values, strict=True)) for values in itertools.product(*map(_values, axes.values()))]
+        case "random":
+            rng = random.Random(trials.seed)
+            return [{k: _draw(v, rng) for k, v in axes.items()} for _ in range(trials.num_samples)]
+        case "optuna":
+            return [{k: _values(v)[0] for k, v in axes.items()}, {k: _values(v)[-1] for k, v in axes.items()}]
+
+
+def _values(axis: list[Scalar] | Range) -> list[Scalar]:
+    return [axis.low, axis.high] if isinstance(axis, Range) else axis
+
+
+def _draw(axis: list[Scalar] | Range, rng: random.Random) -> Scalar:
+    if not isinstance(axis, Range):
+        return rng.choice(axis)
+    if axis.log:
+        return math.exp(rng.uniform(math.log(axis.low), math.log(axis.high)))
+    return rng.uniform(axis.low, axis.high)
+
+
+def _range_problems(axis: str, values: Range, trials: Trials) -> list[str]:
+    if trials.algorithm == "grid":
+        return [f"trials.axes.{axis}: a range needs `algorithm: random` or `optuna`; a grid wants a list"]
+    if values.low >= values.high or (values.log and values.low <= 0):
+        return [f"trials.axes.{axis}: got low {values.low}, high {values.high}, wanted {'0 < ' * values.log}low < high"]
+    return []
+
+
+def _candidate_problems(trial: Trial, config: Config) -> list[str]:
+    problems = []
+    if trial.features not in config.features:
+        known = ", ".join(config.features)
+        problems.append(f"trials: features: got {trial.features!r}, wanted one of: {known}")
+    if trial.readout_dim % trial.readout_heads:
+        problems.append(
+            f"trials: readout_dim {trial.readout_dim} is no multiple of readout_heads {trial.readout_heads}"
+        )
+    return problems
