@@ -1,0 +1,78 @@
+"""Clips as WebDataset tars with reproducible bytes; the only importer of webdataset."""
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import webdataset as wds
+
+from vidflow.store.layout import publish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSample:
+    """One clip as a shard holds it.
+
+    Attributes:
+        key: The clip's content key.
+        label: Class index, or -1.
+        images: Encoded frames in order.
+        image_format: `jpg` or `png`.
+        metadata: Label name, split, `pts_seconds`, source, digest, codec, fps, size, decoder.
+        annotations: Serialized `.npz` with dense ground truth, or empty.
+    """
+
+    key: str
+    label: int
+    images: list[bytes]
+    image_format: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    annotations: bytes = b""
+
+
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> list[str]:
+    """Publish a tar with the samples in the given order and return their keys.
+
+    Members carry no time and a fixed owner, so the bytes depend on the samples alone.
+    """
+    keys = []
+    with publish(path) as aside, aside.open("wb") as stream:
+        with wds.TarWriter(stream, encoder=False, mtime=0, user="vidflow", group="vidflow", mode=0o644) as writer:
+            for sample in samples:
+                writer.write(_members(sample))
+                keys.append(sample.key)
+    return keys
+
+
+def read_shard(path: Path) -> Iterator[ShardSample]:
+    """Yield the samples of a tar in its order."""
+    for members in wds.WebDataset(str(path), shardshuffle=False):
+        images = sorted(name for name in members if name[0].isdigit())
+        yield ShardSample(
+            key=members["__key__"],
+            label=int(members["cls"]),
+            images=[members[name] for name in images],
+            image_format=images[0].split(".")[-1],
+            metadata=json.loads(members["json"]),
+            annotations=members.get("annotations.npz", b""),
+        )
+
+
+def member_index(path: Path) -> dict[str, list[int]]:
+    """Return offset and size of every member, for random access by `pread` or an HTTP range."""
+    with tarfile.open(path) as archive:
+        return {member.name: [member.offset_data, member.size] for member in archive}
+
+
+def _members(sample: ShardSample) -> dict[str, Any]:
+    members: dict[str, Any] = {"__key__": sample.key}
+    for index, image in enumerate(sample.images):
+        members[f"{index:02d}.{sample.image_format}"] = image
+    members["cls"] = str(sample.label).encode()
+    members["json"] = json.dumps(sample.metadata, sort_keys=True).encode()
+    if sample.annotations:
+        members["annotations.npz"] = sample.annotations
+    return members
