@@ -17,6 +17,7 @@ from typing import Any, Literal, assert_never
 import timm
 import torch
 from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import eva, vision_transformer
 from timm.models.eva import Eva
@@ -163,7 +164,8 @@ def build_encoder(
         weights: `hub`, `random:SEED`, or the path of a `.safetensors`, `.pt` or `.pth` checkpoint.
         img_size: Side of the square frames in pixels; a multiple of the patch size.
         depths: Blocks whose output is wanted, from 0, negative counting from the end; None is the last block.
-        normalize_depths: Whether the model's final norm is applied to every tapped depth.
+        normalize_depths: Whether the model's final norm is applied to every tapped depth; a model that normalises
+            only after pooling has none, and its tokens stay raw.
         device: Where to run, such as `cpu`, `cuda` or `cuda:1`.
         dtype: Precision of weights and activations; `auto` is bfloat16 on CUDA and float32 elsewhere.
         mean: Mean per channel in [0, 1], for local weights whose normalisation is not timm's; None is timm's.
@@ -178,7 +180,7 @@ def build_encoder(
     # timm draws initial weights from the global generator even when they are overwritten: fork it, and leave no trace.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed(weights) if kind == "random" else 0)
-        vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=img_size)
+        vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=img_size, dynamic_img_size=False)
     if not isinstance(vit, TimmVit):
         raise VidflowError(
             f"encoder.name is {name!r}, a {type(vit).__name__}; wanted a plain vision transformer of timm"
@@ -328,7 +330,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError, OSError) as error:
         raise VidflowError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
 
 
