@@ -1,0 +1,100 @@
+"""The `vidflow` command."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidflow.config.load import load_config
+from vidflow.config.schema import Config
+from vidflow.errors import ConfigError, VidflowError
+
+STAGES = {
+    "synth": "render videos with ground truth, where the config names no manifest",
+    "shard": "scan, decode and pack videos into WebDataset tars",
+    "extract": "encode shards once with the frozen encoder, into Arrow features",
+    "sweep": "train temporal modules on the features, tracked in MLflow",
+    "report": "write one HTML page about the sweep",
+    "run": "all of these in order; whatever is already done is left alone",
+}
+TOOLS = {
+    "bench": "measure each stage against a bare loop on this machine",
+    "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
+}
+EPILOG = """\
+settings are merged left to right: YAML files first, then key=value.
+
+  vidflow run conf/demo.yaml                              everything, on rendered videos
+  vidflow run conf/demo.yaml root=runs/mine video.manifest=my.csv encoder.weights=hub
+  vidflow extract conf/demo.yaml --print                  settings, fingerprints, what is done; starts nothing
+
+exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything else.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("vidflow").setLevel(logging.INFO)
+    sys.exit(run_command(parsed.command, parsed.settings, show=getattr(parsed, "print", False)))
+
+
+def run_stage(stage: str) -> None:
+    """Run one stage as a job of its own, as `python -m pipelines.STAGE CONFIG.yaml` does."""
+    main([stage, *sys.argv[1:]])
+
+
+def run_command(command: str, settings: Sequence[str], *, show: bool = False) -> int:
+    """Load the settings and run a command; return its exit code."""
+    try:
+        config = parse_settings(settings)
+        if show:
+            print(importlib.import_module("pipelines.show").describe(config))
+            return 0
+        # Stages are imported when asked for: Ray, torch and MLflow take seconds that a refusal should not.
+        importlib.import_module(f"pipelines.{command}").main(config)
+    except VidflowError as error:
+        print(f"vidflow: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vidflow: interrupted; the same command goes on from here", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_settings(settings: Sequence[str]) -> Config:
+    """Return the config that files and overrides make.
+
+    Raises:
+        ConfigError: With every problem in them.
+    """
+    paths = [Path(text) for text in settings if "=" not in text]
+    if not paths:
+        raise ConfigError("no configuration file given; try `vidflow run conf/demo.yaml`")
+    return load_config(paths, [text for text in settings if "=" in text])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vidflow",
+        description="Frozen image encoders, cached token features and small recurrent cores for video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, text in {**STAGES, **TOOLS}.items():
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
+        if name in STAGES:
+            command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Scan, decode and pack videos: `vidflow shard CONFIG.yaml`."""
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pipelines.cli import run_stage
+from pipelines.job import commit_units, log, map_units, ray_session
+from vidflow.config.schema import Config
+from vidflow.errors import ConfigError, TooManyRejectsError
+from vidflow.records import Reject
+from vidflow.stages.finish import REJECTS_TABLE, finish_stage, write_rejects
+from vidflow.stages.locate import (
+    ShardWork,
+    locate_shards,
+    open_index,
+    plan_shard_work,
+    read_items,
+    root_of,
+    scanned_paths,
+)
+from vidflow.stages.scan import VideoScanner
+from vidflow.stages.shard import ShardBuilder, ShardPlan
+from vidflow.store.features import ClipRow
+from vidflow.store.layout import FileEntry, exclusive
+
+VIDEOS_PER_SCAN = 64
+
+
+def main(config: Config) -> None:
+    """Make the shards that are not there yet.
+
+    Raises:
+        ConfigError: If the manifest names nothing usable.
+        TooManyRejectsError: If more than `shards.max_reject_fraction` of its rows are rejected.
+    """
+    with exclusive(root_of(config)):
+        work = locate_shards(config)
+        if work is None:
+            work = _scan(config)
+        _check_rejects(config, work, [])
+        manifest = work.address.manifest
+        if manifest is None:
+            _build(config, work)
+        else:
+            # Broken videos may have come or gone since: they change the table, not the shards.
+            write_rejects(work.address, [*work.rejects, *(Reject(**row) for row in manifest["build_rejects"])])
+            log.info("shard: already done, %d clips in %s", manifest["num_clips"], work.address.directory)
+
+
+def _scan(config: Config) -> ShardWork:
+    """Hash and probe what has not been, then plan."""
+    items, rejects = read_items(config)
+    if not items:
+        raise ConfigError(f"video.manifest: no usable row in {config.video.manifest}; {len(rejects)} are malformed")
+    index = open_index(config)
+    paths = index.missing(scanned_paths(items))
+    units = [paths[start : start + VIDEOS_PER_SCAN] for start in range(0, len(paths), VIDEOS_PER_SCAN)]
+    build = functools.partial(
+        VideoScanner,
+        timeout_seconds=config.resources.decode_timeout_seconds,
+        memory_mib=config.resources.decode_memory_mib,
+    )
+    started = time.monotonic()
+    with ray_session(config):
+        for rows in map_units(build, units, config.resources.shard, name="scan"):
+            index.add(rows)
+    log.info("scan: %d files in %.1f s", len(paths), time.monotonic() - started)
+    return plan_shard_work(config, items, rejects, index)
+
+
+def _build(config: Config, work: ShardWork) -> None:
+    started = time.monotonic()
+    build = functools.partial(
+        ShardBuilder,
+        directory=work.address.directory,
+        timeout_seconds=config.resources.decode_timeout_seconds,
+        memory_mib=config.resources.decode_memory_mib,
+        decoder=config.video.decoder,
+        size=config.video.size,
+        resize_filter=config.video.resize_filter,
+        image_format=config.shards.image_format,
+        jpeg_quality=config.shards.jpeg_quality,
+    )
+    entries, made = commit_units(config, work.address.directory, build, work.plans, config.resources.shard, name="shard")
+    rejects = [Reject(**row) for entry in entries for row in entry.rejects]
+    _check_rejects(config, work, rejects)
+    finish_stage(
+        work.address,
+        stage="shard",
+        entries=entries,
+        clips=[row for plan, entry in zip(work.plans, entries, strict=True) for row in _clip_rows(plan, entry)],
+        rejects=[*work.rejects, *rejects],
+        class_names=work.class_names,
+        build_rejects=[asdict(reject) for reject in rejects],
+    )
+    num_clips = sum(entry.num_clips for entry in made)
+    log.info(
+        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: vidflow extract",
+        num_clips, len(made), len(work.rejects) + len(rejects), work.address.directory,
+        num_clips / (time.monotonic() - started),
+    )
+
+
+def _clip_rows(plan: ShardPlan, entry: FileEntry) -> list[ClipRow]:
+    left_out = {row["key"] for row in entry.rejects}
+    kept = [clip for clip in plan.clips if clip.key not in left_out]
+    return [
+        ClipRow(key=clip.key, label=clip.label_index, split=clip.split, file=plan.file, row=row)
+        for row, clip in enumerate(kept)
+    ]
+
+
+def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> None:
+    """Refuse to go on when too much is broken; a second copy of a video is left out, but not broken."""
+    broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]
+    allowed = config.shards.max_reject_fraction * work.num_rows
+    if len(broken) > allowed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in broken).most_common())
+        write_rejects(work.address, [*work.rejects, *built])
+        raise TooManyRejectsError(
+            f"{len(broken)} of {work.num_rows} rows are rejected ({reasons}), more than shards.max_reject_fraction = "
+            f"{config.shards.max_reject_fraction}; see {work.address.directory / REJECTS_TABLE}, mend the videos or "
+            "raise the limit; what is done is kept"
+        )
+
+
+if __name__ == "__main__":
+    run_stage("shard")

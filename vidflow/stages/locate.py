@@ -1,0 +1,142 @@
+"""Where each stage of an experiment lies: addresses recomputed from the config, never passed by hand."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vidflow.config.fingerprints import (
+    feature_settings,
+    fingerprint,
+    shard_settings,
+    synth_settings,
+    trial_settings,
+)
+from vidflow.config.schema import Config, Trial
+from vidflow.models.weights import weights_identity
+from vidflow.records import Reject, VideoItem
+from vidflow.stages.plan import content_digest, list_class_names, plan_clips
+from vidflow.stages.scan import VideoIndex
+from vidflow.stages.shard import ShardPlan, plan_shards
+from vidflow.store.layout import read_stage
+from vidflow.video.manifest import read_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a stage's artifacts lie, and the settings that name the place."""
+
+    directory: Path
+    settings: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings."""
+        return fingerprint(self.settings)
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The stage's manifest, or None while it is not finished."""
+        return read_stage(self.directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardWork:
+    """The shard stage as planned from complete scans."""
+
+    address: Address
+    class_names: list[str]
+    plans: list[ShardPlan]
+    rejects: list[Reject]
+    num_rows: int
+
+
+def root_of(config: Config) -> Path:
+    """Return the absolute root folder."""
+    return Path(config.root).expanduser().resolve()
+
+
+def locate_videos(config: Config) -> Address:
+    """Return where rendered videos lie."""
+    settings = synth_settings(config)
+    return Address(directory=root_of(config) / "videos" / fingerprint(settings), settings=settings)
+
+
+def read_items(config: Config) -> tuple[list[VideoItem], list[Reject]]:
+    """Return the rows of the experiment's manifest, and those that are malformed.
+
+    Raises:
+        ConfigError: If the manifest cannot be read.
+    """
+    if config.video.manifest is None:
+        return read_manifest(locate_videos(config).directory / "manifest.csv")
+    root = Path(config.video.video_root).expanduser() if config.video.video_root else None
+    return read_manifest(Path(config.video.manifest).expanduser(), video_root=root)
+
+
+def open_index(config: Config) -> VideoIndex:
+    """Return all scans made under the root."""
+    return VideoIndex(root_of(config) / "index")
+
+
+def scanned_paths(items: Sequence[VideoItem]) -> list[str]:
+    """Return every file whose content the plan depends on, each once."""
+    paths = [item.path for item in items] + [item.annotations for item in items if item.annotations]
+    return sorted({str(path) for path in paths})
+
+
+def plan_shard_work(
+    config: Config, items: Sequence[VideoItem], rejects: Sequence[Reject], index: VideoIndex
+) -> ShardWork:
+    """Return the shards to make, given that every file has been scanned."""
+    clips, unusable = plan_clips(
+        items, {path: index[path] for path in scanned_paths(items)}, **asdict(config.video.sampling)
+    )
+    settings = shard_settings(config, content_digest(clips), {"decord": _version("decord"), "av": _version("av")})
+    return ShardWork(
+        address=Address(directory=root_of(config) / "shards" / fingerprint(settings), settings=settings),
+        class_names=list_class_names(items),
+        plans=plan_shards(clips, config.shards.clips_per_shard),
+        rejects=[*rejects, *unusable],
+        num_rows=len(items) + len(rejects),
+    )
+
+
+def locate_shards(config: Config) -> ShardWork | None:
+    """Return the shard stage, or None while some video has not been scanned as it is now."""
+    if config.video.manifest is None and locate_videos(config).manifest is None:
+        return None
+    items, rejects = read_items(config)
+    index = open_index(config)
+    return None if index.missing(scanned_paths(items)) else plan_shard_work(config, items, rejects, index)
+
+
+def locate_features(config: Config, name: str, shards: Address) -> Address:
+    """Return where a feature set lies, given its shards."""
+    identity = weights_identity(config.encoder.name, config.encoder.weights)
+    settings = feature_settings(config, name, shards.fingerprint, identity)
+    return Address(directory=root_of(config) / "features" / fingerprint(settings), settings=settings)
+
+
+def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
+    """Return where a trial lies, given its features."""
+    settings = trial_settings(trial, features.fingerprint, config.trials.objective, config.trials.mode)
+    return Address(directory=root_of(config) / "trials" / fingerprint(settings), settings=settings)
+
+
+def locate_sweep(config: Config, features: dict[str, Address]) -> Address:
+    """Return where the sweep over these feature sets lies."""
+    settings = {
+        "trials": asdict(config.trials),
+        "features": {name: address.fingerprint for name, address in sorted(features.items())},
+        "tracking": asdict(config.tracking),
+    }
+    return Address(directory=root_of(config) / "sweeps" / fingerprint(settings), settings=settings)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,114 @@
+"""Sharding: clips of a plan decoded and packed into one committed tar."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidflow.errors import VideoError
+from vidflow.records import Reject
+from vidflow.stages.plan import ClipPlan
+from vidflow.store.layout import FileEntry, file_sha256, publish_entry
+from vidflow.store.shards import ShardSample, member_index, write_shard
+from vidflow.video.encode import EncodedClip, encode_clip
+from vidflow.video.sandbox import Sandbox
+
+ATTEMPTS = 2
+KILLED = ("Timeout", "DecoderCrashed", "OutOfMemory")
+"""Reasons for one more attempt: the machine may have been at fault, not the video."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One tar to make: its name and its clips, sorted by key."""
+
+    file: str
+    clips: tuple[ClipPlan, ...]
+
+
+def plan_shards(clips: Sequence[ClipPlan], clips_per_shard: int) -> list[ShardPlan]:
+    """Cut the sorted clips into shards."""
+    starts = range(0, len(clips), clips_per_shard)
+    return [
+        ShardPlan(file=f"shard-{number:06d}.tar", clips=tuple(clips[start : start + clips_per_shard]))
+        for number, start in enumerate(starts)
+    ]
+
+
+class ShardBuilder:
+    """Makes shards; decoding runs in a process that can be killed."""
+
+    def __init__(self, *, directory: Path, timeout_seconds: float, memory_mib: int, **encoding: Any) -> None:  # noqa: ANN401
+        """Keep the settings; the decoder starts with the first clip.
+
+        Args:
+            directory: Folder of the shards.
+            timeout_seconds: Wall time one video may take.
+            memory_mib: Memory the decoder may take.
+            encoding: What `encode_clip` takes besides the video and its times.
+        """
+        self._directory = directory
+        self._encoding = encoding
+        self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
+
+    def __call__(self, plan: ShardPlan) -> FileEntry:
+        """Decode, pack and commit one shard; what cannot be decoded is listed in its manifest."""
+        started = time.perf_counter()
+        rejects: list[Reject] = []
+        path = self._directory / plan.file
+        samples = (sample for clip in plan.clips if (sample := self._sample(clip, rejects)) is not None)
+        keys = write_shard(path, samples)
+        entry = FileEntry(
+            file=plan.file,
+            num_bytes=path.stat().st_size,
+            sha256=file_sha256(path),
+            num_clips=len(keys),
+            seconds=time.perf_counter() - started,
+            rejects=[asdict(reject) for reject in rejects],
+            details={"members": member_index(path)},
+        )
+        publish_entry(self._directory, entry)
+        return entry
+
+    def _sample(self, clip: ClipPlan, rejects: list[Reject]) -> ShardSample | None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                encoded = self._encode(clip)
+            except VideoError as error:
+                if error.reason in KILLED and attempt < ATTEMPTS:
+                    continue
+                rejects.append(
+                    Reject(
+                        key=clip.key,
+                        path=clip.path,
+                        stage="shard",
+                        reason=error.reason,
+                        message=str(error),
+                        attempts=attempt,
+                    )
+                )
+                return None
+            return self._pack(clip, encoded)
+        raise AssertionError("every attempt returns")
+
+    def _pack(self, clip: ClipPlan, encoded: EncodedClip) -> ShardSample:
+        origin = {
+            "label": clip.label,
+            "split": clip.split,
+            "source": Path(clip.path).name,
+            "sha256": clip.sha256,
+        }
+        return ShardSample(
+            key=clip.key,
+            label=clip.label_index,
+            images=encoded.images,
+            image_format=self._encoding["image_format"],
+            metadata={**encoded.metadata, **origin},
+            annotations=encoded.annotations,
+        )
+
+    def _encode(self, clip: ClipPlan) -> EncodedClip:
+        return self._sandbox.call(
+            encode_clip, Path(clip.path), clip.times, annotations=clip.annotations, **self._encoding
+        )
