@@ -1,0 +1,116 @@
+"""The contract of a temporal core: tokens of frames in, tokens of frames out, strictly causal, with an explicit state.
+
+Axes: B clips (rows), T frames, N tokens of a frame, D width.
+"""
+
+from abc import ABC, abstractmethod
+from math import prod
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+"""What a core remembers between frames: tensors whose first axis is the batch, all zero before the first frame."""
+
+StateShape = tuple[tuple[int, ...], torch.dtype | None]
+"""Shape without the batch axis, and a fixed dtype, or None for the dtype of the tokens."""
+
+
+class TemporalCore(nn.Module, ABC):
+    """A causal map from the tokens of frames to tokens of the same number and order.
+
+    Running a clip at once, in parts with the state carried over, or frame by frame gives the same output in eval mode.
+    A state passed in is never modified. Every core ends in a layer norm.
+
+    Attributes:
+        embed_dim: Width D of the tokens.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+
+    @abstractmethod
+    def state_shapes(self, num_tokens: int) -> tuple[StateShape, ...]:
+        """Say what one stream with `num_tokens` tokens per frame remembers."""
+
+    @abstractmethod
+    def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
+        """Compute `forward` on arguments that have been checked; None is the state before the first frame."""
+
+    def forward(
+        self, tokens: Float[Tensor, "B T N D"], state: State | None = None
+    ) -> tuple[Float[Tensor, "B T N D"], State]:
+        """Advance every stream by T frames.
+
+        Args:
+            tokens: Tokens of the next T frames.
+            state: What the last call returned; None before the first frame.
+
+        Returns:
+            One output per frame, which depends on this frame and earlier ones only, and the new state.
+
+        Raises:
+            ValueError: The tokens are not (B, T >= 1, N, `embed_dim`), or the state belongs to another batch size,
+                number of tokens or core.
+        """
+        if tokens.ndim != 4 or tokens.shape[1] < 1 or tokens.shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"{type(self).__name__} takes tokens (B, T, N, {self.embed_dim}) with T >= 1; got {tuple(tokens.shape)}"
+            )
+        if state is not None:
+            self._check_state(state, tokens.shape[0], tokens.shape[2])
+        return self.run(tokens, state)
+
+    def step(self, tokens: Float[Tensor, "B N D"], state: State | None = None) -> tuple[Float[Tensor, "B N D"], State]:
+        """Advance every stream by one frame; `forward` with T = 1."""
+        output, state = self.forward(tokens[:, None], state)
+        return output[:, 0], state
+
+    def init_state(
+        self,
+        batch_size: int,
+        num_tokens: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """Build the state before the first frame."""
+        return tuple(
+            torch.zeros((batch_size, *shape), device=device, dtype=fixed or dtype)
+            for shape, fixed in self.state_shapes(num_tokens)
+        )
+
+    def reset_rows(self, state: State, mask: Bool[Tensor, " B"]) -> State:
+        """Put the rows where `mask` is true back before their first frame, and leave the others as they are."""
+        return reset_rows(state, mask)
+
+    def state_bytes(self, num_tokens: int, dtype: torch.dtype = torch.float32) -> int:
+        """Count the bytes that one stream keeps between two frames."""
+        return sum(prod(shape) * (fixed or dtype).itemsize for shape, fixed in self.state_shapes(num_tokens))
+
+    def _start(self, tokens: Tensor, state: State | None) -> State:
+        """Return the state, or the one before the first frame."""
+        if state is not None:
+            return state
+        return self.init_state(tokens.shape[0], tokens.shape[2], device=tokens.device, dtype=tokens.dtype)
+
+    def _check_state(self, state: State, batch_size: int, num_tokens: int) -> None:
+        got = [tuple(part.shape) for part in state]
+        wanted = [(batch_size, *shape) for shape, _ in self.state_shapes(num_tokens)]
+        if got != wanted:
+            raise ValueError(
+                f"the state of {type(self).__name__} has shapes {got}, but tokens of {batch_size} clips with "
+                f"{num_tokens} tokens need {wanted}; pass the state that the last call on these streams returned"
+            )
+
+
+def reset_rows(state: State, mask: Bool[Tensor, " B"]) -> State:
+    """Zero the rows of `state` where `mask` is true; `where`, not a product, so that NaN does not survive."""
+    return tuple(torch.where(mask.view(-1, *(1,) * (part.ndim - 1)), torch.zeros_like(part), part) for part in state)
+
+
+def detach_state(state: State) -> State:
+    """Cut the graph behind `state`, for truncated back-propagation through time."""
+    return tuple(part.detach() for part in state)
