@@ -1,0 +1,167 @@
+"""Batches of cached features: read one ahead in a thread, moved to the device, widened there.
+
+Axes: B clips, T frames, K tapped depths, N patch tokens, P prefix tokens, D embedding width, O boxes, Q points,
+H and W pixels.
+"""
+
+import io
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Int64
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.records import ClipTokens
+from vidflow.store.features import FeatureReader
+
+_TARGET_TYPES: dict[str, Any] = {
+    "boxes": np.float32,
+    "boxes_visible": np.bool_,
+    "points": np.float32,
+    "points_visible": np.bool_,
+    "query_frames": np.int64,
+    "depth": np.float32,
+    "camera_motion": np.float32,
+}
+_PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
+_NUM_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some clips on the device.
+
+    Attributes:
+        indices: Position of each clip in its reader; stays on the host.
+        tokens: Patch tokens, in float32 (they are stored in fp16).
+        prefix: Class token and registers of the last tapped depth, or None where the encoder has none.
+        targets: `label (B,)`, -1 where there is none, and the arrays that were asked for: `boxes (B, O, T, 4)`,
+            `boxes_visible (B, O, T)`, `points (B, Q, T, 2)`, `points_visible (B, Q, T)`, `query_frames (B, Q)`,
+            `depth (B, T, H, W)`, `camera_motion (B, T, 9)`. Clips with fewer objects or points than others are
+            filled up with zeros, which are not visible.
+    """
+
+    indices: Int64[np.ndarray, " B"]
+    tokens: Float[Tensor, "B T K N D"]
+    prefix: Float[Tensor, "B T P D"] | None
+    targets: dict[str, Tensor]
+
+
+def iterate_batches(
+    reader: FeatureReader,
+    indices: Int64[np.ndarray, " clips"],
+    *,
+    batch_size: int,
+    device: torch.device,
+    num_depths: int | None = None,
+    arrays: Sequence[str] = (),
+) -> Iterator[Batch]:
+    """Yield the clips at `indices`, in their order; the last batch may be smaller.
+
+    One thread reads the batches to come, so the order depends on `indices` alone. It ends with the iterator.
+
+    Args:
+        reader: Cached features.
+        indices: Positions of clips in the reader.
+        batch_size: Clips per batch, at least 1.
+        device: Where batches go; on CUDA through pinned memory, without waiting for the copy.
+        num_depths: Tapped depths wanted, the last ones; None is all.
+        arrays: Names of the annotations wanted, such as `boxes`.
+
+    Raises:
+        VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
+    """
+    chunks = deque(indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+    pin = device.type == "cuda"
+    coming: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as ahead:
+        try:
+            while chunks or coming:
+                while chunks and len(coming) <= _NUM_AHEAD:
+                    coming.append(ahead.submit(_read_batch, reader, chunks.popleft(), num_depths, arrays, pin))
+                yield _move(coming.popleft().result(), device)
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def _read_batch(
+    reader: FeatureReader, indices: Int64[np.ndarray, " B"], num_depths: int | None, arrays: Sequence[str], pin: bool
+) -> Batch:
+    clips = [reader[int(index)] for index in indices]
+    annotations = [read_annotations(clip, arrays) for clip in clips]
+    targets = {
+        name: _stack([clip[name] for clip in annotations], clips, name, pin, pad=name in _PADDED) for name in arrays
+    }
+    targets["label"] = torch.tensor([clip.label for clip in clips])
+    prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pin)
+    return Batch(
+        indices=indices,
+        tokens=_stack([_patch_tokens(clip)[:, -(num_depths or 0) :] for clip in clips], clips, "tokens", pin),
+        prefix=prefix if prefix.shape[2] else None,
+        targets=targets,
+    )
+
+
+def _patch_tokens(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
+    """Return the tokens of a clip with one axis per meaning; merged tokens would be put back on their grid here."""
+    num_tokens = int(clip.counts.flat[0])
+    if (clip.counts != num_tokens).any():
+        raise VidflowError(
+            f"clip {clip.key}: {clip.counts.min()} to {clip.counts.max()} tokens per frame; training wants the same "
+            "number in every frame and depth; choose a token reducer that keeps a fixed number of tokens"
+        )
+    return clip.tokens.reshape(*clip.counts.shape, num_tokens, -1)
+
+
+def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the wanted arrays of a clip's `.npz`.
+
+    Raises:
+        VidflowError: If the clip lacks one of them.
+    """
+    if not names:
+        return {}
+    if not clip.annotations:
+        raise VidflowError(f"clip {clip.key}: no annotations, wanted {', '.join(names)}; name them in the manifest")
+    with np.load(io.BytesIO(clip.annotations), allow_pickle=False) as stored:
+        if missing := [name for name in names if name not in stored.files]:
+            raise VidflowError(
+                f"clip {clip.key}: its annotations hold {', '.join(stored.files)}; {', '.join(missing)} wanted besides"
+            )
+        return {name: stored[name].astype(_TARGET_TYPES[name], copy=False) for name in names}
+
+
+def _stack(
+    arrays: Sequence[np.ndarray], clips: Sequence[ClipTokens], name: str, pin: bool, *, pad: bool = False
+) -> Tensor:
+    """Copy the arrays of a batch into one tensor; with `pad`, their first axes may differ."""
+    inner = arrays[0].shape[1:] if pad else arrays[0].shape
+    shape = (max(1, *(len(array) for array in arrays)), *inner) if pad else inner
+    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    stacked = torch.zeros(len(arrays), *shape, dtype=dtype, pin_memory=pin)
+    for row, array, clip in zip(stacked.numpy(), arrays, clips, strict=True):
+        if array.shape[array.ndim - len(inner) :] != inner:
+            raise VidflowError(
+                f"clip {clip.key}: {name} of shape {array.shape}, but {arrays[0].shape} in clip {clips[0].key}; "
+                "clips of one feature set must have the same shape; make the features again"
+            )
+        row[: len(array)] = array
+    return stacked
+
+
+def _move(batch: Batch, device: torch.device) -> Batch:
+    """Send a batch to the device; half precision is widened there, where it is cheap."""
+    prefix = batch.prefix
+    return Batch(
+        indices=batch.indices,
+        tokens=batch.tokens.to(device, non_blocking=True).float(),
+        prefix=None if prefix is None else prefix.to(device, non_blocking=True).float(),
+        targets={name: target.to(device, non_blocking=True) for name, target in batch.targets.items()},
+    )

@@ -1,0 +1,110 @@
+"""The optimizer, its learning rate at every step, and the precision of a step."""
+
+import math
+from typing import Literal, assert_never
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
+    """Build AdamW over the trained parameters; only matrices that multiply activations decay.
+
+    The learning rate is set at every step, see `learning_rate_at`.
+
+    Args:
+        module: Module to train.
+        weight_decay: Decoupled decay, at least 0.
+
+    Source: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decayed = {id(parameter) for parameter in decayed_parameters(module)}
+    groups = [
+        {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+
+
+def decayed_parameters(module: nn.Module) -> list[Tensor]:
+    """Return the trained parameters that weight decay applies to.
+
+    Exempt are vectors (biases, norms), learned queries and embeddings (whose size means something: no norm
+    follows them), and whatever a module has tagged with `_no_weight_decay`, such as state matrices.
+    """
+    embeddings = {id(owner.weight) for owner in module.modules() if isinstance(owner, nn.Embedding)}
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+        and parameter.ndim > 1
+        and "weight" in name.rpartition(".")[2]
+        and id(parameter) not in embeddings
+        and not getattr(parameter, "_no_weight_decay", False)
+    ]
+
+
+def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction: float) -> float:
+    """Return the learning rate of a step: a linear rise to `peak`, then half a cosine towards zero.
+
+    Args:
+        step: Steps done before, from 0.
+        num_steps: Steps of the whole training.
+        peak: Largest learning rate.
+        warmup_fraction: Share of the steps in the rise, 0 to 1.
+
+    Source: Loshchilov and Hutter 2017, SGDR, equation 5, with one period.
+    """
+    num_warmup = round(warmup_fraction * num_steps)
+    if step < num_warmup:
+        return peak * (step + 1) / num_warmup
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - num_warmup) / (num_steps - num_warmup)))
+
+
+def step_optimizer(optimizer: torch.optim.AdamW, *, learning_rate: float, grad_clip: float) -> None:
+    """Clip the gradient's norm over all parameters, take a step and clear the gradients."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which predictions are made."""
+    match precision:
+        case "auto":
+            enabled = device.type == "cuda"
+        case "float32":
+            enabled = False
+        case "bfloat16":
+            enabled = True
+        case _:
+            assert_never(precision)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def moments(optimizer: torch.optim.AdamW, module: nn.Module) -> dict[str, Tensor]:
+    """Return what AdamW remembers as `PARAMETER/exp_avg`, `PARAMETER/exp_avg_sq` and `PARAMETER/step`."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[parameter]}/{slot}": value
+        for parameter, slots in optimizer.state.items()
+        for slot, value in slots.items()
+    }
+
+
+def load_moments(optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `moments` returned, on the device where each parameter is."""
+    slots: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        parameter_name, _, slot = name.rpartition("/")
+        slots.setdefault(parameter_name, {})[slot] = value
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {index: slots[names[p]] for index, p in enumerate(parameters) if names[p] in slots}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

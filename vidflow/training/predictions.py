@@ -1,0 +1,56 @@
+"""What is kept of a trial's predictions on the validation split: all of small answers, some clips of large ones.
+
+Axes: B clips, n kept clips, T frames, C classes, O boxes, Q points, H and W pixels.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vidflow.training.batches import Batch
+
+_NUM_PICTURED = 16
+
+
+class KeptPredictions:
+    """Gathers predictions batch by batch."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._parts: dict[str, list[Tensor]] = {}
+        self._num_kept = 0
+
+    def add(self, batch: Batch, predictions: dict[str, Tensor]) -> None:
+        """Keep what is wanted of a batch.
+
+        Of `logits (B, T, C)` the last frame's and the class of every frame are kept for all clips. Of anything else,
+        such as `boxes (B, O, T, 4)` or `depth (B, T, H, W)`, the first 16 clips, enough for pictures.
+        """
+        indices = torch.from_numpy(np.asarray(batch.indices, dtype=np.int64))
+        if "logits" in predictions:
+            logits = predictions["logits"]
+            kept = {"labels": batch.targets["label"], "logits": logits[:, -1].float()}
+            self._append({"indices": indices, "frame_classes": logits.argmax(-1).int(), **kept})
+            return
+        num_more = min(len(indices), _NUM_PICTURED - self._num_kept)
+        if num_more > 0:
+            self._num_kept += num_more
+            dense = {name: part.half() if name == "depth" else part.float() for name, part in predictions.items()}
+            self._append({name: part[:num_more] for name, part in {"indices": indices, **dense}.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return one tensor per name, `indices (n,)` among them; clips with fewer objects are filled up with zeros."""
+        return {name: _concatenate(parts) for name, parts in self._parts.items()}
+
+    def _append(self, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self._parts.setdefault(name, []).append(tensor.cpu())
+
+
+def _concatenate(parts: list[Tensor]) -> Tensor:
+    """Join along the clips; the second axis is filled up where it differs."""
+    if parts[0].ndim == 1:
+        return torch.cat(parts)
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, [0, 0] * (part.ndim - 2) + [0, longest - part.shape[1]]) for part in parts])
