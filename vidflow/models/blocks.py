@@ -71,3 +71,9 @@ class SpatialBlock(nn.Module):
         num_frames = residual.shape[1] if self.drop_unit == "frame" else 1
         keep = torch.rand(residual.shape[0], num_frames, 1, 1, device=residual.device) >= self.drop_path
         return residual * keep / (1.0 - self.drop_path)
+
+
+def fitting_heads(width: int, *, most: int) -> int:
+    """Return the largest number of heads up to `most` that leaves each an even width of at least 16, or 1."""
+    fitting = (heads for heads in range(most, 1, -1) if width % (2 * heads) == 0 and width // heads >= 16)
+    return next(fitting, 1)

@@ -2,7 +2,7 @@
 
 from typing import Literal, assert_never
 
-from vidflow.models.blocks import DropUnit
+from vidflow.models.blocks import DropUnit, fitting_heads
 from vidflow.models.causal_attention import CausalAttentionCore
 from vidflow.models.gated_transformer import GatedTransformerCore, GatedVariant
 from vidflow.models.mamba import MambaCore, Mixing
@@ -92,7 +92,7 @@ def build_core(
 
 
 def default_heads(name: CoreName, embed_dim: int) -> int:
-    """Return the published number of heads, and for other widths up to 16 heads of at least 16 channels.
+    """Return the published number of heads, and for other widths up to 16 heads that fit.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137) and its code: 16 heads in every spatial block; the gated transformer
     has 8, 12 and 16 at widths 384, 768 and 1024.
@@ -100,9 +100,7 @@ def default_heads(name: CoreName, embed_dim: int) -> int:
     published = {384: 8, 768: 12, 1024: 16}
     if name == "gated_transformer" and embed_dim in published:
         return published[embed_dim]
-    return next(
-        (heads for heads in (16, 12, 8, 6, 4, 3, 2) if embed_dim % (2 * heads) == 0 and embed_dim // heads >= 16), 1
-    )
+    return fitting_heads(embed_dim, most=16)
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:

@@ -1,0 +1,189 @@
+"""Released checkpoints to our modules and back: the torch files of the frozen-encoder paper, and RVM's JAX arrays.
+
+Axes: D width, h heads, d width of a head.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidflow.errors import VidflowError
+from vidflow.models.gated_transformer import GatedTransformerCore
+from vidflow.models.tasks.box_tracking import BoxTrackingTask
+from vidflow.models.tasks.camera_pose import CameraPoseTask
+from vidflow.models.tasks.depth import DepthTask
+from vidflow.models.tasks.point_tracking import PointTrackingTask
+from vidflow.models.tasks.task import Task
+from vidflow.models.temporal_core import TemporalCore
+
+# (ours, released). Cores and the classification readout bear the released names already.
+_TASK_NAMES = (
+    ("core.", "sequential_core."),
+    ("depth_mixing.layers.", "encoder.interm_mlps."),
+    ("projection.", "proj_to_readout."),
+    ("log_variances", "loss_fn.log_variances"),
+)
+_BOX_NAMES = (
+    ("query_encoder.fourier.", "bbox_query_encoder.fourier_enc."),
+    ("query_encoder.mlp.", "bbox_query_encoder.bbox_encoder."),
+    ("query_encoder.to_query.", "bbox_query_encoder.to_query."),
+    ("decoder.", "readout."),
+    ("head.", "bbox_head."),
+)
+_POINT_NAMES = (
+    ("query_encoder.fourier.", "fourier_enc."),
+    ("query_encoder.mlp.", "point_mlp."),
+    ("query_encoder.to_query.", "to_query."),
+    ("decoder.", "readout."),
+    ("head.", "prediction_head."),
+)
+_ADAPTERS = "encoder.interm_mlps."
+
+
+def load_released(module: TemporalCore | Task, tensors: Mapping[str, Tensor]) -> None:
+    """Load weights that bear the released names into a core or a task.
+
+    A `model.` prefix, as Lightning writes it, is taken off. The frozen encoder is no part of our modules, so
+    `encoder.*` counts only where it is an adapter of a tapped depth; `loss_fn.*` is not needed to predict, and the
+    weights of the loss stay as they are where it is absent. Buffers, such as the running statistics of batch norm,
+    are as necessary as parameters. Nothing is loaded unless everything fits.
+
+    Args:
+        module: A core, for tensors of a core alone, or a task.
+        tensors: The tensors of the checkpoint.
+
+    Raises:
+        VidflowError: Names are missing, unexpected or of another shape; all of them are listed.
+    """
+    names = _released_names(module)
+    found = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
+    wanted = {name for name in names.values() if not name.startswith("loss_fn.") or name in found}
+    extra = {name for name in found.keys() - wanted if not _is_foreign(name)}
+    _load(module, {name: key for key, name in names.items() if name in wanted}, found, extra)
+
+
+def export_released(module: TemporalCore | Task) -> dict[str, Tensor]:
+    """Return the weights under the released names: the inverse of `load_released`, without the `model.` prefix.
+
+    What the published models do not have keeps our name.
+    """
+    state = module.state_dict()
+    return {name: state[key].detach().clone() for key, name in _released_names(module).items()}
+
+
+def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load the recurrent core of RVM's released `.npz` into a gated transformer core of variant `rvm`.
+
+    Arrays outside `rnn_core/` belong to RVM's image encoder and are ignored.
+
+    Args:
+        core: Built with `gated_variant="rvm"` and `rvm_num_heads(arrays)` heads.
+        arrays: What `numpy.load(path, allow_pickle=False)` gives.
+
+    Raises:
+        VidflowError: Names are missing, unexpected or of another shape; all of them are listed.
+    """
+    found: dict[str, Tensor] = {}
+    for key, array in arrays.items():
+        if key.startswith("rnn_core/"):
+            found.update(_from_jax(key.removeprefix("rnn_core/"), torch.tensor(array, dtype=torch.float32)))
+    fused: dict[str, Tensor] = {}
+    for key in sorted(found):
+        stem, _, kind = key.rpartition(".query_")
+        parts = [f"{stem}.{part}_{kind}" for part in ("query", "key", "value")]
+        if stem and all(part in found for part in parts):
+            fused[f"{stem}.in_proj_{kind}"] = torch.cat([found.pop(part) for part in parts])
+    found.update(fused)
+    names = {key: key for key in core.state_dict()}
+    _load(core, names, found, found.keys() - names.keys())
+
+
+def rvm_num_heads(arrays: Mapping[str, np.ndarray]) -> int:
+    """Read the number of attention heads off RVM's arrays.
+
+    Raises:
+        VidflowError: There is no such array.
+    """
+    key = "rnn_core/transformer/xa_blocks_0/attention/query/kernel"
+    if key not in arrays:
+        raise VidflowError(f"no array {key!r} among {len(arrays)}: this is not a checkpoint of RVM's recurrent core")
+    return int(arrays[key].shape[1])
+
+
+def _released_names(module: TemporalCore | Task) -> dict[str, str]:
+    """Map our name of every parameter and buffer to the released one."""
+    renames: tuple[tuple[str, str], ...] = _TASK_NAMES if isinstance(module, Task) else ()
+    match module:
+        case BoxTrackingTask():
+            renames += _BOX_NAMES
+        case PointTrackingTask():
+            renames += _POINT_NAMES
+        case DepthTask():
+            renames += (("readout.", "readout.readout."),)
+        case CameraPoseTask():
+            renames += (("head.", "pose_head."),)
+    return {key: _rename(key, renames) for key in module.state_dict()}
+
+
+def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
+    for ours, released in renames:
+        if key.startswith(ours):
+            return released + key.removeprefix(ours)
+    return key
+
+
+def _is_foreign(name: str) -> bool:
+    is_frozen_encoder = name.startswith("encoder.") and not name.startswith(_ADAPTERS)
+    return is_frozen_encoder or name.startswith("loss_fn.")
+
+
+def _load(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor], extra: set[str]) -> None:
+    """Copy `found` into `module` by `names` (theirs to ours), or say everything that does not fit."""
+    state = module.state_dict()
+    problems = [f"missing: {name} {tuple(state[key].shape)}" for name, key in names.items() if name not in found]
+    problems += [f"unexpected: {name} {tuple(found[name].shape)}" for name in sorted(extra)]
+    problems += [
+        f"shape of {name}: got {tuple(found[name].shape)}, wanted {tuple(state[key].shape)}"
+        for name, key in names.items()
+        if name in found and found[name].shape != state[key].shape
+    ]
+    if problems:
+        raise VidflowError(
+            f"the checkpoint does not fit {type(module).__name__} ({len(problems)} problems); build it with the "
+            "options the checkpoint was trained with:\n  " + "\n  ".join(problems)
+        )
+    with torch.no_grad():
+        for name, key in names.items():
+            state[key].copy_(found[name])
+
+
+def _from_jax(key: str, array: Tensor) -> dict[str, Tensor]:
+    """Rename and reshape one array of RVM's core; queries, keys and values are fused by the caller.
+
+    Source: google-deepmind/representations4d, `colabs/rvm_inference_demo.ipynb`, names of the modules. Dense kernels
+    are (in, out); those of queries, keys and values (D, h, d), and of the attention's output (h, d, D).
+    """
+    *path, leaf = key.split("/")
+    if path[-1] in ("query", "key", "value"):
+        array = array.reshape(-1) if leaf == "bias" else array.flatten(1).t()
+        kind = "bias" if leaf == "bias" else "weight"
+        return {f"{_jax_path(path[:-1])}.{path[-1]}_{kind}": array}
+    if leaf == "kernel":
+        array = (array.flatten(0, 1) if path[-1] == "out" else array).t()
+    kind = "bias" if leaf == "bias" else "weight"
+    return {f"{_jax_path(path)}.{kind}": array}
+
+
+def _jax_path(path: list[str]) -> str:
+    words = {
+        "ca_attention": "ca_attn",
+        "ca_attention_norm": "ca_norm",
+        "attention": "sa_attn",
+        "attention_norm": "sa_norm",
+        "dense_in": "fc1",
+        "dense_out": "fc2",
+        "out": "out_proj",
+    }
+    return ".".join(words.get(word, word.replace("xa_blocks_", "layers.")) for word in path)

@@ -1,0 +1,115 @@
+"""Readouts: learned queries that attend to the tokens of a frame, and queries that track something through them.
+
+Axes: B clips, T frames, N tokens of a frame, C width of the tokens, Q queries, P width of the readout.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Standard deviation of learned queries and of the frame embedding before training.
+_QUERY_STD = 0.02
+
+
+class AttentionReadout(nn.Module):
+    """Q learned queries attend to the tokens of a window of frames; each yields `num_outputs` numbers.
+
+    Source: 4DS (arXiv 2412.15212) and V-JEPA (arXiv 2404.08471) attentive probes, as used by Orlova et al. 2026
+    (arXiv 2605.19137): no projection of the queries, norms with eps 1e-5.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_outputs: int,
+        *,
+        width: int,
+        num_heads: int,
+        num_queries: int = 1,
+        num_frames: int = 0,
+    ) -> None:
+        """Build the readout; `num_frames` above zero adds a learned embedding per frame of the window."""
+        super().__init__()
+        self.input_norm = nn.LayerNorm(embed_dim)
+        self.temporal_posenc = None
+        if num_frames:
+            self.temporal_posenc = nn.Parameter(torch.randn(1, num_frames, 1, embed_dim) * _QUERY_STD)
+        self.query = nn.Parameter(torch.randn(num_queries, num_heads, width // num_heads) * _QUERY_STD)
+        self.key_proj = nn.Linear(embed_dim, width)
+        self.value_proj = nn.Linear(embed_dim, width)
+        self.out_proj = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_fc1 = nn.Linear(width, 4 * width)
+        self.mlp_fc2 = nn.Linear(4 * width, width)
+        self.classifier = nn.Linear(width, num_outputs)
+
+    def forward(self, tokens: Float[Tensor, "B T N C"]) -> Float[Tensor, "B Q outputs"]:
+        """Read out one answer per query from all T frames together; T is 1 when streaming."""
+        features = self.input_norm(tokens)
+        if self.temporal_posenc is not None:
+            features = features + self.temporal_posenc
+        features = features.flatten(1, 2)
+        query = self.query.to(features.dtype).transpose(0, 1).expand(len(features), -1, -1, -1)
+        attended = functional.scaled_dot_product_attention(
+            query, self._split_heads(self.key_proj(features)), self._split_heads(self.value_proj(features))
+        )
+        z = self.query.flatten(1) + self.out_proj(attended.transpose(1, 2).flatten(2))
+        z = z + self.mlp_fc2(functional.gelu(self.mlp_fc1(self.mlp_norm(z))))
+        answers: Tensor = self.classifier(z)
+        return answers
+
+    def _split_heads(self, x: Float[Tensor, "B L P"]) -> Float[Tensor, "B h L d"]:
+        return x.reshape(*x.shape[:2], *self.query.shape[1:]).transpose(1, 2)
+
+
+class DecoderLayer(nn.Module):
+    """A pre-norm decoder layer with ReLU in which every query sees itself and the memory, but no other query.
+
+    Attention of one query to itself is a linear map of its values, so queries that were defined one at a time share a
+    memory exactly, without a mask and without a copy of the memory per query.
+
+    Source: torch's `TransformerDecoderLayer`, used with one query by Orlova et al. 2026 (arXiv 2605.19137).
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attn = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.multihead_attn = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.norm3 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, 4 * width)
+        self.linear2 = nn.Linear(4 * width, width)
+
+    def forward(self, query: Float[Tensor, "B Q P"], memory: Float[Tensor, "B N P"]) -> Float[Tensor, "B Q P"]:
+        """Read the memory into every query."""
+        width = query.shape[-1]
+        value = functional.linear(
+            self.norm1(query), self.self_attn.in_proj_weight[-width:], self.self_attn.in_proj_bias[-width:]
+        )
+        query = query + self.self_attn.out_proj(value)
+        query = query + self.multihead_attn(self.norm2(query), memory, memory, need_weights=False)[0]
+        change: Tensor = self.linear2(functional.relu(self.linear1(self.norm3(query))))
+        return query + change
+
+
+class QueryDecoder(nn.Module):
+    """One decoder layer and a norm over tokens projected to the readout's width."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([DecoderLayer(width, num_heads)])
+        self.output_norm = nn.LayerNorm(width)
+
+    def forward(self, query: Float[Tensor, "B Q P"], memory: Float[Tensor, "B N P"]) -> Float[Tensor, "B Q P"]:
+        """Decode every query by itself; Q may be zero."""
+        for layer in self.layers:
+            query = layer(query, memory)
+        decoded: Tensor = self.output_norm(query)
+        return decoded
+
+
+def build_projection(embed_dim: int, width: int) -> nn.Module:
+    """Build the map from the core's width to the readout's: a linear layer only where they differ."""
+    return nn.Identity() if embed_dim == width else nn.Linear(embed_dim, width)

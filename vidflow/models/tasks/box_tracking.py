@@ -1,0 +1,108 @@
+"""Object tracking: follow boxes given once, each frame's box found from the one before.
+
+Axes: B clips, O objects, T frames, L tokens of the core, D width.
+"""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vidflow.models.coordinates import QueryEncoder, box_overlap, to_centers, to_corners
+from vidflow.models.readouts import QueryDecoder, build_projection
+from vidflow.models.tasks.task import Task
+from vidflow.models.temporal_core import State, TemporalCore
+
+# Weight of the generalized IoU beside the smooth L1 loss.
+# Source: reconstruction of the 4DS protocol in the appendix of InternVideo-Next.
+_GIOU_WEIGHT = 0.5
+# A box is moved in logit space; this keeps the logits of its edges finite (a quarter of a pixel in 256).
+_EDGE = 1e-3
+
+
+class BoxTrackingTask(Task):
+    """Decode a query made of the last predicted box against the tokens of the frame, for all objects at once.
+
+    Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Waymo readout. Differs by default: the head moves the last
+    box within the frame instead of naming four unbounded numbers, which may be no box at all and whose small drift
+    changes the high Fourier bases completely, and there are fewer bases. `reference=True` is the published head.
+    """
+
+    frame_axis: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        core: TemporalCore,
+        *,
+        num_depths: int,
+        chunk_frames: int | None,
+        width: int,
+        num_heads: int,
+        query_hidden_dim: int,
+        num_frequencies: int,
+        reference: bool,
+    ) -> None:
+        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
+        self.projection = build_projection(core.embed_dim, width)
+        self.query_encoder = QueryEncoder(4, width, hidden_dim=query_hidden_dim, num_frequencies=num_frequencies)
+        self.decoder = QueryDecoder(width, num_heads)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
+        self.reference = reference
+
+    def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the box of every object at the first frame that shows it, and that frame."""
+        frames = targets["boxes_visible"].int().argmax(-1)
+        boxes = targets["boxes"].gather(2, frames[..., None, None].expand(-1, -1, -1, 4))[:, :, 0]
+        return {"boxes": boxes, "query_frames": frames}
+
+    def init_readout(self, batch_size: int, num_queries: int, device: torch.device | str | None) -> State:
+        """Remember the number of frames seen and the last boxes."""
+        age = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return age, torch.zeros(batch_size, num_queries, 4, device=device)
+
+    def read(
+        self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
+    ) -> tuple[dict[str, Tensor], State]:
+        """Return `boxes` (B, O, T, 4) as corners.
+
+        Args:
+            features: Outputs of the core.
+            queries: `boxes` (B, O, 4), corners in [0, 1], and optionally `query_frames` (B, O), the frames they belong
+                to, 0 by default. Predictions before an object's query frame mean nothing.
+            state: Frames seen and the last boxes.
+        """
+        given = to_centers(queries["boxes"].float())
+        query_frames = queries.get("query_frames", torch.zeros_like(given[..., 0]))
+        memory = self.projection(features)
+        age, last = state
+        boxes = []
+        for t in range(features.shape[1]):
+            start = torch.where((age[:, None] <= query_frames)[..., None], given, last)
+            box = self._predict(start, memory[:, t])
+            # Each frame is trained to correct the box it is given, not to prepare the next one.
+            last, age = box.detach(), age + 1
+            boxes.append(box)
+        return {"boxes": to_corners(torch.stack(boxes, 2))}, (age, last)
+
+    def _predict(self, start: Float[Tensor, "B O 4"], memory: Float[Tensor, "B L P"]) -> Float[Tensor, "B O 4"]:
+        """Find the boxes in a frame; boxes in and out as center and size."""
+        change: Tensor = self.head(self.decoder(self.query_encoder(start).to(memory.dtype), memory)).float()
+        return change if self.reference else torch.sigmoid(torch.logit(start, eps=_EDGE) + change)
+
+    def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Take `boxes` (B, O, T, 4) and `boxes_visible` (B, O, T): smooth L1 of center and size, and generalized IoU.
+
+        The mean is over visible boxes after each object's first visible frame; without any, the loss is zero.
+        """
+        mask = after_first_visible(targets["boxes_visible"])
+        predicted, wanted = predictions["boxes"][mask], targets["boxes"][mask].to(predictions["boxes"].dtype)
+        distance = functional.smooth_l1_loss(to_centers(predicted), to_centers(wanted), reduction="none").mean(-1)
+        _, generalized = box_overlap(predicted, wanted)
+        return (distance + _GIOU_WEIGHT * (1 - generalized)).sum() / max(1, len(wanted))
+
+
+def after_first_visible(visible: Tensor) -> Tensor:
+    """Select the visible frames of each track but its first, which is given to the network."""
+    return visible & (visible.cumsum(-1) > 1)

@@ -1,0 +1,71 @@
+"""Camera pose: the motion of the camera from each frame to the next.
+
+Axes: B clips, T frames, L tokens of the core, D width.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vidflow.models.readouts import build_projection
+from vidflow.models.tasks.task import Task
+from vidflow.models.temporal_core import State, TemporalCore
+
+
+class CameraPoseTask(Task):
+    """Average the tokens of the frame and regress translation (metres) and the first two columns of the rotation.
+
+    Source: Orlova et al. 2026 (arXiv 2605.19137), streaming nuScenes readout; Zhou et al. 2019 (arXiv 1812.07035) for
+    the six numbers of a rotation; Kendall and Cipolla 2017 (arXiv 1704.00390), section 3.2.2, for the balance of the
+    two losses, which are the Euclidean error of the translation and the Frobenius norm of the rotations' difference.
+    """
+
+    def __init__(
+        self,
+        core: TemporalCore,
+        *,
+        num_depths: int,
+        chunk_frames: int | None,
+        width: int,
+        head_hidden_dim: int,
+    ) -> None:
+        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
+        self.projection = build_projection(core.embed_dim, width)
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, head_hidden_dim), nn.GELU(), nn.Linear(head_hidden_dim, 9)
+        )
+        # s of exp(-s) loss + s: translation, rotation.
+        self.log_variances = nn.Parameter(torch.zeros(2))
+
+    def read(
+        self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
+    ) -> tuple[dict[str, Tensor], State]:
+        """Return `camera_motion` (B, T, 9); the motion into the first frame means nothing."""
+        del queries
+        return {"camera_motion": self.head(self.projection(features).mean(2))}, state
+
+    def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Take `camera_motion` (B, T, 9); frame 0 is left out.
+
+        Raises:
+            ValueError: The clips have a single frame, so there is no motion.
+        """
+        predicted, wanted = (part["camera_motion"][:, 1:].float() for part in (predictions, targets))
+        if not predicted.shape[1]:
+            raise ValueError("camera pose needs clips of at least 2 frames; got 1")
+        translation = (predicted[..., :3] - wanted[..., :3]).norm(dim=-1).mean()
+        difference = rotation_matrix(predicted[..., 3:]) - rotation_matrix(wanted[..., 3:])
+        errors = torch.stack([translation, difference.flatten(-2).norm(dim=-1).mean()])
+        return (torch.exp(-self.log_variances) * errors + self.log_variances).sum()
+
+
+def rotation_matrix(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+    """Orthonormalise two columns and complete them to a rotation.
+
+    Source: Zhou et al. 2019 (arXiv 1812.07035), section 4.2.
+    """
+    first = functional.normalize(columns[..., :3], dim=-1)
+    second = columns[..., 3:]
+    second = functional.normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)

@@ -1,0 +1,152 @@
+"""Point tracking: follow points given once, and say whether each is seen.
+
+Axes: B clips, Q points, T frames, L tokens of the core, D width, P width of the readout.
+"""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vidflow.models.coordinates import QueryEncoder
+from vidflow.models.readouts import QueryDecoder, build_projection
+from vidflow.models.tasks.task import Task
+from vidflow.models.temporal_core import State, TemporalCore
+
+# Points are compared on a raster of this many pixels a side; the loss is quadratic up to `_HUBER_PIXELS`.
+# Source: TAPIR (arXiv 2306.08637), section 3.4 and its public training code; TAP-Vid (arXiv 2211.03726), section 4.
+RASTER = 256
+_HUBER_PIXELS = 4.0
+_HUBER_WEIGHT = 0.05
+_UNCERTAIN_PIXELS = 6.0
+# Logits that stand for certainty at the frame where the point is given.
+_CERTAIN = 10.0
+
+
+class PointTrackingTask(Task):
+    """Decode a query made of the given point against the tokens of every frame.
+
+    Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Perception Test readout. There the query frame is no input
+    of the network, so that only points of frame 0 can be meant. Differs by default: what the point's query reads at its
+    own query frame is added, through a linear map, to its query from that frame on. That is causal, costs one decode
+    per distinct query frame, and tells the later frames what to look for. `reference=True` leaves it out.
+    """
+
+    frame_axis: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        core: TemporalCore,
+        *,
+        num_depths: int,
+        chunk_frames: int | None,
+        width: int,
+        num_heads: int,
+        query_hidden_dim: int,
+        head_hidden_dim: int,
+        num_frequencies: int,
+        reference: bool,
+    ) -> None:
+        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
+        self.projection = build_projection(core.embed_dim, width)
+        self.query_encoder = QueryEncoder(2, width, hidden_dim=query_hidden_dim, num_frequencies=num_frequencies)
+        self.decoder = QueryDecoder(width, num_heads)
+        self.head = nn.Sequential(nn.Linear(width, head_hidden_dim), nn.GELU(), nn.Linear(head_hidden_dim, 4))
+        self.appearance = None if reference else nn.Linear(width, width)
+        self.width = width
+
+    def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return every point at its query frame, and that frame."""
+        frames = targets["query_frames"]
+        points = targets["points"].gather(2, frames[..., None, None].expand(-1, -1, -1, 2))[:, :, 0]
+        return {"points": points, "query_frames": frames}
+
+    def init_readout(self, batch_size: int, num_queries: int, device: torch.device | str | None) -> State:
+        """Remember the number of frames seen and what each query read at its query frame."""
+        age = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return age, torch.zeros(batch_size, num_queries, self.width, device=device)
+
+    def read(
+        self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
+    ) -> tuple[dict[str, Tensor], State]:
+        """Return `points` (B, Q, T, 2) in [0, 1], `visibility_logits` and `uncertainty_logits` (B, Q, T).
+
+        Args:
+            features: Outputs of the core.
+            queries: `points` (B, Q, 2), x and y in [0, 1], and optionally `query_frames` (B, Q), the frames they
+                belong to, 0 by default. Predictions before a point's query frame mean little.
+            state: Frames seen and what each query read at its query frame.
+        """
+        age, seen = state
+        given = queries["points"].float()
+        # Frame of each query counted from the first frame of `features`: negative once it has passed.
+        since = queries.get("query_frames", torch.zeros_like(given[..., 0]).long()) - age[:, None]
+        memory = self.projection(features)
+        query = self.query_encoder(given).to(memory.dtype)
+        per_frame = query[:, None].expand(-1, features.shape[1], -1, -1)
+        if self.appearance is not None:
+            seen = self._look(query, memory, since, seen)
+            frames = torch.arange(features.shape[1], device=features.device)
+            is_known = frames[:, None] >= since[:, None]
+            per_frame = per_frame + is_known[..., None] * self.appearance(seen.to(memory.dtype))[:, None]
+        decoded = self.decoder(per_frame.flatten(0, 1), memory.flatten(0, 1))
+        raw = self.head(decoded).float().view(*per_frame.shape[:3], 4).transpose(1, 2)
+        return _overwrite_query_frame(raw, given, since), (age + features.shape[1], seen)
+
+    def _look(
+        self,
+        query: Float[Tensor, "B Q P"],
+        memory: Float[Tensor, "B T L P"],
+        since: Int[Tensor, "B Q"],
+        seen: Float[Tensor, "B Q P"],
+    ) -> Float[Tensor, "B Q P"]:
+        """Fill in what the queries read whose query frame is among these frames."""
+        for t in torch.unique(since).tolist():
+            if 0 <= t < memory.shape[1]:
+                found = self.decoder(query, memory[:, t]).to(seen.dtype)
+                seen = torch.where((since == t)[..., None], found, seen)
+        return seen
+
+    def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Take `points` (B, Q, T, 2), `points_visible` (B, Q, T) and `query_frames` (B, Q).
+
+        The sum of three means over frames after the query frame: a Huber loss on the distance of visible points, and
+        cross-entropies of visibility and, for visible points, of being further than 6 pixels off. Points that are never
+        visible are absent.
+        """
+        visible = targets["points_visible"]
+        counted = after_query_frame(visible, targets["query_frames"])
+        located = counted & visible
+        wanted = targets["points"].to(predictions["points"].dtype)
+        distance = (RASTER * (predictions["points"] - wanted))[located].norm(dim=-1)
+        huber = functional.huber_loss(distance, torch.zeros_like(distance), reduction="sum", delta=_HUBER_PIXELS)
+        seen = functional.binary_cross_entropy_with_logits(
+            predictions["visibility_logits"][counted], visible[counted].float(), reduction="sum"
+        )
+        uncertain = functional.binary_cross_entropy_with_logits(
+            predictions["uncertainty_logits"][located],
+            (distance.detach() > _UNCERTAIN_PIXELS).float(),
+            reduction="sum",
+        )
+        num_located, num_counted = located.sum().clamp(min=1), counted.sum().clamp(min=1)
+        return (_HUBER_WEIGHT * huber + uncertain) / num_located + seen / num_counted
+
+
+def _overwrite_query_frame(
+    raw: Float[Tensor, "B Q T 4"], given: Float[Tensor, "B Q 2"], since: Int[Tensor, "B Q"]
+) -> dict[str, Tensor]:
+    """Name the outputs; at the query frame the answer is known."""
+    is_given = torch.arange(raw.shape[2], device=raw.device) == since[..., None]
+    return {
+        "points": torch.where(is_given[..., None], given[:, :, None], raw[..., :2].sigmoid()),
+        "visibility_logits": raw[..., 2].masked_fill(is_given, _CERTAIN),
+        "uncertainty_logits": raw[..., 3].masked_fill(is_given, -_CERTAIN),
+    }
+
+
+def after_query_frame(visible: Bool[Tensor, "B Q T"], query_frames: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
+    """Select the frames after the query frame of the points that are visible at least once."""
+    frames = torch.arange(visible.shape[-1], device=visible.device)
+    return visible.any(-1, keepdim=True) & (frames > query_frames[..., None])

@@ -1,0 +1,155 @@
+"""The contract of a task: tokens of the frozen encoder in, predictions for every frame out, by clip or by frame.
+
+Axes: B clips (rows), T frames, K tapped depths, N patch tokens, P prefix tokens, D width, L = P + N tokens of the core.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vidflow.models.depth_mixing import DepthMixing, join_prefix
+from vidflow.models.temporal_core import State, TemporalCore, reset_rows
+
+
+class TaskState(NamedTuple):
+    """What a stream carries from frame to frame: tensors whose first axis is the batch."""
+
+    core: State
+    readout: State
+
+
+class Task(nn.Module, ABC):
+    """Depth mixing, a temporal core and a readout, with the loss that trains them.
+
+    Attributes:
+        core: The temporal core.
+        depth_mixing: The adapters of the tapped depths; None where the encoder is tapped once.
+        frame_axis: Axis of the frames in the predictions of a clip.
+    """
+
+    frame_axis: ClassVar[int] = 1
+
+    def __init__(self, core: TemporalCore, *, num_depths: int, chunk_frames: int | None) -> None:
+        super().__init__()
+        self.core = core
+        self.num_depths = num_depths
+        self.depth_mixing = (
+            DepthMixing(core.embed_dim, num_depths, chunk_frames=chunk_frames) if num_depths > 1 else None
+        )
+
+    @abstractmethod
+    def read(
+        self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
+    ) -> tuple[dict[str, Tensor], State]:
+        """Predict every frame from the core's outputs, continuing from `state`, which is not modified."""
+
+    @abstractmethod
+    def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Compare the predictions for whole clips with their ground truth."""
+
+    def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the network may be told about clips with this ground truth; most tasks ask nothing."""
+        del targets
+        return {}
+
+    def init_readout(self, batch_size: int, num_queries: int, device: torch.device | str | None) -> State:
+        """Build the readout's state before the first frame; readouts of single frames have none."""
+        del batch_size, num_queries, device
+        return ()
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B T K N D"],
+        prefix: Float[Tensor, "B T P D"] | None,
+        queries: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Predict every frame of clips that start here.
+
+        Args:
+            tokens: Patch tokens of every tapped depth, as the encoder or a feature file gives them.
+            prefix: Prefix tokens of the last depth, or None.
+            queries: What `queries_of` returns; empty for tasks that ask nothing.
+
+        Raises:
+            ValueError: The number of depths is not that of the task.
+        """
+        return self.forward_mixed(self.mix(tokens, prefix), queries)
+
+    def forward_mixed(self, tokens: Float[Tensor, "B T L D"], queries: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Do as `forward` with tokens that are mixed and joined already: core and readout only."""
+        features, _ = self.core(tokens)
+        predictions, _ = self.read(features, queries, self._fresh_readout(tokens, queries))
+        return predictions
+
+    def step(
+        self,
+        tokens: Float[Tensor, "B K N D"],
+        prefix: Float[Tensor, "B P D"] | None,
+        queries: dict[str, Tensor],
+        state: TaskState | None = None,
+    ) -> tuple[dict[str, Tensor], TaskState]:
+        """Predict the next frame of streams; the predictions have no frame axis.
+
+        In eval mode the same as `forward` frame by frame. In training mode batch norm sees one frame at a time.
+        """
+        return self.step_mixed(
+            self.mix(tokens[:, None], None if prefix is None else prefix[:, None])[:, 0], queries, state
+        )
+
+    def step_mixed(
+        self, tokens: Float[Tensor, "B L D"], queries: dict[str, Tensor], state: TaskState | None = None
+    ) -> tuple[dict[str, Tensor], TaskState]:
+        """Do as `step` with tokens that are mixed and joined already."""
+        features, core_state = self.core.step(tokens, state.core if state else None)
+        readout_state = state.readout if state else self._fresh_readout(tokens, queries)
+        predictions, readout_state = self.read(features[:, None], queries, readout_state)
+        return {key: part.squeeze(self.frame_axis) for key, part in predictions.items()}, TaskState(
+            core_state, readout_state
+        )
+
+    def init_stream(
+        self,
+        batch_size: int,
+        num_tokens: int,
+        *,
+        num_queries: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> TaskState:
+        """Build the state of streams before their first frame.
+
+        Args:
+            batch_size: Streams.
+            num_tokens: Tokens per frame that the core sees, prefix tokens included.
+            num_queries: Objects or points per stream, for the tasks that track.
+            device: Where the state lives.
+            dtype: Of the core's state; None is torch's default.
+        """
+        core_state = self.core.init_state(batch_size, num_tokens, device=device, dtype=dtype)
+        return TaskState(core_state, self.init_readout(batch_size, num_queries, device))
+
+    def reset_rows(self, state: TaskState, mask: Bool[Tensor, " B"]) -> TaskState:
+        """Put the streams where `mask` is true back before their first frame."""
+        return TaskState(self.core.reset_rows(state.core, mask), reset_rows(state.readout, mask))
+
+    def mix(
+        self, tokens: Float[Tensor, "B T K N D"], prefix: Float[Tensor, "B T P D"] | None
+    ) -> Float[Tensor, "B T L D"]:
+        """Turn what the encoder gives into what the core takes, in the precision of the weights."""
+        if tokens.ndim != 5 or tokens.shape[2] != self.num_depths:
+            raise ValueError(
+                f"{type(self).__name__} takes tokens (B, T, K={self.num_depths}, N, D); got {tuple(tokens.shape)}. "
+                "Build the task with num_depths equal to the number of tapped depths"
+            )
+        tokens = tokens.to(next(self.parameters()).dtype)
+        if self.depth_mixing is None:
+            return join_prefix(tokens[:, :, 0], prefix)
+        mixed: Tensor = self.depth_mixing(tokens, prefix)
+        return mixed
+
+    def _fresh_readout(self, tokens: Tensor, queries: dict[str, Tensor]) -> State:
+        num_queries = max((part.shape[1] for part in queries.values()), default=0)
+        return self.init_readout(tokens.shape[0], num_queries, tokens.device)
