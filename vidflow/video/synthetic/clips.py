@@ -1,0 +1,188 @@
+"""Rendered videos: which to render, their frames and ground truth, and the files that hold them.
+
+Axes: F frames, H and W pixels, 3 the channels red, green, blue.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vidflow.records import VideoItem
+from vidflow.video.ffmpeg import write_h264
+from vidflow.video.synthetic.ground_truth import annotate
+from vidflow.video.synthetic.motion import CLASS_NAMES, ClassName
+from vidflow.video.synthetic.rendering import render_scene
+from vidflow.video.synthetic.scene import draw_scene
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedVideo:
+    """One video to render.
+
+    Attributes:
+        index: Position within its split, from 0.
+        label: Class of its motion.
+        split: Name of the split.
+        seed: Source of every choice in it; no other planned video has it.
+    """
+
+    index: int
+    label: ClassName
+    split: Split
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedVideo:
+    """Frames of a rendered video and, where asked for, the arrays that `annotate` describes.
+
+    Attributes:
+        frames: Colours.
+        annotations: Dense ground truth by name; empty where not asked for.
+    """
+
+    frames: UInt8[np.ndarray, "F H W 3"]
+    annotations: dict[str, np.ndarray]
+
+
+def plan_videos(*, num_train: int, num_val: int, seed: int) -> list[PlannedVideo]:
+    """List the videos of a data set, classes in turn; a longer list begins with the shorter one's videos.
+
+    Args:
+        num_train: Number of training videos.
+        num_val: Number of validation videos.
+        seed: Of the data set, at least 0; data sets of different seeds share no video.
+
+    Raises:
+        ValueError: A negative argument.
+    """
+    if min(num_train, num_val, seed) < 0:
+        raise ValueError(f"got num_train={num_train}, num_val={num_val}, seed={seed}; wanted numbers of at least 0")
+    sizes: dict[Split, int] = {"train": num_train, "val": num_val}
+    return [
+        PlannedVideo(
+            index=index,
+            label=CLASS_NAMES[index % len(CLASS_NAMES)],
+            split=split,
+            # Bits kept apart rather than hashed: no two videos of any plan can share a seed.
+            seed=seed << 32 | number << 31 | index,
+        )
+        for number, (split, size) in enumerate(sizes.items())
+        for index in range(size)
+    ]
+
+
+def render_video(
+    *,
+    label: ClassName,
+    seed: int,
+    size: int,
+    num_frames: int,
+    fps: Fraction | int,
+    difficulty: float,
+    camera_travel: float = 0.5,
+    annotations: bool = True,
+) -> RenderedVideo:
+    """Render one video; with the same seed, the partner class gives the same frames in reverse order.
+
+    Args:
+        label: Class of the motion.
+        seed: Source of every choice, at least 0.
+        size: Height and width in pixels, even.
+        num_frames: Number of frames, at least 2; the motion fills them whatever their number.
+        fps: Frames per second.
+        difficulty: Strength of camera shake, distractors and occluder, in [0, 1].
+        camera_travel: Metres the camera moves at most along one axis from the middle of the clip to
+            either end, in [0, 1].
+        annotations: Whether to compute the dense ground truth.
+
+    Raises:
+        ValueError: An argument out of its range.
+    """
+    if size < 16 or size % 2 or num_frames < 2 or fps <= 0:
+        raise ValueError(
+            f"got size={size}, num_frames={num_frames}, fps={fps}; "
+            "wanted an even size of at least 16 pixels, at least 2 frames and fps above 0"
+        )
+    if not 0 <= difficulty <= 1 or not 0 <= camera_travel <= 1:
+        raise ValueError(f"got difficulty={difficulty}, camera_travel={camera_travel}; wanted both in [0, 1]")
+    scene = draw_scene(label, seed=seed, num_frames=num_frames, difficulty=difficulty, camera_travel=camera_travel)
+    rendering = render_scene(scene, size=size)
+    truth = annotate(scene, rendering, fps=fps, seed=seed) if annotations else {}
+    return RenderedVideo(frames=rendering.frames, annotations=truth)
+
+
+def video_path(directory: Path, planned: PlannedVideo) -> Path:
+    """Name the file of a planned video; where it exists, it and its annotations are complete."""
+    return directory.resolve() / f"{planned.split}_{planned.index:05d}_{planned.label}.mp4"
+
+
+def write_video(
+    directory: Path,
+    planned: PlannedVideo,
+    *,
+    size: int,
+    num_frames: int,
+    fps: Fraction | int,
+    difficulty: float,
+    camera_travel: float = 0.5,
+    annotations: bool = False,
+) -> VideoItem:
+    """Render a planned video into `directory`: an H.264 `.mp4` and, where asked for, an `.npz` of the same name.
+
+    The same arguments give the same bytes. Files appear whole or not at all, the video last.
+
+    Args:
+        directory: Existing folder.
+        planned: Which video.
+        size: Height and width in pixels, even.
+        num_frames: Number of frames, at least 2.
+        fps: Frames per second.
+        difficulty: Strength of camera shake, distractors and occluder, in [0, 1].
+        camera_travel: Metres the camera moves at most along one axis from the middle to either end, in [0, 1].
+        annotations: Whether to write the dense ground truth.
+
+    Raises:
+        ValueError: An argument out of its range.
+    """
+    video = render_video(
+        label=planned.label,
+        seed=planned.seed,
+        size=size,
+        num_frames=num_frames,
+        fps=fps,
+        difficulty=difficulty,
+        camera_travel=camera_travel,
+        annotations=annotations,
+    )
+    path = video_path(directory, planned)
+    if annotations:
+        with _replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **video.annotations)
+    with _replacing(path) as partial:
+        write_h264(partial, video.frames, fps=fps)
+    truth = path.with_suffix(".npz") if annotations else None
+    return VideoItem(path=path, label=planned.label, split=planned.split, annotations=truth)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that becomes `path` when the block ends well."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
