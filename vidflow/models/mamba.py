@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidflow.models.blocks import DropUnit, SpatialBlock
-from vidflow.models.selective_scan import selective_scan
+from vidflow.models.selective_scan import at_least_single, selective_scan
 from vidflow.models.temporal_core import State, StateShape, TemporalCore
 
 Mixing = Literal["none", "spatial", "gated"]
@@ -69,7 +69,9 @@ class MambaMixer(nn.Module):
         x, window = self._convolve(x, window)
         low_rank, b, c = self.x_proj(x).split([self.rank, self.state_dim, self.state_dim], dim=-1)
         # The bias is added in single precision: softplus and the scan must not see a rounded step size.
-        raw_delta = functional.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float()
+        raw_delta = at_least_single(functional.linear(low_rank, self.dt_proj.weight)) + at_least_single(
+            self.dt_proj.bias
+        )
         y, hidden = self._scan(functional.softplus(raw_delta), x, b, c, hidden)
         out: Tensor = self.out_proj((y * functional.silu(gate.to(y.dtype))).to(tokens.dtype))
         return out, (window, hidden)
@@ -88,7 +90,7 @@ class MambaMixer(nn.Module):
         self, delta: Tensor, x: Tensor, b: Tensor, c: Tensor, hidden: Float[Tensor, "S n E"] | None
     ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
         """Choose the kernel where it applies: it starts from zero, so a carried state needs the plain scan."""
-        decay = -self.A_log.float().exp()
+        decay = -at_least_single(self.A_log).exp()
         if hidden is None and x.is_cuda and find_spec("mamba_ssm") is not None:
             return _kernel_scan(delta, x, decay, b, c, self.D.float())
         if hidden is None:

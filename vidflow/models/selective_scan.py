@@ -7,6 +7,7 @@ matrix products.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -48,15 +49,18 @@ def selective_scan(
 
     Source: Gu and Dao 2023, Mamba (arXiv 2312.00752), section 3.2; zero-order hold for A and Euler for B.
     """
+    inputs = (delta, x, decay, b, c, state)
+    dtype = reduce(torch.promote_types, (part.dtype for part in inputs), torch.float32)
     with torch.autocast(delta.device.type, enabled=False):
         y: Tensor
         last: Tensor
-        y, last = _Scan.apply(*map(_at_least_single, (delta, x, decay, b, c, state)))
+        y, last = _Scan.apply(*(part.to(dtype) for part in inputs))
     return y, last
 
 
-def _at_least_single(part: Tensor) -> Tensor:
-    return part.float() if part.dtype in (torch.float16, torch.bfloat16) else part
+def at_least_single(part: Tensor) -> Tensor:
+    """Cast half precision to single, and leave the rest alone."""
+    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 @dataclass(slots=True)

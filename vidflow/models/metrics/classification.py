@@ -43,7 +43,7 @@ class ClassificationMetric:
         """Return `top1`, `top5` and the bounds of their 95 percent intervals, `top1_low` and so on."""
         total = int(self.confusion.sum())
         require_counted(total, "clip")
-        results = {}
+        results: dict[str, float] = {}
         for name, hits in (("top1", int(self.confusion.trace())), ("top5", self._num_top5)):
             low, high = wilson_interval(hits, total)
             results |= {name: hits / total, f"{name}_low": low, f"{name}_high": high}
