@@ -1,0 +1,357 @@
+import dataclasses
+import math
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from vidflow.errors import ConfigError
+from vidflow.records import EpochResult
+from vidflow.tracking import EPOCH_SECONDS, Tracker, check_uri, default_uri, ui_command, without_credentials
+
+SECRET = "hunter2-not-to-be-seen"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store as MLflow makes it; the tests copy it, because making one takes a second."""
+    root = tmp_path_factory.mktemp("migrated")
+    Tracker(default_uri(root), "somebody else's")
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def uri(migrated: Path, tmp_path: Path) -> str:
+    shutil.copyfile(migrated, tmp_path / "mlflow.db")
+    return default_uri(tmp_path)
+
+
+def epochs(count: int) -> list[EpochResult]:
+    return [
+        EpochResult(epoch=n, metrics={"train/loss": 1 / n, "val/top1": 1 - 0.5**n}, seconds=n / 8, is_best=True)
+        for n in range(1, count + 1)
+    ]
+
+
+def run_sweep(uri: str, *, num_trials: int = 3, num_epochs: int = 4) -> tuple[str, list[str]]:
+    """Do what a whole sweep does, in a process of its own as far as the tracker can tell."""
+    tracker = Tracker(uri, "demo")
+    datasets = {"base": ("a1" * 8, "/data/features/base")}
+    sweep = tracker.sweep_run(
+        "feed", name="sweep", params={"algorithm": "grid"}, config_yaml="root: x", datasets=datasets
+    )
+    trials = []
+    for seed in range(num_trials):
+        params = {"core": "gru", "seed": seed, "num_heads": None}
+        trials.append(tracker.trial_run(sweep, f"t{seed}", name=f"seed={seed}", params=params, datasets=datasets))
+        for result in epochs(num_epochs):
+            tracker.log_epoch(trials[-1], result)
+        tracker.log_file(trials[-1], b"weights", "checkpoint/best.safetensors")
+        tracker.finish(trials[-1], "FINISHED", summary={"best/val/top1": 0.5})
+    tracker.finish(sweep, "FINISHED")
+    return sweep, trials
+
+
+def all_runs(uri: str, experiment: str = "demo") -> list[Run]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
+def steps(uri: str, run_id: str, metric: str) -> list[int]:
+    return [point.step for point in MlflowClient(uri).get_metric_history(run_id, metric)]
+
+
+def contents(uri: str) -> list[tuple[str, str, dict[str, str], dict[str, float], int | None]]:
+    return sorted(
+        (run.info.run_id, run.info.status, run.data.params, run.data.metrics, run.info.end_time)
+        for run in all_runs(uri)
+    )
+
+
+def test_trials_are_children_of_their_sweep(uri: str) -> None:
+    sweep, trials = run_sweep(uri)
+    runs = {run.info.run_id: run for run in all_runs(uri)}
+    assert set(runs) == {sweep, *trials}
+    assert {runs[trial].data.tags["mlflow.parentRunId"] for trial in trials} == {sweep}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs[trials[1]].data.params == {"core": "gru", "seed": "1", "num_heads": "None"}
+    assert runs[trials[1]].info.run_name == "seed=1"
+
+
+def test_a_repeated_sweep_changes_nothing(uri: str) -> None:
+    first = run_sweep(uri)
+    before = contents(uri)
+    assert run_sweep(uri) == first
+    assert contents(uri) == before
+    for trial in first[1]:
+        assert steps(uri, trial, "val/top1") == [1, 2, 3, 4]
+        assert steps(uri, trial, "best/val/top1") == [0]
+
+
+def test_a_killed_trial_runs_again_in_its_run_and_gets_only_the_epochs_it_lacks(uri: str) -> None:
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="sweep", params={}, config_yaml="")
+    trial = tracker.trial_run(sweep, "t", name="t", params={})
+    tracker.log_epoch(trial, epochs(1)[0])
+    tracker.finish(trial, "KILLED")
+
+    restored = Tracker(uri, "demo")
+    assert restored.trial_run(sweep, "t", name="t", params={}) == trial
+    client = MlflowClient(uri)
+    assert client.get_run(trial).info.status == "RUNNING"
+    restored.log_history(trial, epochs(5))
+    assert steps(uri, trial, "train/loss") == [1, 2, 3, 4, 5]
+    assert [point.value for point in client.get_metric_history(trial, EPOCH_SECONDS)] == [
+        0.125,
+        0.25,
+        0.375,
+        0.5,
+        0.625,
+    ]
+    restored.finish(trial, "FINISHED")
+    assert client.get_run(trial).info.status == "FINISHED"
+
+
+def test_the_same_trial_in_another_sweep_is_another_run(uri: str) -> None:
+    tracker = Tracker(uri, "demo")
+    sweeps = [tracker.sweep_run(key, name=key, params={}, config_yaml="") for key in ("one", "two")]
+    trials = [tracker.trial_run(sweep, "same", name="t", params={}) for sweep in sweeps]
+    assert len({*sweeps, *trials}) == 4
+
+
+def test_a_deleted_run_is_made_anew(uri: str) -> None:
+    sweep, trials = run_sweep(uri, num_trials=1)
+    MlflowClient(uri).delete_run(trials[0])
+    assert run_sweep(uri, num_trials=1)[0] == sweep
+    runs = {run.info.run_id for run in all_runs(uri)}
+    assert len(runs) == 2
+    assert trials[0] not in runs
+
+
+def test_settings_of_any_number_and_length_are_kept_and_never_changed(uri: str) -> None:
+    tracker = Tracker(uri, "demo")
+    params = {f"group.{n}": "x" * (7000 if n == 0 else n) for n in range(250)}
+    tags = {f"tag.{n}": str(n) for n in range(120)}
+    sweep = tracker.sweep_run("feed", name="s", params=params, tags=tags, config_yaml="")
+    kept = MlflowClient(uri).get_run(sweep).data
+    assert {name: len(value) for name, value in kept.params.items()} == {
+        name: min(len(value), 6000) for name, value in params.items()
+    }
+    assert tags.items() <= kept.tags.items()
+
+    changed = {**params, "group.7": "other", "new": "1"}
+    Tracker(uri, "demo").sweep_run("feed", name="s", params=changed, config_yaml="")
+    again = MlflowClient(uri).get_run(sweep).data.params
+    assert again["group.7"] == "x" * 7
+    assert again["new"] == "1"
+
+
+def test_lineage_names_each_data_set_once(uri: str) -> None:
+    digest = "0123456789abcdef" * 4
+    for _ in range(2):
+        tracker = Tracker(uri, "demo")
+        datasets = {"base": (digest, "/data/base"), "merged": ("beef", "/data/merged")}
+        sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="", datasets=datasets)
+    inputs = [entry.dataset for entry in MlflowClient(uri).get_run(sweep).inputs.dataset_inputs]
+    assert sorted((entry.name, entry.digest, entry.source) for entry in inputs) == [
+        ("base", digest[:36], '{"uri": "/data/base"}'),
+        ("merged", "beef", '{"uri": "/data/merged"}'),
+    ]
+
+
+def test_files_and_bytes_lie_under_their_path_beside_the_store(uri: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="root: x\n")
+    (tmp_path / "made.png").write_bytes(b"picture")
+    tracker.log_file(sweep, tmp_path / "made.png", "figures/confusion.png")
+    tracker.log_file(sweep, b"old", "report.html")
+    tracker.log_file(sweep, b"new", "report.html")
+    (folder,) = (tmp_path / "mlartifacts").glob(f"{sweep}/artifacts")
+    kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert kept == {"figures/confusion.png": b"picture", "report.html": b"new", "config.yaml": b"root: x\n"}
+
+
+def test_a_diverged_epoch_is_logged_as_it_is(uri: str) -> None:
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+    tracker.log_epoch(sweep, EpochResult(epoch=1, metrics={"train/loss": math.nan, "val/top1": 0.5}))
+    metrics = MlflowClient(uri).get_run(sweep).data.metrics
+    assert math.isnan(metrics["train/loss"])
+    assert metrics["val/top1"] == 0.5
+
+
+def test_no_secret_reaches_the_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    address = f"https://me:{SECRET}@host/x?token={SECRET}"
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run(
+        "feed",
+        name=address,
+        params={"manifest": address},
+        tags={"from": address},
+        config_yaml=f"tracking:\n  uri: {address}\n",
+        datasets={"base": ("beef", address)},
+    )
+    tracker.finish(sweep, "FINISHED")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 2
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert MlflowClient(uri).get_run(sweep).data.params["manifest"] == "https://host/x?token=***"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("postgresql://me:pw@db:5432/x", "postgresql://db:5432/x"),
+        ("uri: 'http://u@h/p' # a@b", "uri: 'http://h/p' # a@b"),
+        ("s3://bucket/a@b.csv", "s3://bucket/a@b.csv"),
+        ("https://h/x?a=1&X-Amz-Signature=abc&b=2", "https://h/x?a=1&X-Amz-Signature=***&b=2"),
+        ("http://u:p@ss@h", "http://h"),
+        ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),
+    ],
+)
+def test_credentials_are_cut_out_of_addresses_and_nothing_else_is(text: str, clean: str) -> None:
+    assert without_credentials(text) == clean
+
+
+@pytest.mark.parametrize(
+    ("uri", "num_hosts", "complaint"),
+    [
+        ("sqlite:////data/mlflow.db", 2, "trials on 2 hosts"),
+        ("sqlite:///:memory:", 1, "outlive"),
+        ("sqlite://", 1, "outlive"),
+        ("file:///data/mlruns", 1, "a folder of files"),
+        ("mlruns", 1, "a folder of files"),
+        ("postgresql://me:pw@db/x", 1, "got postgresql://db/x, wanted"),
+    ],
+)
+def test_an_unsafe_store_is_refused_with_what_to_do(uri: str, num_hosts: int, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        check_uri(uri, num_hosts=num_hosts)
+    assert str(caught.value).startswith("tracking.uri: got ")
+    assert "http:// address of an MLflow server" in str(caught.value) or "sqlite:///FILE" in str(caught.value)
+
+
+@pytest.mark.parametrize(("uri", "num_hosts"), [("sqlite:////d/mlflow.db", 1), ("http://h:5000", 9), ("https://h", 2)])
+def test_a_safe_store_is_accepted(uri: str, num_hosts: int) -> None:
+    check_uri(uri, num_hosts=num_hosts)
+
+
+def test_the_ui_of_a_server_is_at_the_server() -> None:
+    with pytest.raises(ConfigError, match="open that address"):
+        ui_command("http://u:pw@host:5000")
+
+
+def test_a_deleted_experiment_is_refused_with_what_to_do(uri: str) -> None:
+    Tracker(uri, "demo")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(ConfigError, match="'demo' was deleted"):
+        Tracker(uri, "demo")
+
+
+def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path: Path, uri: str) -> None:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    with pytest.raises(ConfigError, match=r"tracking.uri: no use of sqlite.*mlflow db upgrade"):
+        Tracker(uri, "demo")
+
+
+def test_a_key_that_could_break_the_search_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match="wanted letters"):
+        Tracker(uri, "demo").sweep_run("x' or 1=1", name="s", params={}, config_yaml="")
+
+
+def test_making_a_store_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = Tracker(default_uri(tmp_path / "new"), "demo")
+    tracker.finish(tracker.sweep_run("feed", name="s", params={}, config_yaml=""), "FINISHED")
+    assert capfd.readouterr() == ("", "")
+
+
+@dataclasses.dataclass
+class Server:
+    port: int
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def server(uri: str) -> Iterator[Server]:
+    """MLflow's own server, started by the command that `vidflow ui` becomes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        ui_command(uri, port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield Server(port, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no answer from {address}; exit status {process.poll()}")
+
+
+@pytest.mark.slow
+def test_a_server_shows_the_store_and_is_itself_a_store(uri: str, server: Server, tmp_path: Path) -> None:
+    sweep, trials = run_sweep(uri)
+    address = f"http://localhost:{server.port}"
+    client = MlflowClient(address)
+    assert {run.info.run_id for run in all_runs(address)} == {sweep, *trials}
+    assert [entry.path for entry in client.list_artifacts(trials[0], "checkpoint")] == ["checkpoint/best.safetensors"]
+    fetched = client.download_artifacts(trials[0], "checkpoint/best.safetensors", str(tmp_path))
+    assert Path(fetched).read_bytes() == b"weights"
+
+    before = contents(uri)
+    assert run_sweep(address) == (sweep, trials)
+    assert contents(uri) == before
+
+    tracker = Tracker(address, "made through the server")
+    other = tracker.sweep_run("feed", name="s", params={}, config_yaml="root: y\n")
+    assert [entry.path for entry in client.list_artifacts(other)] == ["config.yaml"]
+    assert (tmp_path / "mlartifacts").is_dir()
+
+
+@pytest.mark.slow
+def test_the_ui_answers_this_machine_and_no_foreign_page(server: Server) -> None:
+    for host in ("127.0.0.1", "localhost"):
+        with urllib.request.urlopen(f"http://{host}:{server.port}/", timeout=30) as page:
+            assert b"<html" in page.read()
+    foreign = urllib.request.Request(f"http://127.0.0.1:{server.port}/", headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(foreign, timeout=30)
+    assert caught.value.code == 403
+    caught.value.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_given_up_within_half_a_minute() -> None:
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"tracking\.uri: no use of http://127\.0\.0\.1:9"):
+        Tracker("http://u:pw@127.0.0.1:9", "demo")
+    assert time.monotonic() - started < 30  # two retries with a back-off of seconds; MLflow's default is minutes

@@ -1,0 +1,338 @@
+"""The only door to MLflow: a sweep is a run, its trials are its children, and one process writes them all.
+
+Everything here may be repeated: a run is found by its key before one is made, and an epoch is logged once.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Literal
+from urllib.parse import urlsplit
+
+# MLflow reads these when it is imported or serves: a user's runs are nobody else's business, and its
+# runner of language-model jobs would be eight idle processes of 240 MB beside the UI.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from vidflow.config.schema import Scalar
+from vidflow.errors import ConfigError
+from vidflow.records import EpochResult
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+SWEEP_KEY = "vidflow.sweep_key"
+TRIAL_KEY = "vidflow.trial_key"
+EPOCH_SECONDS = "epoch/seconds"
+"""Logged with every epoch and in the same transaction; so the store holds an epoch iff it holds this at its step."""
+
+_PARENT = "mlflow.parentRunId"
+_MAX_BATCH = 100  # params or tags per call
+_MAX_PARAM = 6000  # characters
+_MAX_TAG = 8000  # characters
+_MAX_DIGEST = 36  # characters
+
+# https://user:password@host, and ?token=... as in presigned addresses.
+_USERINFO = re.compile(r"(?<=://)[^/?#\s\"']*@")
+_SECRET_QUERY = re.compile(
+    r"([?&][\w.-]*(?:password|passwd|secret|token|signature|credential|api[_-]?key)[\w.-]*=)[^&\s\"']*", re.IGNORECASE
+)
+
+
+def default_uri(root: Path) -> str:
+    """Return the address of the sqlite store under an experiment's root."""
+    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def check_uri(uri: str, *, num_hosts: int) -> None:
+    """Refuse addresses where runs could not be kept safely.
+
+    Args:
+        uri: `sqlite:///FILE`, or `http(s)://HOST` of an MLflow server.
+        num_hosts: Machines that trials run on, at least 1.
+
+    Raises:
+        ConfigError: If the address is neither, or is sqlite although there are several hosts.
+    """
+    scheme = urlsplit(uri).scheme
+    shown = without_credentials(uri)
+    if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", ":memory:", uri):
+        raise ConfigError(f"tracking.uri: got {shown}, wanted sqlite:///FILE: runs must outlive the process")
+    if scheme == "sqlite" and num_hosts > 1:
+        raise ConfigError(
+            f"tracking.uri: got {shown} with trials on {num_hosts} hosts, wanted the http:// address of an MLflow "
+            "server: sqlite is safe on one machine only"
+        )
+    if scheme in ("sqlite", "http", "https"):
+        return
+    if scheme in ("", "file"):
+        raise ConfigError(
+            f"tracking.uri: got {shown}, a folder of files, which MLflow no longer writes; wanted sqlite:///FILE or "
+            "the http:// address of an MLflow server (`mlflow migrate-filestore` converts old runs)"
+        )
+    raise ConfigError(
+        f"tracking.uri: got {shown}, wanted sqlite:///FILE or the http:// address of an MLflow server; "
+        "put a server before a database, so that its password stays there"
+    )
+
+
+def without_credentials(text: str) -> str:
+    """Return text with user names, passwords and tokens cut out of every address in it."""
+    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("", text))
+
+
+def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """Return the command that serves MLflow's UI over a sqlite store.
+
+    MLflow itself answers only requests for localhost and for private addresses, so that no web page
+    elsewhere can read runs through the user's browser.
+
+    Raises:
+        ConfigError: If a server keeps the runs, for then that server has the UI.
+    """
+    check_uri(uri, num_hosts=1)
+    if not uri.startswith("sqlite:"):
+        raise ConfigError(f"tracking.uri: runs are kept by {without_credentials(uri)}; open that address in a browser")
+    store = ["--backend-store-uri", uri, "--artifacts-destination", str(_artifact_root(uri))]
+    return [sys.executable, "-m", "mlflow", "server", *store, "--host", host, "--port", str(port), "--workers", "1"]
+
+
+class Tracker:
+    """Writes sweeps and trials to one MLflow experiment; the driver has the only one.
+
+    Args:
+        uri: Where runs are kept, as `check_uri` allows; a sqlite store is made at first use.
+        experiment: Name of the experiment, made where there is none.
+
+    Raises:
+        ConfigError: If the store cannot be used.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        check_uri(uri, num_hosts=1)
+        try:
+            with _brief_retries():
+                if uri.startswith("sqlite:"):
+                    _make_store(_sqlite_file(uri))
+                self._client = MlflowClient(uri)
+                self._experiment_id = _find_or_create_experiment(self._client, uri, experiment)
+        except MlflowException as error:
+            reason = without_credentials(str(error))
+            raise ConfigError(f"tracking.uri: no use of {without_credentials(uri)}: {reason}") from error
+        self._logged_epochs: dict[str, set[int]] = {}
+
+    def sweep_run(
+        self,
+        key: str,
+        *,
+        name: str,
+        params: Mapping[str, Scalar | None],
+        config_yaml: str,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        datasets: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    ) -> str:
+        """Find or create the run of a sweep.
+
+        Args:
+            key: The sweep's fingerprint, by which it is found.
+            name: What the UI shows.
+            params: Settings; those that the run has already stay as they are.
+            config_yaml: The merged configuration, kept as `config.yaml`.
+            tags: More to find it by; new values replace old ones.
+            datasets: What it was made from: name -> (fingerprint, place).
+
+        Returns:
+            Its run id.
+        """
+        run = self._find_or_create({SWEEP_KEY: key}, name)
+        self._describe(run, params, tags, datasets)
+        self.log_file(run.info.run_id, without_credentials(config_yaml).encode(), "config.yaml")
+        return str(run.info.run_id)
+
+    def trial_run(
+        self,
+        sweep_run_id: str,
+        key: str,
+        *,
+        name: str,
+        params: Mapping[str, Scalar | None],
+        tags: Mapping[str, str] = MappingProxyType({}),
+        datasets: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    ) -> str:
+        """Find or create the run of a trial below its sweep; one that failed or was killed runs again.
+
+        The arguments are those of `sweep_run`.
+        """
+        run = self._find_or_create({TRIAL_KEY: key, _PARENT: sweep_run_id}, name)
+        self._describe(run, params, tags, datasets)
+        return str(run.info.run_id)
+
+    def log_epoch(self, run_id: str, result: EpochResult) -> None:
+        """Log all metrics of an epoch in one call; nothing happens where the run has that epoch."""
+        epochs = self._epochs(run_id)
+        if result.epoch in epochs:
+            return
+        now = _milliseconds()
+        values = {**result.metrics, EPOCH_SECONDS: result.seconds}
+        self._client.log_batch(run_id, metrics=[Metric(k, v, now, result.epoch) for k, v in values.items()])
+        epochs.add(result.epoch)
+
+    def log_history(self, run_id: str, history: Iterable[EpochResult]) -> None:
+        """Log those epochs of a trial which its run lacks, as after a kill."""
+        for result in history:
+            self.log_epoch(run_id, result)
+
+    def log_file(self, run_id: str, content: Path | bytes, artifact_path: str) -> None:
+        """Keep a file, or bytes, under a path within the run; what was there is replaced.
+
+        Args:
+            run_id: The run.
+            content: A local file, or what is to be in the file.
+            artifact_path: Folders and file name within the run, with `/` between them.
+        """
+        target = PurePosixPath(artifact_path)
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder, target.name)
+            if isinstance(content, bytes):
+                local.write_bytes(content)
+            else:
+                shutil.copyfile(content, local)
+            parent = None if target.parent == PurePosixPath() else str(target.parent)
+            self._client.log_artifact(run_id, str(local), parent)
+
+    def finish(self, run_id: str, status: RunStatus, *, summary: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Close a run.
+
+        Args:
+            run_id: The run.
+            status: How it ended.
+            summary: Metrics of the whole run, such as `best/val/top1`; those it has already are left.
+        """
+        run = self._client.get_run(run_id)
+        now = _milliseconds()
+        news = [Metric(k, v, now, 0) for k, v in summary.items() if run.data.metrics.get(k) != v]
+        if news:
+            self._client.log_batch(run_id, metrics=news)
+        if run.info.status != status:
+            self._client.set_terminated(run_id, status)
+
+    def _find_or_create(self, identity: Mapping[str, str], name: str) -> Run:
+        """Return the one run that carries these tags, running again if it had failed."""
+        if not all(re.fullmatch(r"[\w.-]+", value) for value in identity.values()):
+            raise ValueError(f"got keys {dict(identity)}, wanted letters, digits, `.`, `_` and `-` only")
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
+        found = self._client.search_runs([self._experiment_id], query, max_results=1, order_by=["start_time ASC"])
+        if not found:
+            return self._client.create_run(self._experiment_id, tags=dict(identity), run_name=without_credentials(name))
+        run = found[0]
+        if run.info.status in ("FAILED", "KILLED"):
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+    def _describe(
+        self,
+        run: Run,
+        params: Mapping[str, Scalar | None],
+        tags: Mapping[str, str],
+        datasets: Mapping[str, tuple[str, str]],
+    ) -> None:
+        run_id = run.info.run_id
+        new = [
+            Param(k, without_credentials(str(v))[:_MAX_PARAM]) for k, v in params.items() if k not in run.data.params
+        ]
+        for start in range(0, len(new), _MAX_BATCH):
+            self._client.log_batch(run_id, params=new[start : start + _MAX_BATCH])
+        changed = [RunTag(k, without_credentials(v)[:_MAX_TAG]) for k, v in tags.items()]
+        for start in range(0, len(changed), _MAX_BATCH):
+            self._client.log_batch(run_id, tags=changed[start : start + _MAX_BATCH])
+        if datasets:
+            self._client.log_inputs(run_id, [_dataset_input(name, *where) for name, where in datasets.items()])
+
+    def _epochs(self, run_id: str) -> set[int]:
+        """Return the epochs that a run has; the store is asked once, for there is no other writer."""
+        if run_id not in self._logged_epochs:
+            history = self._client.get_metric_history(run_id, EPOCH_SECONDS)
+            self._logged_epochs[run_id] = {metric.step for metric in history}
+        return self._logged_epochs[run_id]
+
+
+def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # A server knows where its artifacts belong; sqlite would put them under the current directory.
+        location = _artifact_root(uri).as_uri() if uri.startswith("sqlite:") else None
+        # The tag opens the UI at the list of runs rather than at the traces of a chat bot.
+        return str(client.create_experiment(name, location, tags={"mlflow.experimentKind": "custom_model_development"}))
+    if experiment.lifecycle_stage != "active":
+        raise ConfigError(
+            f"tracking.experiment: {name!r} was deleted at {without_credentials(uri)}; "
+            f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or choose another name"
+        )
+    return str(experiment.experiment_id)
+
+
+def _make_store(path: Path) -> None:
+    """Make a sqlite store that appears whole or not at all.
+
+    MLflow makes one by a history of migrations that flush a thousand times (1 s of CPU, but 6 to 9 s
+    on a busy disk); so that happens in memory where the system offers a folder of it.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    memory = Path("/dev/shm")  # noqa: S108 - the folder made in it is private
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        made = Path(folder, path.name)
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.copyfile(made, staged)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.replace(path)
+
+
+def _sqlite_file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///")).resolve()
+
+
+def _artifact_root(uri: str) -> Path:
+    """Return the folder beside a sqlite store that holds its artifacts."""
+    return _sqlite_file(uri).parent / "mlartifacts"
+
+
+def _dataset_input(name: str, fingerprint: str, place: str) -> DatasetInput:
+    source = json.dumps({"uri": without_credentials(place)})
+    return DatasetInput(Dataset(name=name, digest=fingerprint[:_MAX_DIGEST], source_type="local", source=source))
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
+
+
+@contextmanager
+def _brief_retries() -> Iterator[None]:
+    """Give up on a silent server after seconds; once it has answered, MLflow's own minutes hold."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "2"
+    try:
+        yield
+    finally:
+        del os.environ[name]
