@@ -1,4 +1,4 @@
-"""The only door to FFmpeg's libraries through PyAV: probe, decode and write videos.
+"""Writing H.264 clips with reproducible bytes.
 
 Axes: H and W pixels, 3 the channels red, green, blue.
 """
@@ -15,9 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from jaxtyping import UInt8
 
-av.logging.set_level(None)  # its own complaints go nowhere: ours carry the path and what to do
-
-# Bit-exact and rounded the same way on every CPU, so that a file and its pixels can be compared by digest.
+# Bit-exact and rounded the same way on every CPU, so that a written file can be compared by digest.
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
 

@@ -1,0 +1,14 @@
+"""The only door to FFmpeg's libraries through PyAV: probe, decode and write videos."""
+
+import av
+
+from vidflow.video.ffmpeg.decoding import decode
+from vidflow.video.ffmpeg.probing import probe
+from vidflow.video.ffmpeg.writing import write_h264
+
+av.logging.set_level(None)  # its own complaints go nowhere: ours carry the path and what to do
+
+PYAV_VERSION = f"pyav {av.__version__}"
+"""Name and version of this decoder, as clips record it."""
+
+__all__ = ["PYAV_VERSION", "decode", "probe", "write_h264"]
