@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vidflow.models.precision import at_least_single
+
 
 class FourierEncoding(nn.Module):
     """Sines, then cosines, of pi 2^k x for k = 0 .. F - 1, coordinate after coordinate.
 
-    Always single precision: at k = 15 a half-precision coordinate would be rounded by many periods.
+    At least single precision: at k = 15 a half-precision coordinate would be rounded by many periods.
 
     Source: Mildenhall et al. 2020, NeRF (arXiv 2003.08934), section 5.1; F = 16 in 4DS and Orlova et al. 2026.
     """
@@ -26,7 +28,7 @@ class FourierEncoding(nn.Module):
 
     def forward(self, coordinates: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 2*d*F"]:
         """Encode coordinates in [0, 1]."""
-        angles = math.pi * coordinates.float()[..., None] * self.freqs.float()
+        angles = math.pi * at_least_single(coordinates)[..., None] * at_least_single(self.freqs)
         return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
@@ -42,7 +44,8 @@ class QueryEncoder(nn.Module):
 
     def forward(self, coordinates: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch P"]:
         """Encode coordinates in [0, 1]."""
-        query: Tensor = self.to_query(self.mlp(self.fourier(coordinates)))
+        encoded = self.fourier(coordinates).to(self.to_query.weight.dtype)
+        query: Tensor = self.to_query(self.mlp(encoded))
         return query
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidflow.models.blocks import DropUnit, SpatialBlock
-from vidflow.models.selective_scan import at_least_single, selective_scan
+from vidflow.models.precision import at_least_single
+from vidflow.models.selective_scan import selective_scan
 from vidflow.models.temporal_core import State, StateShape, TemporalCore
 
 Mixing = Literal["none", "spatial", "gated"]

@@ -58,11 +58,6 @@ def selective_scan(
     return y, last
 
 
-def at_least_single(part: Tensor) -> Tensor:
-    """Cast half precision to single, and leave the rest alone."""
-    return part.to(torch.promote_types(part.dtype, torch.float32))
-
-
 @dataclass(slots=True)
 class _Block:
     """The arguments of the scan for R sequences, steps first, so that every step is contiguous."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidflow.models.coordinates import QueryEncoder, box_overlap, to_centers, to_corners
+from vidflow.models.precision import at_least_single
 from vidflow.models.readouts import QueryDecoder, build_projection
 from vidflow.models.tasks.task import Task
 from vidflow.models.temporal_core import State, TemporalCore
@@ -73,7 +74,7 @@ class BoxTrackingTask(Task):
                 to, 0 by default. Predictions before an object's query frame mean nothing.
             state: Frames seen and the last boxes.
         """
-        given = to_centers(queries["boxes"].float())
+        given = to_centers(at_least_single(queries["boxes"]))
         query_frames = queries.get("query_frames", torch.zeros_like(given[..., 0]))
         memory = self.projection(features)
         age, last = state
@@ -88,7 +89,7 @@ class BoxTrackingTask(Task):
 
     def _predict(self, start: Float[Tensor, "B O 4"], memory: Float[Tensor, "B L P"]) -> Float[Tensor, "B O 4"]:
         """Find the boxes in a frame; boxes in and out as center and size."""
-        change: Tensor = self.head(self.decoder(self.query_encoder(start).to(memory.dtype), memory)).float()
+        change = at_least_single(self.head(self.decoder(self.query_encoder(start).to(memory.dtype), memory)))
         return change if self.reference else torch.sigmoid(torch.logit(start, eps=_EDGE) + change)
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:

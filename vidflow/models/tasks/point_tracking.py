@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidflow.models.coordinates import QueryEncoder
+from vidflow.models.precision import at_least_single
 from vidflow.models.readouts import QueryDecoder, build_projection
 from vidflow.models.tasks.task import Task
 from vidflow.models.temporal_core import State, TemporalCore
@@ -80,7 +81,7 @@ class PointTrackingTask(Task):
             state: Frames seen and what each query read at its query frame.
         """
         age, seen = state
-        given = queries["points"].float()
+        given = at_least_single(queries["points"])
         # Frame of each query counted from the first frame of `features`: negative once it has passed.
         since = queries.get("query_frames", torch.zeros_like(given[..., 0]).long()) - age[:, None]
         memory = self.projection(features)
@@ -92,7 +93,7 @@ class PointTrackingTask(Task):
             is_known = frames[:, None] >= since[:, None]
             per_frame = per_frame + is_known[..., None] * self.appearance(seen.to(memory.dtype))[:, None]
         decoded = self.decoder(per_frame.flatten(0, 1), memory.flatten(0, 1))
-        raw = self.head(decoded).float().view(*per_frame.shape[:3], 4).transpose(1, 2)
+        raw = at_least_single(self.head(decoded)).view(*per_frame.shape[:3], 4).transpose(1, 2)
         return _overwrite_query_frame(raw, given, since), (age + features.shape[1], seen)
 
     def _look(

@@ -1,0 +1,258 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from vidflow.errors import VidflowError
+from vidflow.models.checkpoints import export_released, load_released, load_rvm, rvm_num_heads
+from vidflow.models.coordinates import to_centers
+from vidflow.models.cores import build_core
+from vidflow.models.tasks import TaskState, build_task
+
+# Single precision, outputs of order one: the golden numbers were computed in another order of operations.
+GOLDEN = {"rtol": 0, "atol": 1e-5}
+CORES = ("gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix")
+TASKS = ("classification", "box_tracking", "point_tracking", "depth", "camera_pose")
+
+
+def weights_of(file):
+    return {key.removeprefix("w."): value for key, value in file.items() if key.startswith("w.")}
+
+
+def small_task(name, **kwargs):
+    core = build_core("gated_mamba_mix", embed_dim=32, num_layers=2, num_heads=4)
+    settings = {"num_classes": 7, "image_size": 64, "readout_width": 32, "readout_heads": 4, "query_hidden_dim": 64}
+    settings |= {"head_hidden_dim": 16 if name == "point_tracking" else 64, "reference": True}
+    return build_task(name, core=core, embed_dim=32, **(settings | kwargs)).eval()
+
+
+def golden_task(shared_dir, name):
+    """Load a task's file and rebuild the tokens that its outputs were computed from.
+
+    The `tokens` in these files were taken before the last change of the stub image encoder that made them, a 16 x 16
+    convolution whose final weights are in the file. Its input was uniform noise: the generator of seed 11 after 318,208
+    draws.
+    """
+    file = load_file(shared_dir / f"fixtures/task_{name}.safetensors")
+    generator = torch.Generator().manual_seed(11)
+    torch.rand(318_208, generator=generator)
+    frames = torch.rand(10, 3, 64, 64, generator=generator)
+    patches = functional.conv2d(frames, file["w.encoder.proj.weight"], file["w.encoder.proj.bias"], stride=16)
+    task = small_task(name)
+    load_released(task, weights_of(file))
+    return task, patches.flatten(2).transpose(1, 2).reshape(2, 5, 16, 32), file
+
+
+def run_both_ways(task, tokens, queries):
+    """Predict by whole clip and frame by frame; the latter stacked along the frames."""
+    state, frames = None, []
+    for frame in tokens.unbind(1):
+        prediction, state = task.step(frame[:, None], None, queries, state)
+        frames.append(prediction)
+    stacked = {key: torch.stack([part[key] for part in frames], task.frame_axis) for key in frames[0]}
+    return task(tokens[:, :, None], None, queries), stacked
+
+
+@pytest.mark.parametrize("name", CORES)
+@torch.no_grad()
+def test_a_core_reproduces_the_released_one_by_clip_and_by_frame(shared_dir, name):
+    file = load_file(shared_dir / f"fixtures/core_{name}.safetensors")
+    core = build_core(name, embed_dim=32, num_layers=2, num_heads=4).eval()
+    load_released(core, weights_of(file))
+    torch.testing.assert_close(core(file["tokens"])[0], file["output"], **GOLDEN)
+    state = None
+    for t in range(5):
+        output, state = core.step(file["tokens"][:, t], state)
+        torch.testing.assert_close(output, file["output"][:, t], **GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("classification", "logits"), ("depth", "depth"), ("camera_pose", "camera_motion")]
+)
+@torch.no_grad()
+def test_a_task_that_reads_frames_reproduces_the_released_one(shared_dir, name, key):
+    task, tokens, file = golden_task(shared_dir, name)
+    for predictions in run_both_ways(task, tokens, {}):
+        torch.testing.assert_close(predictions[key], file["output"], **GOLDEN)
+
+
+@torch.no_grad()
+def test_point_tracking_reproduces_the_released_one(shared_dir):
+    task, tokens, file = golden_task(shared_dir, "point_tracking")
+    for predictions in run_both_ways(task, tokens, {"points": file["query_point"][:, None]}):
+        torch.testing.assert_close(predictions["points"][:, 0], file["output.pred_points"], **GOLDEN)
+        torch.testing.assert_close(predictions["visibility_logits"][:, 0], file["output.pred_visibility"], **GOLDEN)
+        torch.testing.assert_close(predictions["uncertainty_logits"][:, 0], file["output.pred_uncertainty"], **GOLDEN)
+
+
+def box_steps(task, tokens, file, *, is_forced):
+    """Track the golden box; forced means that every frame starts from the released model's last box."""
+    state, boxes = task.init_stream(2, 16, num_queries=1), []
+    last = file["init_box"][:, None]
+    for t in range(5):
+        # Age one: the state's box is the start, so that center and size are not rounded on their way from corners.
+        state = TaskState(state.core, (torch.ones(2, dtype=torch.int64), last))
+        predictions, state = task.step(tokens[:, t, None], None, {"boxes": torch.zeros(2, 1, 4)}, state)
+        boxes.append(to_centers(predictions["boxes"])[:, 0])
+        last = file["output"][:, t, None] if is_forced else state.readout[1]
+    return torch.stack(boxes, 1)
+
+
+@torch.no_grad()
+def test_box_tracking_reproduces_the_released_one_frame_by_frame(shared_dir):
+    task, tokens, file = golden_task(shared_dir, "box_tracking")
+    torch.testing.assert_close(box_steps(task, tokens, file, is_forced=True), file["output"], **GOLDEN)
+
+
+@torch.no_grad()
+def test_the_released_box_head_amplifies_rounding_until_tracks_part(shared_dir):
+    task, tokens, file = golden_task(shared_dir, "box_tracking")
+    errors = (box_steps(task, tokens, file, is_forced=False) - file["output"]).abs().amax((0, 2))
+    # A box goes back in through sines of up to 2^15 pi x, so a difference in the last bit grows a thousandfold a frame:
+    # running on its own boxes, this model cannot be reproduced by any other order of operations.
+    assert errors[0] < 1e-5
+    assert errors[1] > 10 * errors[0]
+    assert errors[2] > 10 * errors[1]
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_an_exported_core_loads_into_another(name):
+    first, second = (build_core(name, embed_dim=16, num_layers=1, num_heads=2) for _ in range(2))
+    load_released(second, export_released(first))
+    torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_exported_task_loads_into_another_with_the_prefix_of_lightning(name):
+    first, second = (small_task(name, num_depths=2, readout_width=16) for _ in range(2))
+    with torch.no_grad():
+        for value in first.state_dict().values():
+            value.copy_(torch.randn(value.shape) if value.is_floating_point() else value + 3)
+    exported = {f"model.{key}": value for key, value in export_released(first).items()}
+    assert any(key.startswith("model.encoder.interm_mlps.1.bn.running_mean") for key in exported)
+    load_released(second, exported)
+    torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+def test_one_error_lists_everything_that_does_not_fit_and_nothing_is_loaded():
+    core = build_core("mamba", embed_dim=16, num_layers=1)
+    before = {key: value.clone() for key, value in core.state_dict().items()}
+    tensors = export_released(build_core("mamba", embed_dim=16, num_layers=1))
+    del tensors["output_norm.bias"], tensors["mamba_blocks.0.mamba.D"]
+    tensors |= {"stranger": torch.zeros(2), "other": torch.zeros(3), "output_norm.weight": torch.zeros(5)}
+    with pytest.raises(VidflowError) as error:
+        load_released(core, tensors)
+    for line in (
+        "missing: output_norm.bias (16,)",
+        "missing: mamba_blocks.0.mamba.D (32,)",
+        "unexpected: stranger (2,)",
+        "unexpected: other (3,)",
+        "shape of output_norm.weight: got (5,), wanted (16,)",
+    ):
+        assert line in str(error.value)
+    torch.testing.assert_close(core.state_dict(), before, rtol=0, atol=0)
+
+
+def test_running_statistics_are_as_necessary_as_parameters():
+    task = small_task("classification", num_depths=2)
+    tensors = export_released(task)
+    del tensors["encoder.interm_mlps.0.bn.running_var"]
+    with pytest.raises(VidflowError, match=r"missing: encoder.interm_mlps.0.bn.running_var"):
+        load_released(task, tensors)
+
+
+def test_the_frozen_encoder_and_the_loss_of_a_checkpoint_are_passed_over():
+    task = small_task("camera_pose")
+    tensors = export_released(task)
+    del tensors["loss_fn.log_variances"]
+    tensors |= {"encoder.backbone.norm.weight": torch.zeros(4), "loss_fn.s_t": torch.zeros(())}
+    load_released(task, tensors)
+
+
+def jax_arrays(width, num_heads, num_layers, generator):
+    """Random arrays with the names and shapes of RVM's recurrent core."""
+    head = width // num_heads
+
+    def normal(*shape):
+        return generator.normal(size=shape).astype(np.float32) / np.sqrt(width)
+
+    arrays = {
+        f"rnn_core/{gate}_{kind}/kernel": normal(width, width)
+        for gate in ("input", "state")
+        for kind in ("update", "reset")
+    }
+    arrays |= {"rnn_core/state_layer_norm/scale": normal(width), "encoder/LayerNorm_0/scale": normal(width)}
+    norms = ["rnn_core/transformer/output_norm"]
+    for layer in range(num_layers):
+        block = f"rnn_core/transformer/xa_blocks_{layer}"
+        norms += [f"{block}/{norm}" for norm in ("attention_norm", "ca_attention_norm", "mlp_norm")]
+        for attention in ("attention", "ca_attention"):
+            for part in ("query", "key", "value"):
+                arrays[f"{block}/{attention}/{part}/kernel"] = normal(width, num_heads, head)
+                arrays[f"{block}/{attention}/{part}/bias"] = normal(num_heads, head)
+            arrays[f"{block}/{attention}/out/kernel"] = normal(num_heads, head, width)
+            arrays[f"{block}/{attention}/out/bias"] = normal(width)
+        for name, shape in (("dense_in", (width, 4 * width)), ("dense_out", (4 * width, width))):
+            arrays[f"{block}/mlp/{name}/kernel"], arrays[f"{block}/mlp/{name}/bias"] = normal(*shape), normal(shape[1])
+    for norm in norms:
+        arrays[f"{norm}/scale"], arrays[f"{norm}/bias"] = 1 + normal(width), normal(width)
+    return arrays
+
+
+def jax_step(arrays, x, state, num_layers):
+    """One frame of RVM's core in numpy, from the arrays as they are laid out in JAX."""
+
+    def norm(name, value, eps=1e-6):
+        value = (value - value.mean(-1, keepdims=True)) / np.sqrt(value.var(-1, keepdims=True) + eps)
+        return value * arrays[f"{name}/scale"] + arrays.get(f"{name}/bias", 0)
+
+    def attend(name, query, memory):
+        q, k, v = (
+            np.einsum("nd,dhe->nhe", source, arrays[f"{name}/{part}/kernel"]) + arrays[f"{name}/{part}/bias"]
+            for part, source in (("query", query), ("key", memory), ("value", memory))
+        )
+        scores = np.exp(np.einsum("qhe,khe->hqk", q, k) / np.sqrt(q.shape[-1]))
+        mixed = np.einsum("hqk,khe->qhe", scores / scores.sum(-1, keepdims=True), v)
+        return np.einsum("qhe,hed->qd", mixed, arrays[f"{name}/out/kernel"]) + arrays[f"{name}/out/bias"]
+
+    def gate(kind):
+        raw = x @ arrays[f"rnn_core/input_{kind}/kernel"] + state @ arrays[f"rnn_core/state_{kind}/kernel"]
+        return 1 / (1 + np.exp(-raw))
+
+    update, z = gate("update"), x
+    memory = gate("reset") * norm("rnn_core/state_layer_norm", state, 1e-4)
+    for layer in range(num_layers):
+        block = f"rnn_core/transformer/xa_blocks_{layer}"
+        z = z + attend(f"{block}/ca_attention", norm(f"{block}/ca_attention_norm", z), memory)
+        hidden = (
+            norm(f"{block}/mlp_norm", z) @ arrays[f"{block}/mlp/dense_in/kernel"] + arrays[f"{block}/mlp/dense_in/bias"]
+        )
+        hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+        z = z + hidden @ arrays[f"{block}/mlp/dense_out/kernel"] + arrays[f"{block}/mlp/dense_out/bias"]
+        normed = norm(f"{block}/attention_norm", z)
+        z = z + attend(f"{block}/attention", normed, normed)
+    return (1 - update) * state + update * norm("rnn_core/transformer/output_norm", z)
+
+
+@torch.no_grad()
+def test_arrays_in_the_layout_of_rvm_give_the_core_that_jax_would_run():
+    generator = np.random.default_rng(0)
+    arrays = jax_arrays(16, 4, 2, generator)
+    assert rvm_num_heads(arrays) == 4
+    core = build_core("gated_transformer", embed_dim=16, num_layers=2, num_heads=4, gated_variant="rvm").eval()
+    load_rvm(core, arrays)
+    clip, state = generator.normal(size=(3, 5, 16)).astype(np.float32), np.zeros((5, 16), np.float32)
+    output, _ = core(torch.from_numpy(clip)[None])
+    for t in range(3):
+        state = jax_step(arrays, clip[t], state, 2)
+        torch.testing.assert_close(output[0, t], torch.from_numpy(state).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_that_do_not_fit_are_listed():
+    arrays = jax_arrays(16, 4, 2, np.random.default_rng(0))
+    core = build_core("gated_transformer", embed_dim=16, num_layers=3, num_heads=4, gated_variant="rvm")
+    with pytest.raises(VidflowError, match=r"missing: transformer.layers.2.ca_norm.weight"):
+        load_rvm(core, arrays)
+    with pytest.raises(VidflowError, match="not a checkpoint of RVM"):
+        rvm_num_heads({})
