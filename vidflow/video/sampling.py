@@ -1,0 +1,127 @@
+"""Which moments of a video become the frames of a clip: arithmetic on times, never on frame numbers.
+
+Sampling by time treats constant and variable frame rates alike. All times are seconds on the video's own clock.
+
+Axes: T frames of a clip.
+"""
+
+from typing import Literal, assert_never
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from vidflow.errors import VideoError
+from vidflow.records import VideoInfo, VideoItem
+
+Mode = Literal["uniform", "center", "windows"]
+
+# Frame times are multiples of at least a microsecond in every container; sums of doubles stray by far less.
+_TOLERANCE_SECONDS = 1e-6
+
+# Published spans are rounded, often to whole or tenths of seconds: one may stick out of its video by this much.
+_SPAN_SLACK_SECONDS = 0.5
+
+
+def uniform_times(start: float, end: float, *, num_frames: int) -> Float64[np.ndarray, " T"]:
+    """Return the centres of `num_frames` equal segments of [start, end).
+
+    start                              end
+      |-------|-------|-------|-------|
+          x       x       x       x          num_frames = 4
+    """
+    return start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
+
+
+def center_times(start: float, end: float, *, num_frames: int, fps: float) -> Float64[np.ndarray, " T"]:
+    """Return `num_frames` times `1 / fps` apart around the middle of [start, end), held inside it.
+
+    start            middle            end
+      |----------------|----------------|
+               x    x    x    x              num_frames = 4
+    """
+    middle = (start + end) / 2
+    return _inside(middle + (np.arange(num_frames) - (num_frames - 1) / 2) / fps, start, end)
+
+
+def window_times(
+    start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float
+) -> list[Float64[np.ndarray, " T"]]:
+    """Return the times of every window of `num_frames / fps` seconds that fits into [start, end).
+
+    A window that would stick out is left out, unless it is the only one: that one is held inside.
+
+        start                              end
+          |--------------------------------|
+          [ x  x  x  x ]
+                  [ x  x  x  x ]                 one every stride_seconds
+                          [ x  x  x  x ]
+                                  [ x  x  :      left out
+    """
+    spare_seconds = end - start - num_frames / fps
+    num_windows = max(1, 1 + int(np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds)))
+    offsets = (np.arange(num_frames) + 0.5) / fps
+    return [_inside(start + window * stride_seconds + offsets, start, end) for window in range(num_windows)]
+
+
+def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
+    """Return the index of the frame on display at each time: the last that has begun.
+
+        frames   0        1    2                 3
+                 |--------|----|-----------------|-----
+        times        x     x       x    x    x   x
+        result       0     1       2    2    2   3
+
+    Args:
+        pts_seconds: Presentation times, ascending.
+        times: Moments wanted; one before the first frame gets the first, one after the last the last.
+    """
+    return np.maximum(np.searchsorted(pts_seconds, times + _TOLERANCE_SECONDS, side="right") - 1, 0)
+
+
+def plan_clip_times(
+    info: VideoInfo, item: VideoItem, *, mode: Mode, num_frames: int, fps: float, stride_seconds: float
+) -> list[Float64[np.ndarray, " T"]]:
+    """Return the times of every clip of a manifest row; `windows` may give many, the others give one.
+
+    Args:
+        info: Of the video; only its first frame's time and its end are looked at.
+        item: The row, with or without a span.
+        mode: How to sample the span.
+        num_frames: Frames per clip, at least 1.
+        fps: Frames per second within a clip, for `center` and `windows`.
+        stride_seconds: Distance between the starts of two windows.
+
+    Raises:
+        VideoError: `SpanOutside` if the row's span is empty or sticks out of the video.
+    """
+    start, end = _span(info, item)
+    match mode:
+        case "uniform":
+            return [uniform_times(start, end, num_frames=num_frames)]
+        case "center":
+            return [center_times(start, end, num_frames=num_frames, fps=fps)]
+        case "windows":
+            return window_times(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
+        case _:
+            assert_never(mode)
+
+
+def _span(info: VideoInfo, item: VideoItem) -> tuple[float, float]:
+    """Return the span of a row, cut to the video where rounding made it stick out."""
+    first, last = float(info.pts_seconds[0]), info.duration_seconds
+    start = first if item.start_seconds is None else item.start_seconds
+    end = last if item.end_seconds is None else item.end_seconds
+    if start < first - _SPAN_SLACK_SECONDS or end > last + _SPAN_SLACK_SECONDS or max(start, first) >= min(end, last):
+        raise VideoError(
+            "SpanOutside",
+            f"{item.path}: got the span {start:.3f} to {end:.3f} s, wanted a part of {first:.3f} to {last:.3f} s; "
+            "correct start_seconds and end_seconds in the manifest, or fetch the whole video",
+        )
+    return max(start, first), min(end, last)
+
+
+def _inside(times: Float64[np.ndarray, " T"], start: float, end: float) -> Float64[np.ndarray, " T"]:
+    """Hold times in [start, end), so that a short video repeats its nearest frame."""
+    # Two tolerances before the end, as `frames_at` adds one and the frame that begins at `end` is not of the span.
+    held: Float64[np.ndarray, " T"] = np.clip(times, start, max(start, end - 2 * _TOLERANCE_SECONDS))
+    return held
