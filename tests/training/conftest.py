@@ -17,8 +17,9 @@ NUM_TRAIN, NUM_VAL = 24, 12
 Annotations = dict[str, np.ndarray]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
+    # The order of additions, and so the last bit, depends on the number of threads.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -93,7 +93,7 @@ def test_the_reading_thread_ends_when_the_caller_stops_early(noise_features):
 def test_missing_annotations_are_named(noise_features, annotated_features):
     with pytest.raises(VidflowError, match=r"clip clip000: no annotations, wanted depth"):
         list(iterate_batches(noise_features, np.arange(2), batch_size=2, device=CPU, arrays=("depth",)))
-    with pytest.raises(VidflowError, match="clip clip000: its annotations hold .*boxes.*; masks wanted besides"):
+    with pytest.raises(VidflowError, match=r"clip clip000: its annotations hold .*boxes.*; masks wanted besides"):
         read_annotations(annotated_features[0], ["masks"])
 
 

@@ -53,6 +53,8 @@ def test_every_trained_parameter_is_optimized_once_and_frozen_ones_never():
     optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(optimized) == len({id(p) for p in optimized})
     assert {id(p) for p in optimized} == {id(p) for p in task.parameters() if p.requires_grad}
+    task.readout.key_proj.requires_grad_(False)
+    assert "readout.key_proj.weight" not in _names(task, decayed_parameters(task))
 
 
 def test_embeddings_and_tagged_matrices_do_not_decay():

@@ -1,0 +1,137 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vidflow.config.schema import Trial
+from vidflow.errors import VidflowError
+from vidflow.training.batches import iterate_batches
+from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
+from vidflow.training.trial import load_result, load_task, module_recipe, run_trial
+
+SMALL = Trial(
+    core="gru",
+    num_layers=1,
+    readout_dim=16,
+    readout_heads=2,
+    epochs=1,
+    batch_size=8,
+    learning_rate=5e-3,
+    precision="float32",
+)
+
+
+def _run(trial, reader, directory, *, objective="val/loss", mode="min"):
+    return list(run_trial(trial, reader, directory=directory, key="key", objective=objective, mode=mode, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory, feature_set):
+    """Clips of one path through feature space in class 0, and each played backwards in class 1."""
+    rng = np.random.default_rng(0)
+    path = rng.normal(size=(1, 6, 1, 2, 16))
+    forwards = path + 0.3 * rng.normal(size=(60, 6, 1, 2, 16))
+    tokens = np.stack([forwards, forwards[:, ::-1]], axis=1).reshape(120, 6, 1, 2, 16)
+    labels = [index % 2 for index in range(120)]
+    return feature_set(tmp_path_factory.mktemp("order"), tokens, labels, ["train"] * 80 + ["val"] * 40)
+
+
+def test_a_gru_tells_a_sequence_from_its_reverse_and_a_mean_cannot(sequences, tmp_path):
+    top1 = {}
+    for core in ("gru", "mean"):
+        trial = dataclasses.replace(SMALL, core=core, epochs=8, every_frame_weight=0.0)
+        history = _run(trial, sequences, tmp_path / core, objective="val/top1", mode="max")
+        top1[core] = history[-1].metrics["val/top1"]
+    assert top1["gru"] > 0.95
+    # A clip and its reverse have the same mean but for rounding, so one of the two is wrong.
+    assert abs(top1["mean"] - 0.5) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "kept"),
+    [
+        ("box_tracking", "val/miou", {"boxes": (4, 3, 3, 4)}),
+        ("point_tracking", "val/average_jaccard", {"points": (4, 3, 3, 2), "visibility_logits": (4, 3, 3)}),
+        ("depth", "val/abs_rel", {"depth": (4, 3, 16, 16)}),
+        ("camera_pose", "val/rpe_translation_mm", {"camera_motion": (4, 3, 9)}),
+    ],
+)
+def test_dense_tasks_train_and_leave_pictures_worth_of_predictions(annotated_features, tmp_path, task, metric, kept):
+    trial = dataclasses.replace(SMALL, task=task, epochs=3)
+    history = _run(trial, annotated_features, tmp_path, objective=metric, mode="min")
+    assert all(np.isfinite(list(result.metrics.values())).all() for result in history)
+    assert history[-1].metrics["train/loss"] < history[0].metrics["train/loss"]
+    predictions, _ = read_tensors(tmp_path / PREDICTIONS)
+    assert predictions["indices"].tolist() == [8, 9, 10, 11]
+    assert {name: tuple(predictions[name].shape) for name in kept} == kept
+
+
+def test_the_rebuilt_task_gives_the_predictions_that_were_kept(noise_features, tmp_path):
+    trial = dataclasses.replace(SMALL, core="gated_transformer", epochs=3)
+    history = _run(trial, noise_features, tmp_path)
+    task = load_task(tmp_path)
+    assert not task.training
+    predictions, metadata = read_tensors(tmp_path / PREDICTIONS)
+    assert metadata["epoch"] == load_result(tmp_path).best.epoch == max(r.epoch for r in history if r.is_best)
+    for batch in iterate_batches(noise_features, np.arange(24, 36), batch_size=8, device=torch.device("cpu")):
+        with torch.no_grad():
+            logits = task(batch.tokens, batch.prefix, {})["logits"]
+        rows = torch.isin(predictions["indices"], torch.from_numpy(batch.indices))
+        # Same weights, same batches, same machine: at most the kernels chosen without autograd differ.
+        torch.testing.assert_close(logits[:, -1], predictions["logits"][rows], atol=1e-6, rtol=1e-6)
+
+
+def test_a_trial_depends_on_its_seed_and_not_on_what_the_process_did_before(noise_features, tmp_path):
+    weights = {}
+    for name, noise, seed in (("first", 0, 1), ("again", 123, 1), ("other", 0, 2)):
+        torch.manual_seed(noise)
+        _run(dataclasses.replace(SMALL, seed=seed), noise_features, tmp_path / name)
+        weights[name] = read_tensors(tmp_path / name / BEST)[0]
+    assert all(torch.equal(value, weights["again"][name]) for name, value in weights["first"].items())
+    assert not any(
+        torch.equal(value, weights["other"][name]) for name, value in weights["first"].items() if value.ndim > 1
+    )
+
+
+def test_the_result_holds_the_settings_flat_and_the_number_of_parameters(noise_features, tmp_path):
+    (epoch,) = _run(SMALL, noise_features, tmp_path)
+    result = load_result(tmp_path)
+    assert result.settings == dataclasses.asdict(SMALL)
+    assert result.num_parameters == sum(parameter.numel() for parameter in load_task(tmp_path).parameters())
+    assert result.history == (epoch,)
+    assert {"train/loss", "val/loss", "val/top1", "val/top1_low", "val/top1_high", "val/top5"} <= epoch.metrics.keys()
+    assert epoch.metrics["train/clips_per_second"] > 0
+    json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_unmixed_depths_read_the_last_depth_alone(tmp_path, feature_set):
+    tokens = np.random.default_rng(0).normal(size=(16, 2, 3, 4, 16))
+    labels, splits = [index % 2 for index in range(16)], ["train"] * 8 + ["val"] * 8
+    deep = feature_set(tmp_path / "deep", tokens, labels, splits)
+    last = feature_set(tmp_path / "last", tokens[:, :, 2:], labels, splits)
+    unmixed = dataclasses.replace(SMALL, mix_depths=False)
+    first, second = _run(unmixed, deep, tmp_path / "a"), _run(unmixed, last, tmp_path / "b")
+    assert first[0].metrics["val/loss"] == second[0].metrics["val/loss"]
+    assert module_recipe(SMALL, deep)["num_depths"] == 3
+    assert module_recipe(unmixed, deep)["num_depths"] == 1
+
+
+def test_features_without_a_split_or_a_label_are_refused_by_name(tmp_path, feature_set, annotated_features):
+    tokens = np.zeros((2, 2, 1, 3, 16))
+    only_train = feature_set(tmp_path / "a", tokens, [0, 1], ["train", "test"])
+    with pytest.raises(VidflowError, match="no clip of split `val`; splits found: test, train"):
+        _run(SMALL, only_train, tmp_path / "b")
+    with pytest.raises(VidflowError, match="8 clips of split `train` have no label, such as clip000"):
+        _run(SMALL, annotated_features, tmp_path / "c")
+
+
+def test_a_width_that_does_not_fit_its_heads_is_an_error_for_the_user(noise_features, tmp_path):
+    with pytest.raises(VidflowError, match="trial key: readout_width 16 does not split into readout_heads 3"):
+        _run(dataclasses.replace(SMALL, readout_heads=3), noise_features, tmp_path)
+
+
+def test_a_trial_without_weights_cannot_be_loaded(tmp_path):
+    with pytest.raises(VidflowError, match=r"best\.safetensors: no such file"):
+        load_task(tmp_path)

@@ -1,0 +1,163 @@
+"""One pass over clips: a training epoch with its steps, a validation with its metrics.
+
+Axes: B clips, T frames.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.metrics import Metric
+from vidflow.models.tasks import Task
+from vidflow.store.features import FeatureReader
+from vidflow.training.batches import Batch, iterate_batches
+from vidflow.training.optim import Precision, autocast, step_optimizer
+from vidflow.training.predictions import KeptPredictions
+
+# A look at the loss makes the host wait for the device, so it is not taken at every step.
+_STEPS_PER_CHECK = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """A module, what trains it, and where its clips come from.
+
+    Attributes:
+        key: Key of the trial, for messages.
+        task: The module, on `device`.
+        optimizer: AdamW over its parameters.
+        reader: Cached features.
+        arrays: Annotations that the task needs.
+        batch_size: Clips per step.
+        precision: Of predictions.
+        device: Where everything happens.
+    """
+
+    key: str
+    task: Task
+    optimizer: torch.optim.AdamW
+    reader: FeatureReader
+    arrays: Sequence[str]
+    batch_size: int
+    precision: Precision
+    device: torch.device
+
+    def train(
+        self,
+        order: Int64[np.ndarray, " clips"],
+        *,
+        epoch: int,
+        learning_rates: Sequence[float],
+        grad_clip: float,
+    ) -> dict[str, float]:
+        """Take one step per batch and return `train/loss`, `train/learning_rate` and `train/clips_per_second`.
+
+        Args:
+            order: Clips in the order of the epoch.
+            epoch: Its number, for messages.
+            learning_rates: One per step.
+            grad_clip: Largest gradient norm.
+
+        Raises:
+            VidflowError: If a loss is not finite.
+        """
+        self.task.train()
+        started = time.perf_counter()
+        losses: list[Tensor] = []
+        for batch, learning_rate in zip(self._batches(order), learning_rates, strict=True):
+            loss = self.task.loss(self._predict(batch), batch.targets)
+            torch.autograd.backward(loss)
+            step_optimizer(self.optimizer, learning_rate=learning_rate, grad_clip=grad_clip)
+            losses.append(loss.detach())
+            if len(losses) % _STEPS_PER_CHECK == 0:
+                self._check(losses[-_STEPS_PER_CHECK:], epoch, len(losses) - _STEPS_PER_CHECK, learning_rates)
+        self._check(losses, epoch, 0, learning_rates)
+        return {
+            "train/loss": self._mean(losses, len(order)),
+            "train/learning_rate": learning_rates[-1],
+            "train/clips_per_second": len(order) / (time.perf_counter() - started),
+        }
+
+    def validate(
+        self, indices: Int64[np.ndarray, " clips"], metric: Metric, *, epoch: int
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Return `val/loss` and the metric's values as `val/...`, and the predictions that are worth keeping.
+
+        Raises:
+            VidflowError: If the loss is not finite, or the clips hold nothing that the metric counts.
+        """
+        self.task.eval()
+        losses: list[Tensor] = []
+        kept = KeptPredictions()
+        with torch.inference_mode():
+            for batch in self._batches(indices):
+                predictions = self._predict(batch)
+                losses.append(self.task.loss(predictions, batch.targets))
+                metric.update(predictions, batch.targets)
+                kept.add(batch, predictions)
+        loss = self._mean(losses, len(indices))
+        if not math.isfinite(loss):
+            raise VidflowError(
+                f"trial {self.key}: the loss on the validation split is {loss} after epoch {epoch}{_ADVICE}"
+            )
+        try:
+            values = metric.compute()
+        except ValueError as error:
+            raise VidflowError(f"trial {self.key}: the validation split cannot be measured: {error}") from error
+        return {"val/loss": loss, **{f"val/{name}": value for name, value in values.items()}}, kept.tensors()
+
+    def _batches(self, indices: Int64[np.ndarray, " clips"]) -> Iterator[Batch]:
+        return iterate_batches(
+            self.reader,
+            indices,
+            batch_size=self.batch_size,
+            device=self.device,
+            num_depths=self.task.num_depths,
+            arrays=self.arrays,
+        )
+
+    def _predict(self, batch: Batch) -> dict[str, Tensor]:
+        with autocast(self.device, self.precision):
+            predictions: dict[str, Tensor] = self.task(batch.tokens, batch.prefix, self.task.queries_of(batch.targets))
+        return predictions
+
+    def _mean(self, losses: Sequence[Tensor], num_clips: int) -> float:
+        """Return the mean over clips, given the means over batches, of which the last may be smaller."""
+        sizes = torch.full((len(losses),), float(self.batch_size), dtype=torch.float64)
+        sizes[-1] = num_clips - self.batch_size * (len(losses) - 1)
+        return float(torch.stack(list(losses)).cpu().double() @ sizes / num_clips)
+
+    def _check(self, losses: Sequence[Tensor], epoch: int, first_step: int, learning_rates: Sequence[float]) -> None:
+        values = torch.stack(list(losses)).float().cpu()
+        if bad := (~values.isfinite()).nonzero().flatten().tolist():
+            step = first_step + bad[0]
+            raise VidflowError(
+                f"trial {self.key}: the loss is {values[bad[0]]} at step {step + 1} of {len(learning_rates)} in epoch "
+                f"{epoch}, with learning rate {learning_rates[step]:.3g}{_ADVICE}"
+            )
+
+
+_ADVICE = "; try a smaller `learning_rate` or `grad_clip`, a larger `warmup_fraction`, or `precision: float32`"
+
+
+@contextlib.contextmanager
+def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from a stream of its own, and leave the process's as they were.
+
+    Args:
+        seed: Seed of the trial.
+        epoch: Number of the epoch; 0 is for the initial weights.
+        device: Device whose generator is used besides the CPU's.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        # SeedSequence keeps (seed, epoch) pairs apart, which seed + epoch would not.
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        yield

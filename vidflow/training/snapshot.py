@@ -1,0 +1,221 @@
+"""What a trial's folder holds, and how it stays whole whenever its writer is killed.
+
+`last.safetensors` is the truth: it is replaced in one step after every epoch, and holds the history with the weights.
+`best.safetensors` and `predictions.safetensors` follow when the epoch was the best. A kill in between leaves them one
+epoch behind; since `last.safetensors` then still holds the best epoch, `publish_best` can make up for it at any time.
+`result.json` is the mark of a trial that is over. One process at a time works on a folder.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.records import EpochResult, TrialResult
+from vidflow.store.layout import publish, publish_json
+
+LAST = "last.safetensors"
+BEST = "best.safetensors"
+PREDICTIONS = "predictions.safetensors"
+RESULT = "result.json"
+_METADATA = "vidflow"
+
+
+class DamagedError(VidflowError):
+    """A file of a trial is not what was written; the trial can be trained again from the start."""
+
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialIdentity:
+    """Which trial it is, and how its module is built.
+
+    Attributes:
+        key: Fingerprint of everything that decides the trial.
+        settings: The trial's fields, flat.
+        recipe: Keyword arguments that build the module again.
+        num_parameters: Trained parameters.
+    """
+
+    key: str
+    settings: dict[str, Setting]
+    recipe: dict[str, Any]
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A trial after an epoch.
+
+    Attributes:
+        identity: Which trial.
+        history: Results of all epochs so far.
+        model: The module's state.
+        optimizer: The optimizer's moments.
+        predictions: On the validation split, if this epoch is the best so far; else empty.
+    """
+
+    identity: TrialIdentity
+    history: tuple[EpochResult, ...]
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    predictions: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
+    """Replace the snapshot and, if its epoch is the best, the best weights and their predictions."""
+    groups = {"model": snapshot.model, "optimizer": snapshot.optimizer, "predictions": snapshot.predictions}
+    tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
+    history = [asdict(result) for result in snapshot.history]
+    _write_tensors(directory / LAST, tensors, {"identity": asdict(snapshot.identity), "history": history})
+    publish_best(directory, snapshot)
+
+
+def publish_best(directory: Path, snapshot: Snapshot) -> None:
+    """Bring the best weights and their predictions up to the snapshot, if they are behind.
+
+    Raises:
+        DamagedError: If the best epoch is an earlier one whose weights are gone.
+    """
+    best = max(result.epoch for result in snapshot.history if result.is_best)
+    if _epoch_of(directory / BEST) == best:
+        return
+    if best != snapshot.history[-1].epoch:
+        raise DamagedError(
+            f"{directory / BEST}: not the weights of epoch {best}, the best one; "
+            "delete the folder and train the trial again"
+        )
+    identity = asdict(snapshot.identity)
+    _write_tensors(directory / PREDICTIONS, snapshot.predictions, {"epoch": best})
+    # The weights come last: where they are of the best epoch, so are the predictions.
+    _write_tensors(directory / BEST, snapshot.model, {"identity": identity, "epoch": best})
+
+
+def read_snapshot(directory: Path) -> Snapshot | None:
+    """Return the snapshot of the last epoch, or None before the first.
+
+    Raises:
+        DamagedError: If the file is damaged.
+    """
+    if not (directory / LAST).exists():
+        return None
+    tensors, metadata = read_tensors(directory / LAST)
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        groups[group][rest] = tensor
+    return Snapshot(
+        identity=TrialIdentity(**metadata["identity"]),
+        history=tuple(EpochResult(**result) for result in metadata["history"]),
+        **groups,
+    )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the metadata of a file that this module wrote.
+
+    Raises:
+        VidflowError: If there is no such file.
+        DamagedError: If it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            # Copies, because the tensors are views of a file that may be replaced or removed.
+            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, json.loads((stored.metadata() or {})[_METADATA])
+    except FileNotFoundError as error:
+        raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise DamagedError(f"{path}: damaged ({error}); delete the file and train the trial again") from error
+
+
+def write_result(directory: Path, status: Literal["completed", "stopped"]) -> TrialResult:
+    """Mark a trial as over, from what its folder holds; any process may do it once the trial's own is gone.
+
+    A completed trial loses its snapshot, which is three times its weights. A stopped one keeps it: asked for again,
+    it goes on where it was.
+
+    Raises:
+        VidflowError: If no epoch was finished, or a file is damaged.
+    """
+    snapshot = read_snapshot(directory)
+    if snapshot is None:
+        raise VidflowError(f"{directory}: no {LAST}; the trial has not finished an epoch")
+    publish_best(directory, snapshot)
+    result = _result_of(snapshot, directory, status)
+    _publish_result(result)
+    if status == "completed":
+        (directory / LAST).unlink()
+    return result
+
+
+def write_failure(directory: Path, *, key: str, settings: Mapping[str, Setting], error: str) -> TrialResult:
+    """Mark a trial as failed; the epochs it finished stay in its history."""
+    snapshot = read_snapshot(directory)
+    if snapshot is None:
+        result = TrialResult(
+            key=key,
+            settings=dict(settings),
+            status="failed",
+            history=(),
+            num_parameters=0,
+            directory=directory,
+            error=error,
+        )
+    else:
+        publish_best(directory, snapshot)
+        result = dataclasses.replace(_result_of(snapshot, directory, "failed"), error=error)
+    _publish_result(result)
+    return result
+
+
+def load_result(directory: Path) -> TrialResult | None:
+    """Return what became of the trial, or None while it is not over."""
+    try:
+        values = json.loads((directory / RESULT).read_text())
+    except FileNotFoundError:
+        return None
+    history = tuple(EpochResult(**result) for result in values.pop("history"))
+    return TrialResult(**values, history=history, directory=directory)
+
+
+def _result_of(snapshot: Snapshot, directory: Path, status: str) -> TrialResult:
+    return TrialResult(
+        key=snapshot.identity.key,
+        settings=snapshot.identity.settings,
+        status=status,
+        history=snapshot.history,
+        num_parameters=snapshot.identity.num_parameters,
+        directory=directory,
+    )
+
+
+def _publish_result(result: TrialResult) -> None:
+    values = asdict(result)
+    # The folder may be moved or mounted elsewhere.
+    del values["directory"]
+    publish_json(result.directory / RESULT, values)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
+    with publish(path) as aside:
+        on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_host, aside, {_METADATA: json.dumps(metadata)})
+
+
+def _epoch_of(path: Path) -> int:
+    """Return the epoch whose weights a file holds; 0 where there is no usable file."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return int(json.loads((stored.metadata() or {})[_METADATA])["epoch"])
+    except (FileNotFoundError, SafetensorError, KeyError, json.JSONDecodeError):
+        return 0

@@ -1,0 +1,210 @@
+"""One trial from its configuration: builds the module and its data, trains it, and rebuilds what was trained."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from vidflow.config.schema import CoreName, TaskName, Trial
+from vidflow.errors import VidflowError
+from vidflow.models.cores import build_core
+from vidflow.models.metrics import build_metric
+from vidflow.models.tasks import Task, build_task
+from vidflow.records import EpochResult
+from vidflow.store.features import FeatureReader
+from vidflow.training.batches import read_annotations
+from vidflow.training.fit import fit
+from vidflow.training.learner import seeded
+from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
+
+
+def run_trial(
+    trial: Trial,
+    reader: FeatureReader,
+    *,
+    directory: Path,
+    key: str,
+    objective: str,
+    mode: Literal["max", "min"],
+    device: torch.device | str | None = None,
+) -> Iterator[EpochResult]:
+    """Train a trial, or go on with it, and yield the result of every epoch that was not done before.
+
+    See `vidflow.training.fit.fit`. A trial that ends early is closed by `write_result` or `write_failure`.
+
+    Args:
+        trial: Settings of the trial.
+        reader: Its feature set.
+        directory: Its folder.
+        key: Fingerprint of everything that decides it.
+        objective: Metric by which an epoch is the best, such as `val/top1`.
+        mode: Whether more of it is better.
+        device: Where to train; None is the GPU if there is one.
+
+    Raises:
+        VidflowError: If the features do not fit the task, the module cannot be built, or the loss is not finite.
+    """
+    train_indices = _split_indices(reader, "train", trial.task)
+    val_indices = _split_indices(reader, "val", trial.task)
+    recipe = module_recipe(trial, reader)
+    try:
+        with seeded(trial.seed, 0, torch.device("cpu")):
+            task = build_module(**recipe)
+    except ValueError as error:
+        raise VidflowError(f"trial {key}: {error}") from error
+    identity = TrialIdentity(
+        key=key,
+        settings=dataclasses.asdict(trial),
+        recipe=recipe,
+        num_parameters=sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad),
+    )
+    yield from fit(
+        task,
+        identity=identity,
+        reader=reader,
+        directory=directory,
+        train_indices=train_indices,
+        val_indices=val_indices,
+        arrays=annotations_of(trial.task),
+        build_metric=lambda: build_metric(trial.task),
+        epochs=trial.epochs,
+        batch_size=trial.batch_size,
+        learning_rate=trial.learning_rate,
+        weight_decay=trial.weight_decay,
+        warmup_fraction=trial.warmup_fraction,
+        grad_clip=trial.grad_clip,
+        precision=trial.precision,
+        objective=objective,
+        mode=mode,
+        seed=trial.seed,
+        device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+    )
+
+
+def load_task(directory: Path, *, device: torch.device | str = "cpu") -> Task:
+    """Rebuild the best module of a trial from `best.safetensors` alone, in eval mode.
+
+    Raises:
+        VidflowError: If the trial has none, or the file is damaged.
+    """
+    tensors, metadata = read_tensors(directory / BEST)
+    task = build_module(**metadata["identity"]["recipe"])
+    task.load_state_dict(tensors)
+    return task.to(device).eval()
+
+
+def module_recipe(trial: Trial, reader: FeatureReader) -> dict[str, Any]:
+    """Return the keyword arguments of `build_module` for a trial on these features, as JSON values."""
+    metadata = reader.metadata
+    return {
+        "task": trial.task,
+        "core": trial.core,
+        "embed_dim": metadata["embed_dim"],
+        "num_layers": trial.num_layers,
+        "num_heads": trial.num_heads,
+        "num_depths": len(metadata["depths"]) if trial.mix_depths else 1,
+        "num_classes": len(metadata["class_names"]) if trial.task == "classification" else None,
+        "image_size": _depth_size(reader) if trial.task == "depth" else 0,
+        "readout_dim": trial.readout_dim,
+        "readout_heads": trial.readout_heads,
+        "every_frame_weight": trial.every_frame_weight,
+    }
+
+
+def build_module(
+    *,
+    task: TaskName,
+    core: CoreName,
+    embed_dim: int,
+    num_layers: int,
+    num_heads: int | None,
+    num_depths: int,
+    num_classes: int | None,
+    image_size: int,
+    readout_dim: int,
+    readout_heads: int,
+    every_frame_weight: float,
+) -> Task:
+    """Build the module that a trial trains: depth mixing, core and readout.
+
+    Args:
+        task: What is learnt.
+        core: Temporal core.
+        embed_dim: Width of the tokens.
+        num_layers: Layers of the core.
+        num_heads: Attention heads of the core; None is the published number for the width.
+        num_depths: Tapped depths that are mixed; 1 reads the last one alone.
+        num_classes: Classes, for `classification`.
+        image_size: Side of the depth maps in pixels, for `depth`; else 0.
+        readout_dim: Width of the readout.
+        readout_heads: Attention heads of the readout.
+        every_frame_weight: Weight of the loss at every frame beside that at the last one, for `classification`.
+
+    Raises:
+        ValueError: If widths and heads do not fit.
+    """
+    return build_task(
+        task,
+        core=build_core(core, embed_dim=embed_dim, num_layers=num_layers, num_heads=num_heads),
+        embed_dim=embed_dim,
+        num_depths=num_depths,
+        num_classes=num_classes,
+        image_size=image_size,
+        readout_width=readout_dim,
+        readout_heads=readout_heads,
+        frame_loss_weight=every_frame_weight,
+    )
+
+
+def annotations_of(task: TaskName) -> tuple[str, ...]:
+    """Return the annotations that a task is trained on, besides the label."""
+    match task:
+        case "classification":
+            return ()
+        case "box_tracking":
+            return "boxes", "boxes_visible"
+        case "point_tracking":
+            return "points", "points_visible", "query_frames"
+        case "depth":
+            return ("depth",)
+        case "camera_pose":
+            return ("camera_motion",)
+        case _:
+            assert_never(task)
+
+
+def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:
+    """Return the clips of a split, as positions in the reader."""
+    indices = np.flatnonzero(np.asarray(reader.splits) == split)
+    if not len(indices):
+        found = ", ".join(sorted(set(reader.splits))) or "none"
+        raise VidflowError(
+            f"{reader.directory}: no clip of split `{split}`; splits found: {found}; name it in the manifest"
+        )
+    if task == "classification" and (unlabelled := [reader.keys[i] for i in indices if reader.labels[i] < 0]):
+        raise VidflowError(
+            f"{reader.directory}: {len(unlabelled)} clips of split `{split}` have no label, such as {unlabelled[0]}; "
+            "classification wants one for each; fill in the manifest's column `label`"
+        )
+    return indices
+
+
+def _depth_size(reader: FeatureReader) -> int:
+    """Return the side of the depth maps in pixels, as the first clip has it."""
+    return int(read_annotations(reader[0], ["depth"])["depth"].shape[-1])
+
+
+__all__ = [
+    "annotations_of",
+    "build_module",
+    "load_result",
+    "load_task",
+    "module_recipe",
+    "run_trial",
+    "write_failure",
+    "write_result",
+]
