@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal, assert_never
 
 import timm
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import eva, vision_transformer
@@ -24,7 +24,14 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.vit import TimmVit, walk_blocks
+from vidflow.models.encoded import EncodedFrames, pack_taps
+from vidflow.models.pruned_frames import encode_pruned, shrink
+from vidflow.models.reduced_vit import walk_reduced
+from vidflow.models.reduction.build import InputReducer, Reducer
+from vidflow.models.reduction.controls import InputLowerResolution, covering_patches
+from vidflow.models.reduction.in_block import BlockReducer
+from vidflow.models.reduction.seeds import content_seeds
+from vidflow.models.vit import TimmVit, check_blocks, walk_blocks
 from vidflow.models.weights import hub_file, random_seed, weights_kind
 
 EncoderDtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -33,25 +40,6 @@ EncoderDtype = Literal["auto", "float32", "bfloat16", "float16"]
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
 # A frozen encoder has neither a classifier nor a pooling head, so a checkpoint's are left unread.
 _HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedFrames:
-    """Tokens of a batch of frames.
-
-    Attributes:
-        tokens: Patch tokens of each tapped depth; where counts differ, the rest of a row is zero.
-        prefix: Class token and registers of the last tapped depth.
-        sizes: Number of patches each token stands for, 0 on padding; None without reduction.
-        assignment: For each patch the index of its token, or -1 where it was dropped; None without reduction.
-        counts: Number of tokens of each frame and depth; None without reduction.
-    """
-
-    tokens: Float[Tensor, "B K N D"]
-    prefix: Float[Tensor, "B P D"]
-    sizes: Float[Tensor, "B K N"] | None = None
-    assignment: Int[Tensor, "B K patches"] | None = None
-    counts: Int[Tensor, "B K"] | None = None
 
 
 class FrozenEncoder:
@@ -86,6 +74,7 @@ class FrozenEncoder:
         dtype: torch.dtype,
         mean: Sequence[float],
         std: Sequence[float],
+        reduction: Reducer | None = None,
     ) -> None:
         """Take a built and loaded model; use `build_encoder` to get one."""
         self.name, self.weights, self.img_size = name, weights, img_size
@@ -94,7 +83,8 @@ class FrozenEncoder:
         self.patch_size = int(vit.patch_embed.patch_size[0])
         self.num_prefix_tokens = int(vit.num_prefix_tokens)
         self.depth = len(vit.blocks)
-        self.grid = (int(vit.patch_embed.grid_size[0]), int(vit.patch_embed.grid_size[1]))
+        self.grid = (img_size // self.patch_size, img_size // self.patch_size)
+        self.reduction = reduction
         self.depths = resolve_depths(depths, num_blocks=self.depth)
         self.mean, self.std = tuple(mean), tuple(std)
         self.weights_sha256 = state_sha256(vit.state_dict())
@@ -105,22 +95,76 @@ class FrozenEncoder:
         self._std = torch.tensor(self.std, device=device) * 255
 
     @torch.inference_mode()
-    def __call__(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
+    def __call__(self, frames: UInt8[Tensor, "B H W 3"], *, num_frames: int = 1) -> EncodedFrames:
         """Encode frames that already have the encoder's size.
 
+        Args:
+            frames: RGB frames; clips, if they are several, follow one another.
+            num_frames: Frames of a clip. Matters only to reducers that compare frames before the encoder.
+
         Raises:
-            ValueError: The frames are not uint8 of the size the encoder was built for.
+            ValueError: The frames are not uint8 of the size the encoder was built for, or not whole clips.
         """
         wanted = (self.img_size, self.img_size, 3)
         if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
             raise ValueError(
                 f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
             )
-        images = (frames.to(self.device, non_blocking=True).float() - self._mean) / self._std
-        images = images.permute(0, 3, 1, 2).to(self.dtype)
+        if frames.shape[0] % num_frames:
+            raise ValueError(f"{frames.shape[0]} frames are no whole number of clips of {num_frames} frames")
+        frames = frames.to(self.device, non_blocking=True)
+        reduction = self.reduction
+        if reduction is None:
+            taps = walk_blocks(self.vit, self._images(frames), depths=self.depths, normalize=self.normalize_depths)
+            tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
+            return EncodedFrames(tokens=tokens, prefix=taps[-1][:, : self.num_prefix_tokens])
+        if isinstance(reduction, InputLowerResolution):
+            return self._encode_small(frames)
+        if reduction.stage == "input":
+            return self._encode_pruned(frames, reduction, num_frames)
+        assert reduction.stage == "block", reduction.stage
+        return self._encode_reduced(frames, reduction)
+
+    def _images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+        """Normalise in float32, then cast."""
+        images = (frames.float() - self._mean) / self._std
+        return images.permute(0, 3, 1, 2).to(self.dtype)
+
+    def _encode_reduced(self, frames: UInt8[Tensor, "B H W 3"], reducer: BlockReducer) -> EncodedFrames:
+        seeds = content_seeds(frames) if reducer.needs_seeds else None
+        images = self._images(frames)
+        taps = walk_reduced(
+            self.vit, images, depths=self.depths, normalize=self.normalize_depths, reducer=reducer, seeds=seeds
+        )
+        return pack_taps(taps, num_prefix=self.num_prefix_tokens)
+
+    def _encode_pruned(self, frames: UInt8[Tensor, "B H W 3"], reducer: InputReducer, num_frames: int) -> EncodedFrames:
+        clips = frames.view(-1, num_frames, *frames.shape[1:])
+        kept = reducer.kept(clips, patch_size=self.patch_size).flatten(0, 1)
+
+        def encode(index: Int[Tensor, " b"], some: Bool[Tensor, "b N"] | None) -> EncodedFrames:
+            images = self._images(frames[index])
+            taps = walk_reduced(self.vit, images, depths=self.depths, normalize=self.normalize_depths, kept=some)
+            return pack_taps(taps, num_prefix=self.num_prefix_tokens)
+
+        return encode_pruned(encode, kept, num_frames=num_frames)
+
+    def _encode_small(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
+        """Shrink the frames; every patch belongs to the larger patch that covers its centre."""
+        small_side = int(self.vit.patch_embed.grid_size[0])
+        images = shrink(self._images(frames).float(), small_side * self.patch_size).to(self.dtype)
         taps = walk_blocks(self.vit, images, depths=self.depths, normalize=self.normalize_depths)
         tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
-        return EncodedFrames(tokens=tokens, prefix=taps[-1][:, : self.num_prefix_tokens])
+        patches = covering_patches(self.grid[0], small_side, self.device)
+        sizes = torch.bincount(patches, minlength=small_side**2).float()
+        batch, num_depths, num_tokens = tokens.shape[:3]
+        return EncodedFrames(
+            tokens=tokens,
+            prefix=taps[-1][:, : self.num_prefix_tokens],
+            sizes=sizes.expand(batch, num_depths, -1),
+            assignment=patches.expand(batch, num_depths, -1),
+            counts=torch.full((batch, num_depths), num_tokens, device=self.device),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what the encoder computes, as JSON-ready values."""
@@ -140,6 +184,7 @@ class FrozenEncoder:
             "std": list(self.std),
             "input_range": list(self.input_range),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "reduction": _describe_reduction(self.reduction),
             "timm": version("timm"),
             "torch": version("torch"),
         }
@@ -156,6 +201,7 @@ def build_encoder(
     dtype: EncoderDtype = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    reduction: Reducer | None = None,
 ) -> FrozenEncoder:
     """Build a frozen encoder.
 
@@ -170,23 +216,19 @@ def build_encoder(
         dtype: Precision of weights and activations; `auto` is bfloat16 on CUDA and float32 elsewhere.
         mean: Mean per channel in [0, 1], for local weights whose normalisation is not timm's; None is timm's.
         std: Standard deviation per channel, likewise.
+        reduction: A reducer that acts before the encoder or inside it; one for cached tokens has no place here.
 
     Raises:
         VidflowError: No such model, not a plain vision transformer, a size that is no multiple of the patch size,
-            a depth out of range, weights that do not fit, or a device that is not there.
+            a depth out of range, weights that do not fit, a device that is not there, or a reducer that does not fit
+            the encoder.
     """
     check_name(name)
     kind = weights_kind(weights)
     # timm draws initial weights from the global generator even when they are overwritten: fork it, and leave no trace.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed(weights) if kind == "random" else 0)
-        vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=img_size, dynamic_img_size=False)
-    if not isinstance(vit, TimmVit):
-        raise VidflowError(
-            f"encoder.name is {name!r}, a {type(vit).__name__}; wanted a plain vision transformer of timm"
-        )
-    vit.reset_classifier(0, "")
-    check_img_size(img_size, patch_size=int(vit.patch_embed.patch_size[0]), name=name)
+        vit = _create_vit(name, img_size, reduction)
     match kind:
         case "random":
             pass
@@ -208,6 +250,7 @@ def build_encoder(
         dtype=_resolve_dtype(dtype, target),
         mean=_pretrained_cfg(vit)["mean"] if mean is None else mean,
         std=_pretrained_cfg(vit)["std"] if std is None else std,
+        reduction=reduction,
     )
 
 
@@ -319,6 +362,36 @@ def _pretrained_cfg(vit: TimmVit) -> dict[str, Any]:
     config = vit.pretrained_cfg
     assert isinstance(config, dict), type(config)
     return config
+
+
+def _create_vit(name: str, img_size: int, reduction: Reducer | None) -> TimmVit:
+    """Create the model with initial weights, at the size that its frames will have."""
+    vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=img_size, dynamic_img_size=False)
+    if not isinstance(vit, TimmVit):
+        raise VidflowError(f"encoder.name is {name!r}, a {type(vit).__name__}; wanted a plain vision transformer")
+    vit.reset_classifier(0, "")
+    patch_size = int(vit.patch_embed.patch_size[0])
+    check_img_size(img_size, patch_size=patch_size, name=name)
+    grid = (img_size // patch_size, img_size // patch_size)
+    if reduction is None:
+        return vit
+    if isinstance(reduction, InputLowerResolution):
+        small_side = reduction.img_size(img_size, patch_size=patch_size)
+        vit.set_input_size((small_side, small_side))
+        return vit
+    if reduction.stage == "post":
+        raise ValueError(f"{reduction} reduces cached tokens; call `reduce_clips` on them instead")
+    check_blocks(vit)
+    if reduction.stage == "block":
+        reduction.check(depth=len(vit.blocks), grid=grid)
+    return vit
+
+
+def _describe_reduction(reduction: Reducer | None) -> dict[str, Any] | None:
+    if reduction is None:
+        return None
+    assert is_dataclass(reduction)
+    return {"kind": type(reduction).__name__, **asdict(reduction)}
 
 
 def _is_wanted(key: str) -> bool:

@@ -1,14 +1,21 @@
-"""Walk a timm vision transformer block by block, leaving its classes and weights as they are.
+"""Take a timm vision transformer apart without changing it: its embedding, its blocks, and the pieces of a block.
 
-Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, K tapped depths.
+Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, h heads, d width of a
+head, K tapped depths.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from jaxtyping import Float
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from vidflow.errors import VidflowError
 
 TimmVit = VisionTransformer | Eva
 
@@ -37,11 +44,20 @@ def walk_blocks(
     """
     tokens, rope = embed_patches(vit, images)
     taps = []
-    for index, block in enumerate(vit.blocks[: depths[-1] + 1]):
-        tokens = block(tokens) if rope is None else block(tokens, rope=rope_of_block(vit, rope, index))
+    for index in range(depths[-1] + 1):
+        tokens = run_block(vit, index, tokens, rope)
         if index in depths:
             taps.append(vit.norm(tokens) if normalize else tokens)
     return taps
+
+
+def run_block(
+    vit: TimmVit, index: int, tokens: Float[Tensor, "B S D"], rope: Float[Tensor, "..."] | None
+) -> Float[Tensor, "B S D"]:
+    """Call one block as it is."""
+    block: Any = vit.blocks[index]
+    output: Tensor = block(tokens) if rope is None else block(tokens, rope=rope_of_block(vit, rope, index))
+    return output
 
 
 def rope_of_block(vit: TimmVit, rope: Float[Tensor, "..."], index: int) -> Float[Tensor, "..."]:
@@ -49,4 +65,89 @@ def rope_of_block(vit: TimmVit, rope: Float[Tensor, "..."], index: int) -> Float
     return rope[index] if isinstance(vit, Eva) and vit.rope_mixed else rope
 
 
-__all__ = ["TimmVit", "embed_patches", "rope_of_block", "walk_blocks"]
+def check_blocks(vit: TimmVit) -> None:
+    """Check that every block is one whose arithmetic is spelled out below.
+
+    Raises:
+        VidflowError: Some are not; patching only the others would reduce less than asked, silently.
+    """
+    for index, block in enumerate(vit.blocks):
+        attention = block.attn if isinstance(block, Block | EvaBlock) else None
+        if type(attention) not in (Attention, EvaAttention, AttentionRope):
+            kind = (
+                type(block).__name__ if attention is None else f"{type(block).__name__} with {type(attention).__name__}"
+            )
+            raise VidflowError(
+                f"block {index} is a {kind}, inside which tokens cannot be reduced; reduce after the encoder"
+            )
+
+
+def project_heads(attention: nn.Module, tokens: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values (B, h, S, d) as the attention makes them, before any rotation."""
+    module: Any = attention
+    if module.qkv is None:
+        # Keys and values may have fewer heads than queries.
+        projected = (module.q_proj(tokens), module.k_proj(tokens), module.v_proj(tokens))
+        queries, keys, values = (heads.unflatten(2, (-1, module.head_dim)).transpose(1, 2) for heads in projected)
+    else:
+        bias = (
+            None
+            if getattr(module, "q_bias", None) is None
+            else torch.cat([module.q_bias, module.k_bias, module.v_bias])
+        )
+        joint = module.qkv(tokens) if bias is None else module.qkv(tokens) + bias
+        queries, keys, values = joint.unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return module.q_norm(queries), module.k_norm(keys), values
+
+
+def rotate_heads(
+    attention: nn.Module, heads: Float[Tensor, "B h S d"], rope: Float[Tensor, "... N 2d"] | None, *, num_prefix: int
+) -> Float[Tensor, "B h S d"]:
+    """Rotate queries or keys by the embedding of their positions, prefix tokens excepted."""
+    if rope is None:
+        return heads
+    half = bool(getattr(attention, "rotate_half", False))
+    rotated = apply_rot_embed_cat(heads[:, :, num_prefix:], rope, half=half)
+    return torch.cat([heads[:, :, :num_prefix], rotated], dim=2).type_as(heads)
+
+
+def add_attention(
+    block: nn.Module, residual: Float[Tensor, "B S D"], normed: Float[Tensor, "B S D"], heads: Float[Tensor, "B h S d"]
+) -> Float[Tensor, "B S D"]:
+    """Project what the heads attended to and add it to the residual stream."""
+    module: Any = block
+    attention = module.attn
+    output = attention.norm(heads.transpose(1, 2).flatten(2))
+    if attention.gate is not None:
+        output = output * attention.gate(normed).sigmoid()
+    output = attention.proj_drop(attention.proj(output))
+    if isinstance(block, EvaBlock):
+        scaled = output if module.gamma_1 is None else module.gamma_1 * output
+    else:
+        scaled = module.ls1(output)
+    return torch.add(residual, module.drop_path1(scaled))
+
+
+def add_mlp(block: nn.Module, residual: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    """Add the block's MLP to the residual stream."""
+    module: Any = block
+    output = module.mlp(module.norm2(residual))
+    if isinstance(block, EvaBlock):
+        scaled = output if module.gamma_2 is None else module.gamma_2 * output
+    else:
+        scaled = module.ls2(output)
+    return torch.add(residual, module.drop_path2(scaled))
+
+
+__all__ = [
+    "TimmVit",
+    "add_attention",
+    "add_mlp",
+    "check_blocks",
+    "embed_patches",
+    "project_heads",
+    "rope_of_block",
+    "rotate_heads",
+    "run_block",
+    "walk_blocks",
+]

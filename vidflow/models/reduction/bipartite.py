@@ -1,0 +1,210 @@
+"""ToMe and its controls: merge, drop, hybrid and random, inside the encoder's blocks or on cached tokens.
+
+Axes: B samples, N patch tokens, T frames, H and W the grid, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, assert_never
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.reduction.in_block import BlockView, HeadPooling, Metric, PositionPolicy
+from vidflow.models.reduction.matching import (
+    Matching,
+    best_sources,
+    drop_sources,
+    match_at_random,
+    match_tokens,
+    merge_sources,
+    replace_destinations,
+)
+from vidflow.models.reduction.plan import Plan, identity_plan, join_frames
+
+Mode = Literal["tome", "drop", "random_merge", "random_drop", "hybrid"]
+Schedule = Literal["constant", "decreasing", "increasing"]
+Scope = Literal["frame", "clip"]
+
+
+def schedule_merges(num_merged: int | Sequence[int], schedule: Schedule, *, depth: int) -> list[int]:
+    """Return the number of tokens merged in each block.
+
+    Args:
+        num_merged: ToMe's r: tokens per block on average, or one number per block (the rest are zero).
+        schedule: Whether an average r is spread evenly, falls from 2r to 0, or rises from 0 to 2r.
+        depth: Number of blocks.
+
+    Source: ToMe (Bolya et al., ICLR 2023), section 4.1 and its released schedule, whose truncation is kept.
+    """
+    if not isinstance(num_merged, int):
+        return [*num_merged, *[0] * (depth - len(num_merged))]
+    match schedule:
+        case "constant":
+            start = num_merged
+        case "decreasing":
+            start = 2 * num_merged
+        case "increasing":
+            start = 0
+        case _:
+            assert_never(schedule)
+    change = 2 * (num_merged - start)
+    return [int(start + block * change / max(depth - 1, 1)) for block in range(depth)]
+
+
+def plan_matched(matching: Matching, *, mode: Mode, num_merged: int, threshold: float = 0.0) -> Plan:
+    """Return what a mode does with the `num_merged` best edges."""
+    sources = best_sources(matching, num_merged)
+    plan = merge_sources(matching, sources, num_merged=num_merged)
+    match mode:
+        case "tome" | "random_merge":
+            return plan
+        case "drop" | "random_drop":
+            return drop_sources(plan, matching, sources)
+        case "hybrid":
+            return replace_destinations(plan, matching, sources, threshold=threshold)
+        case _:
+            assert_never(mode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockBipartite:
+    """Bipartite reduction inside the encoder, between attention and MLP.
+
+    Attributes:
+        mode: What becomes of a source: merged, dropped, merged or replacing (hybrid), with similar or random partners.
+        num_merged: ToMe's r: tokens per block on average, or one number per block. At most half of a block's tokens go.
+        keep: Instead of `num_merged`: fraction of patch tokens left after the last block, spread over the blocks.
+        schedule: How an average is spread over the blocks.
+        metric: What tokens are compared by: keys before or after rotation, or the residual stream.
+        head_pooling: Whether keys of several heads are averaged or concatenated.
+        proportional_attention: Whether keys count by the patches they stand for; moot when dropping.
+        positions: Where a merged token is for rotary embeddings.
+        threshold: Similarity below which a source replaces its destination; `hybrid` only.
+
+    Source: ToMe (Bolya et al., ICLR 2023); modes of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025). Class
+    token and registers, which neither covers together with rotary embeddings, stay out.
+    """
+
+    mode: Mode = "tome"
+    num_merged: int | tuple[int, ...] | None = None
+    keep: float | None = None
+    schedule: Schedule = "constant"
+    metric: Metric = "keys"
+    head_pooling: HeadPooling = "mean"
+    proportional_attention: bool = True
+    positions: PositionPolicy = "mean"
+    threshold: float = 0.0
+    stage: ClassVar[Literal["block"]] = "block"
+
+    def __post_init__(self) -> None:
+        if (self.num_merged is None) == (self.keep is None):
+            raise VidflowError(
+                f"reducer {self.mode!r} wants one of num_merged and keep, got {self.num_merged} and {self.keep}"
+            )
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise VidflowError(f"reducer {self.mode!r} has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        wanted = (self.num_merged,) if isinstance(self.num_merged, int) else self.num_merged or ()
+        if any(number < 0 for number in wanted):
+            raise VidflowError(f"reducer {self.mode!r} has num_merged {self.num_merged}; wanted no negative number")
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether partners are random."""
+        return self.mode in ("random_merge", "random_drop")
+
+    def merges(self, *, depth: int, num_patches: int) -> list[int]:
+        """Return the number of tokens wanted off in each block, before the limit of half of what is left."""
+        num_merged = self.num_merged
+        if num_merged is None:
+            assert self.keep is not None
+            num_merged = round((1 - self.keep) * num_patches / depth)
+        return schedule_merges(num_merged, self.schedule, depth=depth)
+
+    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
+        """Check that there are no more numbers than blocks."""
+        num_merged = self.merges(depth=depth, num_patches=grid[0] * grid[1])
+        if len(num_merged) > depth:
+            raise VidflowError(
+                f"reducer {self.mode!r} has num_merged for {len(num_merged)} blocks; the encoder has {depth}"
+            )
+
+    def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
+        """Say whether anything is wanted off in a block."""
+        return self.merges(depth=depth, num_patches=num_patches)[index] > 0
+
+    def plan(self, view: BlockView) -> Plan | None:
+        """Match the tokens that are left and reduce them by this block's number."""
+        wanted = self.merges(depth=view.depth, num_patches=view.grid[0] * view.grid[1])[view.index]
+        first, num_merged = view.num_prefix % 2, min(wanted, view.num_tokens // 2)
+        if num_merged == 0:
+            return None
+        if self.needs_seeds:
+            assert view.seeds is not None
+            matching = match_at_random(view.seeds, num_tokens=view.num_tokens, first=first, stream=view.index)
+        else:
+            matching = match_tokens(view.metric(self.metric, self.head_pooling), first=first, valid=view.valid)
+        return plan_matched(matching, mode=self.mode, num_merged=num_merged, threshold=self.threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostBipartite:
+    """Bipartite reduction of cached tokens, repeated until the wanted fraction is left.
+
+    Attributes:
+        mode: As inside the encoder.
+        keep: Fraction of tokens to keep, above 0 and up to 1.
+        scope: Whether tokens are matched within each frame or within the whole clip.
+        threshold: Similarity below which a source replaces its destination; `hybrid` only.
+
+    Source: ToMe (Bolya et al., ICLR 2023), applied to features; the clip scope is the joint placement of "Video, How Do
+    Your Tokens Merge?" (Pollard and Wray, 2025).
+    """
+
+    mode: Mode = "tome"
+    keep: float = 0.5
+    scope: Scope = "frame"
+    threshold: float = 0.0
+    stage: ClassVar[Literal["post"]] = "post"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise VidflowError(f"reducer {self.mode!r} has keep {self.keep}; wanted a fraction above 0 and up to 1")
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether partners are random."""
+        return self.mode in ("random_merge", "random_drop")
+
+    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
+        """Return the steps down to the wanted number of tokens as one plan over the clip."""
+        batch, num_frames = tokens.shape[:2]
+        frames = 1 if self.scope == "clip" else num_frames
+        values = tokens.reshape(batch * frames, -1, tokens.shape[-1]).float()
+        if seeds is not None:
+            seeds = (seeds.unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
+        plan = identity_plan(values.shape[0], values.shape[1], values.device)
+        wanted = max(1, round(self.keep * plan.num_tokens))
+        sizes = values.new_ones(values.shape[:2])
+        stream = 0
+        while plan.num_rows > wanted:
+            step = self._step(values, plan.num_rows - wanted, seeds, stream)
+            plan = step if stream == 0 else plan.compose(step)
+            values, sizes = step.merge(values, sizes)
+            stream += 1
+        return join_frames(plan, frames)
+
+    def _step(self, values: Float[Tensor, "B N D"], excess: int, seeds: Int[Tensor, " B"] | None, stream: int) -> Plan:
+        num_tokens = values.shape[1]
+        if self.needs_seeds:
+            if seeds is None:
+                raise ValueError(f"reducer {self.mode!r} draws random numbers: pass the seed of each clip's key")
+            matching = match_at_random(seeds, num_tokens=num_tokens, first=0, stream=stream)
+        else:
+            matching = match_tokens(values, first=0)
+        return plan_matched(matching, mode=self.mode, num_merged=min(excess, num_tokens // 2), threshold=self.threshold)
+
+
+__all__ = ["BlockBipartite", "Mode", "PostBipartite", "Schedule", "Scope", "plan_matched", "schedule_merges"]

@@ -1,0 +1,254 @@
+"""Make a reducer by name, and reduce cached tokens with it.
+
+Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D width.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol, TypeVar, assert_never, get_args, get_origin, get_type_hints
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite
+from vidflow.models.reduction.controls import (
+    InputFewerFrames,
+    InputLowerResolution,
+    PostFewerFrames,
+    PostPooling,
+    PostRandom,
+)
+from vidflow.models.reduction.density_peaks import PostDensityPeaks
+from vidflow.models.reduction.diversity import PostDiversity
+from vidflow.models.reduction.in_block import BlockReducer
+from vidflow.models.reduction.plan import Plan, frame_counts
+from vidflow.models.reduction.quadtree import PostQuadtree
+from vidflow.models.reduction.saliency import BlockSaliency
+from vidflow.models.reduction.static_patches import InputStatic, PostDycoke, PostStatic, StaticSelection
+from vidflow.models.reduction.windows import BlockWindows, PostWindows
+
+Stage = Literal["input", "block", "post"]
+ReducerName = Literal[
+    "none",
+    "tome",
+    "drop",
+    "random_merge",
+    "random_drop",
+    "hybrid",
+    "algm",
+    "vidtldr",
+    "evs",
+    "dycoke",
+    "sttm",
+    "density_peaks",
+    "divprune",
+    "pool",
+    "fewer_frames",
+    "lower_resolution",
+    "random",
+]
+
+Made = TypeVar("Made")
+
+
+class InputReducer(Protocol):
+    """Chooses patches before the encoder, from pixels."""
+
+    @property
+    def stage(self) -> Literal["input"]: ...  # noqa: D102
+
+    def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
+        """Mark the patches that go through the encoder."""
+        ...
+
+
+class PostReducer(Protocol):
+    """Reduces cached tokens, clip by clip."""
+
+    @property
+    def stage(self) -> Literal["post"]: ...  # noqa: D102
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether it draws random numbers."""
+        ...
+
+    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
+        """Return what to do with the tokens of each clip; rows are in the order of their owners."""
+        ...
+
+
+Reducer = InputReducer | InputLowerResolution | BlockReducer | PostReducer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReducedClips:
+    """Cached tokens after reduction.
+
+    Attributes:
+        tokens: Rows frame by frame, padded with zeros.
+        sizes: Number of patches each row stands for, 0 on padding.
+        assignment: Row of each patch within its clip, -1 where it was dropped.
+        counts: Rows of each frame; a row belongs to the frame of the patch it is named after.
+    """
+
+    tokens: Float[Tensor, "B M D"]
+    sizes: Float[Tensor, "B M"]
+    assignment: Int[Tensor, "B N"]
+    counts: Int[Tensor, "B T"]
+
+
+def reduce_clips(
+    reducer: PostReducer, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None
+) -> ReducedClips:
+    """Reduce cached tokens.
+
+    Args:
+        reducer: One of stage `post`.
+        tokens: Tokens of whole clips on their grid.
+        seeds: Seed of each clip, from its key (`seeds.seed_of_key`); wanted by random reducers.
+    """
+    plan = reducer.plan(tokens, seeds=seeds)
+    values = tokens.flatten(1, 3)
+    merged, sizes = plan.merge(values, torch.ones(values.shape[:2], device=values.device))
+    return ReducedClips(
+        tokens=merged, sizes=sizes, assignment=plan.assignment, counts=frame_counts(plan, tokens.shape[1])
+    )
+
+
+def build_reducer(name: ReducerName, *, stage: Stage | None = None, **settings: Any) -> Reducer | None:
+    """Make a reducer.
+
+    Args:
+        name: Which one; `none` gives None.
+        stage: Where it acts, for those that offer several places: `input` before the encoder, `block` inside it, `post`
+            on cached tokens. None is the first of those that the reducer offers.
+        settings: Its keyword arguments, as its class documents them; a list stands for a tuple.
+
+    Raises:
+        VidflowError: No such reducer or setting, a value out of range, or a place where it cannot act.
+    """
+    if name not in get_args(ReducerName):
+        nearest = difflib.get_close_matches(name, get_args(ReducerName), n=3, cutoff=0.4) or get_args(ReducerName)
+        raise VidflowError(f"there is no reducer {name!r}; nearest: {', '.join(nearest)}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    if name == "none":
+        _refuse_settings(name, given, [])
+        return None
+    stage = stage or default_stage(name)
+    match stage:
+        case "input":
+            return _build_input(name, given)
+        case "block":
+            return _build_block(name, given)
+        case "post":
+            return _build_post(name, given)
+        case _:
+            assert_never(stage)
+
+
+def default_stage(name: ReducerName) -> Stage:
+    """Return where a reducer acts unless told otherwise; the first place that it offers."""
+    match name:
+        case "evs" | "fewer_frames" | "lower_resolution":
+            return "input"
+        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid" | "algm" | "vidtldr":
+            return "block"
+        case "none" | "dycoke" | "sttm" | "density_peaks" | "divprune" | "pool" | "random":
+            return "post"
+        case _:
+            assert_never(name)
+
+
+def _build_input(name: ReducerName, given: Mapping[str, Any]) -> InputReducer | InputLowerResolution:
+    match name:
+        case "evs":
+            return InputStatic(selection=_make(StaticSelection, name, given))
+        case "fewer_frames":
+            return _make(InputFewerFrames, name, given)
+        case "lower_resolution":
+            return _make(InputLowerResolution, name, given)
+        case _:
+            raise _misplaced(name, "input")
+
+
+def _build_block(name: ReducerName, given: Mapping[str, Any]) -> BlockReducer:
+    match name:
+        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid":
+            return _make(BlockBipartite, name, given, mode=name)
+        case "algm":
+            return _make(BlockWindows, name, given)
+        case "vidtldr":
+            return _make(BlockSaliency, name, given)
+        case _:
+            raise _misplaced(name, "block")
+
+
+def _build_post(name: ReducerName, given: Mapping[str, Any]) -> PostReducer:  # noqa: C901
+    match name:
+        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid":
+            return _make(PostBipartite, name, given, mode=name)
+        case "algm":
+            return _make(PostWindows, name, given)
+        case "evs":
+            return PostStatic(selection=_make(StaticSelection, name, given))
+        case "fewer_frames":
+            return _make(PostFewerFrames, name, given)
+        case "dycoke":
+            return _make(PostDycoke, name, given)
+        case "sttm":
+            return _make(PostQuadtree, name, given)
+        case "density_peaks":
+            return _make(PostDensityPeaks, name, given)
+        case "divprune":
+            return _make(PostDiversity, name, given)
+        case "pool":
+            return _make(PostPooling, name, given)
+        case "random":
+            return _make(PostRandom, name, given)
+        case _:
+            raise _misplaced(name, "post")
+
+
+def _misplaced(name: ReducerName, stage: Stage) -> VidflowError:
+    return VidflowError(
+        f"reducer {name!r} cannot act at stage {stage!r}; leave the stage out for {default_stage(name)!r}"
+    )
+
+
+def _make(kind: type[Made], name: str, given: Mapping[str, Any], **fixed: Any) -> Made:
+    """Construct a reducer after checking the names of settings and of choices."""
+    hints = get_type_hints(kind)
+    offered = [field.name for field in fields(kind) if field.name not in fixed]  # type: ignore[arg-type]
+    _refuse_settings(name, given, offered)
+    for key, value in given.items():
+        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
+            raise VidflowError(f"reducer {name!r} has {key} {value!r}; wanted one of {', '.join(get_args(hints[key]))}")
+    try:
+        return kind(**given, **fixed)
+    except TypeError as error:
+        raise VidflowError(f"reducer {name!r} has settings {dict(given)} of a wrong type: {error}") from error
+
+
+def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) -> None:
+    unknown = sorted(given.keys() - set(offered))
+    if unknown:
+        raise VidflowError(
+            f"reducer {name!r} has no setting {', '.join(unknown)}; it has {', '.join(offered) if offered else 'none'}"
+        )
+
+
+__all__ = [
+    "InputReducer",
+    "PostReducer",
+    "ReducedClips",
+    "Reducer",
+    "ReducerName",
+    "Stage",
+    "build_reducer",
+    "default_stage",
+    "reduce_clips",
+]

@@ -1,0 +1,86 @@
+"""Density-peak clustering: centres are dense and far from anything denser; the rest follows its nearest centre.
+
+Axes: B samples, N tokens, T frames, H and W the grid, D width.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.reduction.plan import Plan, group_plan, join_frames
+
+
+def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_neighbours: int) -> Int[Tensor, "B N"]:
+    """Return for every token the centre of its cluster; centres are their own.
+
+    Args:
+        tokens: What is clustered.
+        num_clusters: Number of clusters, 1 to N.
+        num_neighbours: How many nearest tokens, itself included, measure a token's density.
+
+    Source: DPC-KNN (Du, Ding and Jia, 2016), with the densities of TCFormer that PruneVid (ACL Findings 2025), FastVID
+    (NeurIPS 2025) and HoliTom (NeurIPS 2025) share. They break ties of density by noise; here the earlier token counts
+    as denser, so nothing is random.
+    """
+    num_tokens, width = tokens.shape[1:]
+    distance = torch.cdist(tokens.float(), tokens.float(), compute_mode="donot_use_mm_for_euclid_dist") / width**0.5
+    nearest = distance.topk(min(num_neighbours, num_tokens), dim=2, largest=False).values
+    density = (-nearest.square().mean(2)).exp()
+    index = torch.arange(num_tokens, device=tokens.device)
+    ours, theirs = density.unsqueeze(2), density.unsqueeze(1)
+    denser = (theirs > ours) | ((theirs == ours) & (index < index.unsqueeze(1)))
+    separation = distance.masked_fill(~denser, torch.inf).amin(2)
+    # The densest token has nothing denser: it is as far away as anything gets.
+    separation = torch.where(separation.isinf(), distance.flatten(1).amax(1, keepdim=True), separation)
+    centres = (density * separation).argsort(dim=1, descending=True, stable=True)[:, :num_clusters]
+    to_centres = distance.gather(2, centres.unsqueeze(1).expand(-1, num_tokens, -1))
+    owners = centres.gather(1, to_centres.argmin(2))
+    # Of two equal tokens that are both centres each keeps its own cluster.
+    return torch.scatter(owners, 1, centres, centres)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostDensityPeaks:
+    """Cluster means of cached tokens.
+
+    Attributes:
+        keep: Fraction of tokens to keep, above 0 and up to 1.
+        frames_per_segment: Frames clustered together; None is the whole clip. It must divide their number.
+        num_neighbours: Tokens that measure a token's density; 4 in FastVID, 7 in PruneVid.
+
+    Source: the clustering that PruneVid (ACL Findings 2025), FastVID and HoliTom (NeurIPS 2025) have in common; their
+    attention-based parts need a language model.
+    """
+
+    keep: float = 0.5
+    frames_per_segment: int | None = 1
+    num_neighbours: int = 5
+    stage: ClassVar[Literal["post"]] = "post"
+    needs_seeds: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise VidflowError(f"reducer 'density_peaks' has keep {self.keep}; wanted a fraction above 0 and up to 1")
+
+    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+        """Cluster each segment."""
+        num_frames = tokens.shape[1]
+        frames = self.frames_per_segment or num_frames
+        if num_frames % frames:
+            raise VidflowError(
+                f"reducer 'density_peaks' has frames_per_segment {frames}, but clips have {num_frames} frames; "
+                "wanted a number that divides them"
+            )
+        segments = tokens.reshape(tokens.shape[0] * num_frames // frames, -1, tokens.shape[-1])
+        num_clusters = max(1, round(self.keep * segments.shape[1]))
+        owners = cluster_owners(segments, num_clusters=num_clusters, num_neighbours=self.num_neighbours)
+        itself = torch.arange(segments.shape[1], device=tokens.device)
+        plan = group_plan(owners, owners == itself, combine="mean", num_rows=num_clusters)
+        return join_frames(plan, num_frames // frames)
+
+
+__all__ = ["PostDensityPeaks", "cluster_owners"]

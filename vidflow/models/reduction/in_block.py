@@ -1,0 +1,107 @@
+"""What a reducer inside the encoder sees of a block, and what it must offer.
+
+Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D width, h heads, d width of a head.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidflow.models.reduction.plan import Plan
+
+PositionPolicy = Literal["mean", "destination"]
+Metric = Literal["keys", "rotated_keys", "tokens"]
+HeadPooling = Literal["mean", "concat"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockView:
+    """One block between its attention residual and its MLP.
+
+    Attributes:
+        index: Index of the block, from 0.
+        depth: Number of blocks of the encoder.
+        grid: Patches per column and row of the frame, before any reduction.
+        num_prefix: Number P of prefix tokens, which are in `queries` and `keys` only.
+        tokens: Residual stream of the patch tokens, after attention.
+        queries: Queries of the whole sequence, rotated where the encoder rotates.
+        keys: Keys likewise, as attention used them.
+        plain_keys: Keys before rotation.
+        valid: Patch tokens in use; None where all are.
+        seeds: Seed of each image; None unless the reducer asks for seeds.
+    """
+
+    index: int
+    depth: int
+    grid: tuple[int, int]
+    num_prefix: int
+    tokens: Float[Tensor, "B N D"]
+    queries: Float[Tensor, "B h S d"]
+    keys: Float[Tensor, "B h S d"]
+    plain_keys: Float[Tensor, "B h S d"]
+    valid: Bool[Tensor, "B N"] | None = None
+    seeds: Int[Tensor, " B"] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Number N of patch tokens that are left."""
+        return self.tokens.shape[1]
+
+    def metric(self, metric: Metric, pooling: HeadPooling) -> Float[Tensor, "B N C"]:
+        """Return what tokens are compared by; keys are compared in float32, as the mean or the row of all heads."""
+        if metric == "tokens":
+            return self.tokens
+        keys = (self.plain_keys if metric == "keys" else self.keys)[:, :, self.num_prefix :]
+        if pooling == "mean":
+            return torch.mean(keys, dim=1, dtype=torch.float32)
+        return keys.transpose(1, 2).flatten(2)
+
+    def attention(self) -> Float[Tensor, "B h N S"]:
+        """Return the attention of every patch token to the whole sequence, before any size bias; costs N x S memory."""
+        queries = self.queries[:, :, self.num_prefix :].float()
+        keys = self.keys.float().repeat_interleave(queries.shape[1] // self.keys.shape[1], dim=1)
+        return torch.softmax(queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5, dim=-1)
+
+
+class BlockReducer(Protocol):
+    """A reducer between attention and MLP of chosen blocks.
+
+    Attributes:
+        proportional_attention: Whether keys count by the number of patches they stand for.
+        positions: Where a merged token is for rotary embeddings: the mean of its patches, or where its destination was.
+        needs_seeds: Whether it draws random numbers.
+    """
+
+    @property
+    def stage(self) -> Literal["block"]: ...  # noqa: D102
+
+    @property
+    def proportional_attention(self) -> bool: ...  # noqa: D102
+
+    @property
+    def positions(self) -> PositionPolicy: ...  # noqa: D102
+
+    @property
+    def needs_seeds(self) -> bool: ...  # noqa: D102
+
+    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
+        """Check the settings against an encoder.
+
+        Raises:
+            VidflowError: They do not fit it.
+        """
+        ...
+
+    def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
+        """Say whether the reducer may act in a block; where it does not, the block is called as it is."""
+        ...
+
+    def plan(self, view: BlockView) -> Plan | None:
+        """Return what to do with the patch tokens, or None to leave them."""
+        ...
+
+
+__all__ = ["BlockReducer", "BlockView", "HeadPooling", "Metric", "PositionPolicy"]

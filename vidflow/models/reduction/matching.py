@@ -1,0 +1,148 @@
+"""Bipartite soft matching: each token of one half finds its most similar partner in the other.
+
+Axes: B samples, N patch tokens, A sources' half, C metric channels.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidflow.models.reduction.plan import Plan, owners_of
+from vidflow.models.reduction.seeds import uniform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matching:
+    """Candidate edges, one per token of the sources' half.
+
+    Attributes:
+        scores: Similarity to the partner; -inf where the token must stay.
+        partners: Index of the partner within the other half.
+        num_tokens: Number N of tokens of both halves.
+        first: Index of the first token of the sources' half, 0 or 1; it has every other token from there.
+        valid: Which tokens are not padding, or None where all are.
+    """
+
+    scores: Float[Tensor, "B A"]
+    partners: Int[Tensor, "B A"]
+    num_tokens: int
+    first: int
+    valid: Bool[Tensor, "B N"] | None = None
+
+
+def match_tokens(metric: Float[Tensor, "B N C"], *, first: int, valid: Bool[Tensor, "B N"] | None = None) -> Matching:
+    """Match alternate tokens by cosine similarity.
+
+    Args:
+        metric: What is compared, such as keys or features.
+        first: Where the sources' half starts, 0 or 1. With P protected tokens in front, P % 2 gives the halves of the
+            published method, whose parity counts them.
+        valid: Which tokens are not padding.
+
+    Source: ToMe (Bolya et al., ICLR 2023), section 3 and appendix D. Differs in keeping P prefix tokens out altogether.
+    """
+    unit = F.normalize(metric.float(), dim=-1)
+    similarity = unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)
+    if valid is not None:
+        both = valid[:, first::2].unsqueeze(2) & valid[:, 1 - first :: 2].unsqueeze(1)
+        similarity = similarity.masked_fill(~both, -torch.inf)
+    scores, partners = similarity.max(dim=2)
+    return Matching(scores=scores, partners=partners, num_tokens=metric.shape[1], first=first, valid=valid)
+
+
+def match_at_random(seeds: Int[Tensor, " B"], *, num_tokens: int, first: int, stream: int) -> Matching:
+    """Match alternate tokens at random: the order of sources and each one's partner are uniform.
+
+    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), random merge. Independent uniform scores for
+    all pairs have the same law as a random order with a random partner each.
+    """
+    num_first, num_second = (num_tokens - first + 1) // 2, (num_tokens + first) // 2
+    draws = uniform(seeds, 2 * num_first, stream=stream)
+    partners = (draws[:, num_first:] * num_second).long()
+    return Matching(scores=draws[:, :num_first], partners=partners, num_tokens=num_tokens, first=first)
+
+
+def best_sources(matching: Matching, num_merged: int) -> Bool[Tensor, "B A"]:
+    """Mark the `num_merged` best edges of every sample; at most half of the tokens."""
+    num_merged = min(num_merged, matching.num_tokens // 2)
+    # Stable, so that equal scores are resolved alike on every device.
+    order = matching.scores.argsort(dim=1, descending=True, stable=True)
+    best = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :num_merged], True)
+    return best if matching.valid is None else best & matching.scores.isfinite()
+
+
+def merge_sources(matching: Matching, sources: Bool[Tensor, "B A"], *, num_merged: int | None) -> Plan:
+    """Return the plan that merges the marked sources into their partners.
+
+    Rows are the rest of the sources' half in their order, then the other half.
+
+    Args:
+        matching: The edges.
+        sources: Which of them are used.
+        num_merged: How many are used in every sample, where that is known; None counts them, waiting for the device.
+    """
+    first, num_tokens = matching.first, matching.num_tokens
+    batch = sources.shape[0]
+    valid = matching.valid
+    stays = ~sources if valid is None else ~sources & valid[:, first::2]
+    num_staying = stays.sum(1, keepdim=True)
+    ranks = torch.arange((num_tokens + first) // 2, device=sources.device)
+    rows = torch.empty(batch, num_tokens, dtype=torch.int64, device=sources.device)
+    rows[:, first::2] = torch.where(sources, num_staying + matching.partners, stays.cumsum(1) - 1)
+    rows[:, 1 - first :: 2] = num_staying + ranks
+    is_owner = torch.ones_like(rows, dtype=torch.bool)
+    is_owner[:, first::2] = stays
+    counts = None
+    if valid is not None or num_merged is None:
+        if valid is not None:
+            is_owner = is_owner & valid
+            rows = torch.where(valid, rows, -1)
+        counts = is_owner.sum(1)
+        num_rows = int(counts.max())
+    else:
+        num_rows = num_tokens - min(num_merged, num_tokens // 2)
+    return Plan(
+        assignment=rows,
+        owners=owners_of(rows, is_owner, num_rows),
+        counts=counts,
+        has_drops=valid is not None,
+    )
+
+
+def drop_sources(plan: Plan, matching: Matching, sources: Bool[Tensor, "B A"]) -> Plan:
+    """Return the plan that drops the sources which `plan` merges.
+
+    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), drop.
+    """
+    assignment = plan.assignment.clone()
+    assignment[:, matching.first :: 2].masked_fill_(sources, -1)
+    return replace(plan, assignment=assignment, combine="owner", has_drops=True)
+
+
+def replace_destinations(plan: Plan, matching: Matching, sources: Bool[Tensor, "B A"], *, threshold: float) -> Plan:
+    """Return the plan in which a destination that gets a source below `threshold` loses its own content and size.
+
+    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), hybrid: similar enough, average; else replace.
+    """
+    unlike = (sources & (matching.scores < threshold)).float()
+    num_second = (matching.num_tokens + matching.first) // 2
+    replaced = torch.zeros(unlike.shape[0], num_second, device=unlike.device).scatter_reduce_(
+        1, matching.partners, unlike, reduce="amax"
+    )
+    weights = torch.ones(plan.assignment.shape, device=unlike.device)
+    weights[:, 1 - matching.first :: 2] -= replaced
+    return replace(plan, weights=weights)
+
+
+__all__ = [
+    "Matching",
+    "best_sources",
+    "drop_sources",
+    "match_at_random",
+    "match_tokens",
+    "merge_sources",
+    "replace_destinations",
+]

@@ -1,0 +1,267 @@
+"""What a reduction is: one integer per token that says which row of the output it goes to.
+
+Every method of this package, whether it merges, drops or selects, ends in a `Plan`; merging, undoing and chaining are
+written once, here.
+
+Axes: B samples, N tokens before, M rows after, D width, T frames.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Combine = Literal["mean", "owner"]
+Fill = Literal["zero", "carry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One reduction step of a batch.
+
+    Attributes:
+        assignment: Row of each token, -1 where it is dropped.
+        owners: For each row the token it is named after (kept, destination or centre); N on rows that are padding.
+        counts: Rows in use per sample; the rest is padding. None where all of them are.
+        weights: Weight of each token in its row's mean and size, besides its own size; None is 1.
+        combine: `mean` averages a row's tokens by size and weight; `owner` takes the owner's value as it is.
+        has_drops: Whether any entry of `assignment` may be -1.
+    """
+
+    assignment: Int[Tensor, "B N"]
+    owners: Int[Tensor, "B M"]
+    counts: Int[Tensor, " B"] | None = None
+    weights: Float[Tensor, "B N"] | None = None
+    combine: Combine = "mean"
+    has_drops: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens before the step."""
+        return self.assignment.shape[1]
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows after the step, padding included."""
+        return self.owners.shape[1]
+
+    def sum(self, values: Float[Tensor, "B N D"]) -> Float[Tensor, "B M D"]:
+        """Sum the values of each row's tokens, in float32."""
+        # Dropped tokens go to one row too many, which is cut off again. One flat index_add is several times faster than
+        # scatter_add with an index per channel.
+        batch, _, width = values.shape
+        rows = self.num_rows + int(self.has_drops)
+        index = torch.where(self.assignment < 0, self.num_rows, self.assignment) if self.has_drops else self.assignment
+        index = index + torch.arange(batch, device=index.device).unsqueeze(1) * rows
+        total: Tensor = torch.zeros(batch * rows, width, device=values.device)
+        total.index_add_(0, index.flatten(), values.float().flatten(0, 1))
+        return total.view(batch, rows, width)[:, : self.num_rows]
+
+    def merge(
+        self, values: Float[Tensor, "B N D"], sizes: Float[Tensor, "B N"]
+    ) -> tuple[Float[Tensor, "B M D"], Float[Tensor, "B M"]]:
+        """Return each row's value and size; padding is zero in both.
+
+        Source: size-weighted mean of ToMe (Bolya et al., ICLR 2023), section 3, with weights as vid-TLDR adds them.
+        """
+        weights = sizes if self.weights is None else sizes * self.weights
+        merged_sizes = self.sum(weights.unsqueeze(-1)).squeeze(-1)
+        match self.combine:
+            case "mean":
+                total = self.sum(values.float() * weights.unsqueeze(-1))
+                # A row without weight is padding: its sum is zero, and so is its mean.
+                merged = (total / merged_sizes.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)).to(
+                    values.dtype
+                )
+            case "owner":
+                merged = self.select(values)
+            case _:
+                assert_never(self.combine)
+        return merged, merged_sizes
+
+    def select(self, values: Float[Tensor, "B N D"]) -> Float[Tensor, "B M D"]:
+        """Return the values of the owners; padding is zero."""
+        index = self.owners if self.counts is None else self.owners.clamp(max=self.num_tokens - 1)
+        selected = values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))
+        return selected if self.counts is None else selected * self.valid().unsqueeze(-1)
+
+    def valid(self) -> Bool[Tensor, "B M"]:
+        """Say which rows are in use."""
+        if self.counts is None:
+            return torch.ones_like(self.owners, dtype=torch.bool)
+        return torch.arange(self.num_rows, device=self.owners.device) < self.counts.unsqueeze(1)
+
+    def compose(self, then: "Plan") -> "Plan":
+        """Return the step that does this one and `then` at once.
+
+        Raises:
+            ValueError: The steps do not follow one another, or combine in different ways.
+        """
+        if then.num_tokens != self.num_rows or then.combine != self.combine:
+            raise ValueError(
+                f"a plan to {self.num_rows} rows by {self.combine!r} cannot be followed by one of {then.num_tokens} "
+                f"tokens by {then.combine!r}"
+            )
+        weights = self.weights
+        if then.weights is not None:
+            later = then.weights.gather(1, self.assignment.clamp(min=0))
+            weights = later if weights is None else weights * later
+        owners = self.owners.gather(1, then.owners.clamp(max=self.num_rows - 1))
+        return Plan(
+            assignment=follow(self.assignment, then.assignment),
+            owners=owners if then.counts is None else torch.where(then.valid(), owners, self.num_tokens),
+            counts=then.counts,
+            weights=weights,
+            combine=self.combine,
+            has_drops=self.has_drops or then.has_drops,
+        )
+
+    def in_owner_order(self) -> "Plan":
+        """Return the same step with its rows in the order of their owners: frame by frame, then raster order."""
+        owners, order = self.owners.sort(dim=1, stable=True)
+        ranks = torch.empty_like(order).scatter_(
+            1, order, torch.arange(self.num_rows, device=order.device).expand_as(order)
+        )
+        return replace(self, assignment=follow(self.assignment, ranks), owners=owners)
+
+    def unmerge(
+        self, rows: Float[Tensor, "B M D"], *, fill: Fill = "zero", num_frames: int = 1
+    ) -> Float[Tensor, "B N D"]:
+        """Give every token a copy of its row; `unmerge` says what the dropped ones get."""
+        return unmerge(rows, self.assignment, fill=fill, num_frames=num_frames)
+
+
+def unmerge(
+    rows: Float[Tensor, "B M D"], assignment: Int[Tensor, "B N"], *, fill: Fill = "zero", num_frames: int = 1
+) -> Float[Tensor, "B N D"]:
+    """Give every token a copy of the row it went to.
+
+    Args:
+        rows: Reduced tokens.
+        assignment: Row of each token, -1 where it was dropped.
+        fill: What dropped tokens get: `zero`, or `carry`, the last token that was kept at the same place in an earlier
+            frame (zero where there is none).
+        num_frames: Number of frames T that the N tokens are laid out in, frame by frame; matters to `carry` only.
+    """
+    match fill:
+        case "zero":
+            filled = assignment
+        case "carry":
+            filled = _carry(assignment.view(len(assignment), num_frames, -1)).flatten(1)
+        case _:
+            assert_never(fill)
+    copies = rows.gather(1, filled.clamp(min=0).unsqueeze(-1).expand(-1, -1, rows.shape[2]))
+    return copies * (filled >= 0).unsqueeze(-1)
+
+
+def follow(first: Int[Tensor, "B N"], then: Int[Tensor, "B M"]) -> Int[Tensor, "B N"]:
+    """Chain two assignments; what was dropped stays dropped."""
+    return torch.where(first >= 0, then.gather(1, first.clamp(min=0)), -1)
+
+
+def identity_plan(batch: int, num_tokens: int, device: torch.device) -> Plan:
+    """Return the step that changes nothing."""
+    index = torch.arange(num_tokens, device=device).expand(batch, -1)
+    return Plan(assignment=index, owners=index)
+
+
+def keep_plan(kept: Bool[Tensor, "B N"], num_rows: int | None = None) -> Plan:
+    """Return the step that keeps the marked tokens in their order and drops the rest.
+
+    Args:
+        kept: Which tokens stay.
+        num_rows: How many stay in every sample, where that is known; None counts them, which waits for the device.
+    """
+    ranks = kept.cumsum(1) - 1
+    counts = None if num_rows is not None else kept.sum(1)
+    if num_rows is None:
+        num_rows = int(ranks.max()) + 1
+    return Plan(
+        assignment=torch.where(kept, ranks, -1),
+        owners=owners_of(ranks, kept, num_rows),
+        counts=counts,
+        combine="owner",
+        has_drops=True,
+    )
+
+
+def group_plan(
+    group: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], *, combine: Combine, num_rows: int | None = None
+) -> Plan:
+    """Return the step that puts every token into the row of its owner, rows in the order of owners.
+
+    Args:
+        group: For each token the index of the token that owns it; -1 drops it. Owners own themselves.
+        is_owner: Which tokens are owners.
+        combine: How a row's value is made.
+        num_rows: How many owners every sample has, where that is known; None counts them, which waits for the device.
+    """
+    kept = keep_plan(is_owner, num_rows)
+    return replace(kept, assignment=follow(group, kept.assignment), combine=combine)
+
+
+def join_frames(plan: Plan, num_frames: int) -> Plan:
+    """Turn a plan of frames, B x T samples of N tokens, into one of clips, B samples of T x N tokens.
+
+    Rows come frame by frame and, within a frame, in the order of their owners.
+    """
+    plan = plan.in_owner_order()
+    if plan.counts is None:
+        first_rows = torch.arange(num_frames, device=plan.owners.device) * plan.num_rows
+        counts, num_rows = None, num_frames * plan.num_rows
+    else:
+        per_frame = plan.counts.view(-1, num_frames)
+        counts = per_frame.sum(1)
+        first_rows, num_rows = per_frame.cumsum(1) - per_frame, int(counts.max())
+    rows = plan.assignment.view(-1, num_frames, plan.num_tokens)
+    rows = torch.where(rows >= 0, rows + first_rows.view(-1, num_frames, 1), -1).flatten(1)
+    is_owner = torch.zeros(plan.assignment.shape[0], plan.num_tokens + 1, dtype=torch.bool, device=rows.device)
+    is_owner = is_owner.scatter_(1, plan.owners, True)[:, :-1].reshape(rows.shape)
+    return Plan(
+        assignment=rows,
+        owners=owners_of(rows, is_owner, num_rows),
+        counts=counts,
+        weights=None if plan.weights is None else plan.weights.reshape(rows.shape),
+        combine=plan.combine,
+        has_drops=plan.has_drops,
+    )
+
+
+def frame_counts(plan: Plan, num_frames: int) -> Int[Tensor, "B T"]:
+    """Count the rows of each frame; a row belongs to the frame of its owner."""
+    per_frame = plan.num_tokens // num_frames
+    counts = torch.zeros(plan.owners.shape[0], num_frames + 1, dtype=torch.int64, device=plan.owners.device)
+    # Owners of padding are one past the last token, hence in the column that is cut off.
+    return counts.scatter_add_(1, plan.owners // per_frame, torch.ones_like(plan.owners))[:, :num_frames]
+
+
+def owners_of(rows: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], num_rows: int) -> Int[Tensor, "B M"]:
+    """Invert an assignment restricted to owners; rows without one get N."""
+    batch, num_tokens = rows.shape
+    index = torch.arange(num_tokens, device=rows.device).expand(batch, -1)
+    owners = torch.full((batch, num_rows + 1), num_tokens, dtype=torch.int64, device=rows.device)
+    return owners.scatter_(1, torch.where(is_owner, rows, num_rows), index)[:, :num_rows]
+
+
+def _carry(assignment: Int[Tensor, "B T P"]) -> Int[Tensor, "B T P"]:
+    """Replace -1 by the last entry in time at the same place that is not."""
+    frames = torch.arange(assignment.shape[1], device=assignment.device).view(1, -1, 1)
+    latest = torch.where(assignment >= 0, frames, -1).cummax(dim=1).values
+    return torch.where(latest >= 0, assignment.gather(1, latest.clamp(min=0)), -1)
+
+
+__all__ = [
+    "Combine",
+    "Fill",
+    "Plan",
+    "follow",
+    "frame_counts",
+    "group_plan",
+    "identity_plan",
+    "join_frames",
+    "keep_plan",
+    "owners_of",
+    "unmerge",
+]

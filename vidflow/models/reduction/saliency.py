@@ -1,0 +1,85 @@
+"""vid-TLDR: merge tokens in the first blocks, background fading out by its attention's entropy.
+
+Axes: B images, N patch tokens, S tokens of the sequence, h heads.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.reduction.in_block import BlockView, PositionPolicy
+from vidflow.models.reduction.matching import best_sources, match_tokens, merge_sources
+from vidflow.models.reduction.plan import Plan
+
+
+def attention_saliency(attention: Float[Tensor, "B h N S"]) -> Float[Tensor, "B N"]:
+    """Return how foreground each token is: 0 for the half with flat attention, up to 1 for the sharpest.
+
+    Source: vid-TLDR (Choi et al., CVPR 2024), section 3.2. The published formula is 0/0 where all tokens attend alike,
+    and 0 log 0 where a weight underflows; here the first means that all are equally salient, and the second is 0.
+    """
+    negative_entropy = torch.special.xlogy(attention, attention).sum(-1).mean(1)
+    low, high = negative_entropy.amin(1, keepdim=True), negative_entropy.amax(1, keepdim=True)
+    spread = high - low
+    alike = spread <= 1e-6 * high.abs()
+    scaled = (negative_entropy - low) / torch.where(alike, 1.0, spread)
+    above = (scaled - scaled.mean(1, keepdim=True)).clamp(min=0)
+    peak = above.amax(1, keepdim=True)
+    return torch.where(alike, 1.0, above / torch.where(alike, 1.0, peak))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSaliency:
+    """Merging in the first blocks with sources weighted by saliency.
+
+    Attributes:
+        num_merged: Tokens merged in each of the first blocks.
+        proportional_attention: Whether keys count by their (fractional) sizes.
+        positions: Where a merged token is for rotary embeddings.
+
+    Source: vid-TLDR (Choi et al., CVPR 2024). Needs attention weights, which are computed beside the fused kernel in
+    the reducing blocks.
+    """
+
+    num_merged: tuple[int, ...]
+    proportional_attention: bool = True
+    positions: PositionPolicy = "mean"
+    stage: ClassVar[Literal["block"]] = "block"
+    needs_seeds: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.num_merged or any(number < 0 for number in self.num_merged):
+            raise VidflowError(
+                f"reducer 'vidtldr' has num_merged {list(self.num_merged)}; wanted a number for each first block"
+            )
+
+    def check(self, *, depth: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+        """Check that there are no more numbers than blocks."""
+        if len(self.num_merged) > depth:
+            raise VidflowError(
+                f"reducer 'vidtldr' has num_merged for {len(self.num_merged)} blocks; the encoder has {depth}"
+            )
+
+    def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:  # noqa: ARG002
+        """Say whether anything is wanted off in a block."""
+        return index < len(self.num_merged) and self.num_merged[index] > 0
+
+    def plan(self, view: BlockView) -> Plan | None:
+        """Merge by the similarity of the residual stream; a source's weight is its saliency."""
+        first, num_merged = view.num_prefix % 2, min(self.num_merged[view.index], view.num_tokens // 2)
+        if num_merged == 0:
+            return None
+        matching = match_tokens(view.tokens, first=first, valid=view.valid)
+        sources = best_sources(matching, num_merged)
+        plan = merge_sources(matching, sources, num_merged=num_merged)
+        saliency = attention_saliency(view.attention())
+        weights = torch.ones_like(saliency)
+        weights[:, first::2] = torch.where(sources, saliency[:, first::2], 1.0)
+        return Plan(assignment=plan.assignment, owners=plan.owners, counts=plan.counts, weights=weights)
+
+
+__all__ = ["BlockSaliency", "attention_saliency"]
