@@ -58,4 +58,5 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     share, shrink = hits / total, 1 + _Z95**2 / total
     center = (share + _Z95**2 / (2 * total)) / shrink
     half = _Z95 / shrink * math.sqrt(share * (1 - share) / total + _Z95**2 / (4 * total**2))
-    return max(0.0, center - half), min(1.0, center + half)
+    # With no hit or no miss a bound is the share itself, up to rounding, which must not put the share outside.
+    return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))

@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidflow.models.cores import build_core
+from vidflow.models.tasks import build_task
+from vidflow.models.tasks.camera_pose import rotation_matrix
+
+
+def make():
+    return build_task("camera_pose", core=build_core("identity", embed_dim=16), embed_dim=16, readout_width=32)
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_any_six_numbers_make_a_rotation_and_two_columns_of_one_give_it_back(seed):
+    columns = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)).double()
+    rotations = rotation_matrix(columns)
+    identity = torch.eye(3).double().expand(4, 3, 3)
+    torch.testing.assert_close(rotations @ rotations.transpose(1, 2), identity)
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(4).double())
+    torch.testing.assert_close(rotation_matrix(torch.cat([rotations[..., 0], rotations[..., 1]], -1)), rotations)
+
+
+def test_the_loss_balances_translation_and_rotation_and_leaves_out_the_first_frame():
+    task = make()
+    with torch.no_grad():
+        task.log_variances.copy_(torch.tensor([0.5, -0.2]))
+    turn = math.radians(30)
+    still = torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0])
+    moved = torch.tensor([3.0, 0, 4, math.cos(turn), math.sin(turn), 0, -math.sin(turn), math.cos(turn), 0])
+    predicted = torch.stack([moved, moved])[None]
+    wanted = torch.stack([torch.full((9,), float("nan")), still])[None]
+    # Frobenius norm of the difference of rotations by an angle: 2 sqrt(2) sin(angle / 2).
+    chord = 2 * 2**0.5 * math.sin(turn / 2)
+    expected = math.exp(-0.5) * 5 + 0.5 + math.exp(0.2) * chord - 0.2
+    loss = task.loss({"camera_motion": predicted}, {"camera_motion": wanted})
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_single_frame_has_no_motion_to_learn():
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        make().loss({"camera_motion": torch.zeros(1, 1, 9)}, {"camera_motion": torch.zeros(1, 1, 9)})
+
+
+@torch.no_grad()
+def test_the_pose_is_read_from_the_mean_of_all_tokens():
+    task, features = make(), torch.randn(2, 3, 5, 16)
+    predictions, _ = task.read(features, {}, ())
+    expected = task.head(task.projection(features.mean(2)))
+    torch.testing.assert_close(predictions["camera_motion"], expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,22 @@
+import math
+
+import torch
+
+from vidflow.models.cores import build_core
+from vidflow.models.tasks import build_task
+
+
+def test_the_loss_is_that_of_the_last_frame_plus_a_fraction_of_the_mean_over_frames():
+    core = build_core("identity", embed_dim=8)
+    task = build_task("classification", core=core, embed_dim=8, num_classes=3, readout_width=16, frame_loss_weight=0.3)
+    logits = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]], [[0.5, 0.1, 0.2], [2.0, 1.0, 0.0]]])
+    labels = [2, 0]
+
+    def entropy(clip, frame):
+        row = logits[clip, frame].tolist()
+        return math.log(sum(math.exp(value) for value in row)) - row[labels[clip]]
+
+    last = (entropy(0, 1) + entropy(1, 1)) / 2
+    every = sum(entropy(clip, frame) for clip in range(2) for frame in range(2)) / 4
+    loss = task.loss({"logits": logits}, {"label": torch.tensor(labels)})
+    torch.testing.assert_close(loss, torch.tensor(last + 0.3 * every))
