@@ -1,28 +1,30 @@
 """The `vidflow` command."""
 
 import argparse
+import contextlib
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines import state
 from vidflow.config.load import load_config
-from vidflow.config.schema import Config
+from vidflow.config.schema import STAGES, Config
 from vidflow.errors import ConfigError, VidflowError
 
-STAGES = {
+COMMANDS = {
     "synth": "render videos with ground truth, where the config names no manifest",
     "shard": "scan, decode and pack videos into WebDataset tars",
     "extract": "encode shards once with the frozen encoder, into Arrow features",
     "sweep": "train temporal modules on the features, tracked in MLflow",
     "report": "write one HTML page about the sweep",
     "run": "all of these in order; whatever is already done is left alone",
-}
-TOOLS = {
     "bench": "measure each stage against a bare loop on this machine",
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
+TOOLS = ("bench", "ui")
+log = logging.getLogger("vidflow")
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
 
@@ -52,10 +54,9 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
     try:
         config = parse_settings(settings)
         if show:
-            print(importlib.import_module("pipelines.show").describe(config))
-            return 0
-        # Stages are imported when asked for: Ray, torch and MLflow take seconds that a refusal should not.
-        importlib.import_module(f"pipelines.{command}").main(config)
+            print(state.describe(config))
+        else:
+            run_stages(STAGES if command == "run" else [command], config)
     except VidflowError as error:
         print(f"vidflow: {error}", file=sys.stderr)
         return error.exit_code
@@ -63,6 +64,22 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
         print("vidflow: interrupted; the same command goes on from here", file=sys.stderr)
         return 1
     return 0
+
+
+def run_stages(stages: Sequence[str], config: Config) -> None:
+    """Run stages in order, leaving out what is done."""
+    with contextlib.ExitStack() as session:
+        for stage in stages:
+            if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
+                continue
+            if (line := state.finished(stage, config)) is not None:
+                log.info(line)
+                continue
+            # Imported when there is work: Ray, torch and MLflow take seconds that a refusal or a no-op should not.
+            module = importlib.import_module(f"pipelines.{stage}")
+            if len(stages) > 1 and stage != "report":
+                session.enter_context(importlib.import_module("pipelines.job").ray_session(config))
+            module.main(config)
 
 
 def parse_settings(settings: Sequence[str]) -> Config:
@@ -85,13 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for name, text in {**STAGES, **TOOLS}.items():
+    for name, text in COMMANDS.items():
         command = commands.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
-        if name in STAGES:
+        if name not in TOOLS:
             command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
     return parser
 

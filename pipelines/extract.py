@@ -12,7 +12,7 @@ from pipelines.cli import run_stage
 from pipelines.job import commit_units, log
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import build_encoder
+from vidflow.models.encoder import build_encoder, check_name
 from vidflow.records import Reject
 from vidflow.stages.extract import ExtractPlan, Extractor
 from vidflow.stages.finish import finish_stage
@@ -28,14 +28,13 @@ def main(config: Config) -> None:
     Raises:
         VidflowError: If the shards are not finished.
     """
+    check_name(config.encoder.name)
     with exclusive(root_of(config)):
         shards = require_shards(config)
         for name in config.features:
             address = locate_features(config, name, shards)
-            if (manifest := address.manifest) is not None:
-                log.info("extract: %s is already done, %d clips in %s", name, manifest["num_clips"], address.directory)
-                continue
-            _extract(config, name, shards, address)
+            if address.manifest is None:
+                _extract(config, name, shards, address)
 
 
 def require_shards(config: Config) -> Address:

@@ -1,7 +1,6 @@
 """What stages share: a Ray session, a pool of workers that survives their deaths, progress, and the closing line."""
 
 import contextlib
-import functools
 import logging
 import os
 import sys
@@ -57,52 +56,81 @@ def num_hosts() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
+class WorkerPool:
+    """Ray actors that each hold one worker; when one dies its unit goes to a fresh one."""
+
+    def __init__(
+        self, build: Callable[[], Callable[[Any], Any]], resources: StageResources, *, num_units: int, name: str
+    ) -> None:
+        """Start as many actors as `resources` and the cluster allow, at most one per unit.
+
+        Args:
+            build: Makes the worker, once per actor; sent to the actor by reference.
+            resources: What an actor takes and how many there are.
+            num_units: Units to expect.
+            name: Shown beside the progress.
+        """
+        self._build, self._resources, self._name = build, resources, name
+        self._idle = [self._start() for _ in range(_num_actors(resources, num_units))]
+
+    @property
+    def num_actors(self) -> int:
+        """Actors at work."""
+        return len(self._idle)
+
+    def map(self, units: Sequence[Any]) -> Iterator[Any]:
+        """Yield the results of all units as they come.
+
+        One unit is in flight per actor, so nothing piles up in the object store.
+
+        Raises:
+            VidflowError: If one unit has killed `resources.attempts` workers.
+        """
+        waiting = deque((unit, 1) for unit in units)
+        running: dict[Any, tuple[Any, Any, int]] = {}
+        with tqdm(total=len(units), desc=self._name, unit="unit", mininterval=_interval(), leave=False) as bar:
+            while waiting or running:
+                while waiting and self._idle:
+                    actor, (unit, attempt) = self._idle.pop(), waiting.popleft()
+                    running[actor.work.remote(unit)] = (actor, unit, attempt)
+                (done, *_), _ = ray.wait(list(running), num_returns=1)
+                actor, unit, attempt = running.pop(done)
+                try:
+                    result = ray.get(done)
+                except ray.exceptions.ActorDiedError as error:
+                    waiting.append((unit, self._next_attempt(unit, attempt, error)))
+                    self._idle.append(self._start())
+                    continue
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, VidflowError) else error from None
+                self._idle.append(actor)
+                bar.update()
+                yield result
+
+    def close(self) -> None:
+        """Let go of the actors and what they hold."""
+        for actor in self._idle:
+            ray.kill(actor)
+
+    def _start(self) -> Any:  # noqa: ANN401 - a Ray handle
+        return _Actor.options(num_cpus=self._resources.num_cpus, num_gpus=self._resources.num_gpus).remote(self._build)
+
+    def _next_attempt(self, unit: Any, attempt: int, error: Exception) -> int:  # noqa: ANN401
+        if attempt >= self._resources.attempts:
+            raise VidflowError(f"{self._name}: {attempt} workers died on {unit!r}: {error}") from error
+        log.warning("%s: a worker died on one unit; attempt %d follows", self._name, attempt + 1)
+        return attempt + 1
+
+
 def map_units(
-    build: Callable[[], Callable[[Unit], Result]],
-    units: Sequence[Unit],
-    resources: StageResources,
-    *,
-    name: str,
+    build: Callable[[], Callable[[Unit], Result]], units: Sequence[Unit], resources: StageResources, *, name: str
 ) -> Iterator[Result]:
-    """Apply a worker to every unit on Ray actors and yield results as they come.
-
-    One unit is in flight per actor, so nothing piles up in the object store. When a worker dies its unit
-    goes to a fresh one, up to `resources.attempts` times.
-
-    Args:
-        build: Makes the worker, once per actor; sent to the actor by reference.
-        units: What each call takes; seconds of work, not milliseconds.
-        resources: What an actor takes and how many there are.
-        name: Shown beside the progress.
-
-    Raises:
-        VidflowError: If one unit has killed `attempts` workers.
-    """
-    make = functools.partial(_start_actor, build, resources)
-    waiting = deque((unit, 1) for unit in units)
-    idle = [make() for _ in range(_num_actors(resources, len(units)))]
-    running: dict[Any, tuple[Any, Unit, int]] = {}
-    with tqdm(total=len(units), desc=name, unit="unit", file=sys.stderr, mininterval=_interval(), leave=False) as bar:
-        while waiting or running:
-            while waiting and idle:
-                actor, (unit, attempt) = idle.pop(), waiting.popleft()
-                running[actor.work.remote(unit)] = (actor, unit, attempt)
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
-            actor, unit, attempt = running.pop(done)
-            try:
-                result = ray.get(done)
-            except ray.exceptions.ActorDiedError as error:
-                if attempt >= resources.attempts:
-                    raise VidflowError(f"{name}: {attempt} workers died on {unit!r}: {error}") from error
-                log.warning("%s: a worker died on one unit; attempt %d follows", name, attempt + 1)
-                waiting.append((unit, attempt + 1))
-                idle.append(make())
-                continue
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, VidflowError) else error from None
-            idle.append(actor)
-            bar.update()
-            yield result
+    """Apply a worker to every unit on a pool of its own and yield results as they come."""
+    pool = WorkerPool(build, resources, num_units=len(units), name=name)
+    try:
+        yield from pool.map(units)
+    finally:
+        pool.close()
 
 
 def commit_units(
@@ -149,10 +177,6 @@ class _Actor:
 
     def work(self, unit: Any) -> Any:  # noqa: ANN401 - whatever the worker takes and gives
         return self._work(unit)
-
-
-def _start_actor(build: Callable[[], Callable[[Any], Any]], resources: StageResources) -> Any:  # noqa: ANN401
-    return _Actor.options(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus).remote(build)
 
 
 def _num_actors(resources: StageResources, num_units: int) -> int:

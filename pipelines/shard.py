@@ -21,10 +21,11 @@ from vidflow.stages.locate import (
     root_of,
     scanned_paths,
 )
+from vidflow.stages.plan import ShardPlan
 from vidflow.stages.scan import VideoScanner
-from vidflow.stages.shard import ShardBuilder, ShardPlan
+from vidflow.stages.shard import ShardBuilder
 from vidflow.store.features import ClipRow
-from vidflow.store.layout import FileEntry, exclusive
+from vidflow.store.layout import STAGE_MANIFEST, FileEntry, exclusive, publish_json
 
 VIDEOS_PER_SCAN = 64
 
@@ -38,16 +39,25 @@ def main(config: Config) -> None:
     """
     with exclusive(root_of(config)):
         work = locate_shards(config)
-        if work is None:
-            work = _scan(config)
-        _check_rejects(config, work, [])
-        manifest = work.address.manifest
-        if manifest is None:
-            _build(config, work)
-        else:
-            # Broken videos may have come or gone since: they change the table, not the shards.
-            write_rejects(work.address, [*work.rejects, *(Reject(**row) for row in manifest["build_rejects"])])
-            log.info("shard: already done, %d clips in %s", manifest["num_clips"], work.address.directory)
+        if work is not None and _is_done(config, work):
+            return
+        with ray_session(config):
+            work = work or _scan(config)
+            if not _is_done(config, work):
+                _build(config, work)
+
+
+def _is_done(config: Config, work: ShardWork) -> bool:
+    """Whether the shards are there; brings the table of rejects up to date and refuses if it is too long."""
+    _check_rejects(config, work, [])
+    manifest = work.address.manifest
+    if manifest is None:
+        return False
+    # Broken videos may have come or gone since: they change the table, not the shards.
+    write_rejects(work.address, [*work.rejects, *(Reject(**row) for row in manifest["build_rejects"])])
+    publish_json(work.address.directory / STAGE_MANIFEST, {**manifest, "plan_rejects": work.rejects_digest})
+    log.info("shard: already done, %d clips in %s", manifest["num_clips"], work.address.directory)
+    return True
 
 
 def _scan(config: Config) -> ShardWork:
@@ -64,9 +74,8 @@ def _scan(config: Config) -> ShardWork:
         memory_mib=config.resources.decode_memory_mib,
     )
     started = time.monotonic()
-    with ray_session(config):
-        for rows in map_units(build, units, config.resources.shard, name="scan"):
-            index.add(rows)
+    for rows in map_units(build, units, config.resources.shard, name="scan"):
+        index.add(rows)
     log.info("scan: %d files in %.1f s", len(paths), time.monotonic() - started)
     return plan_shard_work(config, items, rejects, index)
 
@@ -94,6 +103,7 @@ def _build(config: Config, work: ShardWork) -> None:
         clips=[row for plan, entry in zip(work.plans, entries, strict=True) for row in _clip_rows(plan, entry)],
         rejects=[*work.rejects, *rejects],
         class_names=work.class_names,
+        plan_rejects=work.rejects_digest,
         build_rejects=[asdict(reject) for reject in rejects],
     )
     num_clips = sum(entry.num_clips for entry in made)

@@ -1,12 +1,93 @@
 """Render videos with ground truth: `vidflow synth CONFIG.yaml`."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from pipelines.cli import run_stage
 from pipelines.job import log, map_units, ray_session
 from vidflow.config.schema import Config
-from vidflow.stages.locate import locate_videos, root_of
-from vidflow.stages.render import Renderer, plan_renders
-from vidflow.store.layout import exclusive, publish_json, remove_leftovers
+from vidflow.errors import ConfigError
+from vidflow.records import VideoItem
+from vidflow.stages.locate import VIDEOS_MANIFEST, locate_videos, root_of
+from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, remove_leftovers
+from vidflow.video.manifest import write_manifest
+from vidflow.video.synthetic import PlannedVideo, plan_videos, video_path, write_video
+
+VIDEOS_PER_UNIT = 25
+
+
+def main(config: Config) -> None:
+    """Render the videos that are not there yet.
+
+    Raises:
+        ConfigError: If the config names a manifest of its own.
+    """
+    if config.video.manifest is not None:
+        raise ConfigError(f"video.manifest is {config.video.manifest}: there is nothing to render; go on with `vidflow shard`")
+    address = locate_videos(config)
+    with exclusive(root_of(config)):
+        started = time.monotonic()
+        address.directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(address.directory)
+        items, made = _render(config, address.directory)
+        write_manifest(address.directory / VIDEOS_MANIFEST, items)
+        seconds = time.monotonic() - started
+        num_bytes = sum(item.path.stat().st_size for item in items)
+        manifest = {
+            "stage": "synth",
+            "fingerprint": address.fingerprint,
+            "settings": address.settings,
+            "num_files": len(items),
+            "num_clips": len(items),
+            "num_bytes": num_bytes,
+            "seconds": seconds,
+        }
+        publish_json(address.directory / STAGE_MANIFEST, manifest)
+        log.info(
+            "synth: %d videos, %.1f MB -> %s (%.1f videos/s); next: vidflow shard",
+            made, num_bytes / 1e6, address.directory, made / seconds,
+        )
+
+
+def _render(config: Config, directory: Path) -> tuple[list[VideoItem], int]:
+    """Return all videos in order, and how many were rendered now."""
+    synthetic = config.video.synthetic
+    planned = plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
+    waiting = [video for video in planned if not video_path(directory, video).exists()]
+    units = [waiting[start : start + VIDEOS_PER_UNIT] for start in range(0, len(waiting), VIDEOS_PER_UNIT)]
+    settings = dataclasses.asdict(synthetic)
+    for name in ("num_train", "num_val", "seed"):
+        settings.pop(name)
+    build = functools.partial(_build_renderer, directory, settings)
+    if units:
+        with ray_session(config):
+            for _ in map_units(build, units, config.resources.shard, name="synth"):
+                pass
+    items = [
+        VideoItem(
+            path=path,
+            label=video.label,
+            split=video.split,
+            annotations=path.with_suffix(".npz") if synthetic.annotations else None,
+        )
+        for video in planned
+        for path in [video_path(directory, video)]
+    ]
+    return items, len(waiting)
+
+
+def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[PlannedVideo]], int]:
+    def render(videos: Sequence[PlannedVideo]) -> int:
+        for video in videos:
+            write_video(directory, video, **settings)
+        return len(videos)
+
+    return render
+
+
+if __name__ == "__main__":
+    run_stage("synth")

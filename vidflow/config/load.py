@@ -60,7 +60,27 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     problems = _cross_checks(config)
     if problems:
         raise ConfigError(_join(problems))
-    return config
+    return _with_absolute_paths(config)
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Resolve paths here, once: workers run in other folders."""
+    video, encoder = config.video, config.encoder
+    is_file = encoder.weights != "hub" and not encoder.weights.startswith("random:")
+    return dataclasses.replace(
+        config,
+        root=_absolute(config.root),
+        video=dataclasses.replace(
+            video,
+            manifest=_absolute(video.manifest) if video.manifest else None,
+            video_root=_absolute(video.video_root) if video.video_root else None,
+        ),
+        encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights)) if is_file else encoder,
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -143,10 +163,10 @@ def _cross_checks(config: Config) -> list[str]:
             problems.append(f"features.{name}.depths: got {features.depths}, wanted different block numbers")
         if not name.replace("_", "").replace("-", "").isalnum():
             problems.append(f"features.{name}: a name has letters, digits, `-` and `_` only")
-    if config.video.manifest is not None and not Path(config.video.manifest).is_file():
+    if config.video.manifest is not None and not Path(config.video.manifest).expanduser().is_file():
         problems.append(f"video.manifest: no such file: {config.video.manifest}")
     weights = config.encoder.weights
-    if weights != "hub" and not weights.startswith("random:") and not Path(weights).is_file():
+    if weights != "hub" and not weights.startswith("random:") and not Path(weights).expanduser().is_file():
         problems.append(f"encoder.weights: got {weights!r}, wanted `hub`, `random:SEED` or an existing file")
     if weights.startswith("random:") and not weights.removeprefix("random:").isdigit():
         problems.append(f"encoder.weights: got {weights!r}, wanted a whole number after `random:`")

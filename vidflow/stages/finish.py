@@ -54,8 +54,9 @@ def write_rejects(address: Address, rejects: Sequence[Reject]) -> None:
 
 
 def read_rejects(address: Address) -> list[Reject]:
-    """Return the stage's table of rejects."""
-    return read_rows(address.directory / REJECTS_TABLE, Reject)
+    """Return the stage's table of rejects; empty for a stage that has none."""
+    path = address.directory / REJECTS_TABLE
+    return read_rows(path, Reject) if path.exists() else []
 
 
 def summarize_stage(address: Address) -> StageSummary | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.config.fingerprints import (
+    STAGE_VERSIONS,
     feature_settings,
     fingerprint,
     shard_settings,
@@ -16,11 +17,12 @@ from vidflow.config.fingerprints import (
 from vidflow.config.schema import Config, Trial
 from vidflow.models.weights import weights_identity
 from vidflow.records import Reject, VideoItem
-from vidflow.stages.plan import content_digest, list_class_names, plan_clips
+from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
 from vidflow.stages.scan import VideoIndex
-from vidflow.stages.shard import ShardPlan, plan_shards
 from vidflow.store.layout import read_stage
 from vidflow.video.manifest import read_manifest
+
+VIDEOS_MANIFEST = "manifest.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,15 @@ class ShardWork:
     rejects: list[Reject]
     num_rows: int
 
+    @property
+    def rejects_digest(self) -> str:
+        """Name of what the plan left out; the shards do not depend on it, their table of rejects does."""
+        return fingerprint([asdict(reject) for reject in self.rejects])
+
 
 def root_of(config: Config) -> Path:
-    """Return the absolute root folder."""
-    return Path(config.root).expanduser().resolve()
+    """Return the root folder."""
+    return Path(config.root)
 
 
 def locate_videos(config: Config) -> Address:
@@ -70,9 +77,9 @@ def read_items(config: Config) -> tuple[list[VideoItem], list[Reject]]:
         ConfigError: If the manifest cannot be read.
     """
     if config.video.manifest is None:
-        return read_manifest(locate_videos(config).directory / "manifest.csv")
-    root = Path(config.video.video_root).expanduser() if config.video.video_root else None
-    return read_manifest(Path(config.video.manifest).expanduser(), video_root=root)
+        return read_manifest(locate_videos(config).directory / VIDEOS_MANIFEST)
+    root = Path(config.video.video_root) if config.video.video_root else None
+    return read_manifest(Path(config.video.manifest), video_root=root)
 
 
 def open_index(config: Config) -> VideoIndex:
@@ -133,6 +140,12 @@ def locate_sweep(config: Config, features: dict[str, Address]) -> Address:
         "tracking": asdict(config.tracking),
     }
     return Address(directory=root_of(config) / "sweeps" / fingerprint(settings), settings=settings)
+
+
+def locate_report(config: Config, sweep: Address) -> Address:
+    """Return where the page about a sweep lies."""
+    settings = {"version": STAGE_VERSIONS["report"], "sweep": sweep.fingerprint, "report": asdict(config.report)}
+    return Address(directory=root_of(config) / "reports" / fingerprint(settings), settings=settings)
 
 
 def _version(package: str) -> str:

@@ -37,6 +37,14 @@ class ClipPlan:
     annotations_sha256: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One tar to make: its name and its clips, sorted by key."""
+
+    file: str
+    clips: tuple[ClipPlan, ...]
+
+
 def list_class_names(items: Sequence[VideoItem]) -> list[str]:
     """Return the sorted labels; rejected rows count too, so that a broken video moves no class number."""
     return sorted({item.label for item in items if item.label})
@@ -71,6 +79,15 @@ def plan_clips(
                 Reject(key="", path=str(item.path), stage="scan", reason=error.reason, message=str(error))
             )
     return [clips[key] for key in sorted(clips)], rejects
+
+
+def plan_shards(clips: Sequence[ClipPlan], clips_per_shard: int) -> list[ShardPlan]:
+    """Cut the sorted clips into shards."""
+    starts = range(0, len(clips), clips_per_shard)
+    return [
+        ShardPlan(file=f"shard-{number:06d}.tar", clips=tuple(clips[start : start + clips_per_shard]))
+        for number, start in enumerate(starts)
+    ]
 
 
 def content_digest(clips: Sequence[ClipPlan]) -> str:

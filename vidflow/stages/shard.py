@@ -1,14 +1,13 @@
 """Sharding: clips of a plan decoded and packed into one committed tar."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vidflow.errors import VideoError
 from vidflow.records import Reject
-from vidflow.stages.plan import ClipPlan
+from vidflow.stages.plan import ClipPlan, ShardPlan
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 from vidflow.store.shards import ShardSample, member_index, write_shard
 from vidflow.video.encode import EncodedClip, encode_clip
@@ -17,23 +16,6 @@ from vidflow.video.sandbox import Sandbox
 ATTEMPTS = 2
 KILLED = ("Timeout", "DecoderCrashed", "OutOfMemory")
 """Reasons for one more attempt: the machine may have been at fault, not the video."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlan:
-    """One tar to make: its name and its clips, sorted by key."""
-
-    file: str
-    clips: tuple[ClipPlan, ...]
-
-
-def plan_shards(clips: Sequence[ClipPlan], clips_per_shard: int) -> list[ShardPlan]:
-    """Cut the sorted clips into shards."""
-    starts = range(0, len(clips), clips_per_shard)
-    return [
-        ShardPlan(file=f"shard-{number:06d}.tar", clips=tuple(clips[start : start + clips_per_shard]))
-        for number, start in enumerate(starts)
-    ]
 
 
 class ShardBuilder:

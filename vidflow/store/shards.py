@@ -1,8 +1,9 @@
 """Clips as WebDataset tars with reproducible bytes; the only importer of webdataset."""
 
 import json
+import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> list[str]:
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
     """Yield the samples of a tar in its order."""
-    for members in wds.WebDataset(str(path), shardshuffle=False):
+    for members in wds.WebDataset(str(path), shardshuffle=False, empty_check=False):
         images = sorted(name for name in members if name[0].isdigit())
         yield ShardSample(
             key=members["__key__"],
@@ -61,6 +62,13 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
         )
 
 
+def read_images(path: Path, members: Mapping[str, Sequence[int]], key: str) -> list[bytes]:
+    """Return the encoded frames of one clip by the shard's member index, reading no other byte."""
+    names = sorted(name for name in members if name.startswith(f"{key}.") and name.split(".")[1].isdigit())
+    with path.open("rb") as stream:
+        return [os.pread(stream.fileno(), size, offset) for offset, size in (members[name] for name in names)]
+
+
 def member_index(path: Path) -> dict[str, list[int]]:
     """Return offset and size of every member, for random access by `pread` or an HTTP range."""
     with tarfile.open(path) as archive:
@@ -69,8 +77,9 @@ def member_index(path: Path) -> dict[str, list[int]]:
 
 def _members(sample: ShardSample) -> dict[str, Any]:
     members: dict[str, Any] = {"__key__": sample.key}
+    width = max(2, len(str(len(sample.images) - 1)))  # so that names sort like frames
     for index, image in enumerate(sample.images):
-        members[f"{index:02d}.{sample.image_format}"] = image
+        members[f"{index:0{width}d}.{sample.image_format}"] = image
     members["cls"] = str(sample.label).encode()
     members["json"] = json.dumps(sample.metadata, sort_keys=True).encode()
     if sample.annotations:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vidflow.video.annotations import clip_annotations
 from vidflow.video.decode import decode_clip
 from vidflow.video.ffmpeg import probe
 from vidflow.video.sampling import frames_at
@@ -62,7 +63,16 @@ def encode_clip(
         "decoder": clip.decoder,
     }
     images = [compress(frame, image_format, jpeg_quality) for frame in clip.frames]
-    return EncodedClip(images=images, metadata=metadata, annotations=b"")
+    truth = b""
+    if annotations:
+        truth = clip_annotations(
+            Path(annotations),
+            clip.pts_seconds,
+            source_height=clip.source_height,
+            source_width=clip.source_width,
+            size=size,
+        )
+    return EncodedClip(images=images, metadata=metadata, annotations=truth)
 
 
 def compress(frame: UInt8[np.ndarray, "H W 3"], image_format: Literal["jpg", "png"], jpeg_quality: int) -> bytes:

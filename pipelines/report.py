@@ -1,0 +1,161 @@
+"""Write one HTML page about the sweep: `vidflow report CONFIG.yaml`."""
+
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.cli import run_stage
+from pipelines.job import log
+from pipelines.sweep import require_features
+from vidflow.config.load import config_to_yaml
+from vidflow.config.schema import Config
+from vidflow.errors import VidflowError
+from vidflow.records import TrialResult
+from vidflow.report.page import Example, ReportData, render_page
+from vidflow.report.results import Classified, read_classified
+from vidflow.report.tables import rank_trials
+from vidflow.stages.finish import read_rejects, summarize_stage
+from vidflow.stages.locate import (
+    Address,
+    ShardWork,
+    locate_report,
+    locate_shards,
+    locate_sweep,
+    locate_trial,
+    locate_videos,
+    root_of,
+)
+from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader
+from vidflow.store.layout import STAGE_MANIFEST, committed_entry, exclusive, publish, publish_json
+from vidflow.store.rows import read_rows
+from vidflow.store.shards import read_images
+from vidflow.tracking import Tracker, default_uri
+from vidflow.training.snapshot import load_result
+from vidflow.video.encode import decompress
+
+PAGE = "report.html"
+
+
+def main(config: Config) -> None:
+    """Write the page to disk and to the parent run.
+
+    Raises:
+        VidflowError: If the sweep is not finished.
+    """
+    started = time.monotonic()
+    with exclusive(root_of(config)):
+        features = require_features(config)
+        sweep = locate_sweep(config, features)
+        manifest = sweep.manifest
+        if manifest is None:
+            raise VidflowError(f"{config.root}: the sweep of this configuration is not finished; run `vidflow sweep` first")
+        results = [load_result(root_of(config) / "trials" / key) for key in manifest["trials"]]
+        page = render_page(_gather(config, features, sweep, [result for result in results if result is not None]))
+        address = locate_report(config, sweep)
+        with publish(address.directory / PAGE) as aside:
+            aside.write_text(page)
+        uri = config.tracking.uri or default_uri(root_of(config))
+        Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
+        publish_json(address.directory / STAGE_MANIFEST, {"stage": "report", "fingerprint": address.fingerprint})
+    log.info(
+        "report: %s, %.1f MB in %.1f s; runs: vidflow ui CONFIG, then http://127.0.0.1:5000",
+        address.directory / PAGE,
+        len(page) / 1e6,
+        time.monotonic() - started,
+    )
+
+
+def _gather(
+    config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]
+) -> ReportData:
+    work = locate_shards(config)
+    assert work is not None
+    ranked = rank_trials(results, config.trials.objective, config.trials.mode)
+    best = ranked[0].result
+    reader = FeatureReader(features[str(best.settings["features"])].directory)
+    classified = read_classified(best)
+    stages = [locate_videos(config)] if config.video.manifest is None else []
+    stages += [work.address, *features.values(), sweep]
+    notices = []
+    if config.encoder.weights.startswith("random:"):
+        notices.append(
+            f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), not pre-trained ones."
+        )
+    return ReportData(
+        title=config.report.title,
+        config_yaml=config_to_yaml(config),
+        trials=results,
+        class_names=reader.metadata["class_names"],
+        stages=[summary for address in stages if (summary := summarize_stage(address))],
+        rejects=[*read_rejects(work.address), *(r for address in features.values() for r in read_rejects(address))],
+        examples=_examples(config, work, reader, classified) if classified else [],
+        confusion=classified.confusion if classified else None,
+        provenance=_provenance(config, stages),
+        objective=config.trials.objective,
+        mode=config.trials.mode,
+        notices=notices,
+    )
+
+
+def _examples(config: Config, work: ShardWork, reader: FeatureReader, classified: Classified) -> list[Example]:
+    """Return clips to look at: up to half of them mistakes, in the order of the split."""
+    places = {row.key: row.file for row in read_rows(work.address.directory / CLIPS_TABLE, ClipRow)}
+    names = reader.metadata["class_names"]
+    wrong = np.flatnonzero(classified.labels != classified.predicted)
+    right = np.flatnonzero(classified.labels == classified.predicted)
+    num_wrong = min(len(wrong), config.report.num_examples // 2)
+    chosen = [*wrong[:num_wrong], *right[: config.report.num_examples - num_wrong]]
+    examples = []
+    for clip in chosen:
+        key = reader.keys[classified.indices[clip]]
+        entry = committed_entry(work.address.directory, places[key])
+        if entry is None:
+            continue
+        images = read_images(work.address.directory / entry.file, entry.details["members"], key)
+        examples.append(
+            Example(
+                frames=np.stack([decompress(image) for image in images]),
+                key=key,
+                label=names[classified.labels[clip]],
+                predicted=names[classified.predicted[clip]],
+                probability=float(classified.probabilities[clip]),
+            )
+        )
+    return examples
+
+
+def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:
+    packages = ("vidflow", "torch", "timm", "ray", "mlflow", "webdataset", "pyarrow", "av")
+    return {
+        **{f"fingerprint {address.directory.parent.name}": address.fingerprint for address in stages},
+        "encoder": f"{config.encoder.name}, {config.encoder.weights}",
+        "git": _git_revision(),
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "python": platform.python_version(),
+        "hardware": f"{os.cpu_count()} cores, {_gpu()}, {platform.platform()}",
+        "written": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+
+
+def _gpu() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _git_revision() -> str:
+    """Return the commit of the code, with `+` where it has uncommitted changes."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown: git is not installed"
+    return described.stdout.strip() or "unknown: not a checkout"
+
+
+if __name__ == "__main__":
+    run_stage("report")

@@ -1,0 +1,200 @@
+"""Train temporal modules on cached features as Ray Tune trials, tracked in MLflow: `vidflow sweep CONFIG.yaml`."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pipelines.cli import run_stage
+from pipelines.extract import require_shards
+from pipelines.job import log, num_hosts, ray_session
+from pipelines.tuning import RunLogger, run_trials
+from vidflow.config.load import config_to_yaml
+from vidflow.config.schema import Config, Trial
+from vidflow.config.search import draw_candidates
+from vidflow.errors import VidflowError
+from vidflow.records import TrialResult
+from vidflow.report.figures import confusion_figure
+from vidflow.report.results import read_classified
+from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
+from vidflow.store.features import FeatureReader
+from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json
+from vidflow.tracking import Tracker, check_uri, default_uri
+from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
+
+STARTED = "started.json"
+
+
+def main(config: Config) -> None:
+    """Run the trials that have no result yet.
+
+    Raises:
+        VidflowError: If features are missing, or if trials failed.
+    """
+    with exclusive(root_of(config)):
+        features = require_features(config)
+        sweep = locate_sweep(config, features)
+        with ray_session(config):
+            Sweep(config, features, sweep).run()
+
+
+def require_features(config: Config) -> dict[str, Address]:
+    """Return the addresses of all feature sets, each finished.
+
+    Raises:
+        VidflowError: If one is not.
+    """
+    shards = require_shards(config)
+    addresses = {name: locate_features(config, name, shards) for name in config.features}
+    missing = [name for name, address in addresses.items() if address.manifest is None]
+    if missing:
+        raise VidflowError(f"{config.root}: feature sets {', '.join(missing)} are not finished; run `vidflow extract` first")
+    return addresses
+
+
+class Sweep:
+    """One sweep: its trials by key, its parent run, and what is left to do."""
+
+    def __init__(self, config: Config, features: dict[str, Address], address: Address) -> None:
+        """Open the store and list the trials known so far."""
+        self._config, self._features, self._address = config, features, address
+        uri = config.tracking.uri or default_uri(root_of(config))
+        check_uri(uri, num_hosts=num_hosts())
+        self._tracker = Tracker(uri, config.tracking.experiment)
+        self._trials: dict[str, Trial] = {}
+        for trial in self._known_trials():
+            self._trials[self._locate(trial).fingerprint] = trial
+
+    def run(self) -> None:
+        """Run what has no result, log every trial, and commit.
+
+        Raises:
+            VidflowError: If trials failed; the others are kept and logged.
+        """
+        started = time.monotonic()
+        self._run_id = self._tracker.sweep_run(
+            self._address.fingerprint,
+            name=self._config.report.title,
+            params={"algorithm": self._config.trials.algorithm, "objective": self._config.trials.objective},
+            config_yaml=config_to_yaml(self._config),
+            datasets=self._datasets(self._features),
+        )
+        finished = self._finished()
+        waiting = [trial for key, trial in self._trials.items() if key not in finished]
+        errors: dict[str, str] = {}
+        if finished:
+            log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
+        if waiting or self._is_searching(finished):
+            logger = RunLogger(self._config, self._features, self._tracker, self._open_run)
+            run_trials(
+                self._config,
+                waiting,
+                list(finished.values()),
+                self._features,
+                storage=self._address.directory / "tune",
+                callback=logger,
+            )
+            errors = logger.errors
+        results = [self._record(trial, errors.get(key, "")) for key, trial in self._trials.items()]
+        self._commit(results, time.monotonic() - started)
+
+    def _is_searching(self, finished: dict[str, TrialResult]) -> bool:
+        trials = self._config.trials
+        return trials.algorithm == "optuna" and len(finished) < trials.num_samples
+
+    def _known_trials(self) -> list[Trial]:
+        """Return the candidates, or where they are chosen as results come, those started so far."""
+        if self._config.trials.algorithm != "optuna":
+            return draw_candidates(self._config)[0]
+        try:
+            return [Trial(**values) for values in json.loads((self._address.directory / STARTED).read_text())]
+        except FileNotFoundError:
+            return []
+
+    def _finished(self) -> dict[str, TrialResult]:
+        results = {key: load_result(self._locate(trial).directory) for key, trial in self._trials.items()}
+        return {key: result for key, result in results.items() if result is not None and result.status != "failed"}
+
+    def _locate(self, trial: Trial) -> Address:
+        return locate_trial(self._config, trial, self._features[trial.features])
+
+    def _open_run(self, trial: Trial, address: Address) -> str:
+        """Find or create the run of a trial, and note that it was started."""
+        if address.fingerprint not in self._trials:
+            self._trials[address.fingerprint] = trial
+            publish_json(self._address.directory / STARTED, [asdict(known) for known in self._trials.values()])
+        return self._tracker.trial_run(
+            self._run_id,
+            address.fingerprint,
+            name=self._name(trial),
+            params=asdict(trial),
+            datasets=self._datasets({trial.features: self._features[trial.features]}),
+        )
+
+    def _name(self, trial: Trial) -> str:
+        return " ".join(f"{axis}={getattr(trial, axis)}" for axis in self._config.trials.axes) or trial.core
+
+    def _datasets(self, features: dict[str, Address]) -> dict[str, tuple[str, str]]:
+        """Return name -> (fingerprint, place) of the feature sets, for lineage."""
+        return {name: (address.fingerprint, str(address.directory)) for name, address in features.items()}
+
+    def _record(self, trial: Trial, error: str) -> TrialResult:
+        """Bring a trial's run up to what its folder holds; the run may have missed its last epochs."""
+        address = self._locate(trial)
+        if error:
+            result = write_failure(address.directory, key=address.fingerprint, settings=asdict(trial), error=error)
+        else:
+            # Whatever ended without a result was stopped by the scheduler.
+            result = load_result(address.directory) or write_result(address.directory, "stopped")
+        run_id = self._open_run(trial, address)
+        self._tracker.log_history(run_id, result.history)
+        if result.best is not None:
+            self._tracker.log_file(run_id, result.directory / BEST, f"checkpoint/{BEST}")
+            self._log_confusion(run_id, result)
+        self._tracker.finish(run_id, "FAILED" if result.status == "failed" else "FINISHED")
+        return result
+
+    def _log_confusion(self, run_id: str, result: TrialResult) -> None:
+        classified = read_classified(result)
+        if classified is not None:
+            names = FeatureReader(self._features[str(result.settings["features"])].directory).metadata["class_names"]
+            self._tracker.log_file(run_id, confusion_figure(classified.confusion, names), "confusion.png")
+
+    def _score(self, result: TrialResult) -> float:
+        """Return the objective such that more is better."""
+        trials = self._config.trials
+        value = result.best.metrics[trials.objective] if result.best else -math.inf
+        return value if trials.mode == "max" else -value
+
+    def _commit(self, results: Sequence[TrialResult], seconds: float) -> None:
+        failed = [result for result in results if result.status == "failed"]
+        self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED")
+        if failed:
+            raise VidflowError(
+                f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error or 'no message'}; "
+                "the others are kept, and the same command tries these again"
+            )
+        publish_json(
+            self._address.directory / STAGE_MANIFEST,
+            {
+                "stage": "sweep",
+                "fingerprint": self._address.fingerprint,
+                "run_id": self._run_id,
+                "trials": [result.key for result in results],
+                "num_files": len(results),
+                "num_clips": 0,
+                "num_bytes": sum(file.stat().st_size for result in results for file in result.directory.iterdir()),
+                "seconds": sum(epoch.seconds for result in results for epoch in result.history),
+            },
+        )
+        best = max(results, key=self._score)
+        log.info(
+            "sweep: %d trials in %.0f s -> MLflow run %s; best %s: %s %.3f; next: vidflow report",
+            len(results), seconds, self._run_id, self._name(self._trials[best.key]), self._config.trials.objective,
+            abs(self._score(best)),
+        )
+
+
+if __name__ == "__main__":
+    run_stage("sweep")

@@ -1,0 +1,186 @@
+"""Ray Tune: candidates to trials, results to MLflow as they come; the only importer of ray.tune.
+
+Tune only schedules. What a trial has done lies in its own folder, under its own key, so a killed sweep is
+resumed by starting the trials that have no result; each goes on from its own snapshot.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+from tqdm import tqdm
+
+from vidflow.config.schema import Config, Range, Scalar, Trial
+from vidflow.config.search import apply_overrides
+from vidflow.records import EpochResult, TrialResult
+from vidflow.stages.locate import Address, locate_trial
+from vidflow.store.features import FeatureReader
+from vidflow.tracking import Tracker
+from vidflow.training.trial import run_trial
+
+
+def trial_of(config: Config, settings: Mapping[str, Any]) -> Trial:
+    """Return the trial that Tune's settings mean: a whole one, or the values of the axes."""
+    return Trial(**settings["trial"]) if "trial" in settings else apply_overrides(config.trials.trial, settings)
+
+
+def run_trials(
+    config: Config,
+    candidates: Sequence[Trial],
+    finished: Sequence[TrialResult],
+    features: dict[str, Address],
+    *,
+    storage: Path,
+    callback: "RunLogger",
+) -> None:
+    """Run trials under Tune until each has finished, was stopped, or has failed `resources.trials.attempts` times.
+
+    Args:
+        config: The experiment.
+        candidates: Trials still to run; for `optuna` those that were under way when the last driver died.
+        finished: Results at hand, from which `optuna` learns.
+        features: Where each feature set lies.
+        storage: Folder for Tune's own bookkeeping.
+        callback: Takes the results to MLflow.
+    """
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trials, resources = config.trials, config.resources.trials
+    searching = trials.algorithm == "optuna"
+    space = None if searching else {"trial": tune.grid_search([asdict(candidate) for candidate in candidates])}
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(train, config=config, features=features),
+            {"cpu": resources.num_cpus, "gpu": resources.num_gpus},
+        ),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=trials.objective,
+            mode=trials.mode,
+            num_samples=max(1, trials.num_samples - len(finished)) if searching else 1,
+            search_alg=_optuna(config, candidates, finished) if searching else None,
+            scheduler=_scheduler(config),
+            max_concurrent_trials=resources.workers,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(storage.parent),
+            name=storage.name,
+            verbose=0,
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=resources.attempts - 1),
+        ),
+    )
+    tuner.fit()
+
+
+def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address]) -> None:
+    """Train one trial and report every epoch to Tune."""
+    resources = config.resources.trials
+    torch.set_num_threads(max(1, int(resources.num_cpus)))
+    trial = trial_of(config, settings)
+    address = locate_trial(config, trial, features[trial.features])
+    results = run_trial(
+        trial,
+        reader=FeatureReader(features[trial.features].directory),
+        directory=address.directory,
+        key=address.fingerprint,
+        objective=config.trials.objective,
+        mode=config.trials.mode,
+        device=torch.device("cuda" if resources.num_gpus else "cpu"),
+    )
+    for result in results:
+        tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
+
+
+class RunLogger(tune.Callback):
+    """Takes what trials report to their MLflow runs; lives in the driver, the only writer."""
+
+    def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:  # noqa: ANN401
+        """Keep what names a trial.
+
+        Args:
+            config: The experiment.
+            features: Where each feature set lies.
+            tracker: MLflow.
+            open_run: Finds or creates the run of a trial: `(trial, address) -> run_id`.
+        """
+        self._config, self._features = config, features
+        self._tracker, self._open_run = tracker, open_run
+        self._runs: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
+        self._bar: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for a restore that vidflow never asks for; connections stay out."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ANN401, ARG002
+        """Find or create the run of a trial that starts."""
+        self._runs[trial.trial_id] = self._open_run(*self._address(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any  # noqa: ANN401, ARG002
+    ) -> None:
+        """Log one epoch and show where all trials are."""
+        metrics = {name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")}
+        epoch = EpochResult(
+            epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
+        )
+        self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
+        self._show(trials, f"{metrics.get(self._config.trials.objective, math.nan):.3f}")
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ANN401, ARG002
+        """Keep the message of a trial that has failed for good."""
+        self.errors[self._address(trial)[1].fingerprint] = str(trial.get_error()).strip().splitlines()[-1]
+
+    def _address(self, trial: TuneTrial) -> tuple[Trial, Address]:
+        spec = trial_of(self._config, trial.config)
+        return spec, locate_trial(self._config, spec, self._features[spec.features])
+
+    def _show(self, trials: Sequence[TuneTrial], latest: str) -> None:
+        total = sum(trial_of(self._config, trial.config).epochs for trial in trials)
+        if self._bar is None:
+            self._bar = tqdm(desc="sweep", unit="epoch", mininterval=1.0, leave=False)
+        self._bar.total = total
+        self._bar.n = sum((trial.last_result or {}).get("epoch", 0) for trial in trials)
+        self._bar.set_postfix_str(f"{self._config.trials.objective} {latest}")
+
+
+def _scheduler(config: Config) -> TrialScheduler:
+    trials = config.trials
+    if trials.scheduler == "fifo":
+        return FIFOScheduler()
+    epochs = trials.axes.get("epochs", [trials.trial.epochs])
+    longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
+    return AsyncHyperBandScheduler(time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest)
+
+
+def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialResult]) -> OptunaSearch:
+    trials = config.trials
+    search = OptunaSearch(
+        space={name: _distribution(axis) for name, axis in trials.axes.items()},
+        metric=trials.objective,
+        mode=trials.mode,
+        seed=trials.seed,
+        points_to_evaluate=[{name: getattr(trial, name) for name in trials.axes} for trial in started] or None,
+    )
+    for result in finished:
+        if result.best is not None:
+            point = {name: result.settings[name] for name in trials.axes}
+            search.add_evaluated_point(point, result.best.metrics[trials.objective])
+    return search
+
+
+def _distribution(axis: list[Scalar] | Range) -> BaseDistribution:
+    return FloatDistribution(axis.low, axis.high, log=axis.log) if isinstance(axis, Range) else CategoricalDistribution(axis)

@@ -1,0 +1,14 @@
+"""Open the MLflow UI on the experiment's store: `vidflow ui CONFIG.yaml`."""
+
+import os
+
+from vidflow.config.schema import Config
+from vidflow.stages.locate import root_of
+from vidflow.tracking import default_uri, ui_command
+
+
+def main(config: Config) -> None:
+    """Become the MLflow server, at 127.0.0.1."""
+    command = ui_command(config.tracking.uri or default_uri(root_of(config)))
+    print(f"MLflow UI: http://127.0.0.1:5000  ({' '.join(command)})", flush=True)
+    os.execv(command[0], command)

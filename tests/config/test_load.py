@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+
+from vidflow.config.fingerprints import clip_settings, feature_settings, fingerprint, shard_settings, trial_settings
+from vidflow.config.load import config_to_yaml, load_config
+from vidflow.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def write(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_path):
+    path = write(
+        tmp_path,
+        "video: {sizee: 96, sampling: {mode: uniformm, num_frames: 0}}\n"
+        "encoder: {img_size: abc}\nfeatures: {base: {depth: [1]}}\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config([path], ["shards.jpeg_quality=101"])
+    message = str(caught.value)
+    assert message.startswith("6 problems")
+    for part in (
+        f"{path}: video.sizee: no such setting; did you mean `size`?",
+        "video.sampling.mode: got 'uniformm'",
+        "video.sampling.num_frames: got 0",
+        "encoder.img_size: got 'abc'",
+        "features.base.depth: no such setting; did you mean `depths`?",
+        "command line (shards.jpeg_quality=101): shards.jpeg_quality: got 101",
+    ):
+        assert part in message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("trials: {axes: {corre: [mean]}}", "did you mean `core`?"),
+        ("trials: {axes: {core: [mean, gruu]}}", "'gruu'"),
+        ("trials: {axes: {features: [base, other]}}", "got 'other', wanted one of: base"),
+        ("trials: {axes: {learning_rate: {low: 0.1, high: 1}}}", "a range needs `algorithm: random`"),
+        ("trials: {algorithm: random, axes: {learning_rate: {low: 1, high: 0.1}}}", "low < high"),
+        ("trials: {axes: {seed: []}}", "got no values"),
+        ("encoder: {img_size: 448}", "at most video.size = 224"),
+        ("encoder: {weights: 'random:x'}", "wanted a whole number after `random:`"),
+        ("encoder: {weights: nowhere.safetensors}", "wanted `hub`, `random:SEED` or an existing file"),
+        ("video: {manifest: nowhere.csv}", "no such file: nowhere.csv"),
+        ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
+        ("features: {../x: {depths: [1]}}", "letters, digits"),
+    ],
+)
+def test_what_single_fields_cannot_see_is_found_before_anything_starts(tmp_path, text, part):
+    with pytest.raises(ConfigError, match="nothing was started") as caught:
+        load_config([write(tmp_path, text)])
+    assert part in str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    write(tmp_path, "root: x", "demo.yaml")
+    with pytest.raises(ConfigError, match=r"did you mean demo\.yaml"):
+        load_config([tmp_path / "demoo.yaml"])
+
+
+def test_files_merge_left_to_right_and_overrides_win(tmp_path):
+    first = write(tmp_path, "root: a\nvideo: {size: 64}\nencoder: {img_size: 32}", "a.yaml")
+    second = write(tmp_path, "video: {size: 96}", "b.yaml")
+    config = load_config([first, second], ["root=c", "trials.axes.core=[mean,gru]"])
+    assert (config.root, config.video.size, config.encoder.img_size) == (str(Path("c").absolute()), 96, 32)
+    assert config.trials.axes["core"] == ["mean", "gru"]
+
+
+def test_the_merged_settings_read_back_to_the_same_config(tmp_path):
+    config = load_config([CONF / "demo.yaml"])
+    assert load_config([write(tmp_path, config_to_yaml(config))]) == config
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_experiment_says_how_to_run_it(path):
+    assert path.read_text().startswith(f"# vidflow run conf/{path.name}")
+
+
+def addresses(config):
+    shards = fingerprint(shard_settings(config, "videos", {"av": "1"}))
+    features = fingerprint(feature_settings(config, "base", shards, "weights"))
+    return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max"))
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("resources.extract.workers=7", (False, False, False)),
+        ("resources.frames_per_batch=3", (False, False, False)),
+        ("root=elsewhere", (False, False, False)),
+        ("shards.max_reject_fraction=0.5", (False, False, False)),
+        ("trials.trial.seed=3", (False, False, True)),
+        ("encoder.name=vit_tiny_patch16_224", (False, True, True)),
+        ("features.base.depths=[2]", (False, True, True)),
+        ("video.resize_filter=bilinear", (True, True, True)),
+        ("video.sampling.num_frames=8", (True, True, True)),
+        ("shards.clips_per_shard=9", (True, True, True)),
+    ],
+)
+def test_a_setting_moves_the_addresses_of_what_depends_on_it_and_no_other(override, changed):
+    before, after = (addresses(load_config([CONF / "demo.yaml"], extra)) for extra in ([], [override]))
+    assert tuple(a != b for a, b in zip(before, after, strict=True)) == changed
+
+
+def test_renaming_a_feature_set_moves_no_trial():
+    base = load_config([CONF / "demo.yaml"])
+    renamed = load_config([CONF / "demo.yaml"], ["features.other.depths=[1]", "trials.trial.features=other"])
+    assert addresses(base)[2] == addresses(renamed)[2]
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1}) != fingerprint({"a": 1, "b": [2, 1]})
+
+
+def test_clip_settings_hold_what_changes_a_frame():
+    assert set(clip_settings(load_config([CONF / "demo.yaml"]))) == {"decoder", "sampling", "size", "resize_filter"}

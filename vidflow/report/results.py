@@ -1,0 +1,52 @@
+"""What a trial predicted, read from its folder for pictures.
+
+Axes: V validation clips, C classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vidflow.records import TrialResult
+from vidflow.report.tables import confusion_matrix
+from vidflow.training.snapshot import PREDICTIONS, read_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classified:
+    """Predictions of a classifier's best epoch.
+
+    Attributes:
+        indices: Each clip's position in its feature set.
+        labels: True classes.
+        predicted: Most likely classes.
+        probabilities: Their probabilities.
+        num_classes: C.
+    """
+
+    indices: Int[np.ndarray, " V"]
+    labels: Int[np.ndarray, " V"]
+    predicted: Int[np.ndarray, " V"]
+    probabilities: Float[np.ndarray, " V"]
+    num_classes: int
+
+    @property
+    def confusion(self) -> Int[np.ndarray, "C C"]:
+        """Clips by true class (rows) and predicted class (columns)."""
+        return confusion_matrix(self.labels, self.predicted, self.num_classes)
+
+
+def read_classified(result: TrialResult) -> Classified | None:
+    """Return what a trial predicted, or None if it is no classifier or has no epoch."""
+    if result.best is None or result.settings["task"] != "classification":
+        return None
+    tensors, _ = read_tensors(result.directory / PREDICTIONS)
+    probabilities, predicted = tensors["logits"].softmax(-1).max(-1)
+    return Classified(
+        indices=tensors["indices"].numpy(),
+        labels=tensors["labels"].numpy(),
+        predicted=predicted.numpy(),
+        probabilities=probabilities.numpy(),
+        num_classes=tensors["logits"].shape[-1],
+    )
