@@ -178,7 +178,7 @@ def write_video(
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` that becomes `path` when the block ends well."""
-    partial = path.with_name(f".{path.name}.{uuid4().hex}")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield partial
         with partial.open("rb") as file:

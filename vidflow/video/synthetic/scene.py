@@ -166,6 +166,7 @@ def _draw_furniture(
         for x in (-2.2, 0.0, 2.2)
     ]
     if rng.random() < difficulty:
-        # A post between the camera and the target; taller than the frame.
-        pillars.append(bar(rng.uniform(-0.6, 0.6), rng.uniform(1.5, 1.7), 0.04 + 0.06 * difficulty, 3.0))
+        # A post before the target, up to 1.7 m above the camera: past the frame's edge, yet never behind the camera.
+        height = (ground_y + 1.7) / 2
+        pillars.append(bar(rng.uniform(-0.6, 0.6), rng.uniform(1.7, 1.9), 0.05 + 0.06 * difficulty, height))
     return tuple(pillars)
