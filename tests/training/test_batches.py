@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
+from vidflow.store.features import FeatureReader
 from vidflow.training.batches import iterate_batches, read_annotations
 
 CPU = torch.device("cpu")
@@ -114,5 +115,11 @@ def test_ragged_token_counts_are_refused_with_the_counts(noise_features):
         list(iterate_batches(_Chosen([ragged]), np.arange(1), batch_size=1, device=CPU))
 
 
-class _Chosen(list):
+class _Chosen(FeatureReader):
     """Clips by hand, where a reader is wanted: what no finished feature set holds."""
+
+    def __init__(self, clips):
+        self._clips = clips
+
+    def __getitem__(self, index):
+        return self._clips[index]
