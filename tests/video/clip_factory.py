@@ -1,5 +1,7 @@
 """Small videos with a number in every frame, in any container and codec, for the tests of vidflow.video."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -45,16 +47,16 @@ def mux(
     first_tick: int = 0,
     audio: bool = False,
     gop: int = 12,
-    container_options: dict[str, str] | None = None,
+    num_b_frames: int = 2,
+    codec_options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames at 25 per second with any codec and container that FFmpeg has."""
-    with av.open(str(path), "w", options=container_options or {}) as container:
-        stream = container.add_stream(codec, rate=25, options={"g": str(gop)})
+    options = {"g": str(gop), "bf": str(num_b_frames)} if codec_options is None else codec_options
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
         tone = container.add_stream("aac", rate=16000) if audio else None
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
-        if codec in {"mpeg4", "libx264"}:
-            stream.codec_context.max_b_frames = 2
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for tick, pixels in enumerate(frames, first_tick):
@@ -67,6 +69,18 @@ def mux(
         if tone is not None:
             _mux_silence(container, tone)
     return path
+
+
+def mux_vp9(path: Path, num_frames: int, gop: int = 12) -> Path:
+    """Write VP9 from a process of its own: decord, once loaded, puts its old libvpx before PyAV's."""
+    subprocess.run([sys.executable, __file__, str(path), str(num_frames), str(gop)], check=True)
+    return path
+
+
+def mux_open_groups(path: Path, num_frames: int) -> Path:
+    """Write H.264 with groups of 30 frames whose last B-frames are coded after the next keyframe."""
+    x264 = "open-gop=1:keyint=30:min-keyint=30:scenecut=0:bframes=3:b-adapt=0"
+    return mux(path, frames=numbered_frames(num_frames), codec_options={"x264-params": x264})
 
 
 def _mux_silence(container, stream) -> None:
@@ -101,6 +115,16 @@ def cut(source: Path, path: Path, fraction: float) -> Path:
     """Copy only the first part of a file, as an interrupted download would."""
     content = source.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
+    return path
+
+
+def damage(path: Path, *, packet: int) -> Path:
+    """Blank the content of one coded frame, in coding order, and leave its container whole."""
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        victim = [each for each in container.demux(video=0) if each.size][packet]
+        content[victim.pos + 5 : victim.pos + victim.size] = bytes(victim.size - 5)
+    path.write_bytes(content)
     return path
 
 
@@ -142,8 +166,12 @@ BAD_VIDEOS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "cut, index first": ("Truncated", _cut_first),
     "four bytes short, index first": ("Truncated", lambda folder: _cut_first(folder, missing_bytes=4)),
     "cut, index last": ("Truncated", lambda folder: _cut_last(folder, "mp4", "libx264", 0.9)),
-    "cut webm": ("Truncated", lambda folder: _cut_last(folder, "webm", "libvpx-vp9", 0.6)),
+    "cut webm": ("Truncated", lambda folder: cut(mux_vp9(folder / "whole.webm", 60), folder / "bad.webm", 0.6)),
     "cut avi": ("Truncated", lambda folder: _cut_last(folder, "avi", "mpeg4", 0.4)),
     "raw stream": ("NoTimestamps", lambda folder: mux(folder / "bad.h264", frames=numbered_frames(10))),
 }
 """Every bad video we know how to make: the reason it must be refused for, and how to make it in a folder."""
+
+
+if __name__ == "__main__":
+    mux(Path(sys.argv[1]), "libvpx-vp9", frames=numbered_frames(int(sys.argv[2])), gop=int(sys.argv[3]))

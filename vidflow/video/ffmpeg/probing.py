@@ -94,7 +94,7 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Contents:
 
 def _describe(path: Path, stream: VideoStream, contents: _Contents) -> VideoInfo:
     ticks = [tick for tick in contents.ticks if tick is not None]
-    codec, first = stream.codec_context.name, contents.first
+    codec, first = stream.codec.canonical_name, contents.first
     if not contents.ticks:
         raise VideoError("NoFrames", f"{path}: got a video stream without a frame; export the video again")
     if len(ticks) < len(contents.ticks):
@@ -126,3 +126,24 @@ def _describe(path: Path, stream: VideoStream, contents: _Contents) -> VideoInfo
 def _seconds(ticks: Int[np.ndarray, "*frames"], stream: VideoStream) -> Float64[np.ndarray, "*frames"]:
     assert stream.time_base is not None  # every stream that was opened for reading has one
     return ticks * stream.time_base.numerator / stream.time_base.denominator
+
+
+def has_leading_frames(path: Path) -> bool:
+    """Return whether some frame is shown before a keyframe that comes ahead of it in the file.
+
+    So it is with open groups of pictures (the default of x265) and with the B-frames of MPEG-4 part 2.
+    Whoever seeks to such a keyframe and counts frames from there miscounts.
+
+    Raises:
+        VideoError: If the file cannot be read.
+    """
+    with opened(path) as (container, stream):
+        key_tick: int | None = None
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            if packet.is_keyframe:
+                key_tick = packet.pts
+            elif key_tick is not None and packet.pts < key_tick:
+                return True
+    return False
