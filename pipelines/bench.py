@@ -5,22 +5,6 @@ Everything is made under a temporary folder beside `root` and removed at the end
 """
 
 import dataclasses
-import functools
-import shutil
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-
-from pipelines import extract, shard, sweep, synth
-from pipelines.job import WorkerPool, log, ray_session
-from vidflow.config.schema import Config
-from vidflow.models.encoder import FrozenEncoder, build_encoder
 
 ROUNDS = 5
 

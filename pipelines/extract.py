@@ -14,7 +14,7 @@ from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder, check_name
 from vidflow.records import Reject
-from vidflow.stages.extract import ExtractPlan, Extractor
+from vidflow.stages.extract import Extractor, ExtractPlan
 from vidflow.stages.finish import finish_stage
 from vidflow.stages.locate import Address, locate_features, locate_shards, root_of
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
@@ -45,7 +45,9 @@ def require_shards(config: Config) -> Address:
     """
     work = locate_shards(config)
     if work is None or work.address.manifest is None:
-        raise VidflowError(f"{config.root}: the shards of this configuration are not finished; run `vidflow shard` first")
+        raise VidflowError(
+            f"{config.root}: the shards of this configuration are not finished; run `vidflow shard` first"
+        )
     return work.address
 
 
@@ -54,13 +56,17 @@ def _extract(config: Config, name: str, shards: Address, address: Address) -> No
     manifest = shards.manifest
     assert manifest is not None
     if config.encoder.weights.startswith("random:"):
-        log.warning("extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights)
+        log.warning(
+            "extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights
+        )
     units = []
     for file in manifest["files"]:
         entry = committed_entry(shards.directory, file["file"])
         if entry is None:
-            raise VidflowError(f"{shards.directory / file['file']}: gone or cut short since it was made; "
-                               f"delete {shards.directory / 'manifest.json'} and run `vidflow shard` again")
+            raise VidflowError(
+                f"{shards.directory / file['file']}: gone or cut short since it was made; "
+                f"delete {shards.directory / 'manifest.json'} and run `vidflow shard` again"
+            )
         units.append(ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry))
     metadata = {
         "fingerprint": address.fingerprint,
@@ -69,7 +75,9 @@ def _extract(config: Config, name: str, shards: Address, address: Address) -> No
         "num_frames": config.video.sampling.num_frames,
     }
     build = functools.partial(build_extractor, config, name, shards.directory, address.directory, metadata)
-    entries, made = commit_units(config, address.directory, build, units, config.resources.extract, name=f"extract {name}")
+    entries, made = commit_units(
+        config, address.directory, build, units, config.resources.extract, name=f"extract {name}"
+    )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
     finish_stage(
         address,
@@ -83,13 +91,15 @@ def _extract(config: Config, name: str, shards: Address, address: Address) -> No
     num_bytes = sum(entry.num_bytes for entry in made)
     log.info(
         "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: vidflow sweep",
-        name, num_clips, num_bytes / 1e6, address.directory, num_clips / (time.monotonic() - started),
+        name,
+        num_clips,
+        num_bytes / 1e6,
+        address.directory,
+        num_clips / (time.monotonic() - started),
     )
 
 
-def build_extractor(
-    config: Config, name: str, shards: Path, directory: Path, metadata: dict[str, Any]
-) -> Extractor:
+def build_extractor(config: Config, name: str, shards: Path, directory: Path, metadata: dict[str, Any]) -> Extractor:
     """Build the worker on the machine it runs on: encoder, device and threads."""
     resources, features = config.resources.extract, config.features[name]
     torch.set_num_threads(max(1, int(resources.num_cpus)))

@@ -18,6 +18,7 @@ from vidflow.config.schema import Config, StageResources
 from vidflow.errors import VidflowError
 from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
 
+
 class FileUnit(Protocol):
     """A unit of work that becomes one file."""
 
@@ -39,11 +40,11 @@ def ray_session(config: Config) -> Iterator[None]:
         yield
         return
     address = config.resources.ray_address or os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"include_dashboard": False}
     # A worker that asks for no GPU must still see none; this is Ray's coming default, chosen now to keep it quiet.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     started = time.monotonic()
-    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True, **local)
+    # A local cluster needs no dashboard; of one that is there the argument would be refused.
+    ray.init(address=address, logging_level=logging.WARNING, include_dashboard=None if address else False)
     log.info("ray: %s, ready in %.1f s", address or "local", time.monotonic() - started)
     try:
         yield
@@ -112,10 +113,14 @@ class WorkerPool:
         for actor in self._idle:
             ray.kill(actor)
 
-    def _start(self) -> Any:  # noqa: ANN401 - a Ray handle
-        return _Actor.options(num_cpus=self._resources.num_cpus, num_gpus=self._resources.num_gpus).remote(self._build)
+    def _start(self) -> Any:
+        return (
+            ray.remote(_Actor)
+            .options(num_cpus=self._resources.num_cpus, num_gpus=self._resources.num_gpus)
+            .remote(self._build)
+        )
 
-    def _next_attempt(self, unit: Any, attempt: int, error: Exception) -> int:  # noqa: ANN401
+    def _next_attempt(self, unit: Any, attempt: int, error: Exception) -> int:
         if attempt >= self._resources.attempts:
             raise VidflowError(f"{self._name}: {attempt} workers died on {unit!r}: {error}") from error
         log.warning("%s: a worker died on one unit; attempt %d follows", self._name, attempt + 1)
@@ -168,14 +173,13 @@ def commit_units(
     return [done[unit.file] for unit in units], made
 
 
-@ray.remote
 class _Actor:
     """Holds one worker in a process of its own."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self._work = build()
 
-    def work(self, unit: Any) -> Any:  # noqa: ANN401 - whatever the worker takes and gives
+    def work(self, unit: Any) -> Any:
         return self._work(unit)
 
 
@@ -186,8 +190,9 @@ def _num_actors(resources: StageResources, num_units: int) -> int:
         fitting = min(fitting, int(cluster.get("GPU", 0) / resources.num_gpus))
     if fitting < 1:
         raise VidflowError(
-            f"no worker fits the cluster: each takes {resources.num_cpus} CPU and {resources.num_gpus} GPU, the cluster "
-            f"has {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU; set `resources.*.num_cpus` or `num_gpus`"
+            f"no worker fits the cluster: each takes {resources.num_cpus} CPU and {resources.num_gpus} GPU, the "
+            f"cluster has {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU; set `num_cpus` or "
+            "`num_gpus` under `resources`"
         )
     return max(1, min(num_units, resources.workers or fitting, fitting))
 

@@ -27,7 +27,6 @@ from vidflow.stages.locate import (
     locate_report,
     locate_shards,
     locate_sweep,
-    locate_trial,
     locate_videos,
     root_of,
 )
@@ -54,7 +53,9 @@ def main(config: Config) -> None:
         sweep = locate_sweep(config, features)
         manifest = sweep.manifest
         if manifest is None:
-            raise VidflowError(f"{config.root}: the sweep of this configuration is not finished; run `vidflow sweep` first")
+            raise VidflowError(
+                f"{config.root}: the sweep of this configuration is not finished; run `vidflow sweep` first"
+            )
         results = [load_result(root_of(config) / "trials" / key) for key in manifest["trials"]]
         page = render_page(_gather(config, features, sweep, [result for result in results if result is not None]))
         address = locate_report(config, sweep)
@@ -71,9 +72,7 @@ def main(config: Config) -> None:
     )
 
 
-def _gather(
-    config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]
-) -> ReportData:
+def _gather(config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]) -> ReportData:
     work = locate_shards(config)
     assert work is not None
     ranked = rank_trials(results, config.trials.objective, config.trials.mode)
@@ -85,7 +84,8 @@ def _gather(
     notices = []
     if config.encoder.weights.startswith("random:"):
         notices.append(
-            f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), not pre-trained ones."
+            f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), "
+            "not pre-trained ones."
         )
     return ReportData(
         title=config.report.title,

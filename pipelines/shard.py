@@ -93,7 +93,9 @@ def _build(config: Config, work: ShardWork) -> None:
         image_format=config.shards.image_format,
         jpeg_quality=config.shards.jpeg_quality,
     )
-    entries, made = commit_units(config, work.address.directory, build, work.plans, config.resources.shard, name="shard")
+    entries, made = commit_units(
+        config, work.address.directory, build, work.plans, config.resources.shard, name="shard"
+    )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
     _check_rejects(config, work, rejects)
     finish_stage(
@@ -109,7 +111,10 @@ def _build(config: Config, work: ShardWork) -> None:
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
         "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: vidflow extract",
-        num_clips, len(made), len(work.rejects) + len(rejects), work.address.directory,
+        num_clips,
+        len(made),
+        len(work.rejects) + len(rejects),
+        work.address.directory,
         num_clips / (time.monotonic() - started),
     )
 

@@ -49,7 +49,9 @@ def require_features(config: Config) -> dict[str, Address]:
     addresses = {name: locate_features(config, name, shards) for name in config.features}
     missing = [name for name, address in addresses.items() if address.manifest is None]
     if missing:
-        raise VidflowError(f"{config.root}: feature sets {', '.join(missing)} are not finished; run `vidflow extract` first")
+        raise VidflowError(
+            f"{config.root}: feature sets {', '.join(missing)} are not finished; run `vidflow extract` first"
+        )
     return addresses
 
 
@@ -191,7 +193,11 @@ class Sweep:
         best = max(results, key=self._score)
         log.info(
             "sweep: %d trials in %.0f s -> MLflow run %s; best %s: %s %.3f; next: vidflow report",
-            len(results), seconds, self._run_id, self._name(self._trials[best.key]), self._config.trials.objective,
+            len(results),
+            seconds,
+            self._run_id,
+            self._name(self._trials[best.key]),
+            self._config.trials.objective,
             abs(self._score(best)),
         )
 

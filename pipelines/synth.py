@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidflow.video.manifest import write_manifest
+
 from pipelines.cli import run_stage
 from pipelines.job import log, map_units, ray_session
 from vidflow.config.schema import Config
@@ -14,7 +16,6 @@ from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
 from vidflow.stages.locate import VIDEOS_MANIFEST, locate_videos, root_of
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, remove_leftovers
-from vidflow.video.manifest import write_manifest
 from vidflow.video.synthetic import PlannedVideo, plan_videos, video_path, write_video
 
 VIDEOS_PER_UNIT = 25
@@ -27,7 +28,9 @@ def main(config: Config) -> None:
         ConfigError: If the config names a manifest of its own.
     """
     if config.video.manifest is not None:
-        raise ConfigError(f"video.manifest is {config.video.manifest}: there is nothing to render; go on with `vidflow shard`")
+        raise ConfigError(
+            f"video.manifest is {config.video.manifest}: there is nothing to render; go on with `vidflow shard`"
+        )
     address = locate_videos(config)
     with exclusive(root_of(config)):
         started = time.monotonic()
@@ -49,7 +52,10 @@ def main(config: Config) -> None:
         publish_json(address.directory / STAGE_MANIFEST, manifest)
         log.info(
             "synth: %d videos, %.1f MB -> %s (%.1f videos/s); next: vidflow shard",
-            made, num_bytes / 1e6, address.directory, made / seconds,
+            made,
+            num_bytes / 1e6,
+            address.directory,
+            made / seconds,
         )
 
 

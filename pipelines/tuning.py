@@ -106,7 +106,7 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
 class RunLogger(tune.Callback):
     """Takes what trials report to their MLflow runs; lives in the driver, the only writer."""
 
-    def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:  # noqa: ANN401
+    def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:
         """Keep what names a trial.
 
         Args:
@@ -125,22 +125,29 @@ class RunLogger(tune.Callback):
         """Tune pickles its callbacks for a restore that vidflow never asks for; connections stay out."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ANN401, ARG002
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Find or create the run of a trial that starts."""
         self._runs[trial.trial_id] = self._open_run(*self._address(trial))
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any  # noqa: ANN401, ARG002
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[TuneTrial],
+        trial: TuneTrial,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
     ) -> None:
         """Log one epoch and show where all trials are."""
-        metrics = {name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")}
+        metrics = {
+            name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")
+        }
         epoch = EpochResult(
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
         self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
         self._show(trials, f"{metrics.get(self._config.trials.objective, math.nan):.3f}")
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ANN401, ARG002
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Keep the message of a trial that has failed for good."""
         self.errors[self._address(trial)[1].fingerprint] = str(trial.get_error()).strip().splitlines()[-1]
 
@@ -163,7 +170,9 @@ def _scheduler(config: Config) -> TrialScheduler:
         return FIFOScheduler()
     epochs = trials.axes.get("epochs", [trials.trial.epochs])
     longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
-    return AsyncHyperBandScheduler(time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest)
+    return AsyncHyperBandScheduler(
+        time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest
+    )
 
 
 def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialResult]) -> OptunaSearch:
@@ -183,4 +192,8 @@ def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialRe
 
 
 def _distribution(axis: list[Scalar] | Range) -> BaseDistribution:
-    return FloatDistribution(axis.low, axis.high, log=axis.log) if isinstance(axis, Range) else CategoricalDistribution(axis)
+    return (
+        FloatDistribution(axis.low, axis.high, log=axis.log)
+        if isinstance(axis, Range)
+        else CategoricalDistribution(axis)
+    )

@@ -11,4 +11,4 @@ def main(config: Config) -> None:
     """Become the MLflow server, at 127.0.0.1."""
     command = ui_command(config.tracking.uri or default_uri(root_of(config)))
     print(f"MLflow UI: http://127.0.0.1:5000  ({' '.join(command)})", flush=True)
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606 - a list, no shell

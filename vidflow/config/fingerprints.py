@@ -14,12 +14,12 @@ STAGE_VERSIONS = {"synth": 1, "shard": 1, "extract": 1, "trial": 1, "report": 1}
 """Raised by hand when a stage's code changes its result."""
 
 
-def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def canonical_json(value: Any) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def fingerprint(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def fingerprint(value: Any) -> str:
     """Return 16 hex digits that name a JSON value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 

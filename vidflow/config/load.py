@@ -29,11 +29,9 @@ class _Source:
         """Whether this layer names the key at `location`."""
         node: Any = self.values
         for part in location:
-            if isinstance(node, dict) and part in node:
+            try:
                 node = node[part]
-            elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-                node = node[part]
-            else:
+            except (KeyError, IndexError, TypeError):
                 return False
         return True
 
@@ -132,17 +130,19 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
 
 def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
     """Pydantic names the branch of a union it tried, such as `list[str]`; it is no key of the user's."""
-    return part is not location[0] and isinstance(part, str) and ("[" in part or part in {"Range", "str", "int", "float", "bool"})
+    return (
+        part is not location[0]
+        and isinstance(part, str)
+        and ("[" in part or part in {"Range", "str", "int", "float", "bool"})
+    )
 
 
 def _valid_names(location: Sequence[str | int]) -> list[str]:
     """Return the settings valid below `location`, by walking the schema."""
     node: Any = Config
     for part in location:
-        if dataclasses.is_dataclass(node):
-            node = typing.get_type_hints(node)[str(part)]
-        else:
-            node = typing.get_args(node)[-1]
+        is_section = dataclasses.is_dataclass(node)
+        node = typing.get_type_hints(node)[str(part)] if is_section else typing.get_args(node)[-1]
         if isinstance(node, types.UnionType):
             node = next((a for a in typing.get_args(node) if dataclasses.is_dataclass(a)), node)
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []

@@ -100,7 +100,9 @@ class Extractor:
                 else:
                     rejects.append(_non_finite(sample))
 
-    def _batches(self, samples: Iterator[ShardSample]) -> Iterator[tuple[list[ShardSample], UInt8[Tensor, "B T H W 3"]]]:
+    def _batches(
+        self, samples: Iterator[ShardSample]
+    ) -> Iterator[tuple[list[ShardSample], UInt8[Tensor, "B T H W 3"]]]:
         """Yield batches of whole clips, the next one decompressed while the caller works on the last."""
         coming = self._ahead.submit(self._next_batch, samples)
         while True:

@@ -19,7 +19,7 @@ def finish_stage(
     entries: Sequence[FileEntry],
     clips: Sequence[ClipRow],
     rejects: Sequence[Reject],
-    **details: Any,  # noqa: ANN401 - JSON values
+    **details: Any,
 ) -> None:
     """Write the table of clips, the table of rejects and the manifest.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from vidflow.config.fingerprints import fingerprint
 from vidflow.errors import VideoError
@@ -51,7 +52,12 @@ def list_class_names(items: Sequence[VideoItem]) -> list[str]:
 
 
 def plan_clips(
-    items: Sequence[VideoItem], scans: Mapping[str, ScannedVideo], *, mode: str, num_frames: int, fps: float,
+    items: Sequence[VideoItem],
+    scans: Mapping[str, ScannedVideo],
+    *,
+    mode: Literal["uniform", "center", "windows"],
+    num_frames: int,
+    fps: float,
     stride_seconds: float,
 ) -> tuple[list[ClipPlan], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
@@ -75,9 +81,7 @@ def plan_clips(
                 _refuse_twin(clips.get(clip.key), clip)
                 clips[clip.key] = clip
         except VideoError as error:
-            rejects.append(
-                Reject(key="", path=str(item.path), stage="scan", reason=error.reason, message=str(error))
-            )
+            rejects.append(Reject(key="", path=str(item.path), stage="scan", reason=error.reason, message=str(error)))
     return [clips[key] for key in sorted(clips)], rejects
 
 
@@ -92,12 +96,12 @@ def plan_shards(clips: Sequence[ClipPlan], clips_per_shard: int) -> list[ShardPl
 
 def content_digest(clips: Sequence[ClipPlan]) -> str:
     """Return the name of everything that a plan's clips hold, whatever their files are called."""
-    return fingerprint([[clip.key, clip.label_index, clip.label, clip.split, clip.annotations_sha256] for clip in clips])
+    return fingerprint(
+        [[clip.key, clip.label_index, clip.label, clip.split, clip.annotations_sha256] for clip in clips]
+    )
 
 
-def _clip(
-    item: VideoItem, scans: Mapping[str, ScannedVideo], times: tuple[float, ...], label_index: int
-) -> ClipPlan:
+def _clip(item: VideoItem, scans: Mapping[str, ScannedVideo], times: tuple[float, ...], label_index: int) -> ClipPlan:
     scan = scans[str(item.path)]
     annotations = scans[str(item.annotations)] if item.annotations else None
     if annotations is not None and annotations.reason:
@@ -119,9 +123,15 @@ def _refuse_twin(first: ClipPlan | None, second: ClipPlan) -> None:
     if first is None:
         return
     if first.split != second.split:
-        raise VideoError("Leak", f"{second.path}: same content as {first.path}, which is in split {first.split!r}, "
-                         f"not {second.split!r}; kept there only")
+        raise VideoError(
+            "Leak",
+            f"{second.path}: same content as {first.path}, which is in split {first.split!r}, "
+            f"not {second.split!r}; kept there only",
+        )
     if first.label != second.label:
-        raise VideoError("LabelConflict", f"{second.path}: same content as {first.path}, which is labelled "
-                         f"{first.label!r}, not {second.label!r}; the first label stands")
+        raise VideoError(
+            "LabelConflict",
+            f"{second.path}: same content as {first.path}, which is labelled "
+            f"{first.label!r}, not {second.label!r}; the first label stands",
+        )
     raise VideoError("Duplicate", f"{second.path}: same content as {first.path}; kept once")

@@ -21,7 +21,7 @@ KILLED = ("Timeout", "DecoderCrashed", "OutOfMemory")
 class ShardBuilder:
     """Makes shards; decoding runs in a process that can be killed."""
 
-    def __init__(self, *, directory: Path, timeout_seconds: float, memory_mib: int, **encoding: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, directory: Path, timeout_seconds: float, memory_mib: int, **encoding: Any) -> None:
         """Keep the settings; the decoder starts with the first clip.
 
         Args:
@@ -91,6 +91,7 @@ class ShardBuilder:
         )
 
     def _encode(self, clip: ClipPlan) -> EncodedClip:
-        return self._sandbox.call(
+        encoded: EncodedClip = self._sandbox.call(
             encode_clip, Path(clip.path), clip.times, annotations=clip.annotations, **self._encoding
         )
+        return encoded

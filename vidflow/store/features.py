@@ -33,7 +33,6 @@ SCHEMA = pa.schema(
         ("annotations", pa.large_binary()),
     ]
 )
-_TYPES = {field.name: getattr(field.type, "value_type", None) for field in SCHEMA}
 CLIPS_TABLE = "clips.parquet"
 
 
@@ -124,7 +123,9 @@ class FeatureReader:
         """
         manifest = read_stage(directory)
         if manifest is None:
-            raise VidflowError(f"{directory}: no finished feature set here; run `vidflow extract` with this configuration")
+            raise VidflowError(
+                f"{directory}: no finished feature set here; run `vidflow extract` with this configuration"
+            )
         self.directory = directory
         self.metadata: dict[str, Any] = manifest["metadata"]
         self._rows = read_rows(directory / CLIPS_TABLE, ClipRow)
@@ -166,16 +167,18 @@ def _to_batch(clip: ClipTokens, schema: pa.Schema) -> pa.RecordBatch:
 
 def _one_list(name: str, values: np.ndarray | None) -> pa.Array:
     """Return a list column of one row, or of one null."""
+    element = SCHEMA.field(name).type.value_type
     large = pa.types.is_large_list(SCHEMA.field(name).type)
     kind, offsets = (pa.LargeListArray, pa.int64()) if large else (pa.ListArray, pa.int32())
     if values is None:
         return pa.nulls(1, SCHEMA.field(name).type)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1).astype(_TYPES[name].to_pandas_dtype(), copy=False))
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1).astype(element.to_pandas_dtype(), copy=False))
     return kind.from_arrays(pa.array([0, len(flat)], offsets), flat)
 
 
 def _values(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    return batch.column(name).flatten().to_numpy(zero_copy_only=True)
+    values: np.ndarray = batch.column(name).flatten().to_numpy(zero_copy_only=True)
+    return values
 
 
 def _optional_values(batch: pa.RecordBatch, name: str) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Where artifacts lie and how a file comes to exist: written aside, synced, renamed, and only then named in a manifest."""
+"""How a file comes to exist: written aside, synced, renamed, and only then named in a manifest."""
 
 import contextlib
 import fcntl
@@ -56,7 +56,7 @@ def publish(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def publish_json(path: Path, value: dict[str, Any]) -> None:
+def publish_json(path: Path, value: Any) -> None:
     """Publish a JSON file, indented for people."""
     with publish(path) as aside:
         aside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
@@ -85,8 +85,10 @@ def check_digest(directory: Path, entry: FileEntry) -> None:
     """
     path = directory / entry.file
     if file_sha256(path) != entry.sha256:
-        raise VidflowError(f"{path}: its bytes differ from its manifest (wanted sha256 {entry.sha256}); "
-                           "delete the file and run the stage that made it again")
+        raise VidflowError(
+            f"{path}: its bytes differ from its manifest (wanted sha256 {entry.sha256}); "
+            "delete the file and run the stage that made it again"
+        )
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
@@ -123,8 +125,9 @@ def exclusive(root: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            raise VidflowError(f"{root}: in use by process {lock.read().strip() or '?'}; "
-                               "wait for it, or set another `root=`") from error
+            raise VidflowError(
+                f"{root}: in use by process {lock.read().strip() or '?'}; wait for it, or set another `root=`"
+            ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

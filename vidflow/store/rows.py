@@ -36,7 +36,7 @@ def _schema(row_type: type[Any]) -> pa.Schema:
     return pa.schema([(name, _arrow_type(hint)) for name, hint in typing.get_type_hints(row_type).items()])
 
 
-def _arrow_type(hint: Any) -> pa.DataType:  # noqa: ANN401 - a type expression
+def _arrow_type(hint: Any) -> pa.DataType:
     if isinstance(hint, UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return _ARROW_TYPES[hint]

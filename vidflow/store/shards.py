@@ -40,11 +40,11 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> list[str]:
     Members carry no time and a fixed owner, so the bytes depend on the samples alone.
     """
     keys = []
-    with publish(path) as aside, aside.open("wb") as stream:
-        with wds.TarWriter(stream, encoder=False, mtime=0, user="vidflow", group="vidflow", mode=0o644) as writer:
-            for sample in samples:
-                writer.write(_members(sample))
-                keys.append(sample.key)
+    fixed = {"mtime": 0, "user": "vidflow", "group": "vidflow", "mode": 0o644}
+    with publish(path) as aside, aside.open("wb") as stream, wds.TarWriter(stream, encoder=False, **fixed) as writer:
+        for sample in samples:
+            writer.write(_members(sample))
+            keys.append(sample.key)
     return keys
 
 
