@@ -1,0 +1,208 @@
+"""The report's pictures, as PNG or JPEG bytes; the only importer of matplotlib.
+
+Axes: T frames, H and W pixels, C classes.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
+
+from vidflow.report.tables import RankedTrial, SeedGroup, describe_settings
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; darkened where they were too light for a thin line.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b1548a", "#8c6d00", "#3d9bd1", "#4d4d4d", "#9a3324")
+_INK, _FAINT = "#26303a", "#d9dee3"
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#9aa5b1",
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "text.color": _INK,
+    "text.parse_math": False,  # class names are the user's, and may hold a dollar sign
+    "figure.facecolor": "white",
+    "savefig.dpi": 180,
+}
+_MAX_GROUPS = 30
+_MAX_NAMED_CLASSES = 60
+_MAX_COUNTED_CLASSES = 25
+_MAX_NAME = 26  # characters
+
+
+def curves_figure(
+    ranked: Sequence[RankedTrial], metrics: Sequence[str], *, colour_by: str, is_share: Mapping[str, bool]
+) -> bytes:
+    """Draw every trial's metrics over its epochs, one panel per metric, the best trial in bold.
+
+    Args:
+        ranked: Trials, best first.
+        metrics: Names of metrics; those that no trial has are left out.
+        colour_by: Setting whose values have a colour each.
+        is_share: Whether a metric is a share, shown in percent; absent means it is not.
+    """
+    metrics = [m for m in metrics if any(m in epoch.metrics for row in ranked for epoch in row.result.history)]
+    colours = _colours([row.result.settings.get(colour_by) for row in ranked])
+    with _figure(9.0, 3.7) as figure:
+        panels = figure.subplots(1, max(1, len(metrics)), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=False):
+            axes.set(title=metric, xlabel="epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if is_share.get(metric, False):
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            for row in reversed(ranked):
+                _curve(axes, row, metric, colours[str(row.result.settings.get(colour_by))])
+        handles = [mpl.lines.Line2D([], [], color=colour, lw=2.2) for colour in colours.values()]
+        names = [_shorten(name) for name in colours]
+        figure.legend(handles, names, title=f"{colour_by} (bold: best trial)", loc="outside lower center", ncols=4)
+        return _png(figure)
+
+
+def settings_figure(groups: Sequence[SeedGroup], objective: str, *, colour_by: str, is_share: bool) -> bytes:
+    """Draw the score of every group of settings: a dot per seed with its interval, and a bar at their mean.
+
+    Args:
+        groups: Groups, best first; the first 30 are drawn.
+        objective: Name of the score.
+        colour_by: Setting whose values have a colour each.
+        is_share: Whether the score is a share, shown in percent.
+    """
+    groups = groups[:_MAX_GROUPS]
+    colours = _colours([group.trials[0].result.settings.get(colour_by) for group in groups])
+    with _figure(8.0, 1.1 + 0.42 * len(groups)) as figure:
+        axes = figure.subplots()
+        for place, group in enumerate(groups):
+            colour = colours[str(group.trials[0].result.settings.get(colour_by))]
+            axes.plot(
+                [group.mean] * 2, [place - 0.34, place + 0.34], color=colour, lw=7, alpha=0.3, solid_capstyle="butt"
+            )
+            offsets = (np.arange(len(group.trials)) + 0.5) / len(group.trials) * 0.56 - 0.28
+            for row, offset in zip(group.trials, offsets, strict=True):
+                _dot(axes, row, place + float(offset), colour)
+        names = [_shorten(describe_settings(group.settings) or "all trials", 48) for group in groups]
+        axes.set_yticks(range(len(groups)), names)
+        axes.set(xlabel=objective, ylim=(len(groups) - 0.4, -0.6))
+        axes.grid(axis="y", visible=False)
+        if is_share:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        return _png(figure)
+
+
+def confusion_figure(confusion: Int[np.ndarray, "C C"], class_names: Sequence[str]) -> bytes:
+    """Draw a confusion matrix, rows as shares of the true class.
+
+    Up to 25 classes have their counts written in, up to 60 their names; of more, every so many.
+    """
+    num_classes = len(confusion)
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = confusion / np.maximum(totals, 1)
+    side = float(np.clip(0.34 * num_classes, 2.6, 8.0))
+    with _figure(side + 2.4, side + 1.8) as figure:
+        axes = figure.subplots()
+        is_large = num_classes > _MAX_COUNTED_CLASSES
+        # Small cells have no count in them: a steeper scale makes a rare confusion visible.
+        norm = PowerNorm(0.4 if is_large else 1.0, vmin=0, vmax=1)
+        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+        axes.grid(visible=False)
+        axes.set(xlabel="predicted", ylabel="true")
+        step = 1 if num_classes <= _MAX_NAMED_CLASSES else 5
+        size = float(np.clip(side * 72 / num_classes * 0.62 * step, 5.0, 9.0))
+        places = range(0, num_classes, step)
+        names = [_shorten(class_names[i]) if step == 1 else f"{i}" for i in places]
+        axes.set_xticks(places, names, rotation=90, fontsize=size)
+        axes.set_yticks(places, names, fontsize=size)
+        if not is_large:
+            _write_counts(axes, confusion, shares)
+        bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(1.0, decimals=0))
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)
+        return _png(figure)
+
+
+def strip_image(frames: UInt8[np.ndarray, "T H W 3"], *, num_frames: int = 8, height: int = 112) -> bytes:
+    """Return frames of a clip side by side in time order, as JPEG.
+
+    Args:
+        frames: RGB frames.
+        num_frames: Most frames to show, spread evenly from the first to the last.
+        height: Height of the strip in pixels.
+    """
+    count = min(num_frames, len(frames))
+    picked = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    width = max(1, round(height * frames.shape[2] / frames.shape[1]))
+    gap = 3
+    strip = Image.new("RGB", (count * (width + gap) - gap, height), "white")
+    for place, frame in enumerate(picked):
+        strip.paste(
+            Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS), (place * (width + gap), 0)
+        )
+    buffer = io.BytesIO()
+    strip.save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _curve(axes: Axes, row: RankedTrial, metric: str, colour: str) -> None:
+    points = [(epoch.epoch, epoch.metrics[metric]) for epoch in row.result.history if metric in epoch.metrics]
+    if points:
+        marker = "o" if len(points) == 1 else None
+        width, alpha = (2.4, 1.0) if row.is_best else (1.1, 0.65)
+        axes.plot(*zip(*points, strict=True), color=colour, lw=width, alpha=alpha, marker=marker, ms=3)
+
+
+def _dot(axes: Axes, row: RankedTrial, height: float, colour: str) -> None:
+    if row.low is not None and row.high is not None:
+        axes.plot([row.low, row.high], [height, height], color=colour, lw=1.1, alpha=0.55)
+    if row.score is not None:
+        axes.plot(row.score, height, "o", color=colour, ms=4.5, mec="white", mew=0.6)
+
+
+def _write_counts(axes: Axes, confusion: Int[np.ndarray, "C C"], shares: np.ndarray) -> None:
+    for i, j in zip(*np.nonzero(confusion), strict=True):
+        colour = "white" if shares[i, j] > 0.55 else _INK
+        axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=7, color=colour)
+
+
+def _colours(values: Sequence[object]) -> dict[str, str]:
+    """Give every value a colour, in the order of their names, so that a page and its next version agree."""
+    names = sorted({str(value) for value in values})
+    return {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(names)}
+
+
+def _shorten(name: str, width: int = _MAX_NAME) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure, width and height in inches, in the report's style and outside pyplot's global list."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the tables beside the picture spell it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.05)
+    return buffer.getvalue()
