@@ -3,8 +3,9 @@
 import functools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from pipelines.cli import run_stage
 from pipelines.job import commit_units, log, map_units, ray_session
@@ -82,17 +83,7 @@ def _scan(config: Config) -> ShardWork:
 
 def _build(config: Config, work: ShardWork) -> None:
     started = time.monotonic()
-    build = functools.partial(
-        ShardBuilder,
-        directory=work.address.directory,
-        timeout_seconds=config.resources.decode_timeout_seconds,
-        memory_mib=config.resources.decode_memory_mib,
-        decoder=config.video.decoder,
-        size=config.video.size,
-        resize_filter=config.video.resize_filter,
-        image_format=config.shards.image_format,
-        jpeg_quality=config.shards.jpeg_quality,
-    )
+    build = build_shard_builder(config, work.address.directory)
     entries, made = commit_units(
         config, work.address.directory, build, work.plans, config.resources.shard, name="shard"
     )
@@ -116,6 +107,21 @@ def _build(config: Config, work: ShardWork) -> None:
         len(work.rejects) + len(rejects),
         work.address.directory,
         num_clips / (time.monotonic() - started),
+    )
+
+
+def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBuilder]:
+    """Return what makes a worker of this stage."""
+    return functools.partial(
+        ShardBuilder,
+        directory=directory,
+        timeout_seconds=config.resources.decode_timeout_seconds,
+        memory_mib=config.resources.decode_memory_mib,
+        decoder=config.video.decoder,
+        size=config.video.size,
+        resize_filter=config.video.resize_filter,
+        image_format=config.shards.image_format,
+        jpeg_quality=config.shards.jpeg_quality,
     )
 
 

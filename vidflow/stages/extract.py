@@ -91,9 +91,13 @@ class Extractor:
         publish_entry(self._directory, entry)
         return entry
 
+    def encode_frames(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
+        """Return the tokens of frames, reduced to the encoder's size if they are larger."""
+        return self._encoder(fit_frames(frames, self._encoder.img_size))
+
     def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject]) -> Iterator[ClipTokens]:
         for batch, frames in self._batches(samples):
-            encoded = self._encoder(fit_frames(frames.flatten(0, 1), self._encoder.img_size))
+            encoded = self.encode_frames(frames.flatten(0, 1))
             for sample, clip in zip(batch, split_clips(batch, encoded), strict=True):
                 if np.isfinite(clip.tokens).all() and np.isfinite(clip.prefix).all():
                     yield clip

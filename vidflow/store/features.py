@@ -5,19 +5,23 @@ Axes: T frames, K tapped depths, N tokens, P prefix tokens, D embedding width.
 
 import functools
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Float16, Int64
 
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.store.layout import publish, read_stage
 from vidflow.store.rows import read_rows
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = pa.schema(
     [
@@ -142,6 +146,14 @@ class FeatureReader:
         """Return the clip at `index` as views of the memory map."""
         row = self._rows[index]
         return self._open(row.file)[row.row]
+
+    def tokens(self, index: int) -> "Float16[torch.Tensor, 'tokens D']":
+        """Return the patch tokens of the clip at `index` as a tensor over the memory map: read, never written."""
+        import torch  # here, for most who import this module need no tensors, and torch takes seconds
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self[index].tokens)
 
 
 def clip_order(num_clips: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " clips"]:

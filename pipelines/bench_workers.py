@@ -1,0 +1,143 @@
+"""What `vidflow bench` runs in workers: a stage's own worker, and the bare loop it is compared with."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.extract import build_extractor
+from pipelines.shard import build_shard_builder
+from vidflow.config.schema import Config, Trial
+from vidflow.stages.extract import ExtractPlan
+from vidflow.stages.locate import Address
+from vidflow.stages.plan import ShardPlan
+from vidflow.store.features import FeatureReader
+from vidflow.store.layout import committed_entry
+from vidflow.store.shards import read_shard
+from vidflow.training.trial import run_trial
+from vidflow.video.decode import decode_clip
+from vidflow.video.encode import compress, decompress
+from vidflow.video.ffmpeg import probe
+from vidflow.video.sampling import frames_at
+
+
+class ShardBench:
+    """Makes shards, or only decodes and compresses their clips."""
+
+    def __init__(self, config: Config, directory: str) -> None:
+        self._config = config
+        self._build = build_shard_builder(config, Path(directory))()
+
+    def __call__(self, job: tuple[str, ShardPlan]) -> float:
+        """Do one plan and return the peak memory of this process and its decoder so far, in MiB."""
+        mode, plan = job
+        if mode == "bare":
+            self._loop(plan)
+        else:
+            self._build(replace(plan, file=f"{time.monotonic_ns()}.tar"))
+        return peak_mib()
+
+    def _loop(self, plan: ShardPlan) -> None:
+        video, shards = self._config.video, self._config.shards
+        for clip in plan.clips:
+            path = Path(clip.path)
+            info = probe(path)
+            indices = frames_at(info.pts_seconds, np.asarray(clip.times))
+            decoded = decode_clip(
+                path, info, indices, decoder=video.decoder, size=video.size, resize_filter=video.resize_filter
+            )
+            for frame in decoded.frames:
+                compress(frame, shards.image_format, shards.jpeg_quality)
+
+
+class ExtractBench:
+    """Encodes shards, or only runs the encoder on frames that are in memory."""
+
+    def __init__(self, config: Config, name: str, shards: str, directory: str) -> None:
+        self._config, self._shards = config, Path(shards)
+        metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
+        self._extractor = build_extractor(config, name, self._shards, Path(directory), metadata)
+        self._frames: dict[str, torch.Tensor] = {}
+
+    def __call__(self, job: tuple[str, ExtractPlan]) -> float:
+        """Do one shard and return the peak memory of this process so far, in MiB."""
+        mode, plan = job
+        if mode == "bare":
+            self._loop(plan)
+        else:
+            self._extractor(replace(plan, file=f"{time.monotonic_ns()}.arrow"))
+        return peak_mib()
+
+    def _loop(self, plan: ExtractPlan) -> None:
+        if plan.file not in self._frames:
+            images = (image for sample in read_shard(self._shards / plan.shard.file) for image in sample.images)
+            self._frames[plan.file] = torch.from_numpy(np.stack([decompress(image) for image in images]))
+        num_frames = self._config.video.sampling.num_frames
+        for batch in self._frames[plan.file].split(
+            -(-self._config.resources.frames_per_batch // num_frames) * num_frames
+        ):
+            self._extractor.encode_frames(batch)
+
+
+class TrialBench:
+    """Trains trials one after the other, with neither Tune nor MLflow."""
+
+    def __init__(self, config: Config, features: dict[str, Address]) -> None:
+        self._config, self._features = config, features
+        torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
+
+    def __call__(self, job: tuple[Trial, Path]) -> float:
+        """Train one trial and return its seconds."""
+        trial, directory = job
+        started = time.perf_counter()
+        results = run_trial(
+            trial,
+            FeatureReader(self._features[trial.features].directory),
+            directory=directory,
+            key="bench",
+            objective=self._config.trials.objective,
+            mode=self._config.trials.mode,
+            device=torch.device("cuda" if self._config.resources.trials.num_gpus else "cpu"),
+        )
+        for _ in results:
+            pass
+        return time.perf_counter() - started
+
+
+def extract_plans(shards: Address) -> list[ExtractPlan]:
+    """Return every shard as a unit of extraction."""
+    files = [file["file"] for file in (shards.manifest or {})["files"]]
+    entries = [committed_entry(shards.directory, file) for file in files]
+    return [ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in entries if entry is not None]
+
+
+def copy_files(directory: Path) -> float:
+    """Copy the bytes of all feature files out of memory maps; return GB/s."""
+    maps = [np.memmap(path, mode="r") for path in sorted(directory.glob("*.arrow"))]
+    targets = [np.empty(len(each), np.uint8) for each in maps]
+    started = time.perf_counter()
+    for target, each in zip(targets, maps, strict=True):
+        np.copyto(target, each)
+    return sum(map(len, maps)) / (time.perf_counter() - started) / 1e9
+
+
+def copy_clips(reader: FeatureReader) -> float:
+    """Copy the tokens of every clip out of the reader into one tensor; return GB/s."""
+    target = torch.from_numpy(np.empty_like(reader[0].tokens))
+    num_bytes = 0
+    started = time.perf_counter()
+    for index in range(len(reader)):
+        tokens = reader.tokens(index)
+        target.copy_(tokens)
+        num_bytes += tokens.nbytes
+    return num_bytes / (time.perf_counter() - started) / 1e9
+
+
+def peak_mib() -> float:
+    """Return the largest resident memory so far of this process and its living children, summed, in MiB."""
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    statuses = [Path("/proc", pid, "status").read_text() for pid in ("self", *children)]
+    peaks = [int(line.split()[1]) for text in statuses for line in text.splitlines() if line.startswith("VmHWM")]
+    return sum(peaks) / 1024

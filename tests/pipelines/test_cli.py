@@ -1,0 +1,43 @@
+def test_help_names_every_command_and_the_exit_codes(vidflow):
+    done = vidflow("--help")
+    assert done.returncode == 0
+    for word in ("synth", "shard", "extract", "sweep", "report", "run", "bench", "ui", "exit codes"):
+        assert word in done.stdout
+
+
+def test_a_bad_config_ends_with_2_and_every_problem_and_no_traceback(vidflow, tiny):
+    done = vidflow("run", tiny, "video.sizee=3", "trials.trial.epochs=0")
+    assert done.returncode == 2
+    assert "2 problems" in done.stderr
+    assert "did you mean `size`?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tiny.parent / "root").exists()
+
+
+def test_no_config_at_all_says_what_to_type(vidflow):
+    done = vidflow("shard", "root=x")
+    assert done.returncode == 2
+    assert "vidflow run conf/demo.yaml" in done.stderr
+
+
+def test_a_stage_out_of_turn_names_the_one_before_it(vidflow, tiny):
+    for stage, before in (("extract", "vidflow shard"), ("sweep", "vidflow shard"), ("report", "vidflow shard")):
+        done = vidflow(stage, tiny)
+        assert done.returncode == 1
+        assert before in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_print_shows_settings_and_starts_nothing(vidflow, tiny):
+    done = vidflow("run", tiny, "--print", "encoder.name=vit_tiny_patch16_224")
+    assert done.returncode == 0
+    assert "name: vit_tiny_patch16_224" in done.stdout
+    assert "to do" in done.stdout
+    assert not (tiny.parent / "root").exists()
+
+
+def test_an_unknown_encoder_is_refused_with_the_nearest_name(vidflow, tiny):
+    done = vidflow("run", tiny, "encoder.name=vit_smal_patch16_224")
+    assert done.returncode == 2
+    assert "vit_small_patch16_224" in done.stderr
+    assert not (tiny.parent / "root").exists()

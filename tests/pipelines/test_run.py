@@ -1,0 +1,119 @@
+import shutil
+from pathlib import Path
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+
+
+def snapshot(root: Path, pattern: str) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.glob(pattern) if path.is_file()}
+
+
+def runs(root: Path) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    return client.search_runs([e.experiment_id for e in client.search_experiments()])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, vidflow):
+    """A small experiment that has run to its end, and what the command said."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("experiment")
+    config = folder / "tiny.yaml"
+    config.write_text(TINY.format(root=folder / "root"))
+    done = vidflow("run", config)
+    assert done.returncode == 0, done.stderr
+    return config, folder / "root", done.stderr
+
+
+def test_run_makes_every_stage_and_says_what_is_next(finished):
+    _, root, said = finished
+    assert len(list(root.glob("shards/*/*.tar"))) == 3
+    assert len(list(root.glob("features/*/*.arrow"))) == 3
+    assert len(list(root.glob("trials/*/result.json"))) == 2
+    page = next(root.glob("reports/*/report.html"))
+    assert "gru" in page.read_text()
+    for line in ("next: vidflow shard", "next: vidflow extract", "next: vidflow sweep", "next: vidflow report", str(page)):
+        assert line in said
+    assert "RANDOM weights" in said
+
+
+def test_the_sweep_is_a_parent_run_and_each_trial_a_child_with_its_epochs(finished):
+    _, root, _ = finished
+    parents = [run for run in runs(root) if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs(root) if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert {run.data.params["core"] for run in children} == {"mean", "gru"}
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "val/top1")] == [1, 2]
+        assert {"checkpoint", "confusion.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert run.inputs.dataset_inputs
+    assert {"config.yaml", "report.html"} <= {file.path for file in client.list_artifacts(parents[0].info.run_id)}
+
+
+def test_the_same_command_again_does_nothing_and_says_so(finished, vidflow):
+    config, root, _ = finished
+    before, count = snapshot(root, "*/*/*"), len(runs(root))
+    done = vidflow("run", config)
+    assert done.returncode == 0
+    for stage in ("synth", "shard", "extract", "sweep", "report"):
+        assert f"{stage}: already done" in done.stderr
+    assert "ray" not in done.stderr
+    assert snapshot(root, "*/*/*") == before
+    assert len(runs(root)) == count
+
+
+def test_other_resources_recompute_nothing(finished, vidflow):
+    config, _, _ = finished
+    done = vidflow("run", config, "resources.shard.workers=1", "resources.frames_per_batch=8")
+    assert done.stderr.count("already done") == 5
+
+
+def test_another_encoder_recomputes_features_and_leaves_shards_alone(finished, vidflow):
+    config, root, _ = finished
+    shards = snapshot(root, "shards/*/*")
+    done = vidflow("extract", config, "encoder.weights=random:1")
+    assert done.returncode == 0, done.stderr
+    assert snapshot(root, "shards/*/*") == shards
+    assert len(list(root.glob("features/*"))) == 2
+
+
+def test_a_repeated_sweep_adds_no_run_and_trains_nothing(finished, vidflow):
+    config, root, _ = finished
+    shutil.rmtree(root / "sweeps")
+    before, count = snapshot(root, "trials/*/*"), len(runs(root))
+    assert vidflow("sweep", config).returncode == 0
+    assert snapshot(root, "trials/*/*") == before
+    assert len(runs(root)) == count
+
+
+def test_a_shard_cut_short_is_found_before_it_is_encoded(finished, vidflow, tmp_path):
+    config, root, _ = finished
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    tar = next(copy.glob("shards/*/shard-000001.tar"))
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    done = vidflow("extract", config, f"root={copy}", "encoder.weights=random:2")
+    assert done.returncode == 1
+    assert "shard-000001.tar: its bytes differ from its manifest" in done.stderr
+
+
+def test_a_video_that_breaks_later_becomes_a_reject_and_ends_with_3(finished, vidflow, tmp_path):
+    config, root, _ = finished
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    for video in sorted(copy.glob("videos/*/val_*.mp4"))[:4]:
+        video.write_bytes(video.read_bytes()[:-400])
+    done = vidflow("shard", config, f"root={copy}")
+    assert done.returncode == 3
+    assert "4 of 60 rows are rejected" in done.stderr
+    assert vidflow("shard", config, f"root={copy}", "shards.max_reject_fraction=0.1").returncode == 0
+    tables = [pq.read_table(path).to_pylist() for path in copy.glob("shards/*/rejects.parquet")]
+    assert [len(rows) for rows in tables if rows] == [4]
