@@ -67,6 +67,8 @@ def _frames_on(container: InputContainer, stream: VideoStream) -> Iterator[Video
     for packet in container.demux(stream):
         try:
             yield from stream.decode(packet)
+        except MemoryError:  # FFmpeg's is both; it says nothing of the video
+            raise
         except FFmpegError:
             continue
 

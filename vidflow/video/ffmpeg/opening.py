@@ -47,6 +47,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError("UnknownCodec", f"{path}: FFmpeg has no decoder for its video stream; re-encode it")
         try:
             yield container, stream
+        except MemoryError:  # FFmpeg's is both; it says nothing of the file
+            raise
         except FFmpegError as error:
             raise VideoError(
                 "Corrupt", f"{path}: reading failed ({error.strerror}); fetch it again or re-encode it"
@@ -72,6 +74,8 @@ def _check_file(path: Path) -> None:
 
 def _refusal(path: Path, error: FFmpegError) -> VideoError:
     """Say why FFmpeg would not open a file."""
+    if isinstance(error, MemoryError):
+        raise error
     if isinstance(error, OSError) and not isinstance(error, EOFError):
         return VideoError(
             "Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"

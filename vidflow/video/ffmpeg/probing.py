@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import InvalidDataError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int
@@ -82,7 +82,7 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> _Contents:
         if packet.stream_index != stream.index:
             continue
         if contents.first is None:
-            with suppress(FFmpegError):  # a recording may start with packets that cannot be decoded
+            with suppress(InvalidDataError):  # a recording may start with packets that cannot be decoded
                 contents.first = next(iter(stream.decode(packet)), None)
         if packet.size or tick is not None:  # the last, empty packet of PyAV is no frame
             contents.num_whole += not packet.is_corrupt
