@@ -10,6 +10,7 @@ import torch
 from pipelines.extract import build_extractor
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial
+from vidflow.config.search import objective_of
 from vidflow.stages.extract import ExtractPlan
 from vidflow.stages.locate import Address
 from vidflow.stages.plan import ShardPlan
@@ -91,14 +92,15 @@ class TrialBench:
     def __call__(self, job: tuple[Trial, Path]) -> float:
         """Train one trial and return its seconds."""
         trial, directory = job
+        objective, mode = objective_of(self._config.trials, trial.task)
         started = time.perf_counter()
         results = run_trial(
             trial,
             FeatureReader(self._features[trial.features].directory),
             directory=directory,
             key="bench",
-            objective=self._config.trials.objective,
-            mode=self._config.trials.mode,
+            objective=objective,
+            mode=mode,
             device=torch.device("cuda" if self._config.resources.trials.num_gpus else "cpu"),
         )
         for _ in results:

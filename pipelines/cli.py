@@ -68,6 +68,11 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
 
 def run_stages(stages: Sequence[str], config: Config) -> None:
     """Run stages in order, leaving out what is done."""
+    waiting = [stage for stage in stages if state.finished(stage, config) is None]
+    if "extract" in waiting:
+        check = importlib.import_module("vidflow.models.checks").check_encoder
+        depths = [features.depths for features in config.features.values()]
+        check(name=config.encoder.name, img_size=config.encoder.img_size, depths=depths)
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:

@@ -10,9 +10,10 @@ import torch
 
 from pipelines.cli import run_stage
 from pipelines.job import commit_units, log
+from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import build_encoder, check_name
+from vidflow.models.encoder import build_encoder
 from vidflow.records import Reject
 from vidflow.stages.extract import Extractor, ExtractPlan
 from vidflow.stages.finish import finish_stage
@@ -28,7 +29,6 @@ def main(config: Config) -> None:
     Raises:
         VidflowError: If the shards are not finished.
     """
-    check_name(config.encoder.name)
     with exclusive(root_of(config)):
         shards = require_shards(config)
         for name in config.features:
@@ -73,6 +73,7 @@ def _extract(config: Config, name: str, shards: Address, address: Address) -> No
         "settings": address.settings,
         "class_names": manifest["class_names"],
         "num_frames": config.video.sampling.num_frames,
+        "clip": clip_settings(config),
     }
     build = functools.partial(build_extractor, config, name, shards.directory, address.directory, metadata)
     entries, made = commit_units(

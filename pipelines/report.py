@@ -15,6 +15,7 @@ from pipelines.job import log
 from pipelines.sweep import require_features
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
+from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.page import Example, ReportData, render_page
@@ -75,7 +76,8 @@ def main(config: Config) -> None:
 def _gather(config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]) -> ReportData:
     work = locate_shards(config)
     assert work is not None
-    ranked = rank_trials(results, config.trials.objective, config.trials.mode)
+    objective, mode = objective_of(config.trials, config.trials.trial.task)
+    ranked = rank_trials(results, objective, mode)
     best = ranked[0].result
     reader = FeatureReader(features[str(best.settings["features"])].directory)
     classified = read_classified(best)
@@ -97,8 +99,8 @@ def _gather(config: Config, features: dict[str, Address], sweep: Address, result
         examples=_examples(config, work, reader, classified) if classified else [],
         confusion=classified.confusion if classified else None,
         provenance=_provenance(config, stages),
-        objective=config.trials.objective,
-        mode=config.trials.mode,
+        objective=objective,
+        mode=mode,
         notices=notices,
     )
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from pipelines.cli import run_stage
@@ -12,7 +12,7 @@ from pipelines.job import log, num_hosts, ray_session
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial
-from vidflow.config.search import draw_candidates
+from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure
@@ -78,7 +78,7 @@ class Sweep:
         self._run_id = self._tracker.sweep_run(
             self._address.fingerprint,
             name=self._config.report.title,
-            params={"algorithm": self._config.trials.algorithm, "objective": self._config.trials.objective},
+            params={"algorithm": self._config.trials.algorithm, "num_trials": len(self._trials)},
             config_yaml=config_to_yaml(self._config),
             datasets=self._datasets(self._features),
         )
@@ -165,9 +165,10 @@ class Sweep:
 
     def _score(self, result: TrialResult) -> float:
         """Return the objective such that more is better."""
-        trials = self._config.trials
-        value = result.best.metrics[trials.objective] if result.best else -math.inf
-        return value if trials.mode == "max" else -value
+        metric, mode = objective_of(self._config.trials, self._trials[result.key].task)
+        if result.best is None:
+            return -math.inf
+        return result.best.metrics[metric] * (1 if mode == "max" else -1)
 
     def _commit(self, results: Sequence[TrialResult], seconds: float) -> None:
         failed = [result for result in results if result.status == "failed"]
@@ -190,16 +191,20 @@ class Sweep:
                 "seconds": sum(epoch.seconds for result in results for epoch in result.history),
             },
         )
-        best = max(results, key=self._score)
         log.info(
-            "sweep: %d trials in %.0f s -> MLflow run %s; best %s: %s %.3f; next: vidflow report",
+            "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: vidflow report",
             len(results),
             seconds,
             self._run_id,
-            self._name(self._trials[best.key]),
-            self._config.trials.objective,
-            abs(self._score(best)),
+            "; ".join(self._describe_best(results)),
         )
+
+    def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:
+        """Yield what came out best, for each task."""
+        for task in dict.fromkeys(trial.task for trial in self._trials.values()):
+            best = max((result for result in results if self._trials[result.key].task == task), key=self._score)
+            metric, _ = objective_of(self._config.trials, task)
+            yield f"best {self._name(self._trials[best.key])}: {metric} {abs(self._score(best)):.3f}"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
 from vidflow.config.schema import Config, Range, Scalar, Trial
-from vidflow.config.search import apply_overrides
+from vidflow.config.search import apply_overrides, objective_of
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.locate import Address, locate_trial
 from vidflow.store.features import FeatureReader
@@ -57,6 +57,9 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trials, resources = config.trials, config.resources.trials
     searching = trials.algorithm == "optuna"
+    # Only what chooses among trials needs the metric, and then all have the one task (see `draw_candidates`).
+    chooses = searching or trials.scheduler != "fifo"
+    metric, mode = objective_of(trials, trials.trial.task) if chooses else (None, None)
     space = None if searching else {"trial": tune.grid_search([asdict(candidate) for candidate in candidates])}
     tuner = tune.Tuner(
         tune.with_resources(
@@ -65,8 +68,8 @@ def run_trials(
         ),
         param_space=space,
         tune_config=tune.TuneConfig(
-            metric=trials.objective,
-            mode=trials.mode,
+            metric=metric,
+            mode=mode,
             num_samples=max(1, trials.num_samples - len(finished)) if searching else 1,
             search_alg=_optuna(config, candidates, finished) if searching else None,
             scheduler=_scheduler(config),
@@ -90,13 +93,14 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
     torch.set_num_threads(max(1, int(resources.num_cpus)))
     trial = trial_of(config, settings)
     address = locate_trial(config, trial, features[trial.features])
+    objective, mode = objective_of(config.trials, trial.task)
     results = run_trial(
         trial,
         reader=FeatureReader(features[trial.features].directory),
         directory=address.directory,
         key=address.fingerprint,
-        objective=config.trials.objective,
-        mode=config.trials.mode,
+        objective=objective,
+        mode=mode,
         device=torch.device("cuda" if resources.num_gpus else "cpu"),
     )
     for result in results:
@@ -145,7 +149,8 @@ class RunLogger(tune.Callback):
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
         self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
-        self._show(trials, f"{metrics.get(self._config.trials.objective, math.nan):.3f}")
+        objective, _ = objective_of(self._config.trials, self._address(trial)[0].task)
+        self._show(trials, f"{objective} {metrics.get(objective, math.nan):.3f}")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Keep the message of a trial that has failed for good."""
@@ -161,7 +166,7 @@ class RunLogger(tune.Callback):
             self._bar = tqdm(desc="sweep", unit="epoch", mininterval=1.0, leave=False)
         self._bar.total = total
         self._bar.n = sum((trial.last_result or {}).get("epoch", 0) for trial in trials)
-        self._bar.set_postfix_str(f"{self._config.trials.objective} {latest}")
+        self._bar.set_postfix_str(latest)
 
 
 def _scheduler(config: Config) -> TrialScheduler:
@@ -177,17 +182,18 @@ def _scheduler(config: Config) -> TrialScheduler:
 
 def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialResult]) -> OptunaSearch:
     trials = config.trials
+    metric, mode = objective_of(trials, trials.trial.task)
     search = OptunaSearch(
         space={name: _distribution(axis) for name, axis in trials.axes.items()},
-        metric=trials.objective,
-        mode=trials.mode,
+        metric=metric,
+        mode=mode,
         seed=trials.seed,
         points_to_evaluate=[{name: getattr(trial, name) for name in trials.axes} for trial in started] or None,
     )
     for result in finished:
         if result.best is not None:
             point = {name: result.settings[name] for name in trials.axes}
-            search.add_evaluated_point(point, result.best.metrics[trials.objective])
+            search.add_evaluated_point(point, result.best.metrics[metric])
     return search
 
 

@@ -9,6 +9,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Mode = Literal["max", "min"]
 Scalar = str | int | float | bool
 
 CoreName = Literal[
@@ -206,10 +207,10 @@ class Trials:
     """`asha` stops trials that fall behind."""
     asha_grace_epochs: Count = 3
     """Epochs before a trial may be stopped."""
-    objective: str = "val/top1"
-    """Metric by which epochs and trials are ranked."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more of it is better."""
+    objective: str | None = None
+    """Metric by which epochs and trials are ranked; None is the task's own."""
+    mode: Mode | None = None
+    """Whether more of it is better; None is the task's own."""
     seed: Seed = 0
     """Seed of a `random` or `optuna` search."""
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vidflow.config.schema import Config, Range, Scalar, Trial, Trials
+from vidflow.config.schema import Config, Mode, Range, Scalar, TaskName, Trial, Trials
+
+_OBJECTIVES: dict[TaskName, tuple[str, Mode]] = {
+    "classification": ("val/top1", "max"),
+    "box_tracking": ("val/miou", "max"),
+    "point_tracking": ("val/average_jaccard", "max"),
+    "depth": ("val/abs_rel", "min"),
+    "camera_pose": ("val/rpe_translation_mm", "min"),
+}
 
 
 def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
@@ -42,7 +50,14 @@ def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
             continue
         problems += _candidate_problems(candidate, config)
         candidates.append(candidate)
+    problems += _task_problems(trials, {candidate.task for candidate in candidates})
     return list(dict.fromkeys(candidates)), list(dict.fromkeys(problems))
+
+
+def objective_of(trials: Trials, task: TaskName) -> tuple[str, Mode]:
+    """Return the metric that ranks a task's epochs and trials, and whether more of it is better."""
+    metric, mode = _OBJECTIVES[task]
+    return trials.objective or metric, trials.mode or mode
 
 
 def apply_overrides(trial: Trial, overrides: Mapping[str, Scalar]) -> Trial:
@@ -86,9 +101,25 @@ def _draw(axis: list[Scalar] | Range, rng: random.Random) -> Scalar:
 def _range_problems(axis: str, values: Range, trials: Trials) -> list[str]:
     if trials.algorithm == "grid":
         return [f"trials.axes.{axis}: a range needs `algorithm: random` or `optuna`; a grid wants a list"]
+    if not isinstance(getattr(trials.trial, axis), float):
+        return [f"trials.axes.{axis}: a range draws fractions; this field wants a list of values"]
     if values.low >= values.high or (values.log and values.low <= 0):
         return [f"trials.axes.{axis}: got low {values.low}, high {values.high}, wanted {'0 < ' * values.log}low < high"]
     return []
+
+
+def _task_problems(trials: Trials, tasks: set[TaskName]) -> list[str]:
+    if len(tasks) < 2:
+        return []
+    return [
+        f"trials.{name}: got {value!r} for {len(tasks)} tasks, which have no metric in common; {remedy}"
+        for name, value, usual, remedy in (
+            ("objective", trials.objective, None, "leave it out, then each task has its own"),
+            ("scheduler", trials.scheduler, "fifo", "give each task a sweep of its own, or use fifo"),
+            ("algorithm", trials.algorithm if trials.algorithm == "optuna" else None, None, "use grid or random"),
+        )
+        if value != usual
+    ]
 
 
 def _candidate_problems(trial: Trial, config: Config) -> list[str]:

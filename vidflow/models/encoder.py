@@ -278,6 +278,13 @@ def check_name(name: str) -> None:
         )
 
 
+def outline(name: str) -> tuple[int, int]:
+    """Return patch size in pixels and number of blocks of an architecture, without making its weights."""
+    with torch.device("meta"):
+        vit = timm.create_model(name, pretrained=False)
+    return int(vit.patch_embed.patch_size[0]), len(vit.blocks)
+
+
 def check_img_size(img_size: int, *, patch_size: int, name: str) -> None:
     """Check that frames divide into whole patches.
 

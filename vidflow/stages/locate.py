@@ -15,6 +15,7 @@ from vidflow.config.fingerprints import (
     trial_settings,
 )
 from vidflow.config.schema import Config, Trial
+from vidflow.config.search import objective_of
 from vidflow.models.weights import weights_identity
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
@@ -128,7 +129,7 @@ def locate_features(config: Config, name: str, shards: Address) -> Address:
 
 def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
     """Return where a trial lies, given its features."""
-    settings = trial_settings(trial, features.fingerprint, config.trials.objective, config.trials.mode)
+    settings = trial_settings(trial, features.fingerprint, *objective_of(config.trials, trial.task))
     return Address(directory=root_of(config) / "trials" / fingerprint(settings), settings=settings)
 
 

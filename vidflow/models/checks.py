@@ -1,0 +1,35 @@
+"""What an encoder's settings must fulfil, checked in a second and without weights, before anything starts."""
+
+from collections.abc import Sequence
+
+from vidflow.errors import ConfigError, VidflowError
+from vidflow.models.encoder import check_img_size, check_name, outline, resolve_depths
+
+
+def check_encoder(*, name: str, img_size: int, depths: Sequence[Sequence[int]]) -> None:
+    """Check name, input size and every feature set's depths against the architecture.
+
+    Args:
+        name: timm's name of the encoder.
+        img_size: Side of its input in pixels.
+        depths: Blocks each feature set taps.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    problems = []
+    try:
+        check_name(name)
+        patch_size, num_blocks = outline(name)
+    except VidflowError as error:
+        raise ConfigError(str(error)) from error
+    for check in (
+        lambda: check_img_size(img_size, patch_size=patch_size, name=name),
+        *(lambda wanted=wanted: resolve_depths(wanted, num_blocks=num_blocks) for wanted in depths),
+    ):
+        try:
+            check()
+        except VidflowError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
