@@ -1,0 +1,92 @@
+"""Schedules, and bipartite reduction of cached tokens."""
+
+import pytest
+import torch
+
+from vidflow.errors import VidflowError
+from vidflow.models.flops import count_tokens
+from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, schedule_merges
+
+
+def test_published_schedules_come_out() -> None:
+    falling = [32, 29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0]
+    assert schedule_merges(16, "constant", depth=12) == [16] * 12
+    assert schedule_merges(16, "decreasing", depth=12) == falling
+    assert sum(schedule_merges(16, "increasing", depth=12)) == 187
+    assert schedule_merges([4, 2], "constant", depth=4) == [4, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_merged", "last"),
+    [(3136, 300, [437, 219, 110, 56]), (1568, 150, [218, 109, 55, 28]), (196, 18, [34, 17, 9, 5])],
+)
+def test_published_trajectories_come_out(num_tokens: int, num_merged: int, last: list[int]) -> None:
+    counts = count_tokens(num_tokens, [num_merged] * 12)
+    # ViViT's counts include its class token.
+    assert [count + (num_tokens == 3136) for count in counts[-4:]] == last
+
+
+@pytest.mark.parametrize("keep", [0.75, 0.5, 0.25])
+def test_a_fraction_to_keep_is_spread_over_the_blocks(keep: float) -> None:
+    merges = BlockBipartite(keep=keep).merges(depth=12, num_patches=196)
+    # A whole number per block: off by half a token in each at most.
+    assert abs(count_tokens(196, merges)[-1] - keep * 196) <= 6
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_merged": 3, "keep": 0.5}, {"keep": 0.0}, {"num_merged": -1}])
+def test_settings_that_contradict_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(VidflowError, match="tome"):
+        BlockBipartite(**settings)  # type: ignore[arg-type]
+
+
+def test_more_numbers_than_blocks_are_refused() -> None:
+    with pytest.raises(VidflowError, match="the encoder has 2"):
+        BlockBipartite(num_merged=(1, 1, 1)).check(depth=2, grid=(4, 4))
+
+
+@pytest.mark.parametrize("scope", ["frame", "clip"])
+@pytest.mark.parametrize("keep", [1.0, 0.7, 0.5, 0.2, 0.05])
+def test_cached_tokens_come_down_to_the_wanted_number(keep: float, scope: str) -> None:
+    tokens = torch.randn(2, 3, 4, 5, 8)
+    plan = PostBipartite(keep=keep, scope=scope).plan(tokens)  # type: ignore[arg-type]
+    assert plan.num_rows == (3 * max(1, round(keep * 20)) if scope == "frame" else max(1, round(keep * 60)))
+    merged, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(2, 60))
+    assert torch.equal(sizes.sum(1), torch.tensor([60.0, 60.0]))
+    # Sums of sixty float32 numbers.
+    torch.testing.assert_close((merged * sizes.unsqueeze(-1)).sum(1), tokens.flatten(1, 3).sum(1), atol=1e-4, rtol=1e-4)
+    if keep == 1.0:
+        assert torch.equal(merged, tokens.flatten(1, 3))
+
+
+def test_within_frames_no_token_leaves_its_frame() -> None:
+    plan = PostBipartite(keep=0.3).plan(torch.randn(1, 4, 4, 4, 8))
+    owners = plan.owners.gather(1, plan.assignment)
+    assert torch.equal(owners // 16, torch.arange(64).view(1, -1) // 16)
+
+
+@pytest.mark.parametrize("mode", ["random_merge", "random_drop"])
+def test_random_modes_want_a_seed_and_repeat_with_it(mode: str) -> None:
+    reducer = PostBipartite(mode=mode, keep=0.4)  # type: ignore[arg-type]
+    tokens = torch.randn(2, 3, 4, 4, 8)
+    with pytest.raises(ValueError, match="seed"):
+        reducer.plan(tokens)
+    seeds = torch.tensor([1, 2])
+    plan = reducer.plan(tokens, seeds=seeds)
+    assert torch.equal(plan.assignment, reducer.plan(torch.randn_like(tokens), seeds=seeds).assignment)
+    assert torch.equal(plan.assignment[1:], reducer.plan(tokens[1:], seeds=seeds[1:]).assignment)
+    assert not torch.equal(plan.assignment[0], plan.assignment[1])
+    assert len(plan.assignment[0].unflatten(0, (3, 16)).unique(dim=0)) == 3
+
+
+def test_merging_like_tokens_loses_less_than_merging_random_ones() -> None:
+    centres = torch.randn(1, 1, 8, 32, generator=torch.Generator().manual_seed(0))
+    # Eight groups of eight, each with half of its tokens in either half of the matching.
+    tokens = centres.repeat_interleave(8, dim=2) + 0.05 * torch.randn(1, 1, 64, 32)
+    grid = tokens.view(1, 1, 8, 8, 32)
+    errors = []
+    for mode in ("tome", "random_merge"):
+        plan = PostBipartite(mode=mode, keep=0.3).plan(grid, seeds=torch.tensor([1]))  # type: ignore[arg-type]
+        values = grid.flatten(1, 3)
+        copies = plan.unmerge(plan.merge(values, torch.ones(1, 64))[0])
+        errors.append(float((copies - values).square().mean()))
+    assert errors[0] < 0.05 * errors[1]
