@@ -1,0 +1,216 @@
+"""Manifests: the table that says which videos, or parts of videos, an experiment is about."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidflow.errors import ConfigError
+from vidflow.records import Reject, VideoItem
+
+REQUIRED_COLUMNS = ("path", "label", "split")
+OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations")
+
+# Where the csv module puts cells beyond the last column.
+_SURPLUS = "(surplus)"
+
+_Row = Mapping[str, Any]
+
+
+class _BadRowError(Exception):
+    """A row that cannot be used; the reason and what is wrong."""
+
+
+def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[VideoItem], list[Reject]]:
+    """Read a CSV, JSON Lines or Parquet manifest.
+
+    Paths in it resolve against its own folder. They may not leave that folder or `video_root`, so
+    that a manifest from elsewhere cannot reach into the rest of the disk; symbolic links are
+    followed wherever they lead. Whether a file is there, and a video, is found out later.
+    Columns beyond `path, label, split, start_seconds, end_seconds, annotations` are left alone.
+
+    Args:
+        path: The manifest; its suffix is `.csv`, `.jsonl` or `.parquet`.
+        video_root: A second folder that paths may point into.
+
+    Returns:
+        The usable rows in order, and a reject (`BadRow` or `PathEscapes`) for every other one.
+
+    Raises:
+        ConfigError: If the manifest cannot be read, lacks a column or has no rows.
+    """
+    roots = [_absolute(path).parent, *([_absolute(video_root)] if video_root else [])]
+    items, rejects = [], []
+    for number, row in enumerate(_read_rows(path), 1):
+        try:
+            items.append(_parse_row(row, roots))
+        except _BadRowError as error:
+            reason, problem = error.args
+            named = row.get("path") if isinstance(row, Mapping) else None
+            message = f"{path}, row {number}: {problem}"
+            rejects.append(Reject(key="", path=str(named or ""), stage="manifest", reason=reason, message=message))
+    if not items and not rejects:
+        raise ConfigError(f"{path}: got no rows; wanted one per video, with the columns {', '.join(REQUIRED_COLUMNS)}")
+    return items, rejects
+
+
+def write_manifest(path: Path, items: Sequence[VideoItem]) -> None:
+    """Write a manifest that `read_manifest` reads back; paths below its folder become relative.
+
+    Args:
+        path: File to write, ending in `.csv`, `.jsonl` or `.parquet`; its folder exists.
+        items: Rows.
+
+    Raises:
+        ConfigError: If the suffix is another one.
+    """
+    folder = _absolute(path).parent
+    rows = [_as_row(item, folder) for item in items]
+    used = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(row[name] is not None for row in rows))]
+    rows = [{name: row[name] for name in used} for row in rows]
+    match _format_of(path):
+        case ".csv":
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, used, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        case ".parquet":
+            kinds = {name: pa.float64() if name.endswith("seconds") else pa.string() for name in used}
+            pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), path)
+        case other:
+            assert_never(other)
+
+
+def _read_rows(path: Path) -> Iterator[_Row | None]:
+    """Yield the rows of a manifest, None for a line that is no row.
+
+    Raises:
+        ConfigError: If there is nothing to read.
+    """
+    try:
+        match _format_of(path):
+            case ".csv":
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    reader = csv.DictReader(file, restkey=_SURPLUS, strict=True)
+                    _require_columns(path, reader.fieldnames or [])
+                    yield from reader
+            case ".jsonl":
+                rows = [_parse_line(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+                _require_columns(path, list(dict.fromkeys(name for row in rows if row for name in row)))
+                yield from rows
+            case ".parquet":
+                _require_columns(path, pq.read_schema(path).names)
+                table = pq.read_table(path)
+                yield from table.to_pylist()
+            case other:
+                assert_never(other)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as a manifest ({error}); wanted CSV, JSON Lines or Parquet"
+        ) from error
+
+
+def _format_of(path: Path) -> Literal[".csv", ".jsonl", ".parquet"]:
+    match path.suffix.lower():
+        case ".csv" | ".jsonl" | ".parquet" as suffix:
+            return suffix
+        case suffix:
+            raise ConfigError(f"{path}: got a manifest named *{suffix}; wanted *.csv, *.jsonl or *.parquet")
+
+
+def _require_columns(path: Path, names: Sequence[str]) -> None:
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if missing:
+        got = ", ".join(names) or "none"
+        raise ConfigError(
+            f"{path}: no column {', '.join(missing)}; got {got}; wanted {', '.join(REQUIRED_COLUMNS)} "
+            f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}"
+        )
+
+
+def _parse_line(line: str) -> _Row | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
+    if row is None:
+        raise _BadRowError("BadRow", "got a line that is no JSON object; correct it")
+    if _SURPLUS in row:
+        raise _BadRowError("BadRow", f"got {len(row[_SURPLUS])} cells more than columns; quote what has commas")
+    start, end = _parse_seconds(row, "start_seconds"), _parse_seconds(row, "end_seconds")
+    if end is not None and end <= (start or 0.0):
+        raise _BadRowError("BadRow", f"got the span {start or 0.0} to {end} s; wanted its end after its start")
+    annotations = row.get("annotations")
+    return VideoItem(
+        path=_resolve(_parse_text(row, "path"), roots),
+        label=_parse_text(row, "label", may_be_empty=True),
+        split=_parse_text(row, "split"),
+        start_seconds=start,
+        end_seconds=end,
+        annotations=_resolve(_parse_text(row, "annotations"), roots) if annotations else None,
+    )
+
+
+def _parse_text(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a class number
+    if isinstance(value, str) and (value.strip() or may_be_empty) and "\0" not in value:
+        return value
+    raise _BadRowError("BadRow", f"got {name} = {value!r}; wanted text")
+
+
+def _parse_seconds(row: _Row, name: str) -> float | None:
+    value = row.get(name)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or isinstance(value, bool):
+        raise _BadRowError("BadRow", f"got {name} = {value!r}; wanted seconds, or nothing")
+    return seconds
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path without `..`, by its letters alone, so that symbolic links stay what they are."""
+    return Path(os.path.abspath(path))
+
+
+def _resolve(named: str, roots: Sequence[Path]) -> Path:
+    """Return the absolute path of a file named in a manifest that lies in the first of `roots`."""
+    path = _absolute(roots[0] / named)
+    if not any(path.is_relative_to(root) for root in roots):
+        raise _BadRowError(
+            "PathEscapes",
+            f"got {named}, which is outside {' and '.join(map(str, roots))}; "
+            "set video.video_root to a folder that holds the videos",
+        )
+    return path
+
+
+def _as_row(item: VideoItem, folder: Path) -> dict[str, str | float | None]:
+    def name(path: Path) -> str:
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+    return {
+        "path": name(item.path),
+        "label": item.label,
+        "split": item.split,
+        "start_seconds": item.start_seconds,
+        "end_seconds": item.end_seconds,
+        "annotations": name(item.annotations) if item.annotations else None,
+    }
