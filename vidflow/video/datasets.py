@@ -1,0 +1,217 @@
+"""From the annotation files that data sets are published with to rows of a manifest."""
+
+import csv
+import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, assert_never
+
+from vidflow.errors import ConfigError
+from vidflow.records import VideoItem
+
+Dataset = Literal["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51"]
+Fold = Literal[1, 2, 3]
+EpicLabel = Literal["verb", "noun", "action"]
+
+_VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
+
+# What publishers call the split that the field reports results on and that has labels.
+_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+
+
+def adapt(
+    dataset: Dataset, *, annotations: Path, videos: Path, fold: Fold = 1, epic_label: EpicLabel = "action"
+) -> list[VideoItem]:
+    """Return the rows of a published data set, for `write_manifest`.
+
+    Videos are looked for by name in `videos` and the folders below it, however they are sorted
+    there; one that is not there keeps its published name, for probing to report. The splits are
+    `train`, `val` and `test`; of UCF101 and HMDB51, which have two, the test list is `val`.
+
+    Args:
+        dataset: Which one.
+        annotations: Folder of the annotation files, under their published names.
+        videos: Folder of the videos.
+        fold: Which of the three splits, for UCF101 and HMDB51.
+        epic_label: What the label of an EPIC-KITCHENS-100 row is.
+
+    Raises:
+        ConfigError: If an annotation file is missing or not in the published format.
+    """
+    found = _Videos(videos)
+    match dataset:
+        case "kinetics400":
+            return list(_kinetics400(annotations, found))
+        case "ssv2":
+            return list(_ssv2(annotations, found))
+        case "epic_kitchens_100":
+            return list(_epic_kitchens_100(annotations, found, epic_label))
+        case "ucf101":
+            return list(_ucf101(annotations, found, fold))
+        case "hmdb51":
+            return list(_hmdb51(annotations, found, fold))
+        case _:
+            assert_never(dataset)
+
+
+class _Videos:
+    """The videos below a folder, by name without suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; wanted the one that holds the videos")
+        self._folder = folder.absolute()
+        files = sorted(self._folder.rglob("*"), reverse=True)  # so that the first of two namesakes wins
+        self._paths = {path.stem: path for path in files if path.suffix.lower() in _VIDEO_SUFFIXES}
+
+    def find(self, name: str) -> Path:
+        """Return where a video lies, or would lie if it were there."""
+        return self._paths.get(Path(name).stem, self._folder / name)
+
+
+@contextmanager
+def _published_format(file: Path) -> Iterator[None]:
+    """Turn what goes wrong with reading a published file into a message for whoever has another one."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}; wanted the file under the name it was published with") from error
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{file}: not in its published format: {problem}; get the publisher's file") from error
+
+
+def _read_csv(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened, restval=""))
+
+
+def _kinetics400(annotations: Path, videos: _Videos) -> Iterator[VideoItem]:
+    """Yield the rows of every CSV in the folder: the train, validation and test lists have had several names.
+
+    Source: Kay et al. 2017, The Kinetics Human Action Video Dataset, and the files of its release, with the columns
+    label (not in every test list), youtube_id, time_start, time_end (seconds), split, is_cc. A clip holds just that
+    span; the official crawler names it by its id and span in whole seconds, six digits each.
+    """
+    files = sorted(annotations.glob("*.csv"))
+    if not files:
+        raise ConfigError(
+            f"{annotations}: got no *.csv; wanted the lists of Kinetics-400, such as train.csv and val.csv"
+        )
+    for file in files:
+        with _published_format(file):
+            for row in _read_csv(file):
+                start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+                yield VideoItem(
+                    path=videos.find(f"{row['youtube_id']}_{start:06d}_{end:06d}.mp4"),
+                    label=row.get("label", ""),
+                    split=_SPLITS[row["split"]],
+                )
+
+
+def _ssv2(annotations: Path, videos: _Videos) -> Iterator[VideoItem]:
+    """Yield the rows of the training and validation lists; the test list has no labels.
+
+    Source: Goyal et al. 2017, The "something something" video database, and the release of version 2:
+    `something-something-v2-{labels,train,validation}.json`, later without the prefix. A row names its class by the
+    template, whose placeholders stand in brackets there and without them in the list of labels. Clips are `ID.webm`.
+    """
+    long_name = annotations / "something-something-v2-labels.json"
+    prefix = "something-something-v2-" if long_name.exists() else ""
+    file = annotations / f"{prefix}labels.json"
+    with _published_format(file):
+        labels = set(json.loads(file.read_text(encoding="utf-8")))
+    for split in ("train", "validation"):
+        file = annotations / f"{prefix}{split}.json"
+        with _published_format(file):
+            for row in json.loads(file.read_text(encoding="utf-8")):
+                label = row["template"].replace("[", "").replace("]", "")
+                _require_class(label, labels)
+                yield VideoItem(path=videos.find(f"{row['id']}.webm"), label=label, split=_SPLITS[split])
+
+
+def _epic_kitchens_100(annotations: Path, videos: _Videos, epic_label: EpicLabel) -> Iterator[VideoItem]:
+    """Yield the actions of the training and validation lists, each a span of a long video.
+
+    Source: Damen et al. 2022, Rescaling Egocentric Vision, and the release's `EPIC_100_train.csv`,
+    `EPIC_100_validation.csv` (video_id, start_timestamp and stop_timestamp as HH:MM:SS.ss, verb_class, noun_class),
+    `EPIC_100_verb_classes.csv` and `EPIC_100_noun_classes.csv` (id, key). An action is a pair of verb and noun class.
+    """
+    verbs, nouns = (_read_epic_classes(annotations / f"EPIC_100_{kind}_classes.csv") for kind in ("verb", "noun"))
+    for split in ("train", "validation"):
+        file = annotations / f"EPIC_100_{split}.csv"
+        with _published_format(file):
+            for row in _read_csv(file):
+                verb, noun = verbs[row["verb_class"]], nouns[row["noun_class"]]
+                yield VideoItem(
+                    path=videos.find(f"{row['video_id']}.MP4"),
+                    label={"verb": verb, "noun": noun, "action": f"{verb} {noun}"}[epic_label],
+                    split=_SPLITS[split],
+                    start_seconds=_parse_timestamp(row["start_timestamp"]),
+                    end_seconds=_parse_timestamp(row["stop_timestamp"]),
+                )
+
+
+def _read_epic_classes(file: Path) -> dict[str, str]:
+    with _published_format(file):
+        return {row["id"]: row["key"] for row in _read_csv(file)}
+
+
+def _parse_timestamp(text: str) -> float:
+    """Return the seconds of HH:MM:SS.ss."""
+    hours, minutes, seconds = text.split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _ucf101(annotations: Path, videos: _Videos, fold: Fold) -> Iterator[VideoItem]:
+    """Yield the rows of one fold.
+
+    Source: Soomro et al. 2012, UCF101, and its UCF101TrainTestSplits-RecognitionTask: `classInd.txt` (number and
+    class per line), `trainlist0F.txt` (`Class/v_Class_gNN_cNN.avi` and the number) and `testlist0F.txt` (no number).
+    """
+    file = annotations / "classInd.txt"
+    with _published_format(file):
+        labels = {line.split()[1] for line in _lines(file, num_words=2)}
+    for name, split in (("trainlist", "train"), ("testlist", "val")):
+        file = annotations / f"{name}{fold:02d}.txt"
+        with _published_format(file):
+            for line in _lines(file):
+                clip = line.split()[0]
+                label = clip.split("/")[0]
+                _require_class(label, labels)
+                yield VideoItem(path=videos.find(clip), label=label, split=split)
+
+
+def _hmdb51(annotations: Path, videos: _Videos, fold: Fold) -> Iterator[VideoItem]:
+    """Yield the rows of one fold.
+
+    Source: Kuehne et al. 2011, HMDB, and its testTrainMulti_7030_splits: per class and fold a file
+    `CLASS_test_splitF.txt` with a clip and a number on each line: 1 for training, 2 for testing, 0 for neither.
+    """
+    ending = f"_test_split{fold}.txt"
+    files = sorted(annotations.glob(f"*{ending}"))
+    if not files:
+        raise ConfigError(f"{annotations}: got no *{ending}; wanted the folder testTrainMulti_7030_splits of HMDB51")
+    for file in files:
+        with _published_format(file):
+            label = file.name.removesuffix(ending)
+            for line in _lines(file, num_words=2):
+                clip, use = line.split()
+                split = {"0": None, "1": "train", "2": "val"}[use]
+                if split:
+                    yield VideoItem(path=videos.find(f"{label}/{clip}"), label=label, split=split)
+
+
+def _lines(file: Path, *, num_words: int | None = None) -> Iterator[str]:
+    """Yield the lines with something on them, and check how much."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if num_words is not None and line.strip() and len(line.split()) != num_words:
+            raise ValueError(f"got the line {line!r}, wanted {num_words} words")
+        if line.strip():
+            yield line
+
+
+def _require_class(label: str, labels: Collection[str]) -> None:
+    if label not in labels:
+        raise ValueError(f"got the class {label!r}, which is none of the {len(labels)} in the list of classes")
