@@ -247,8 +247,16 @@ def compiled(walk: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(walk, fullgraph=True, backend="aot_eager")
 
 
-@pytest.mark.parametrize("reducer", ["tome", "tome_at_destination", "drop", "hybrid", "random_merge", "vidtldr"])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize(
+    ("name", "reducer"),
+    [
+        ("vit_tiny_patch16_224", "tome"),
+        ("vit_tiny_patch16_224", "hybrid"),
+        ("vit_tiny_patch16_224", "random_drop"),
+        ("vit_tiny_patch16_224", "vidtldr"),
+        ("vit_small_patch16_dinov3", "tome"),
+    ],
+)
 def test_fixed_counts_compile_to_one_graph_without_waiting_for_the_device(name: str, reducer: str) -> None:
     vit = tiny_vit(name, patches_per_side=4)
     images, seeds = images_of(vit, 2), torch.arange(2)

@@ -115,7 +115,7 @@ class FrozenEncoder:
         frames = frames.to(self.device, non_blocking=True)
         reduction = self.reduction
         if reduction is None:
-            taps = walk_blocks(self.vit, self._images(frames), depths=self.depths, normalize=self.normalize_depths)
+            taps = walk_blocks(self.vit, self.images(frames), depths=self.depths, normalize=self.normalize_depths)
             tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
             return EncodedFrames(tokens=tokens, prefix=taps[-1][:, : self.num_prefix_tokens])
         if isinstance(reduction, InputLowerResolution):
@@ -125,14 +125,14 @@ class FrozenEncoder:
         assert reduction.stage == "block", reduction.stage
         return self._encode_reduced(frames, reduction)
 
-    def _images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
-        """Normalise in float32, then cast."""
+    def images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+        """Normalise in float32, then cast to the encoder's precision."""
         images = (frames.float() - self._mean) / self._std
         return images.permute(0, 3, 1, 2).to(self.dtype)
 
     def _encode_reduced(self, frames: UInt8[Tensor, "B H W 3"], reducer: BlockReducer) -> EncodedFrames:
         seeds = content_seeds(frames) if reducer.needs_seeds else None
-        images = self._images(frames)
+        images = self.images(frames)
         taps = walk_reduced(
             self.vit, images, depths=self.depths, normalize=self.normalize_depths, reducer=reducer, seeds=seeds
         )
@@ -143,7 +143,7 @@ class FrozenEncoder:
         kept = reducer.kept(clips, patch_size=self.patch_size).flatten(0, 1)
 
         def encode(index: Int[Tensor, " b"], some: Bool[Tensor, "b N"] | None) -> EncodedFrames:
-            images = self._images(frames[index])
+            images = self.images(frames[index])
             taps = walk_reduced(self.vit, images, depths=self.depths, normalize=self.normalize_depths, kept=some)
             return pack_taps(taps, num_prefix=self.num_prefix_tokens)
 
@@ -152,7 +152,7 @@ class FrozenEncoder:
     def _encode_small(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
         """Shrink the frames; every patch belongs to the larger patch that covers its centre."""
         small_side = int(self.vit.patch_embed.grid_size[0])
-        images = shrink(self._images(frames).float(), small_side * self.patch_size).to(self.dtype)
+        images = shrink(self.images(frames).float(), small_side * self.patch_size).to(self.dtype)
         taps = walk_blocks(self.vit, images, depths=self.depths, normalize=self.normalize_depths)
         tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
         patches = covering_patches(self.grid[0], small_side, self.device)
@@ -281,7 +281,7 @@ def check_name(name: str) -> None:
 def outline(name: str) -> tuple[int, int]:
     """Return patch size in pixels and number of blocks of an architecture, without making its weights."""
     with torch.device("meta"):
-        vit = timm.create_model(name, pretrained=False)
+        vit: Any = timm.create_model(name, pretrained=False)
     return int(vit.patch_embed.patch_size[0]), len(vit.blocks)
 
 

@@ -132,7 +132,9 @@ class BlockWindows:
             return merge_windows(similarity, members, view.num_tokens, threshold=self.local_threshold)
         assert self.global_threshold is not None
         matching = match_tokens(view.tokens, first=view.num_prefix % 2, valid=view.valid)
-        return merge_sources(matching, matching.scores >= self.global_threshold, num_merged=None)
+        # Nothing is matched after this, so rows may come in raster order: nothing merged is then nothing moved.
+        plan = merge_sources(matching, matching.scores >= self.global_threshold, num_merged=None)
+        return plan.in_owner_order()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
