@@ -38,7 +38,10 @@ exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
-    parsed = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # argparse wants all settings side by side; people add one more after an option.
+    given.sort(key=lambda word: word == "--print")
+    parsed = _parser().parse_args(given)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("vidflow").setLevel(logging.INFO)
     sys.exit(run_command(parsed.command, parsed.settings, show=getattr(parsed, "print", False)))
@@ -68,6 +71,8 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
 
 def run_stages(stages: Sequence[str], config: Config) -> None:
     """Run stages in order, leaving out what is done."""
+    if len(stages) == 1 and stages[0] in STAGES:
+        state.check_turn(stages[0], config)
     waiting = [stage for stage in stages if state.finished(stage, config) is None]
     if "extract" in waiting:
         check = importlib.import_module("vidflow.models.checks").check_encoder

@@ -24,30 +24,19 @@ from vidflow.store.rows import read_rows
 
 
 def main(config: Config) -> None:
-    """Make the feature sets that are not there yet.
-
-    Raises:
-        VidflowError: If the shards are not finished.
-    """
+    """Make the feature sets that are not there yet."""
     with exclusive(root_of(config)):
-        shards = require_shards(config)
+        shards = finished_shards(config)
         for name in config.features:
             address = locate_features(config, name, shards)
             if address.manifest is None:
                 _extract(config, name, shards, address)
 
 
-def require_shards(config: Config) -> Address:
-    """Return the address of the finished shards.
-
-    Raises:
-        VidflowError: If they are not finished.
-    """
+def finished_shards(config: Config) -> Address:
+    """Return the address of the shards, which are finished when it is this stage's turn."""
     work = locate_shards(config)
-    if work is None or work.address.manifest is None:
-        raise VidflowError(
-            f"{config.root}: the shards of this configuration are not finished; run `vidflow shard` first"
-        )
+    assert work is not None
     return work.address
 
 

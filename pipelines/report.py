@@ -12,11 +12,10 @@ import torch
 
 from pipelines.cli import run_stage
 from pipelines.job import log
-from pipelines.sweep import require_features
+from pipelines.sweep import finished_features
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
 from vidflow.config.search import objective_of
-from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.page import Example, ReportData, render_page
 from vidflow.report.results import Classified, read_classified
@@ -43,14 +42,10 @@ PAGE = "report.html"
 
 
 def main(config: Config) -> None:
-    """Write the page to disk and to the parent run.
-
-    Raises:
-        VidflowError: If the sweep is not finished.
-    """
+    """Write the page to disk and to the parent run."""
     started = time.monotonic()
     with exclusive(root_of(config)):
-        features = require_features(config)
+        features = finished_features(config)
         sweep = locate_sweep(config, features)
         manifest = sweep.manifest
         if manifest is None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import STAGES, Config
+from vidflow.errors import VidflowError
 from vidflow.stages.locate import Address, locate_features, locate_report, locate_shards, locate_sweep, locate_videos
 
 
@@ -28,6 +29,22 @@ def finished(stage: str, config: Config) -> str | None:
         if work is None or (work.address.manifest or {}).get("plan_rejects") != work.rejects_digest:
             return None
     return f"{stage}: already done: {', '.join(str(address.directory) for address in addresses.values())}"
+
+
+def check_turn(stage: str, config: Config) -> None:
+    """Check that every stage before this one is finished.
+
+    Raises:
+        VidflowError: If one is not; the message names it.
+    """
+    for earlier in _stages(config):
+        if earlier == stage:
+            return
+        if finished(earlier, config) is None:
+            raise VidflowError(
+                f"{config.root}: the {earlier} stage of this configuration is not finished; run `vidflow {earlier}` "
+                "first, or `vidflow run` for all of them"
+            )
 
 
 def _addresses(config: Config) -> dict[str, dict[str, Address] | None]:

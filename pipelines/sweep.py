@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from pipelines.cli import run_stage
-from pipelines.extract import require_shards
+from pipelines.extract import finished_shards
 from pipelines.job import log, num_hosts, ray_session
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
@@ -30,29 +30,19 @@ def main(config: Config) -> None:
     """Run the trials that have no result yet.
 
     Raises:
-        VidflowError: If features are missing, or if trials failed.
+        VidflowError: If trials failed.
     """
     with exclusive(root_of(config)):
-        features = require_features(config)
+        features = finished_features(config)
         sweep = locate_sweep(config, features)
         with ray_session(config):
             Sweep(config, features, sweep).run()
 
 
-def require_features(config: Config) -> dict[str, Address]:
-    """Return the addresses of all feature sets, each finished.
-
-    Raises:
-        VidflowError: If one is not.
-    """
-    shards = require_shards(config)
-    addresses = {name: locate_features(config, name, shards) for name in config.features}
-    missing = [name for name, address in addresses.items() if address.manifest is None]
-    if missing:
-        raise VidflowError(
-            f"{config.root}: feature sets {', '.join(missing)} are not finished; run `vidflow extract` first"
-        )
-    return addresses
+def finished_features(config: Config) -> dict[str, Address]:
+    """Return the addresses of all feature sets, which are finished when it is this stage's turn."""
+    shards = finished_shards(config)
+    return {name: locate_features(config, name, shards) for name in config.features}
 
 
 class Sweep:

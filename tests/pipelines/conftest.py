@@ -37,7 +37,7 @@ def vidflow() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONWARNINGS": "default"}
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
         return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, check=False, env=environment, cwd=Path.cwd()
         )

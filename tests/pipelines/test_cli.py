@@ -21,7 +21,7 @@ def test_no_config_at_all_says_what_to_type(vidflow):
 
 
 def test_a_stage_out_of_turn_names_the_one_before_it(vidflow, tiny):
-    for stage, before in (("extract", "vidflow shard"), ("sweep", "vidflow shard"), ("report", "vidflow shard")):
+    for stage, before in (("shard", "vidflow synth"), ("extract", "vidflow synth"), ("report", "vidflow synth")):
         done = vidflow(stage, tiny)
         assert done.returncode == 1
         assert before in done.stderr

@@ -35,7 +35,13 @@ def test_run_makes_every_stage_and_says_what_is_next(finished):
     assert len(list(root.glob("trials/*/result.json"))) == 2
     page = next(root.glob("reports/*/report.html"))
     assert "gru" in page.read_text()
-    for line in ("next: vidflow shard", "next: vidflow extract", "next: vidflow sweep", "next: vidflow report", str(page)):
+    for line in (
+        "next: vidflow shard",
+        "next: vidflow extract",
+        "next: vidflow sweep",
+        "next: vidflow report",
+        str(page),
+    ):
         assert line in said
     assert "RANDOM weights" in said
 
@@ -97,6 +103,7 @@ def test_a_shard_cut_short_is_found_before_it_is_encoded(finished, vidflow, tmp_
     copy = tmp_path / "root"
     shutil.copytree(root, copy)
     tar = next(copy.glob("shards/*/shard-000001.tar"))
+    assert "already done" in vidflow("shard", config, f"root={copy}").stderr
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)
