@@ -133,7 +133,7 @@ def test_an_interrupted_call_leaves_no_reply_for_the_next(sandbox):
 
 
 def test_the_child_ends_with_its_owner_closed_or_forgotten():
-    sandbox = Sandbox(timeout_seconds=5, memory_mib=1024)
+    sandbox = Sandbox(timeout_seconds=5.0, memory_mib=1024)
     child = sandbox.call(os.getpid)
     sandbox.close()
     _wait_until_gone(child)
@@ -146,7 +146,7 @@ def test_the_child_ends_with_its_owner_closed_or_forgotten():
 def test_the_child_dies_in_the_middle_of_its_work_when_the_parent_is_killed():
     program = (
         "import os, time, vidflow.video.sandbox as module\n"
-        "sandbox = module.Sandbox(timeout_seconds=60, memory_mib=1024)\n"
+        "sandbox = module.Sandbox(timeout_seconds=60.0, memory_mib=1024)\n"
         "print(sandbox.call(os.getpid), flush=True)\n"
         "sandbox.call(time.sleep, 60)\n"
     )

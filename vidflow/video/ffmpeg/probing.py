@@ -105,7 +105,7 @@ def _describe(path: Path, stream: VideoStream, contents: _Contents) -> VideoInfo
         raise VideoError("DecodeError", f"{path}: no frame of its {codec} stream can be decoded; re-encode it")
     order = np.argsort(ticks, kind="stable")
     pts_seconds = _seconds(np.array(ticks)[order], stream)
-    last_seconds = float(_seconds(np.array(contents.durations[order[-1]]), stream))
+    last_seconds = float(_seconds(np.array([contents.durations[order[-1]]]), stream)[0])
     if not last_seconds and len(ticks) > 1:  # some muxers leave it open: it lasts as long as the one before
         last_seconds = float(pts_seconds[-1] - pts_seconds[-2])
     last_seconds = last_seconds or float(1 / (stream.guessed_rate or 25))
@@ -123,7 +123,7 @@ def _describe(path: Path, stream: VideoStream, contents: _Contents) -> VideoInfo
     )
 
 
-def _seconds(ticks: Int[np.ndarray, "*frames"], stream: VideoStream) -> Float64[np.ndarray, "*frames"]:
+def _seconds(ticks: Int[np.ndarray, " frames"], stream: VideoStream) -> Float64[np.ndarray, " frames"]:
     assert stream.time_base is not None  # every stream that was opened for reading has one
     return ticks * stream.time_base.numerator / stream.time_base.denominator
 
