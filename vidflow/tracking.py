@@ -112,6 +112,11 @@ def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]
     return [sys.executable, "-m", "mlflow", "server", *store, "--host", host, "--port", str(port), "--workers", "1"]
 
 
+def ui_page(host: str = "127.0.0.1", port: int = 5000) -> str:
+    """Return the address at which MLflow's UI lists experiments in its view of training, not of chat bots."""
+    return f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
+
+
 class Tracker:
     """Writes sweeps and trials to one MLflow experiment; the driver has the only one.
 
@@ -276,8 +281,7 @@ def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str
     if experiment is None:
         # A server knows where its artifacts belong; sqlite would put them under the current directory.
         location = _artifact_root(uri).as_uri() if uri.startswith("sqlite:") else None
-        # The tag opens the UI at the list of runs rather than at the traces of a chat bot.
-        return str(client.create_experiment(name, location, tags={"mlflow.experimentKind": "custom_model_development"}))
+        return str(client.create_experiment(name, location))
     if experiment.lifecycle_stage != "active":
         raise ConfigError(
             f"tracking.experiment: {name!r} was deleted at {without_credentials(uri)}; "

@@ -63,9 +63,9 @@ def test_settings_are_either_shared_or_varying_and_the_seed_is_named_last() -> N
 
 
 def test_colours_follow_the_core_unless_all_trials_share_it() -> None:
-    assert colour_setting([trial(0, core="gru", lr=1.0, seed=0), trial(0, core="mean", lr=2.0, seed=1)]) == "core"
-    assert colour_setting([trial(0, core="gru", lr=1.0, seed=0), trial(0, core="gru", lr=2.0, seed=1)]) == "lr"
-    assert colour_setting([trial(0, core="gru", seed=0), trial(0, core="gru", seed=1)]) == "core"
+    assert colour_setting([trial(0.0, core="gru", lr=1.0, seed=0), trial(0.0, core="mean", lr=2.0, seed=1)]) == "core"
+    assert colour_setting([trial(0.0, core="gru", lr=1.0, seed=0), trial(0.0, core="gru", lr=2.0, seed=1)]) == "lr"
+    assert colour_setting([trial(0.0, core="gru", seed=0), trial(0.0, core="gru", seed=1)]) == "core"
 
 
 def test_names_and_numbers_are_told_apart_on_one_line() -> None:

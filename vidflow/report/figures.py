@@ -20,13 +20,16 @@ from PIL import Image
 
 from vidflow.report.tables import RankedTrial, SeedGroup, describe_settings
 
+DPI = 180
+"""Pixels per inch of every figure; a page shows an inch as an inch, so that all letters are of one size."""
+
 # Okabe and Ito's colours, told apart by colour-blind readers too; darkened where they were too light for a thin line.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b1548a", "#8c6d00", "#3d9bd1", "#4d4d4d", "#9a3324")
 _INK, _FAINT = "#26303a", "#d9dee3"
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 10,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.edgecolor": "#9aa5b1",
@@ -43,7 +46,7 @@ _STYLE: dict[Any, Any] = {
     "text.color": _INK,
     "text.parse_math": False,  # class names are the user's, and may hold a dollar sign
     "figure.facecolor": "white",
-    "savefig.dpi": 180,
+    "savefig.dpi": DPI,
 }
 _MAX_GROUPS = 30
 _MAX_NAMED_CLASSES = 60
@@ -64,7 +67,7 @@ def curves_figure(
     """
     metrics = [m for m in metrics if any(m in epoch.metrics for row in ranked for epoch in row.result.history)]
     colours = _colours([row.result.settings.get(colour_by) for row in ranked])
-    with _figure(9.0, 3.7) as figure:
+    with _figure(10.6, 4.1) as figure:
         panels = figure.subplots(1, max(1, len(metrics)), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=False):
             axes.set(title=metric, xlabel="epoch")
@@ -90,7 +93,7 @@ def settings_figure(groups: Sequence[SeedGroup], objective: str, *, colour_by: s
     """
     groups = groups[:_MAX_GROUPS]
     colours = _colours([group.trials[0].result.settings.get(colour_by) for group in groups])
-    with _figure(8.0, 1.1 + 0.42 * len(groups)) as figure:
+    with _figure(9.2, 1.1 + 0.42 * len(groups)) as figure:
         axes = figure.subplots()
         for place, group in enumerate(groups):
             colour = colours[str(group.trials[0].result.settings.get(colour_by))]
@@ -117,7 +120,7 @@ def confusion_figure(confusion: Int[np.ndarray, "C C"], class_names: Sequence[st
     num_classes = len(confusion)
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
-    side = float(np.clip(0.34 * num_classes, 2.6, 8.0))
+    side = float(np.clip(0.36 * num_classes, 2.6, 8.0))
     with _figure(side + 2.4, side + 1.8) as figure:
         axes = figure.subplots()
         is_large = num_classes > _MAX_COUNTED_CLASSES
@@ -162,6 +165,11 @@ def strip_image(frames: UInt8[np.ndarray, "T H W 3"], *, num_frames: int = 8, he
     return buffer.getvalue()
 
 
+def png_width(png: bytes) -> int:
+    """Return the width of a PNG in pixels."""
+    return Image.open(io.BytesIO(png)).width
+
+
 def _curve(axes: Axes, row: RankedTrial, metric: str, colour: str) -> None:
     points = [(epoch.epoch, epoch.metrics[metric]) for epoch in row.result.history if metric in epoch.metrics]
     if points:
@@ -180,7 +188,7 @@ def _dot(axes: Axes, row: RankedTrial, height: float, colour: str) -> None:
 def _write_counts(axes: Axes, confusion: Int[np.ndarray, "C C"], shares: np.ndarray) -> None:
     for i, j in zip(*np.nonzero(confusion), strict=True):
         colour = "white" if shares[i, j] > 0.55 else _INK
-        axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=7, color=colour)
+        axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _colours(values: Sequence[object]) -> dict[str, str]:

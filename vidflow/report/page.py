@@ -4,7 +4,7 @@ Axes: T frames, H and W pixels, C classes.
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vidflow.records import Reject, StageSummary, TrialResult
-from vidflow.report.figures import confusion_figure, curves_figure, settings_figure, strip_image
+from vidflow.report.figures import DPI, confusion_figure, curves_figure, png_width, settings_figure, strip_image
 from vidflow.report.tables import (
     Mode,
     RankedTrial,
@@ -106,19 +106,21 @@ class ReportData:
 
 def render_page(data: ReportData) -> str:
     """Return the report as HTML; every text in it that comes from outside is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "bytes": format_bytes,
         "seconds": format_seconds,
         "magnitude": format_magnitude,
         "count": lambda number: f"{number:,}",
         "settings": describe_settings,
         "uri": _data_uri,
+        "width": lambda png: round(png_width(png) * 96 / DPI),
         "strip": lambda frames: _data_uri(strip_image(frames), "jpeg"),
         "clean": without_credentials,
     }
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= filters
     source = files("vidflow.report").joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(_view(data))
 
@@ -140,13 +142,13 @@ def format_interval(metric: str, low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %" if is_share(metric) else f"{low:.4g} to {high:.4g}"
 
 
-def format_bytes(number: float) -> str:
+def format_bytes(number: int | float) -> str:
     """Return a size with a decimal unit and three digits, such as `1.53 GB`."""
     text = format_magnitude(number, ("", "k", "M", "G", "T"))
     return f"{text}B" if " " in text else f"{text} B"
 
 
-def format_magnitude(number: float, prefixes: Sequence[str] = ("", "k", "M", "B")) -> str:
+def format_magnitude(number: int | float, prefixes: Sequence[str] = ("", "k", "M", "B")) -> str:
     """Return a count with three digits, such as `9.86 M`; a thousand million is `B`, as people say of parameters."""
     for prefix in prefixes[:-1]:
         if number < 999.5:  # what is more would be rounded to 1000
@@ -155,7 +157,7 @@ def format_magnitude(number: float, prefixes: Sequence[str] = ("", "k", "M", "B"
     return f"{number:.3g} {prefixes[-1]}"
 
 
-def format_seconds(seconds: float) -> str:
+def format_seconds(seconds: int | float) -> str:
     """Return a duration in its two largest units, such as `3 min 20 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"

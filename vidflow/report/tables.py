@@ -198,7 +198,7 @@ def _unranked(trial: TrialResult, names: Sequence[str], objective: str) -> Ranke
         score=score if score is not None and math.isfinite(score) else None,
         low=metrics.get(f"{objective}_low"),
         high=metrics.get(f"{objective}_high"),
-        seconds=sum(epoch.seconds for epoch in trial.history),
+        seconds=sum((epoch.seconds for epoch in trial.history), start=0.0),
         is_best=False,
     )
 

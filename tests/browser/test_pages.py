@@ -1,0 +1,241 @@
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
+from vidflow.report.figures import confusion_figure
+from vidflow.report.page import Example, ReportData, render_page
+from vidflow.tracking import Tracker, default_uri, ui_command, ui_page
+
+pytestmark = pytest.mark.slow
+
+CLASSES = ["left to right", "right to left", "growing", "shrinking", "<b>odd</b> name"]
+CORES = {"gru": 0.7, "gated_transformer": 0.86, "mean": 0.4}
+ORANGE, BLUE, NOTICE_GROUND = (220, 120, 40), (12, 84, 160), (255, 243, 214)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless_shell")
+
+
+@dataclass
+class Browser:
+    """A headless Chromium that has never been started before and asks nobody outside for anything."""
+
+    binary: str
+    profile: Path
+
+    def run(self, *arguments: str, seconds: float = 120) -> str:
+        quiet = ("background-networking", "component-update", "sync", "quic", "gpu", "dev-shm-usage")
+        command = [self.binary, "--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={self.profile}"]
+        command += [f"--disable-{name}" for name in quiet] + list(arguments)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
+        return done.stdout
+
+    def screenshot(self, address: str, path: Path, *, width: int, height: int, virtual_seconds: int = 0) -> np.ndarray:
+        wait = [f"--virtual-time-budget={virtual_seconds * 1000}"] if virtual_seconds else []
+        size = f"--window-size={width},{height}"
+        self.run(f"--screenshot={path}", size, "--hide-scrollbars", *wait, address)
+        return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
+    binary = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if binary is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path; apt-get install chromium")
+    return Browser(binary, tmp_path / "profile")
+
+
+def results() -> list[TrialResult]:
+    trials = []
+    for place, (core, top) in enumerate(CORES.items()):
+        history = tuple(
+            EpochResult(
+                epoch=n,
+                metrics={
+                    "train/loss": 1.6 / n,
+                    "val/loss": 1.7 / n + 0.05 * n,
+                    "val/top1": top * (1 - 0.6**n),
+                    "val/top1_low": top * (1 - 0.6**n) - 0.07,
+                    "val/top1_high": top * (1 - 0.6**n) + 0.05,
+                },
+                seconds=2.5,
+                is_best=True,
+            )
+            for n in range(1, 9)
+        )
+        trials.append(
+            TrialResult(
+                key=f"{place:016x}",
+                settings={"core": core, "features": "base", "seed": 0},
+                status="completed",
+                history=history,
+                num_parameters=1_000_000 * (place + 1),
+                directory=Path("/runs") / core,
+            )
+        )
+    return trials
+
+
+def report(trials: list[TrialResult]) -> ReportData:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 200)
+    predicted = np.where(rng.random(200) < 0.86, labels, rng.integers(0, 5, 200))
+    frames = np.zeros((16, 96, 96, 3), np.uint8)
+    for n in range(16):
+        frames[n, 30:60, 4 * n : 4 * n + 30] = ORANGE
+    return ReportData(
+        title="Shapes in motion",
+        config_yaml="root: runs/demo\n",
+        objective="val/top1",
+        mode="max",
+        trials=trials,
+        class_names=CLASSES,
+        stages=[
+            StageSummary(
+                stage="shard",
+                fingerprint="00c0ffee00c0ffee",
+                directory=Path("/runs/shards"),
+                num_files=4,
+                num_clips=200,
+                num_rejects=1,
+                num_bytes=9_000_000,
+                seconds=12.0,
+            )
+        ],
+        rejects=[Reject(key="", path="cut.mp4", stage="scan", reason="Truncated", message="ends after 1 of 2 s")],
+        examples=[Example(frames=frames, key="a1", label=CLASSES[0], predicted=CLASSES[1], probability=0.6)],
+        confusion=np.array([[np.sum((labels == i) & (predicted == j)) for j in range(5)] for i in range(5)]),
+        provenance={"vidflow": "0.1.0"},
+        notices=["The encoder's weights are random."],
+    )
+
+
+def fill_store(uri: str, page: str) -> str:
+    """Log a sweep with three trials and its report, as the pipeline does; return its run."""
+    tracker = Tracker(uri, "browser test")
+    datasets = {"base": ("00c0ffee00c0ffee", "/runs/features/base")}
+    sweep = tracker.sweep_run("5eed", name="parent-sweep", params={"algorithm": "grid"}, config_yaml="root: x\n")
+    for result in results():
+        name = f"trial-{result.settings['core']}"
+        run = tracker.trial_run(sweep, result.key, name=name, params=result.settings, datasets=datasets)
+        tracker.log_history(run, result.history)
+        tracker.log_file(run, confusion_figure(np.eye(5, dtype=int), CLASSES), "figures/confusion.png")
+        tracker.finish(run, "FINISHED")
+    tracker.log_file(sweep, page.encode(), "report.html")
+    tracker.finish(sweep, "FINISHED")
+    return sweep
+
+
+@dataclass
+class Ui:
+    """MLflow's UI on a store with a sweep and three trials."""
+
+    port: int
+    sweep_run_id: str
+
+    def page(self, place: str) -> str:
+        return ui_page(port=self.port).replace("experiments?", f"{place}?")
+
+
+@pytest.fixture
+def ui(tmp_path: Path) -> Iterator[Ui]:
+    uri = default_uri(tmp_path / "root")
+    sweep = fill_store(uri, render_page(report(results())))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        ui_command(uri, port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield Ui(port, sweep)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no answer from {address}; exit status {process.poll()}")
+
+
+def num_colours(picture: np.ndarray) -> int:
+    return len(np.unique(picture.reshape(-1, 3), axis=0))
+
+
+def num_near(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
+    """Count pixels of a colour; JPEG and smoothing may be off by some levels."""
+    return int((np.abs(picture.astype(int) - colour).max(-1) < 16).sum())
+
+
+def shown_with(browser: Browser, address: str, words: str) -> str:
+    """Return a page's elements once they hold `words`; a first visit also makes the server warm up."""
+    shown = ""
+    for _ in range(3):
+        shown = browser.run("--dump-dom", "--virtual-time-budget=20000", address)
+        if words in shown:
+            break
+    return shown
+
+
+def test_the_ui_shows_a_sweep_its_trials_and_its_report(browser: Browser, ui: Ui, tmp_path: Path) -> None:
+    assert "browser test" in shown_with(browser, ui_page(port=ui.port), "browser test")
+
+    # Experiment 0 is MLflow's own. The list folds trials under their sweep, and counts them.
+    runs = ui.page("experiments/1/runs")
+    shown = shown_with(browser, runs, "parent-sweep")
+    assert "parent-sweep" in shown
+    assert "matching runs" in shown
+    assert re.search(r"<strong>4</strong>|>4<|4 matching", shown)
+    assert num_colours(browser.screenshot(runs, tmp_path / "runs.png", width=1500, height=900, virtual_seconds=20)) > 99
+
+    sweep = ui.page(f"experiments/1/runs/{ui.sweep_run_id}")
+    shown = shown_with(browser, sweep, "trial-gru")
+    for core in CORES:
+        assert f"trial-{core}" in shown
+    browser.screenshot(sweep, tmp_path / "sweep.png", width=1500, height=900, virtual_seconds=20)
+
+    artifacts = ui.page(f"experiments/1/runs/{ui.sweep_run_id}/artifacts/report.html")
+    picture = browser.screenshot(artifacts, tmp_path / "artifacts.png", width=1500, height=900, virtual_seconds=20)
+    assert num_near(picture, NOTICE_GROUND) > 2000  # the report itself is drawn, its notice first
+
+
+@pytest.mark.parametrize("width", [1200, 500])
+def test_the_report_is_drawn_whole(browser: Browser, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render_page(report(results())), encoding="utf-8")
+    picture = browser.screenshot(path.as_uri(), tmp_path / f"report-{width}.png", width=width, height=4200)
+    shown = browser.run("--dump-dom", path.as_uri())
+    assert "&lt;b&gt;odd&lt;/b&gt; name" in shown
+
+    # The pictures have been drawn: the orange squares of the strip, and the dark blue of what was right.
+    assert num_near(picture, ORANGE) > 1000
+    assert num_near(picture, BLUE) > 1000
+    # Nothing sticks out on the right: the page's ground, and nothing else, is along that edge.
+    assert num_colours(picture[:, -4:]) == 1
+
+
+def test_the_report_can_be_printed(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render_page(report(results())), encoding="utf-8")
+    browser.run(f"--print-to-pdf={tmp_path / 'report.pdf'}", "--no-pdf-header-footer", path.as_uri())
+    printed = (tmp_path / "report.pdf").read_bytes()
+    assert printed.startswith(b"%PDF-")
+    assert printed.count(b"/Subtype /Image") >= 4  # curves, settings, confusion, one strip
