@@ -48,10 +48,7 @@ def main(config: Config) -> None:
         features = finished_features(config)
         sweep = locate_sweep(config, features)
         manifest = sweep.manifest
-        if manifest is None:
-            raise VidflowError(
-                f"{config.root}: the sweep of this configuration is not finished; run `vidflow sweep` first"
-            )
+        assert manifest is not None
         results = [load_result(root_of(config) / "trials" / key) for key in manifest["trials"]]
         page = render_page(_gather(config, features, sweep, [result for result in results if result is not None]))
         address = locate_report(config, sweep)

@@ -24,7 +24,11 @@ def test_no_axes_give_the_one_trial():
 
 
 def test_a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ranges():
-    space = ["trials.algorithm=random", "trials.num_samples=12", "trials.axes.learning_rate={low: 1e-4, high: 1e-2, log: true}"]
+    space = [
+        "trials.algorithm=random",
+        "trials.num_samples=12",
+        "trials.axes.learning_rate={low: 1e-4, high: 1e-2, log: true}",
+    ]
     first, again, other = candidates(*space), candidates(*space), candidates(*space, "trials.seed=1")
     assert first == again != other
     assert len(first) == 12

@@ -30,12 +30,14 @@ class Synthetic:
     """Validation videos."""
     size: Annotated[int, Field(ge=16, multiple_of=2)] = 96
     """Side of the square frame in pixels, even."""
-    num_frames: Count = 24
+    num_frames: Annotated[int, Field(ge=2)] = 24
     """Frames per video."""
     fps: Count = 12
     """Frames per second."""
     difficulty: Fraction = 0.3
     """Strength of camera motion, distractors and occluders, 0 to 1."""
+    camera_travel: Fraction = 0.5
+    """Metres the camera moves at most along one axis, from the middle of the clip to either end, 0 to 1."""
     annotations: bool = False
     """Whether boxes, points, depth and camera poses are written beside each video."""
     seed: Seed = 0

@@ -1,6 +1,7 @@
 """What an encoder's settings must fulfil, checked in a second and without weights, before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.encoder import check_img_size, check_name, outline, resolve_depths
@@ -17,16 +18,15 @@ def check_encoder(*, name: str, img_size: int, depths: Sequence[Sequence[int]]) 
     Raises:
         ConfigError: With every problem found.
     """
-    problems = []
     try:
         check_name(name)
         patch_size, num_blocks = outline(name)
     except VidflowError as error:
         raise ConfigError(str(error)) from error
-    for check in (
-        lambda: check_img_size(img_size, patch_size=patch_size, name=name),
-        *(lambda wanted=wanted: resolve_depths(wanted, num_blocks=num_blocks) for wanted in depths),
-    ):
+    checks: list[Callable[[], object]] = [partial(check_img_size, img_size, patch_size=patch_size, name=name)]
+    checks += [partial(resolve_depths, wanted, num_blocks=num_blocks) for wanted in depths]
+    problems = []
+    for check in checks:
         try:
             check()
         except VidflowError as error:

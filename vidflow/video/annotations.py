@@ -87,7 +87,8 @@ class _Crop:
 
     def place(self, xy: Float[np.ndarray, "*shape 2"]) -> Float32[np.ndarray, "*shape 2"]:
         """Return pixels of the source as fractions of the crop."""
-        return ((xy - self.origin) / self.side).astype(np.float32)
+        placed: Float32[np.ndarray, "*shape 2"] = ((xy - self.origin) / self.side).astype(np.float32)
+        return placed
 
     def pixels(self, shape: tuple[int, int], size: int) -> tuple[Int[np.ndarray, " h"], Int[np.ndarray, " w"]]:
         """Return the rows and columns of a map that lie at the middles of the crop's pixels."""
