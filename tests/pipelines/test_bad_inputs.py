@@ -104,7 +104,7 @@ def test_every_sample_has_all_its_frames_at_the_wanted_size(sharded):
 def test_a_variable_frame_rate_is_sampled_by_time(sharded):
     _, samples, _, _ = sharded
     metadata = next(m for m in (json.loads(s["json"]) for s in samples) if m["source"] == "variable rate.mp4")
-    # Frames begin at 0, 1, 2, 10, 20 and 21 ticks of 1/25 s. The fourth is on display for nearly half of the time, so it
+    # Frames begin at 0, 1, 2, 10, 20 and 21 ticks of 1/25 s. The fourth is on display for nearly half of it, so it
     # answers two of four moments; by stride no frame would be taken twice.
     ticks = (np.array(metadata["pts_seconds"]) * 25).round(2).tolist()
     assert set(ticks) <= {0, 1, 2, 10, 20, 21}

@@ -1,1 +1,33 @@
-"""Frozen encoders, token reduction, temporal cores, readouts and tasks."""
+"""Frozen encoders, token reduction, temporal cores, readouts and tasks.
+
+The names below are imported when they are first asked for: torch and timm take seconds that a command which
+only looks at files should not pay.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidflow.models.checkpoints import export_released, load_released
+    from vidflow.models.cores import build_core
+    from vidflow.models.encoder import build_encoder
+    from vidflow.models.metrics import build_metric
+    from vidflow.models.tasks import build_task
+
+__all__ = ["build_core", "build_encoder", "build_metric", "build_task", "export_released", "load_released"]
+
+_HOMES = {
+    "build_core": "cores",
+    "build_encoder": "encoder",
+    "build_metric": "metrics",
+    "build_task": "tasks",
+    "export_released": "checkpoints",
+    "load_released": "checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's names
+    """Import a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
