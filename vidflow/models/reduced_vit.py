@@ -1,7 +1,7 @@
 """Run a vision transformer whose tokens get fewer on the way: `(attention -> reduce -> MLP)` block by block.
 
 Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, h heads, d width of a
-head, K tapped depths.
+head, g heads and L tokens of keys, K tapped depths.
 """
 
 from collections.abc import Sequence
@@ -191,9 +191,9 @@ class _Walk:
 
 def attend(
     queries: Float[Tensor, "B h S d"],
-    keys: Float[Tensor, "B g S d"],
-    values: Float[Tensor, "B g S d"],
-    bias: Float[Tensor, "B S"] | None,
+    keys: Float[Tensor, "B g L d"],
+    values: Float[Tensor, "B g L d"],
+    bias: Float[Tensor, "B L"] | None,
 ) -> Float[Tensor, "B h S d"]:
     """Attend with the fused kernel, adding a bias per key without a mask.
 

@@ -101,7 +101,11 @@ def project_heads(attention: nn.Module, tokens: Float[Tensor, "B S D"]) -> tuple
 
 
 def rotate_heads(
-    attention: nn.Module, heads: Float[Tensor, "B h S d"], rope: Float[Tensor, "... N 2d"] | None, *, num_prefix: int
+    attention: nn.Module,
+    heads: Float[Tensor, "B h S d"],
+    rope: Float[Tensor, "... N sincos"] | None,
+    *,
+    num_prefix: int,
 ) -> Float[Tensor, "B h S d"]:
     """Rotate queries or keys by the embedding of their positions, prefix tokens excepted."""
     if rope is None:

@@ -141,6 +141,7 @@ def test_none_is_none() -> None:
         ("tome", {"keep": 0.5, "stage": "input"}, "cannot act at stage 'input'"),
         ("sttm", {"stage": "block"}, "leave the stage out for 'post'"),
         ("none", {"keep": 0.5}, "has no setting keep"),
+        ("tome", {"keep": 0.5, "stage": "before"}, "input, block, post"),
         ("evs", {"reference": "next", "threshold": 0.1}, "previous, last_kept"),
     ],
 )

@@ -83,7 +83,7 @@ def test_thresholds_are_calibrated_from_a_sample() -> None:
     sample = torch.linspace(0, 1, 1001)
     assert calibrated_threshold(sample, fraction=0.25) == pytest.approx(0.75, abs=1e-6)
     # Mean 0.5 and standard deviation 1 / sqrt(12) of a uniform sample, finite-size correction below 1e-3.
-    assert calibrated_threshold(sample, sigmas=1) == pytest.approx(0.5 + 12**-0.5, abs=1e-3)
+    assert calibrated_threshold(sample, sigmas=1.0) == pytest.approx(0.5 + 12**-0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("settings", [{"global_block": 12}, {"local_block": 4}, {"window": 9}, {"window": 1}])

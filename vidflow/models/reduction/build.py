@@ -6,7 +6,18 @@ Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D 
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, TypeVar, assert_never, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    TypeGuard,
+    TypeVar,
+    assert_never,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -54,6 +65,7 @@ ReducerName = Literal[
 Made = TypeVar("Made")
 
 
+@runtime_checkable
 class InputReducer(Protocol):
     """Chooses patches before the encoder, from pixels."""
 
@@ -65,6 +77,7 @@ class InputReducer(Protocol):
         ...
 
 
+@runtime_checkable
 class PostReducer(Protocol):
     """Reduces cached tokens, clip by clip."""
 
@@ -119,7 +132,7 @@ def reduce_clips(
     )
 
 
-def build_reducer(name: ReducerName, *, stage: Stage | None = None, **settings: Any) -> Reducer | None:
+def build_reducer(name: str, *, stage: str | None = None, **settings: Any) -> Reducer | None:
     """Make a reducer.
 
     Args:
@@ -131,15 +144,17 @@ def build_reducer(name: ReducerName, *, stage: Stage | None = None, **settings: 
     Raises:
         VidflowError: No such reducer or setting, a value out of range, or a place where it cannot act.
     """
-    if name not in get_args(ReducerName):
+    if not _is_name(name):
         nearest = difflib.get_close_matches(name, get_args(ReducerName), n=3, cutoff=0.4) or get_args(ReducerName)
         raise VidflowError(f"there is no reducer {name!r}; nearest: {', '.join(nearest)}")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     if name == "none":
         _refuse_settings(name, given, [])
         return None
-    stage = stage or default_stage(name)
-    match stage:
+    place = default_stage(name) if stage is None else stage
+    if not _is_stage(place):
+        raise VidflowError(f"reducer {name!r} has stage {place!r}; wanted one of {', '.join(get_args(Stage))}")
+    match place:
         case "input":
             return _build_input(name, given)
         case "block":
@@ -147,7 +162,15 @@ def build_reducer(name: ReducerName, *, stage: Stage | None = None, **settings: 
         case "post":
             return _build_post(name, given)
         case _:
-            assert_never(stage)
+            assert_never(place)
+
+
+def _is_name(name: str) -> TypeGuard[ReducerName]:
+    return name in get_args(ReducerName)
+
+
+def _is_stage(stage: str) -> TypeGuard[Stage]:
+    return stage in get_args(Stage)
 
 
 def default_stage(name: ReducerName) -> Stage:

@@ -4,7 +4,7 @@ Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -66,6 +66,7 @@ class BlockView:
         return torch.softmax(queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5, dim=-1)
 
 
+@runtime_checkable
 class BlockReducer(Protocol):
     """A reducer between attention and MLP of chosen blocks.
 

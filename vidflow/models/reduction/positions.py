@@ -1,6 +1,6 @@
 """Rotary embeddings of tokens that no longer sit on the grid.
 
-Axes: N positions on the grid, d width of a head; B images, M merged tokens.
+Axes: N positions on the grid, d width of a head, sincos its d sines and then its d cosines; B images, M merged tokens.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class GridAngles:
     column_step: Float[Tensor, "... 1 d"]
 
     @classmethod
-    def of_embedding(cls, rope: Float[Tensor, "... N 2d"], grid: tuple[int, int]) -> "GridAngles":
+    def of_embedding(cls, rope: Float[Tensor, "... N sincos"], grid: tuple[int, int]) -> "GridAngles":
         """Read the angles from the sines and cosines of a whole grid in raster order."""
         sines, cosines = rope.float().view(*rope.shape[:-2], *grid, -1).chunk(2, dim=-1)
         angles = torch.atan2(sines, cosines)
@@ -39,7 +39,7 @@ class GridAngles:
         beside = angles[..., 0, 1:2, :] if grid[1] > 1 else corner
         return cls(corner=corner, row_step=_wrap(below - corner), column_step=_wrap(beside - corner))
 
-    def embed(self, positions: Float[Tensor, "B M 2"]) -> Float[Tensor, "B h M 2d"]:
+    def embed(self, positions: Float[Tensor, "B M 2"]) -> Float[Tensor, "B h M sincos"]:
         """Return sines and cosines at the given rows and columns, with an axis for heads."""
         rows, columns = positions.unsqueeze(1).unsqueeze(-2).unbind(-1)
         angles = self.corner + rows * self.row_step + columns * self.column_step
