@@ -33,7 +33,7 @@ class VideoItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """What probing a video file yields, without decoding a frame.
+    """What probing a video file yields, decoding no more than its first frame.
 
     Attributes:
         codec: FFmpeg's codec name, such as `h264`.

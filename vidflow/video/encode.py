@@ -1,5 +1,6 @@
 """One clip as a shard holds it: decoded, resized, cropped, and each frame compressed again as an image."""
 
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vidflow.errors import VideoError
+from vidflow.records import VideoInfo
 from vidflow.video.annotations import clip_annotations
 from vidflow.video.decode import decode_clip
 from vidflow.video.ffmpeg import probe
@@ -51,7 +54,11 @@ def encode_clip(
     Raises:
         VideoError: If the video cannot be decoded.
     """
-    info = probe(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise VideoError("Missing", f"{path}: gone since it was scanned: {error}") from error
+    info = _probe_once(path, status.st_size, status.st_mtime_ns)
     indices = frames_at(info.pts_seconds, np.asarray(times))
     clip = decode_clip(path, info, indices, decoder=decoder, size=size, resize_filter=resize_filter)
     metadata = {
@@ -73,6 +80,12 @@ def encode_clip(
             size=size,
         )
     return EncodedClip(images=images, metadata=metadata, annotations=truth)
+
+
+@functools.lru_cache(maxsize=64)
+def _probe_once(path: Path, num_bytes: int, modified_ns: int) -> VideoInfo:  # noqa: ARG001 - they name the content
+    """Probe a file once for the clips that are taken from it, as long as it is among the last few."""
+    return probe(path)
 
 
 def compress(frame: UInt8[np.ndarray, "H W 3"], image_format: Literal["jpg", "png"], jpeg_quality: int) -> bytes:
