@@ -177,9 +177,13 @@ class _Actor:
     """Holds one worker in a process of its own."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
-        self._work = build()
+        self._build = build
+        self._work: Callable[[Any], Any] | None = None
 
     def work(self, unit: Any) -> Any:
+        # Not in the constructor: what goes wrong there would reach the driver as a death without its message.
+        if self._work is None:
+            self._work = self._build()
         return self._work(unit)
 
 
