@@ -39,13 +39,14 @@ def ray_session(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.resources.ray_address or os.environ.get("RAY_ADDRESS")
+    # "local": a cluster that happens to run on this machine is joined only if asked for.
+    address = config.resources.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     # A worker that asks for no GPU must still see none; this is Ray's coming default, chosen now to keep it quiet.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     started = time.monotonic()
     # A local cluster needs no dashboard; of one that is there the argument would be refused.
-    ray.init(address=address, logging_level=logging.WARNING, include_dashboard=None if address else False)
-    log.info("ray: %s, ready in %.1f s", address or "local", time.monotonic() - started)
+    ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False if address == "local" else None)
+    log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
     try:
         yield
     finally:
