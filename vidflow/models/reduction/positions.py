@@ -32,11 +32,10 @@ class GridAngles:
     @classmethod
     def of_embedding(cls, rope: Float[Tensor, "... N sincos"], grid: tuple[int, int]) -> "GridAngles":
         """Read the angles from the sines and cosines of a whole grid in raster order."""
-        sines, cosines = rope.float().view(*rope.shape[:-2], *grid, -1).chunk(2, dim=-1)
-        angles = torch.atan2(sines, cosines)
-        corner = angles[..., 0, :1, :]
-        below = angles[..., 1, :1, :] if grid[0] > 1 else corner
-        beside = angles[..., 0, 1:2, :] if grid[1] > 1 else corner
+        table = rope.float().view(*rope.shape[:-2], *grid, -1)
+        corner = _angles(table[..., 0, :1, :])
+        below = _angles(table[..., 1, :1, :]) if grid[0] > 1 else corner
+        beside = _angles(table[..., 0, 1:2, :]) if grid[1] > 1 else corner
         return cls(corner=corner, row_step=_wrap(below - corner), column_step=_wrap(beside - corner))
 
     def embed(self, positions: Float[Tensor, "B M 2"]) -> Float[Tensor, "B h M sincos"]:
@@ -51,6 +50,11 @@ def grid_positions(grid: tuple[int, int], device: torch.device) -> Float[Tensor,
     rows = torch.arange(grid[0], device=device, dtype=torch.float32)
     columns = torch.arange(grid[1], device=device, dtype=torch.float32)
     return torch.cartesian_prod(rows, columns)
+
+
+def _angles(embedding: Float[Tensor, "... sincos"]) -> Float[Tensor, "... d"]:
+    sines, cosines = embedding.chunk(2, dim=-1)
+    return torch.atan2(sines, cosines)
 
 
 def _wrap(angles: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
