@@ -36,7 +36,8 @@ class Browser:
     def run(self, *arguments: str, seconds: float = 120) -> str:
         quiet = ("background-networking", "component-update", "sync", "quic", "gpu", "dev-shm-usage")
         command = [self.binary, "--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={self.profile}"]
-        command += [f"--disable-{name}" for name in quiet] + list(arguments)
+        # A sandboxed frame, in which MLflow shows a report, else has a process and a clock of its own.
+        command += ["--disable-features=IsolateSandboxedIframes", *(f"--disable-{name}" for name in quiet), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
         return done.stdout
 
@@ -213,7 +214,12 @@ def test_the_ui_shows_a_sweep_its_trials_and_its_report(browser: Browser, ui: Ui
     browser.screenshot(sweep, tmp_path / "sweep.png", width=1500, height=900, virtual_seconds=20)
 
     artifacts = ui.page(f"experiments/1/runs/{ui.sweep_run_id}/artifacts/report.html")
-    picture = browser.screenshot(artifacts, tmp_path / "artifacts.png", width=1500, height=900, virtual_seconds=20)
+    for seconds in (20, 60, 120):  # of the browser's own clock, which may outrun a busy machine
+        picture = browser.screenshot(
+            artifacts, tmp_path / "artifacts.png", width=1500, height=900, virtual_seconds=seconds
+        )
+        if num_near(picture, NOTICE_GROUND) > 2000:
+            break
     assert num_near(picture, NOTICE_GROUND) > 2000  # the report itself is drawn, its notice first
 
 
