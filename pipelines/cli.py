@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import importlib
 import logging
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines import state
@@ -24,6 +25,7 @@ COMMANDS = {
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
 TOOLS = ("bench", "ui")
+PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(given)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("vidflow").setLevel(logging.INFO)
+    if parsed.command == "predict":
+        sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
     sys.exit(run_command(parsed.command, parsed.settings, show=getattr(parsed, "print", False)))
 
 
@@ -54,12 +58,21 @@ def run_stage(stage: str) -> None:
 
 def run_command(command: str, settings: Sequence[str], *, show: bool = False) -> int:
     """Load the settings and run a command; return its exit code."""
-    try:
+
+    def run() -> None:
         config = parse_settings(settings)
         if show:
             print(state.describe(config))
         else:
             run_stages(STAGES if command == "run" else [command], config)
+
+    return exit_code(run)
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Run something, say what went wrong without a traceback, and return the exit code."""
+    try:
+        run()
     except VidflowError as error:
         print(f"vidflow: {error}", file=sys.stderr)
         return error.exit_code
@@ -76,8 +89,14 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
     waiting = [stage for stage in stages if state.finished(stage, config) is None]
     if "extract" in waiting:
         check = importlib.import_module("vidflow.models.checks").check_encoder
-        depths = [features.depths for features in config.features.values()]
-        check(name=config.encoder.name, img_size=config.encoder.img_size, depths=depths)
+        check(
+            name=config.encoder.name,
+            img_size=config.encoder.img_size,
+            depths=[features.depths for features in config.features.values()],
+            reducers=[
+                (r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())
+            ],
+        )
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
@@ -123,7 +142,46 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
         if name not in TOOLS:
             command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
+    add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))
     return parser
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """Add what `vidflow predict` takes; it reads no config, as a trial holds all that it needs."""
+    add = parser.add_argument
+    add("trial", metavar="RUN_ID_OR_DIR", help="MLflow run of a trial, or the trial's folder or best.safetensors")
+    add("source", metavar="VIDEO", help="video file, number of a camera such as 0, or rtsp:// or http:// address")
+    add("--out", type=Path, metavar="FILE.mp4", help="write the video with the predictions drawn on it")
+    add("--json", metavar="FILE", help="write one JSON line per frame; `-`, the default without --out, is stdout")
+    add("--depth", type=Path, metavar="DIR", help="write depth maps as 16-bit PNG in millimetres")
+    add("--box", type=_numbers(4), action="append", default=[], metavar="x0,y0,x1,y1", help="box to follow, in pixels")
+    add("--point", type=_numbers(2), action="append", default=[], metavar="x,y", help="point to follow, in pixels")
+    add("--fps", type=_positive, help="frames per second to look at; the trial's own by default")
+    add("--start", type=float, metavar="SECONDS", help="where to start on the video's clock")
+    add("--max-frames", type=int, metavar="N", help="look at no more than N frames")
+    add("--weights", metavar="FILE", help="encoder's weights, where they have moved since the features were made")
+    add("--tracking-uri", metavar="URI", help="MLflow store of the run; MLFLOW_TRACKING_URI by default")
+    add("--save-state", type=Path, metavar="FILE.safetensors", help="keep what is remembered after the last frame")
+    add("--load-state", type=Path, metavar="FILE.safetensors", help="go on from there, as with --start")
+
+
+def _numbers(count: int) -> Callable[[str], list[float]]:
+    """Return a parser of that many numbers with commas between them."""
+
+    def parse(text: str) -> list[float]:
+        values = [float(part) for part in text.split(",")]
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f"got {len(values)} numbers in {text!r}, wanted {count}")
+        return values
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a number above 0")
+    return value
 
 
 if __name__ == "__main__":

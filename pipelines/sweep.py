@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 
 from pipelines.cli import run_stage
 from pipelines.extract import finished_shards
@@ -24,6 +26,8 @@ from vidflow.tracking import Tracker, check_uri, default_uri
 from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
 
 STARTED = "started.json"
+MODEL_SCRIPT = Path(__file__).with_name("mlflow_model.py")
+MODEL_REQUIREMENTS = [f"{name}=={version(name)}" for name in ("av", "mlflow", "safetensors", "timm", "torch")]
 
 
 def main(config: Config) -> None:
@@ -143,6 +147,9 @@ class Sweep:
         self._tracker.log_history(run_id, result.history)
         if result.best is not None:
             self._tracker.log_file(run_id, result.directory / BEST, f"checkpoint/{BEST}")
+            self._tracker.log_model(
+                run_id, script=MODEL_SCRIPT, file=result.directory / BEST, requirements=MODEL_REQUIREMENTS
+            )
             self._log_confusion(run_id, result)
         self._tracker.finish(run_id, "FAILED" if result.status == "failed" else "FINISHED")
         return result

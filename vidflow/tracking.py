@@ -3,6 +3,7 @@
 Everything here may be repeated: a run is found by its key before one is made, and an epoch is logged once.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -11,11 +12,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 # MLflow reads these when it is imported or serves: a user's runs are nobody else's business, and its
@@ -28,7 +29,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from vidflow.config.schema import Scalar
-from vidflow.errors import ConfigError
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -42,6 +43,8 @@ EPOCH_SECONDS = "epoch/seconds"
 """Logged with every epoch and in the same transaction; so the store holds an epoch iff it holds this at its step."""
 
 _PARENT = "mlflow.parentRunId"
+_MODEL_TAG = "vidflow.model_sha256"
+_MODEL_FILE = "trial"
 _MAX_BATCH = 100  # params or tags per call
 _MAX_PARAM = 6000  # characters
 _MAX_TAG = 8000  # characters
@@ -115,6 +118,52 @@ def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]
 def ui_page(host: str = "127.0.0.1", port: int = 5000) -> str:
     """Return the address at which MLflow's UI lists experiments in its view of training, not of chat bots."""
     return f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
+
+
+def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
+    """Copy a file of a run into a local folder and return where it is.
+
+    Args:
+        uri: Where runs are kept, as `check_uri` allows.
+        run_id: The run.
+        artifact_path: The file's path within the run.
+        folder: A folder that exists.
+
+    Raises:
+        VidflowError: If there is no such store, run or file.
+    """
+    check_uri(uri, num_hosts=1)
+    if uri.startswith("sqlite:") and not _sqlite_file(uri).is_file():
+        raise VidflowError(f"{_sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
+    try:
+        with _brief_retries(), _quietly():
+            return Path(MlflowClient(uri).download_artifacts(run_id, artifact_path, str(folder)))
+    except (MlflowException, OSError) as error:
+        reason = without_credentials(str(error))
+        raise VidflowError(
+            f"run {run_id}: no {artifact_path} to be had from {without_credentials(uri)}: {reason}"
+        ) from error
+
+
+def serve_model(build: Callable[[Path], Callable[[Any], Any]]) -> None:
+    """Make the script that calls this a model which MLflow loads: code that is run, not an object that is unpickled.
+
+    Args:
+        build: Takes the file that `Tracker.log_model` kept with the model, and returns what answers `predict`.
+    """
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc.model import PythonModel
+
+    class Model(PythonModel):
+        def load_context(self, context: Any) -> None:
+            self._answer = build(Path(context.artifacts[_MODEL_FILE]))
+
+        # MLflow complains of a hint that is missing or wide; from this one it infers nothing, and lists arrive as such.
+        def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:  # noqa: ARG002
+            return self._answer(model_input)
+
+    set_model(Model())
 
 
 class Tracker:
@@ -220,6 +269,31 @@ class Tracker:
             parent = None if target.parent == PurePosixPath() else str(target.parent)
             self._client.log_artifact(run_id, str(local), parent)
 
+    def log_model(self, run_id: str, *, script: Path, file: Path, requirements: Sequence[str]) -> None:
+        """Keep a model that `mlflow.pyfunc.load_model("runs:/RUN_ID/model")` loads; one that is there is left.
+
+        Args:
+            run_id: The run.
+            script: Python file that calls `serve_model`; it is kept as text and run when the model is loaded.
+            file: What the model is made from, such as weights.
+            requirements: Packages that the script needs, as pip takes them.
+        """
+        import mlflow.pyfunc  # takes a while, and most who write runs log no model
+
+        digest = _file_digest(file)
+        if self._client.get_run(run_id).data.tags.get(_MODEL_TAG) == digest:
+            return
+        with tempfile.TemporaryDirectory() as folder, _quietly():
+            mlflow.pyfunc.save_model(
+                str(Path(folder, "model")),
+                python_model=str(script),
+                artifacts={_MODEL_FILE: str(file)},
+                pip_requirements=list(requirements),
+            )
+            self._client.log_artifact(run_id, str(Path(folder, "model")))
+        # Last, so that a kill before it means logging the model again.
+        self._client.set_tag(run_id, _MODEL_TAG, digest)
+
     def finish(self, run_id: str, status: RunStatus, *, summary: Mapping[str, float] = MappingProxyType({})) -> None:
         """Close a run.
 
@@ -324,6 +398,11 @@ def _dataset_input(name: str, fingerprint: str, place: str) -> DatasetInput:
     return DatasetInput(Dataset(name=name, digest=fingerprint[:_MAX_DIGEST], source_type="local", source=source))
 
 
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _milliseconds() -> int:
     return int(time.time() * 1000)
 
@@ -340,3 +419,17 @@ def _brief_retries() -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep MLflow from drawing bars among ours, and from asking for a schema that our models do without."""
+    name, logger = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", logging.getLogger("mlflow.pyfunc")
+    bars, level = os.environ.get(name, "true"), logger.level
+    os.environ[name] = "false"
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        os.environ[name] = bars
+        logger.setLevel(level)

@@ -44,12 +44,14 @@ class TrialIdentity:
         settings: The trial's fields, flat.
         recipe: Keyword arguments that build the module again.
         num_parameters: Trained parameters.
+        features: What the features say of themselves: the encoder, class names, how clips were cut; and their `fps`.
     """
 
     key: str
     settings: dict[str, Setting]
     recipe: dict[str, Any]
     num_parameters: int
+    features: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

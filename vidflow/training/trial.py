@@ -21,6 +21,9 @@ from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
 
+# Clips whose times tell at which rate a feature set was sampled; their median does not change with more.
+_RATE_CLIPS = 256
+
 
 def run_trial(
     trial: Trial,
@@ -61,6 +64,7 @@ def run_trial(
         settings=dataclasses.asdict(trial),
         recipe=recipe,
         num_parameters=sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad),
+        features={**reader.metadata, "fps": _frame_rate(reader, train_indices)},
     )
     yield from fit(
         task,
@@ -91,10 +95,20 @@ def load_task(directory: Path, *, device: torch.device | str = "cpu") -> Task:
     Raises:
         VidflowError: If the trial has none, or the file is damaged.
     """
-    tensors, metadata = read_tensors(directory / BEST)
-    task = build_module(**metadata["identity"]["recipe"])
+    return load_trial(directory / BEST, device=device)[0]
+
+
+def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
+    """Rebuild the module of one `best.safetensors`, wherever it lies, in eval mode, and say which trial it is.
+
+    Raises:
+        VidflowError: If there is no such file, or it is damaged.
+    """
+    tensors, metadata = read_tensors(path)
+    identity = TrialIdentity(**metadata["identity"])
+    task = build_module(**identity.recipe)
     task.load_state_dict(tensors)
-    return task.to(device).eval()
+    return task.to(device).eval(), identity
 
 
 def module_recipe(trial: Trial, reader: FeatureReader) -> dict[str, Any]:
@@ -193,6 +207,13 @@ def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[n
     return indices
 
 
+def _frame_rate(reader: FeatureReader, indices: Int64[np.ndarray, " clips"]) -> float | None:
+    """Return the usual number of frames per second of the clips; None where each has a single moment."""
+    times = [reader[int(index)].pts_seconds for index in indices[:_RATE_CLIPS]]
+    rates = [(len(clip) - 1) / (clip[-1] - clip[0]) for clip in times if clip[-1] > clip[0]]
+    return float(np.median(rates)) if rates else None
+
+
 def _depth_size(reader: FeatureReader) -> int:
     """Return the side of the depth maps in pixels, as the first clip has it."""
     return int(read_annotations(reader[0], ["depth"])["depth"].shape[-1])
@@ -203,6 +224,7 @@ __all__ = [
     "build_module",
     "load_result",
     "load_task",
+    "load_trial",
     "module_recipe",
     "run_trial",
     "write_failure",

@@ -1,0 +1,205 @@
+"""Run a trained trial on a video of any length: `vidflow predict RUN_ID_OR_DIR VIDEO`.
+
+Needs neither Ray nor a config: what a trial was trained on is kept with its weights.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from vidflow.errors import VideoError, VidflowError
+from vidflow.stages.predict import FramePrediction, VideoPredictor
+from vidflow.store.layout import publish
+from vidflow.tracking import fetch_file
+from vidflow.training.snapshot import BEST
+from vidflow.training.trial import load_trial
+from vidflow.video.drawing import draw_prediction
+from vidflow.video.ffmpeg import write_h264
+
+log = logging.getLogger("vidflow")
+CHECKPOINT = f"checkpoint/{BEST}"
+# Frames that a point's drawn trail is long.
+_TRAIL_FRAMES = 24
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Predict every frame, write what was asked for, and say where it is.
+
+    An interrupt, or a stream that breaks off, ends the video there; what came before is kept.
+
+    Raises:
+        VidflowError: The trial, the source, the state or the queries cannot be used.
+    """
+    predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
+    if arguments.load_state is not None:
+        predictor.model.load_state_dict(_read_state(arguments.load_state))
+    fps = arguments.fps or predictor.fps
+    frames = predictor.predict(
+        arguments.source,
+        fps=fps,
+        start_seconds=arguments.start,
+        max_frames=arguments.max_frames,
+        queries=[*arguments.box, *arguments.point],
+    )
+    started, done = time.monotonic(), _Ending()
+    # The first frame before anything is written: most that can go wrong has gone wrong by then.
+    frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames)
+    with contextlib.ExitStack() as files:
+        sink = _open_lines(arguments, files)
+        _write(frames, sink, depth=arguments.depth, out=arguments.out, fps=fps)
+    if arguments.save_state is not None:
+        with publish(arguments.save_state) as aside:
+            save_file(predictor.model.state_dict(), aside)
+    rate = done.num_frames / (time.monotonic() - started)
+    written = [str(path) for path in (arguments.json, arguments.out, arguments.depth, arguments.save_state) if path]
+    log.info("predict: %d frames, %.1f frames/s -> %s", done.num_frames, rate, ", ".join(written) or "stdout")
+    if done.error is not None:
+        raise done.error
+
+
+def find_predictor(trial: str, *, weights: str | None = None, tracking_uri: str | None = None) -> VideoPredictor:
+    """Load a trial from its folder, from `best.safetensors`, or from its MLflow run.
+
+    Raises:
+        VidflowError: There is no such trial, or its encoder cannot be rebuilt.
+    """
+    path = Path(trial)
+    if path.exists():
+        return load_predictor(path / BEST if path.is_dir() else path, weights=weights)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if os.sep in trial or not uri:
+        raise VidflowError(
+            f"{trial}: no such folder; wanted a trial's folder, or the id of an MLflow run together with "
+            "--tracking-uri URI or MLFLOW_TRACKING_URI"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return load_predictor(fetch_file(uri, trial, CHECKPOINT, Path(folder)), weights=weights)
+
+
+def load_predictor(path: Path, *, weights: str | None = None) -> VideoPredictor:
+    """Rebuild a trial and its encoder from `best.safetensors`, on the GPU if there is one.
+
+    Raises:
+        VidflowError: The file is damaged, or the encoder cannot be rebuilt.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task, identity = load_trial(path, device=device)
+    return VideoPredictor(task, identity.features, weights=weights, device=device)
+
+
+def answer_videos(path: Path) -> Callable[[Any], pd.DataFrame]:
+    """Return what the model in MLflow does: paths of videos to a table with one row per frame.
+
+    The videos are one path, several, or a table with the column `path` and, where boxes or points are followed,
+    `queries`: a list of them for each video, in pixels of its first frame. The answer has the columns `path`, `index`,
+    `pts_seconds` and what the task predicts, as `vidflow predict --json` writes it.
+    """
+    predictor = load_predictor(path)
+
+    def answer(videos: Any) -> pd.DataFrame:
+        table = videos if isinstance(videos, pd.DataFrame) else pd.DataFrame({"path": np.atleast_1d(videos)})
+        rows = []
+        for _, video in table.iterrows():
+            predictor.model.reset()
+            frames = predictor.predict(str(video["path"]), queries=video.get("queries", ()))
+            rows += [{"path": str(video["path"]), **frame.row} for frame in frames]
+        return pd.DataFrame(rows)
+
+    return answer
+
+
+class _Ending:
+    """How a video ends: by itself, by an interrupt, or by an error after some frames."""
+
+    def __init__(self) -> None:
+        self.num_frames = 0
+        self.error: VideoError | None = None
+        self._interrupted = False
+
+    def watch(self, frames: Iterator[FramePrediction], *, total: int | None) -> Iterator[FramePrediction]:
+        """Yield frames with progress, up to an interrupt or a broken stream; a second interrupt is a real one."""
+        before = signal.signal(signal.SIGINT, lambda *_: self._interrupt(before))
+        try:
+            for frame in tqdm(frames, desc="predict", unit="frame", total=total, mininterval=1.0, leave=False):
+                self.num_frames += 1
+                yield frame
+                if self._interrupted:
+                    return
+        except VideoError as error:
+            self.error = error
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, before: Any) -> None:
+        self._interrupted = True
+        signal.signal(signal.SIGINT, before)
+
+
+def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> IO[str] | None:
+    """Open where JSON lines go; each is there as soon as its frame is done, for who follows a live stream."""
+    if arguments.json == "-" or (arguments.json is None and arguments.out is None):
+        return sys.stdout
+    if arguments.json is None:
+        return None
+    try:
+        return files.enter_context(Path(arguments.json).open("w", buffering=1))
+    except OSError as error:
+        raise VidflowError(f"--json {arguments.json}: cannot be written ({error.strerror})") from error
+
+
+def _write(
+    frames: Iterator[FramePrediction], lines: IO[str] | None, *, depth: Path | None, out: Path | None, fps: float
+) -> None:
+    """Take every frame and write what was asked for."""
+    frames = _written(frames, lines, depth)
+    if out is None:
+        deque(frames, maxlen=0)
+        return
+    with publish(out) as aside:
+        write_h264(aside, _drawn(frames), fps=Fraction(fps).limit_denominator(1001))
+
+
+def _written(frames: Iterator[FramePrediction], lines: IO[str] | None, depth: Path | None) -> Iterator[FramePrediction]:
+    if depth is not None:
+        depth.mkdir(parents=True, exist_ok=True)
+    for frame in frames:
+        if lines is not None:
+            print(json.dumps(frame.row), file=lines)
+        if depth is not None and frame.depth is not None:
+            millimetres = (frame.depth * 1000).round().clip(0, 65535).astype(np.uint16)
+            Image.fromarray(millimetres).save(depth / f"{frame.row['index']:06d}.png")
+        yield frame
+
+
+def _drawn(frames: Iterator[FramePrediction]) -> Iterator[np.ndarray]:
+    recent: deque[dict[str, Any]] = deque(maxlen=_TRAIL_FRAMES)
+    for frame in frames:
+        recent.append(frame.row)
+        yield draw_prediction(frame.pixels, list(recent), depth=frame.depth)
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise VidflowError(f"--load-state {path}: cannot be read ({error}); make it with --save-state") from error

@@ -1,0 +1,169 @@
+"""A trained task behind its frozen encoder, fed with one frame of a video after another.
+
+Axes: H and W pixels of a frame, S pixels a side of the encoder's input, O boxes, Q points, L tokens of the core.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.tasks.box_tracking import BoxTrackingTask
+from vidflow.models.tasks.point_tracking import PointTrackingTask
+from vidflow.models.tasks.task import Task, TaskState
+
+Frame = UInt8[np.ndarray, "H W 3"] | UInt8[Tensor, "H W 3"]
+Prepare = Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[Tensor, "S S 3"]]
+
+
+class StreamingModel:
+    """Predicts every frame when it comes; what it remembers of the past has a fixed size.
+
+    Attributes:
+        num_frames: Frames seen since the start.
+    """
+
+    def __init__(self, task: Task, encoder: FrozenEncoder, *, prepare: Prepare = torch.from_numpy) -> None:
+        """Start before the first frame.
+
+        Args:
+            task: Trained task; is put into eval mode.
+            encoder: The encoder whose features it was trained on, on the same device.
+            prepare: Makes a frame of any size the encoder's square, as the clips of the training were made.
+        """
+        self._task, self._encoder, self._prepare = task.eval(), encoder, prepare
+        self._num_tokens = encoder.num_prefix_tokens + encoder.grid[0] * encoder.grid[1]
+        self._asks = query_name(task)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the video: all frames, boxes and points."""
+        self.num_frames = 0
+        self._state = self._task.init_stream(1, self._num_tokens, device=self._encoder.device)
+        self._queries = self._empty_queries()
+
+    @property
+    def num_queries(self) -> int:
+        """Boxes or points that are followed."""
+        return int(self._queries[self._asks].shape[1]) if self._asks else 0
+
+    @torch.inference_mode()
+    def step(
+        self,
+        frame: Frame,
+        *,
+        boxes: Float[np.ndarray, "O 4"] | None = None,
+        points: Float[np.ndarray, "Q 2"] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Predict the next frame; the encoder runs once.
+
+        Args:
+            frame: RGB frame of any size that `prepare` takes.
+            boxes: More boxes to follow from this frame on, corners in [0, 1] of the square; for `box_tracking`.
+            points: More points to follow from this frame on, x and y in [0, 1] of the square; for `point_tracking`.
+
+        Returns:
+            What the task predicts for this frame, without axes of batch and time: `logits` (C,), `boxes` (O, 4),
+            `points` (Q, 2) with `visibility_logits` and `uncertainty_logits` (Q,), `depth` (H, W) in metres, or
+            `camera_motion` (9,). Followed boxes and points keep the order in which they were given.
+
+        Raises:
+            ValueError: The task takes no such queries.
+        """
+        for name, given in (("boxes", boxes), ("points", points)):
+            if given is not None:
+                self._follow(name, given)
+        pixels = frame.cpu().numpy() if isinstance(frame, Tensor) else frame
+        encoded = self._encoder(self._prepare(pixels)[None])
+        # Features are kept in half precision, so the task has never seen a finer one.
+        tokens = encoded.tokens[:, -self._task.num_depths :].half().float()
+        prefix = encoded.prefix.half().float() if encoded.prefix.shape[1] else None
+        predictions, self._state = self._task.step(tokens, prefix, self._queries, self._state)
+        self.num_frames += 1
+        return {name: part[0].float().cpu().numpy() for name, part in predictions.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies, on the host, of all that is remembered; together with the weights they go on where it was."""
+        named = {"num_frames": torch.tensor(self.num_frames), **self._named(self._state, self._queries)}
+        return {name: part.detach().cpu().clone().contiguous() for name, part in named.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            VidflowError: It is the state of another kind of trial.
+        """
+        queries = {name: state[f"queries.{name}"] for name in self._queries if f"queries.{name}" in state}
+        count = next((part.shape[1] for part in queries.values() if part.ndim > 1), 0)
+        fresh = self._task.init_stream(1, self._num_tokens, num_queries=count, device=self._encoder.device)
+        wanted = {"num_frames": torch.tensor(0), **self._named(fresh, self._empty_queries(count))}
+        if _signature(state) != _signature(wanted):
+            raise VidflowError(
+                f"the state holds {_listed(state)}; this trial's is {_listed(wanted)}: load it with the trial that "
+                "saved it"
+            )
+        moved = {name: part.to(self._encoder.device) for name, part in state.items()}
+        self._state = TaskState(
+            tuple(moved[f"core.{index}"] for index in range(len(fresh.core))),
+            tuple(moved[f"readout.{index}"] for index in range(len(fresh.readout))),
+        )
+        self._queries = {name: moved[f"queries.{name}"] for name in self._queries}
+        self.num_frames = int(state["num_frames"])
+
+    def _follow(self, name: str, given: Float[np.ndarray, "queries numbers"]) -> None:
+        """Add queries that belong to the frame to come, with nothing remembered of them yet."""
+        if name != self._asks:
+            raise ValueError(f"{type(self._task).__name__} got {name}; it takes {self._asks or 'no queries'}")
+        added = torch.as_tensor(given, dtype=torch.float32, device=self._encoder.device)[None]
+        old = self._queries[name]
+        if added.ndim != old.ndim or added.shape[-1] != old.shape[-1]:
+            raise ValueError(f"{name} has shape {tuple(added.shape[1:])}, wanted (any number, {old.shape[-1]})")
+        frames = torch.full(added.shape[:2], self.num_frames, device=added.device)
+        self._queries = {
+            name: torch.cat([old, added], 1),
+            "query_frames": torch.cat([self._queries["query_frames"], frames], 1),
+        }
+        # The first part counts frames; the others have one row per query.
+        age, *rest = self._state.readout
+        _, *fresh = self._task.init_readout(1, added.shape[1], added.device)
+        parts = (torch.cat([part, new], 1) for part, new in zip(rest, fresh, strict=True))
+        self._state = TaskState(self._state.core, (age, *parts))
+
+    def _empty_queries(self, count: int = 0) -> dict[str, Tensor]:
+        if self._asks is None:
+            return {}
+        width = 4 if self._asks == "boxes" else 2
+        device = self._encoder.device
+        return {
+            self._asks: torch.zeros(1, count, width, device=device),
+            "query_frames": torch.zeros(1, count, dtype=torch.int64, device=device),
+        }
+
+    def _named(self, state: TaskState, queries: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            **{f"core.{index}": part for index, part in enumerate(state.core)},
+            **{f"readout.{index}": part for index, part in enumerate(state.readout)},
+            **{f"queries.{name}": part for name, part in queries.items()},
+        }
+
+
+def query_name(task: Task) -> str | None:
+    """Return what a task must be told to follow, `boxes` or `points`; None for tasks that ask nothing."""
+    if isinstance(task, BoxTrackingTask):
+        return "boxes"
+    return "points" if isinstance(task, PointTrackingTask) else None
+
+
+def _signature(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (part.shape, part.dtype) for name, part in state.items()}
+
+
+def _listed(state: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(part.shape)}" for name, part in sorted(state.items()))
+
+
+__all__ = ["Frame", "Prepare", "StreamingModel", "query_name"]

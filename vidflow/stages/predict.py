@@ -1,0 +1,268 @@
+"""Prediction: a trained trial on a video of any length, frame by frame, in the video's own pixels and names.
+
+Axes: H and W pixels, O boxes, Q points.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
+from vidflow.models.streaming import StreamingModel, query_name
+from vidflow.models.tasks import Task
+from vidflow.models.tasks.camera_pose import rotation_matrix
+from vidflow.models.weights import CHECKPOINT_SUFFIXES
+from vidflow.stages.extract import fit_frames
+from vidflow.video.decode import crop_square
+from vidflow.video.ffmpeg import stream_frames
+
+_NUM_CLASSES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePrediction:
+    """What a trial says of one frame.
+
+    Attributes:
+        pixels: The frame as the video has it, upright.
+        row: `index` since the start of the stream, `pts_seconds`, and by task: `classes`, `boxes`, `points`,
+            `camera_motion` or a summary of `depth`; JSON-ready, in pixels of the frame.
+        depth: Depth of the frame's central square in metres, for `depth`; else None.
+    """
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    row: dict[str, Any]
+    depth: Float[np.ndarray, "h w"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Square:
+    """The central square of a frame, which is all that the encoder sees; in pixels of the frame."""
+
+    left: float
+    top: float
+    side: float
+
+    @classmethod
+    def of(cls, frame: UInt8[np.ndarray, "H W 3"]) -> "Square":
+        """Return that of a frame, as `crop_square` cuts it."""
+        height, width = frame.shape[:2]
+        side = min(height, width)
+        return cls(left=(width - side) / 2, top=(height - side) / 2, side=side)
+
+    def to_fractions(self, corners: Float[np.ndarray, "rows xy"]) -> Float[np.ndarray, "rows xy"]:
+        """Turn x and y in pixels of the frame, once or twice per row, into fractions of the square."""
+        fractions: Float[np.ndarray, "rows xy"] = (corners - self._origin(corners)) / self.side
+        return fractions
+
+    def to_pixels(self, fractions: Float[np.ndarray, "rows xy"]) -> Float[np.ndarray, "rows xy"]:
+        """Undo `to_fractions`."""
+        corners: Float[np.ndarray, "rows xy"] = fractions * self.side + self._origin(fractions)
+        return corners
+
+    def _origin(self, rows: Float[np.ndarray, "rows xy"]) -> Float[np.ndarray, " xy"]:
+        return np.tile([self.left, self.top], rows.shape[1] // 2)
+
+
+class VideoPredictor:
+    """A trained trial with all that it needs to read a video.
+
+    Attributes:
+        model: The trial behind its encoder; holds the state of the stream.
+        fps: Frames per second of the clips it was trained on.
+        asks: `boxes` or `points` where it must be told what to follow, else None.
+    """
+
+    def __init__(
+        self, task: Task, features: dict[str, Any], *, weights: str | None = None, device: str = "cpu"
+    ) -> None:
+        """Rebuild the encoder and put the task behind it.
+
+        Args:
+            task: Trained task, on `device`.
+            features: What the trial keeps of its features: `encoder`, `clip`, `class_names`, `fps`.
+            weights: File of the encoder's weights, where they no longer lie where they did; None looks there.
+            device: Where the encoder runs.
+
+        Raises:
+            VidflowError: The trial does not know its features, or the encoder's weights are gone or others.
+        """
+        if missing := [name for name in ("encoder", "clip") if name not in features]:
+            raise VidflowError(
+                f"the trial does not say of its features: {', '.join(missing)}; train it again on features that "
+                "`vidflow extract` makes now"
+            )
+        _refuse_reducers(features)
+        encoder = rebuild_encoder(features["encoder"], weights=weights, device=device)
+        clip = features["clip"]
+
+        def prepare(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "S S 3"]:
+            square = crop_square(frame, clip["size"], clip["resize_filter"])
+            return fit_frames(torch.from_numpy(square.copy())[None], encoder.img_size)[0]
+
+        self.model = StreamingModel(task, encoder, prepare=prepare)
+        self.asks = query_name(task)
+        sampling = clip["sampling"]
+        is_fixed = sampling["mode"] != "uniform"
+        self.fps = float(sampling["fps"] if is_fixed else features.get("fps") or sampling["fps"])
+        self._class_names: list[str] = features.get("class_names", [])
+
+    def predict(
+        self,
+        source: str,
+        *,
+        fps: float | None = None,
+        start_seconds: float | None = None,
+        max_frames: int | None = None,
+        queries: Sequence[Sequence[float]] = (),
+    ) -> Iterator[FramePrediction]:
+        """Go on with a stream; `model.reset()` starts a new one.
+
+        Args:
+            source: Video file, number of a camera, or address of a stream.
+            fps: Frames per second to look at; None is `self.fps`.
+            start_seconds: Where to start on the video's clock; None is its first frame.
+            max_frames: Most frames to look at; None is all.
+            queries: Boxes (x0, y0, x1, y1) or points (x, y) in the first frame looked at, in its pixels.
+
+        Raises:
+            VidflowError: The task wants queries and has none, or takes none, or they lie outside the central square.
+            VideoError: The source cannot be read.
+        """
+        self._check_queries(queries)
+        frames = stream_frames(source, fps=fps or self.fps, start_seconds=start_seconds)
+        for number, frame in enumerate(itertools.islice(frames, max_frames)):
+            square = Square.of(frame.pixels)
+            asked = {self.asks: _fractions_of(queries, square)} if queries and self.asks and not number else {}
+            index = self.model.num_frames
+            outputs = self.model.step(frame.pixels, **asked)
+            row = {"index": index, "pts_seconds": round(frame.pts_seconds, 6)}
+            row |= self._describe(outputs, square, is_first=not index)
+            yield FramePrediction(pixels=frame.pixels, row=row, depth=outputs.get("depth"))
+
+    def _check_queries(self, queries: Sequence[Sequence[float]]) -> None:
+        if queries and self.asks is None:
+            raise VidflowError("this trial's task follows neither boxes nor points; leave out --box and --point")
+        if self.asks is None:
+            return
+        width = 4 if self.asks == "boxes" else 2
+        if (not queries and not self.model.num_queries) or any(len(query) != width for query in queries):
+            example = "--box x0,y0,x1,y1" if self.asks == "boxes" else "--point x,y"
+            raise VidflowError(
+                f"this trial follows {self.asks}; say which with {example} in pixels of the first frame, once for each"
+            )
+
+    def _describe(self, outputs: dict[str, np.ndarray], square: Square, *, is_first: bool) -> dict[str, Any]:
+        """Return predictions as JSON values."""
+        if "logits" in outputs:
+            return {"classes": _top_classes(outputs["logits"], self._class_names)}
+        if "boxes" in outputs:
+            return {"boxes": square.to_pixels(outputs["boxes"]).round(2).tolist()}
+        if "points" in outputs:
+            return {"points": _points(outputs, square)}
+        if "depth" in outputs:
+            depth = outputs["depth"]
+            summary = {"min": depth.min(), "median": np.median(depth), "max": depth.max()}
+            return {"depth": {f"{name}_metres": round(float(value), 4) for name, value in summary.items()}}
+        # The motion into the first frame means nothing.
+        return {"camera_motion": None if is_first else _motion(outputs["camera_motion"])}
+
+
+def rebuild_encoder(description: dict[str, Any], *, weights: str | None = None, device: str = "cpu") -> FrozenEncoder:
+    """Build the encoder that a description is of.
+
+    On a CPU it runs in float32, whatever made the features: half precision is slower there and no closer.
+
+    Args:
+        description: What `FrozenEncoder.describe` returned.
+        weights: File of the weights, where they no longer lie where they did; None looks there.
+        device: Where to run.
+
+    Raises:
+        VidflowError: The weights are gone, or are not those that the description names.
+    """
+    wanted = weights or description["weights"]
+    if Path(wanted).suffix in CHECKPOINT_SUFFIXES and not Path(wanted).is_file():
+        raise VidflowError(
+            f"{wanted}: no such file, wanted the weights of {description['name']} with digest "
+            f"{description['weights_sha256'][:16]}; name the file with --weights FILE"
+        )
+    dtype: EncoderDtype = "float32" if device == "cpu" else description["dtype"]
+    encoder = build_encoder(
+        name=description["name"],
+        weights=wanted,
+        img_size=description["img_size"],
+        depths=description["depths"],
+        normalize_depths=description["normalize_depths"],
+        device=device,
+        dtype=dtype,
+        mean=description["mean"],
+        std=description["std"],
+    )
+    if encoder.weights_sha256 != description["weights_sha256"]:
+        raise VidflowError(
+            f"{wanted}: its weights of {description['name']} have digest {encoder.weights_sha256[:16]}, but the trial "
+            f"was trained on {description['weights_sha256'][:16]}; name the right file with --weights FILE (random "
+            f"weights also depend on the versions of timm and torch: they were {description['timm']} and "
+            f"{description['torch']})"
+        )
+    return encoder
+
+
+def _refuse_reducers(features: dict[str, Any]) -> None:
+    reducer = features.get("settings", {}).get("features", {}).get("reducer", {}).get("name", "none")
+    if reducer != "none" or features["encoder"].get("reduction"):
+        raise VidflowError(
+            f"the trial was trained on tokens reduced by {reducer!r}, which looks at whole clips; prediction frame by "
+            "frame wants a trial on features with `reducer: none`"
+        )
+
+
+def _fractions_of(queries: Sequence[Sequence[float]], square: Square) -> Float[np.ndarray, "queries xy"]:
+    """Turn queries into fractions of the square, boxes cut to it."""
+    fractions = square.to_fractions(np.asarray(queries, dtype=np.float64))
+    cut = fractions.clip(0, 1)
+    is_box = cut.shape[1] == 4
+    for query, row, inside in zip(queries, fractions, cut, strict=True):
+        if (inside[2:] <= inside[:2]).any() if is_box else (row != inside).any():
+            raise VidflowError(
+                f"got {'box' if is_box else 'point'} {','.join(f'{value:g}' for value in query)}; wanted one in the "
+                f"central square of the frame, which is all the trial sees: x from {square.left:g} to "
+                f"{square.left + square.side:g}, y from {square.top:g} to {square.top + square.side:g}"
+            )
+    return cut
+
+
+def _top_classes(logits: Float[np.ndarray, " C"], names: list[str]) -> list[dict[str, Any]]:
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    best = np.argsort(-probabilities, kind="stable")[:_NUM_CLASSES_SHOWN]
+    return [
+        {"name": names[i] if i < len(names) else str(i), "probability": round(float(probabilities[i]), 6)} for i in best
+    ]
+
+
+def _points(outputs: dict[str, np.ndarray], square: Square) -> list[dict[str, Any]]:
+    """Return points with their visibility, by the rule of TAPIR (arXiv 2306.08637), as the metric has it."""
+    visibility, uncertainty = (1 / (1 + np.exp(-outputs[f"{name}_logits"])) for name in ("visibility", "uncertainty"))
+    certain = visibility * (1 - uncertainty)
+    return [
+        {"x": round(float(x), 2), "y": round(float(y), 2), "visible": bool(p > 0.5), "confidence": round(float(p), 4)}
+        for (x, y), p in zip(square.to_pixels(outputs["points"]), certain, strict=True)
+    ]
+
+
+def _motion(motion: Float[np.ndarray, " 9"]) -> dict[str, Any]:
+    rotation = rotation_matrix(torch.from_numpy(motion[3:])).numpy()
+    return {"translation_metres": motion[:3].round(6).tolist(), "rotation": rotation.round(6).tolist()}
+
+
+__all__ = ["FramePrediction", "Square", "VideoPredictor", "rebuild_encoder"]

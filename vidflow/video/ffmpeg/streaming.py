@@ -1,0 +1,175 @@
+"""Reading a video of any length from its start, at a fixed rate, one frame in memory at a time.
+
+Files, cameras and network streams alike. Axes: H and W pixels, 3 the channels red, green, blue.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from vidflow.errors import VideoError
+from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened
+
+# What a network stream may use: no local file, so that a playlist elsewhere cannot read this machine's.
+_PROTOCOLS = "http,https,tcp,tls,udp,rtp,rtsp,rtmp,crypto,httpproxy"
+_SCHEMES = {"http", "https", "rtsp", "rtsps", "rtmp", "udp", "rtp", "tcp"}
+# Seconds to wait for a connection, and for the next packet of one.
+_TIMEOUT_SECONDS = (15.0, 15.0)
+# Frame times are multiples of at least a microsecond in every container; sums of doubles stray by far less.
+_TOLERANCE_SECONDS = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledFrame:
+    """One frame of a stream.
+
+    Attributes:
+        pts_seconds: Its presentation time on the video's clock.
+        pixels: Upright RGB.
+    """
+
+    pts_seconds: float
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+def stream_frames(source: str, *, fps: float, start_seconds: float | None = None) -> Iterator[SampledFrame]:
+    """Yield the frame on display in the middle of each period of `1 / fps` seconds.
+
+    So the same moments are met as by `sampling.window_times`. A frame that is on display for several periods comes
+    several times; a video shorter than half a period gives its last frame once.
+
+    Args:
+        source: Path of a video file, number of a camera such as `0`, or an `rtsp://` or `http://` address.
+        fps: Frames wanted per second.
+        start_seconds: Where to start on the video's clock; None is its first frame.
+
+    Raises:
+        VideoError: If the source cannot be opened, or a reason of `probe`, or `NoFrames` if it has no usable frame.
+    """
+    with _opened_source(source) as (container, stream):
+        stream.codec_context.thread_count = 1
+        num_frames = 0
+        for shown in _sample(_timed(container, stream), fps=fps, start_seconds=start_seconds):
+            num_frames += 1
+            yield shown
+        if not num_frames:
+            after = "" if start_seconds is None else f" after {start_seconds:g} s"
+            raise VideoError("NoFrames", f"{_shown(source)}: no frame{after} can be decoded; choose another source")
+
+
+@contextmanager
+def _opened_source(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file, camera or address; FFmpeg's errors become ours, here and in the caller's block."""
+    if not source.isdecimal() and "://" not in source:
+        with opened(Path(source)) as both:
+            yield both
+        return
+    try:
+        with _connect(source) as container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream) or stream.codec_context is None:
+                raise VideoError("NoVideoStream", f"{_shown(source)}: no video stream that FFmpeg can decode")
+            yield container, stream
+    except FFmpegError as error:
+        raise VideoError(
+            "Unreadable",
+            f"{_shown(source)}: cannot be read ({error.strerror}); check that it is there and that you may use it",
+        ) from error
+
+
+def _connect(source: str) -> InputContainer:
+    if source.isdecimal():
+        return av.open(f"/dev/video{source}", format="v4l2", timeout=_TIMEOUT_SECONDS)
+    scheme = urlsplit(source).scheme
+    if scheme not in _SCHEMES:
+        raise VideoError(
+            "NotAVideo", f"{_shown(source)}: scheme {scheme!r}; wanted one of {', '.join(sorted(_SCHEMES))}"
+        )
+    options = {"protocol_whitelist": _PROTOCOLS}
+    if scheme.startswith("rtsp"):
+        options["rtsp_transport"] = "tcp"  # over UDP lost packets would smear the frames
+    return av.open(source, options=options, timeout=_TIMEOUT_SECONDS)
+
+
+def _shown(source: str) -> str:
+    """Return a source as messages may name it: without user, password or query."""
+    if "://" not in source:
+        return f"/dev/video{source}" if source.isdecimal() else source
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _timed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, VideoFrame]]:
+    """Yield start and end in seconds of every frame that can be decoded, on a clock that never goes back."""
+    spacing = float(1 / (stream.guessed_rate or 25))
+    untimed = container.format.name in UNTIMED_FORMATS
+    following, shift, latest = 0.0, 0.0, -np.inf
+    for packet in container.demux(stream):
+        for frame in _decoded(stream, packet):
+            seconds = following if untimed or frame.time is None else frame.time + shift
+            if seconds < latest:  # a camera that reconnects starts its clock anew
+                shift += following - seconds
+                seconds = following
+            lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else spacing
+            latest, following = seconds, seconds + lasting
+            yield seconds, following, frame
+
+
+def _decoded(stream: VideoStream, packet: "Packet[VideoStream]") -> list[VideoFrame]:
+    """Decode one packet; damaged ones, as a lossy connection has them, are left out."""
+    try:
+        return [frame for frame in stream.decode(packet) if not frame.is_corrupt]
+    except MemoryError:  # FFmpeg's is both; it says nothing of the video
+        raise
+    except FFmpegError:
+        return []
+
+
+def _sample(
+    timed: Iterator[tuple[float, float, VideoFrame]], *, fps: float, start_seconds: float | None
+) -> Iterator[SampledFrame]:
+    """Yield the frame on display at `start + (i + 0.5) / fps` for every i."""
+    held: tuple[float, float, VideoFrame] | None = None
+    start, count = start_seconds, 0
+    for now in timed:
+        start = now[0] if start is None else start
+        if held is not None:
+            due = _due_before(now[0], start, count, fps)
+            yield from _repeated(held, due)
+            count += due
+        held = now
+    if held is None or start is None or held[1] <= start:
+        return
+    due = _due_before(held[1] - _TOLERANCE_SECONDS, start, count, fps)
+    yield from _repeated(held, due if count else max(1, due))
+
+
+def _due_before(seconds: float, start: float, count: int, fps: float) -> int:
+    """Return how many of the moments from number `count` on lie before `seconds`."""
+    num_passed = int(np.ceil((seconds - _TOLERANCE_SECONDS - start) * fps - 0.5))
+    return max(0, num_passed - count)
+
+
+def _repeated(held: tuple[float, float, VideoFrame], times: int) -> Iterator[SampledFrame]:
+    """Yield a frame as often as it is due; its pixels are converted only then."""
+    if not times:
+        return
+    seconds, _, frame = held
+    pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    upright = np.rot90(pixels, round(frame.rotation / 90) % 4)
+    for _ in range(times):
+        yield SampledFrame(pts_seconds=seconds, pixels=upright)
+
+
+__all__ = ["SampledFrame", "stream_frames"]
