@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.extract import build_extractor
+from pipelines.extract import build_extractor, committed_files
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import objective_of
@@ -15,7 +15,6 @@ from vidflow.stages.extract import ExtractPlan
 from vidflow.stages.locate import Address
 from vidflow.stages.plan import ShardPlan
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import committed_entry
 from vidflow.store.shards import read_shard
 from vidflow.training.trial import run_trial
 from vidflow.video.decode import decode_clip
@@ -59,7 +58,7 @@ class ExtractBench:
     def __init__(self, config: Config, name: str, shards: str, directory: str) -> None:
         self._config, self._shards = config, Path(shards)
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
-        self._extractor = build_extractor(config, name, self._shards, Path(directory), metadata)
+        self._extractor = build_extractor(config, config.features[name], self._shards, Path(directory), metadata)
         self._frames: dict[str, torch.Tensor] = {}
 
     def __call__(self, job: tuple[str, ExtractPlan]) -> float:
@@ -110,9 +109,8 @@ class TrialBench:
 
 def extract_plans(shards: Address) -> list[ExtractPlan]:
     """Return every shard as a unit of extraction."""
-    files = [file["file"] for file in (shards.manifest or {})["files"]]
-    entries = [committed_entry(shards.directory, file) for file in files]
-    return [ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in entries if entry is not None]
+    entries = committed_files(shards, "shard")
+    return [ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in entries]
 
 
 def copy_files(directory: Path) -> float:

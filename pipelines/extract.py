@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,28 +10,45 @@ from typing import Any
 import torch
 
 from pipelines.cli import run_stage
-from pipelines.job import commit_units, log
+from pipelines.job import FileUnit, commit_units, log
 from vidflow.config.fingerprints import clip_settings
-from vidflow.config.schema import Config
+from vidflow.config.schema import Config, FeatureSet
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
+from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import Reject
 from vidflow.stages.extract import Extractor, ExtractPlan
 from vidflow.stages.finish import finish_stage
-from vidflow.stages.locate import Address, locate_features, locate_shards, root_of
+from vidflow.stages.locate import (
+    Address,
+    dense_features,
+    is_reduced_from_cache,
+    locate_dense,
+    locate_features,
+    locate_shards,
+    root_of,
+)
+from vidflow.stages.reduce import ReducePlan, TokenReducer
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
-from vidflow.store.layout import committed_entry, exclusive
+from vidflow.store.layout import STAGE_MANIFEST, FileEntry, committed_entry, exclusive
 from vidflow.store.rows import read_rows
 
 
 def main(config: Config) -> None:
-    """Make the feature sets that are not there yet."""
+    """Make the feature sets that are not there yet, those that reduce cached tokens from the dense ones."""
     with exclusive(root_of(config)):
         shards = finished_shards(config)
-        for name in config.features:
+        for name, features in config.features.items():
             address = locate_features(config, name, shards)
-            if address.manifest is None:
-                _extract(config, name, shards, address)
+            if address.manifest is not None:
+                continue
+            if not is_reduced_from_cache(features):
+                _extract(config, name, features, shards, address)
+                continue
+            dense = locate_dense(config, name, shards)
+            if dense.manifest is None:
+                _extract(config, f"{name}, dense", dense_features(config, name), shards, dense)
+            _reduce(config, name, dense, address)
 
 
 def finished_shards(config: Config) -> Address:
@@ -40,23 +58,13 @@ def finished_shards(config: Config) -> Address:
     return work.address
 
 
-def _extract(config: Config, name: str, shards: Address, address: Address) -> None:
-    started = time.monotonic()
+def _extract(config: Config, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
     manifest = shards.manifest
     assert manifest is not None
     if config.encoder.weights.startswith("random:"):
         log.warning(
             "extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights
         )
-    units = []
-    for file in manifest["files"]:
-        entry = committed_entry(shards.directory, file["file"])
-        if entry is None:
-            raise VidflowError(
-                f"{shards.directory / file['file']}: gone or cut short since it was made; "
-                f"delete {shards.directory / 'manifest.json'} and run `vidflow shard` again"
-            )
-        units.append(ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry))
     metadata = {
         "fingerprint": address.fingerprint,
         "settings": address.settings,
@@ -64,7 +72,30 @@ def _extract(config: Config, name: str, shards: Address, address: Address) -> No
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
-    build = functools.partial(build_extractor, config, name, shards.directory, address.directory, metadata)
+    units = [
+        ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in committed_files(shards, "shard")
+    ]
+    build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
+    _make(config, name, build, units, shards, address)
+
+
+def _reduce(config: Config, name: str, dense: Address, address: Address) -> None:
+    units = [ReducePlan(file=entry.file, dense=entry) for entry in committed_files(dense, "extract")]
+    metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
+    build = functools.partial(build_token_reducer, config, name, dense.directory, address.directory, metadata)
+    _make(config, name, build, units, dense, address)
+
+
+def _make(
+    config: Config,
+    name: str,
+    build: Callable[[], Callable[[Any], FileEntry]],
+    units: Sequence[FileUnit],
+    source: Address,
+    address: Address,
+) -> None:
+    """Make and commit one feature set from the files of `source`."""
+    started = time.monotonic()
     entries, made = commit_units(
         config, address.directory, build, units, config.resources.extract, name=f"extract {name}"
     )
@@ -73,30 +104,61 @@ def _extract(config: Config, name: str, shards: Address, address: Address) -> No
         address,
         stage=f"extract/{name}",
         entries=entries,
-        clips=_clip_rows(shards, rejects),
+        clips=_clip_rows(source, rejects),
         rejects=rejects,
         metadata=FeatureFile(address.directory / entries[0].file).metadata,
     )
     num_clips = sum(entry.num_clips for entry in made)
-    num_bytes = sum(entry.num_bytes for entry in made)
     log.info(
         "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: vidflow sweep",
         name,
         num_clips,
-        num_bytes / 1e6,
+        sum(entry.num_bytes for entry in made) / 1e6,
         address.directory,
         num_clips / (time.monotonic() - started),
     )
 
 
-def build_extractor(config: Config, name: str, shards: Path, directory: Path, metadata: dict[str, Any]) -> Extractor:
+def committed_files(address: Address, stage: str) -> list[FileEntry]:
+    """Return the files of a finished stage.
+
+    Raises:
+        VidflowError: If one is not there any more.
+    """
+    entries = []
+    for file in (address.manifest or {})["files"]:
+        entry = committed_entry(address.directory, file["file"])
+        if entry is None:
+            raise VidflowError(
+                f"{address.directory / file['file']}: gone or cut short since it was made; "
+                f"delete {address.directory / STAGE_MANIFEST} and run `vidflow {stage}` again"
+            )
+        entries.append(entry)
+    return entries
+
+
+def build_token_reducer(
+    config: Config, name: str, dense: Path, directory: Path, metadata: dict[str, Any]
+) -> TokenReducer:
+    """Build the worker that reduces cached tokens."""
+    torch.set_num_threads(max(1, int(config.resources.extract.num_cpus)))
+    reducer = config.features[name].reducer
+    made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
+    assert isinstance(made, PostReducer)
+    return TokenReducer(made, dense=dense, directory=directory, metadata=metadata)
+
+
+def build_extractor(
+    config: Config, features: FeatureSet, shards: Path, directory: Path, metadata: dict[str, Any]
+) -> Extractor:
     """Build the worker on the machine it runs on: encoder, device and threads."""
-    resources, features = config.resources.extract, config.features[name]
+    resources, reducer = config.resources.extract, features.reducer
     torch.set_num_threads(max(1, int(resources.num_cpus)))
     encoder = build_encoder(
         **asdict(config.encoder),
         depths=features.depths,
         normalize_depths=features.normalize,
+        reduction=build_reducer(reducer.name, stage=reducer.stage, **reducer.settings),
         device="cuda" if resources.num_gpus else "cpu",
     )
     return Extractor(

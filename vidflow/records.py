@@ -91,8 +91,8 @@ class ClipTokens:
         prefix: Class token and registers of the last tapped depth.
         counts: Tokens per frame and tapped depth.
         sizes: Number of patches each token stands for; None where nothing was merged.
-        assignment: For each frame, depth and patch, the index of its token within that frame and
-            depth, or -1 where the patch was dropped; None where nothing was merged.
+        assignment: For each frame, depth and patch, its token: a number among the clip's tokens of that
+            depth, counted frame by frame, or -1 where the patch was dropped; None where nothing was merged.
         annotations: Serialized `.npz` with the dense ground truth of the clip, or empty.
     """
 

@@ -86,7 +86,7 @@ def test_every_shipped_experiment_says_how_to_run_it(path):
 
 def addresses(config):
     shards = fingerprint(shard_settings(config, "videos", {"av": "1"}))
-    features = fingerprint(feature_settings(config, "base", shards, "weights"))
+    features = fingerprint(feature_settings(config, config.features["base"], shards, "weights"))
     return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max"))
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Any
 
-from vidflow.config.schema import Config, Trial
+from vidflow.config.schema import Config, FeatureSet, Trial
 
 STAGE_VERSIONS = {"synth": 1, "shard": 1, "extract": 1, "trial": 1, "report": 1}
 """Raised by hand when a stage's code changes its result."""
@@ -53,7 +53,9 @@ def shard_settings(config: Config, videos_digest: str, decoder_versions: dict[st
     }
 
 
-def feature_settings(config: Config, name: str, shards_fingerprint: str, weights_identity: str) -> dict[str, Any]:
+def feature_settings(
+    config: Config, features: FeatureSet, shards_fingerprint: str, weights_identity: str
+) -> dict[str, Any]:
     """Return what decides one feature set, given its shards and the identity of the weights."""
     encoder = dataclasses.asdict(config.encoder)
     encoder["weights"] = weights_identity
@@ -61,7 +63,16 @@ def feature_settings(config: Config, name: str, shards_fingerprint: str, weights
         "version": STAGE_VERSIONS["extract"],
         "shards": shards_fingerprint,
         "encoder": encoder,
-        "features": dataclasses.asdict(config.features[name]),
+        "features": dataclasses.asdict(features),
+    }
+
+
+def reduced_settings(features: FeatureSet, dense_fingerprint: str) -> dict[str, Any]:
+    """Return what decides a feature set that is made from another one's cached tokens."""
+    return {
+        "version": STAGE_VERSIONS["extract"],
+        "dense": dense_fingerprint,
+        "reducer": dataclasses.asdict(features.reducer),
     }
 
 

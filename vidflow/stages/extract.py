@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vidflow.models.encoder import EncodedFrames, FrozenEncoder
@@ -93,7 +93,7 @@ class Extractor:
 
     def encode_frames(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
         """Return the tokens of frames, reduced to the encoder's size if they are larger."""
-        return self._encoder(fit_frames(frames, self._encoder.img_size))
+        return self._encoder(fit_frames(frames, self._encoder.img_size), num_frames=self._metadata["num_frames"])
 
     def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject]) -> Iterator[ClipTokens]:
         for batch, frames in self._batches(samples):
@@ -137,21 +137,35 @@ def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor,
 
 
 def split_clips(batch: Sequence[ShardSample], encoded: EncodedFrames) -> Iterator[ClipTokens]:
-    """Yield the tokens of each clip of a batch, in fp16."""
-    tokens = encoded.tokens.to(torch.float16).cpu().unflatten(0, (len(batch), -1)).numpy()
-    prefix = encoded.prefix.to(torch.float16).cpu().unflatten(0, (len(batch), -1)).numpy()
+    """Yield the tokens of each clip of a batch, in fp16; padding is left out."""
+    num_frames = len(encoded.tokens) // len(batch)
+    tokens, prefix = encoded.tokens.to(torch.float16).cpu().numpy(), encoded.prefix.to(torch.float16).cpu().numpy()
+    counts = np.full(tokens.shape[:2], tokens.shape[2]) if encoded.counts is None else encoded.counts.cpu().numpy()
+    sizes = None if encoded.sizes is None else encoded.sizes.cpu().numpy()
+    assignment = None if encoded.assignment is None else encoded.assignment.cpu().numpy()
+    is_token = np.arange(tokens.shape[2]) < counts[..., None]
     for index, sample in enumerate(batch):
-        num_frames, num_depths, num_tokens, embed_dim = tokens[index].shape
+        part = slice(index * num_frames, (index + 1) * num_frames)
         yield ClipTokens(
             key=sample.key,
             label=sample.label,
             split=sample.metadata["split"],
             pts_seconds=np.asarray(sample.metadata["pts_seconds"], dtype=np.float64),
-            tokens=tokens[index].reshape(-1, embed_dim),
-            prefix=prefix[index],
-            counts=np.full((num_frames, num_depths), num_tokens, dtype=np.int32),
+            tokens=tokens[part][is_token[part]],
+            prefix=prefix[part],
+            counts=counts[part].astype(np.int32),
+            sizes=None if sizes is None else sizes[part][is_token[part]],
+            assignment=None if assignment is None else number_rows(assignment[part], counts[part]),
             annotations=sample.annotations,
         )
+
+
+def number_rows(
+    assignment: Int[np.ndarray, "T K patches"], counts: Int[np.ndarray, "T K"]
+) -> Int[np.ndarray, "T K patches"]:
+    """Turn token numbers within a frame into numbers among the clip's tokens of that depth; -1 stays."""
+    before = counts.cumsum(axis=0) - counts
+    return np.where(assignment < 0, -1, assignment + before[..., None])
 
 
 def _non_finite(sample: ShardSample) -> Reject:

@@ -1,7 +1,7 @@
 """Where each stage of an experiment lies: addresses recomputed from the config, never passed by hand."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from vidflow.config.fingerprints import (
     STAGE_VERSIONS,
     feature_settings,
     fingerprint,
+    reduced_settings,
     shard_settings,
     synth_settings,
     trial_settings,
 )
-from vidflow.config.schema import Config, Trial
+from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
 from vidflow.config.search import objective_of
 from vidflow.models.weights import weights_identity
 from vidflow.records import Reject, VideoItem
@@ -122,8 +123,37 @@ def locate_shards(config: Config) -> ShardWork | None:
 
 def locate_features(config: Config, name: str, shards: Address) -> Address:
     """Return where a feature set lies, given its shards."""
+    features = config.features[name]
+    if is_reduced_from_cache(features):
+        settings = reduced_settings(features, locate_dense(config, name, shards).fingerprint)
+        return Address(directory=root_of(config) / "features" / fingerprint(settings), settings=settings)
+    return _locate_encoded(config, features, shards)
+
+
+def locate_dense(config: Config, name: str, shards: Address) -> Address:
+    """Return where the same feature set without token reduction lies."""
+    return _locate_encoded(config, dense_features(config, name), shards)
+
+
+def dense_features(config: Config, name: str) -> FeatureSet:
+    """Return a feature set without its token reduction."""
+    return replace(config.features[name], reducer=Reducer())
+
+
+def is_reduced_from_cache(features: FeatureSet) -> bool:
+    """Whether the feature set's reducer acts on cached tokens, so that the encoder need not run again."""
+    reducer = features.reducer
+    if reducer.name == "none":
+        return False
+    from vidflow.models.reduction.build import build_reducer  # here, for it takes torch's seconds
+
+    made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
+    return made is not None and made.stage == "post"
+
+
+def _locate_encoded(config: Config, features: FeatureSet, shards: Address) -> Address:
     identity = weights_identity(config.encoder.name, config.encoder.weights)
-    settings = feature_settings(config, name, shards.fingerprint, identity)
+    settings = feature_settings(config, features, shards.fingerprint, identity)
     return Address(directory=root_of(config) / "features" / fingerprint(settings), settings=settings)
 
 

@@ -32,8 +32,8 @@ SCHEMA = pa.schema(
         ("counts", pa.list_(pa.int32())),
         ("tokens", pa.large_list(pa.float16())),
         ("prefix", pa.list_(pa.float16())),
-        ("sizes", pa.large_list(pa.uint16())),
-        ("assignment", pa.large_list(pa.int16())),
+        ("sizes", pa.large_list(pa.float32())),
+        ("assignment", pa.large_list(pa.int32())),
         ("annotations", pa.large_binary()),
     ]
 )
@@ -154,6 +154,35 @@ class FeatureReader:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(self[index].tokens)
+
+
+def unmerge(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
+    """Return the tokens of a clip on the full grid of patches.
+
+    Every patch gets a copy of its token. A patch that was dropped gets what its place held in the frame before, zeros
+    where there is no such frame.
+
+    Raises:
+        VidflowError: If counts differ from frame to frame and nothing says which patch went where.
+    """
+    num_frames, num_depths = clip.counts.shape
+    if clip.assignment is None:
+        if (clip.counts != clip.counts.flat[0]).any():
+            raise VidflowError(
+                f"clip {clip.key}: {clip.counts.min()} to {clip.counts.max()} tokens per frame, unassigned"
+            )
+        return clip.tokens.reshape(num_frames, num_depths, int(clip.counts.flat[0]), -1)
+    ends = clip.counts.ravel().cumsum().reshape(num_frames, num_depths)
+    starts = ends - clip.counts
+    grid = np.zeros((*clip.assignment.shape, clip.tokens.shape[1]), clip.tokens.dtype)
+    for depth in range(num_depths):
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(starts[:, depth], ends[:, depth], strict=True)])
+        chosen = clip.assignment[:, depth]
+        # The frame whose token a patch shows: its own, or the last before it that kept the place.
+        frame = np.maximum.accumulate(np.where(chosen >= 0, np.arange(num_frames)[:, None], -1), axis=0)
+        shown = np.take_along_axis(chosen, frame.clip(0), axis=0)
+        grid[:, depth] = clip.tokens[rows[shown.clip(0)]] * (frame >= 0)[..., None]
+    return grid
 
 
 def clip_order(num_clips: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " clips"]:

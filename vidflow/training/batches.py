@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
-from vidflow.store.features import FeatureReader
+from vidflow.store.features import FeatureReader, unmerge
 
 _TARGET_TYPES: dict[str, Any] = {
     "boxes": np.float32,
@@ -103,21 +103,10 @@ def _read_batch(
     prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pin)
     return Batch(
         indices=indices,
-        tokens=_stack([_patch_tokens(clip)[:, -(num_depths or 0) :] for clip in clips], clips, "tokens", pin),
+        tokens=_stack([unmerge(clip)[:, -(num_depths or 0) :] for clip in clips], clips, "tokens", pin),
         prefix=prefix if prefix.shape[2] else None,
         targets=targets,
     )
-
-
-def _patch_tokens(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
-    """Return the tokens of a clip with one axis per meaning; merged tokens would be put back on their grid here."""
-    num_tokens = int(clip.counts.flat[0])
-    if (clip.counts != num_tokens).any():
-        raise VidflowError(
-            f"clip {clip.key}: {clip.counts.min()} to {clip.counts.max()} tokens per frame; training wants the same "
-            "number in every frame and depth; choose a token reducer that keeps a fixed number of tokens"
-        )
-    return clip.tokens.reshape(*clip.counts.shape, num_tokens, -1)
 
 
 def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:

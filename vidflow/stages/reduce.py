@@ -1,0 +1,99 @@
+"""Reduction of cached tokens: a feature file made from a dense one, with no encoder.
+
+Axes: T frames, K tapped depths, H and W the grid, N patches of a frame, R rows kept of a clip, D embedding width.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidflow.models.reduction.build import PostReducer
+from vidflow.models.reduction.plan import frame_counts
+from vidflow.models.reduction.seeds import seed_of_key
+from vidflow.records import ClipTokens
+from vidflow.store.features import FeatureFile, unmerge, write_features
+from vidflow.store.layout import FileEntry, check_digest, file_sha256, publish_entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReducePlan:
+    """One feature file to make, and the dense one it is made from."""
+
+    file: str
+    dense: FileEntry
+
+
+class TokenReducer:
+    """Makes reduced feature files; what is merged is decided by the last depth, for all depths alike."""
+
+    def __init__(self, reducer: PostReducer, *, dense: Path, directory: Path, metadata: dict[str, Any]) -> None:
+        """Keep the reducer and where things lie.
+
+        Args:
+            reducer: One that acts on cached tokens.
+            dense: Folder of the dense feature files.
+            directory: Folder of the reduced ones.
+            metadata: Replaces the dense files' entries of the same names.
+        """
+        self._reducer, self._dense, self._directory, self._metadata = reducer, dense, directory, metadata
+
+    def __call__(self, plan: ReducePlan) -> FileEntry:
+        """Reduce one file and commit the result.
+
+        Raises:
+            VidflowError: If the dense file's bytes are not those that were committed.
+        """
+        started = time.perf_counter()
+        check_digest(self._dense, plan.dense)
+        source = FeatureFile(self._dense / plan.dense.file)
+        path = self._directory / plan.file
+        num_clips = write_features(path, self._reduce(source), {**source.metadata, **self._metadata})
+        entry = FileEntry(
+            file=path.name,
+            num_bytes=path.stat().st_size,
+            sha256=file_sha256(path),
+            num_clips=num_clips,
+            seconds=time.perf_counter() - started,
+            rejects=[],
+            details={},
+        )
+        publish_entry(self._directory, entry)
+        return entry
+
+    def _reduce(self, source: FeatureFile) -> Iterator[ClipTokens]:
+        height, width = source.metadata["grid"]
+        for row in range(len(source)):
+            yield reduce_clip(self._reducer, source[row], height=height, width=width)
+
+
+@torch.inference_mode()
+def reduce_clip(reducer: PostReducer, clip: ClipTokens, *, height: int, width: int) -> ClipTokens:
+    """Return a dense clip with fewer tokens."""
+    dense = torch.from_numpy(unmerge(clip).astype(np.float32))
+    num_frames, num_depths = dense.shape[:2]
+    seeds = torch.tensor([seed_of_key(clip.key)]) if reducer.needs_seeds else None
+    grid = dense[:, -1].unflatten(1, (height, width))
+    plan = reducer.plan(grid.unsqueeze(0), seeds=seeds)
+    by_depth = dense.transpose(0, 1).flatten(1, 2)
+    ones = torch.ones(1, by_depth.shape[1])
+    merged = [plan.merge(tokens.unsqueeze(0), ones) for tokens in by_depth]
+    counts = frame_counts(plan, num_frames)[0].numpy()
+    num_rows = int(counts.sum())
+    # Rows of all depths, frame by frame: the order in which a clip's tokens are kept.
+    frame_of_row = np.repeat(np.arange(num_frames), counts)
+    order = np.lexsort((np.tile(np.arange(num_depths), (num_rows, 1)).T.ravel(), np.tile(frame_of_row, num_depths)))
+    rows = torch.cat([tokens[0, :num_rows] for tokens, _ in merged]).numpy()
+    sizes = torch.cat([size[0, :num_rows] for _, size in merged]).numpy()
+    assignment = plan.assignment[0].numpy().reshape(num_frames, 1, -1)
+    return replace(
+        clip,
+        tokens=rows[order].astype(np.float16),
+        counts=np.repeat(counts[:, None], num_depths, axis=1).astype(np.int32),
+        sizes=sizes[order],
+        assignment=np.repeat(assignment, num_depths, axis=1),
+    )
