@@ -285,6 +285,17 @@ def outline(name: str) -> tuple[int, int]:
     return int(vit.patch_embed.patch_size[0]), len(vit.blocks)
 
 
+def skeleton(name: str, img_size: int) -> TimmVit:
+    """Return an encoder without its weights, of which widths and costs can be read.
+
+    Raises:
+        VidflowError: No such vision transformer, or a size that is no multiple of its patch size.
+    """
+    check_name(name)
+    with torch.device("meta"):
+        return _create_vit(name, img_size, None)
+
+
 def check_img_size(img_size: int, *, patch_size: int, name: str) -> None:
     """Check that frames divide into whole patches.
 
