@@ -1,6 +1,7 @@
 """A trained task behind its frozen encoder, fed with one frame of a video after another.
 
-Axes: H and W pixels of a frame, S pixels a side of the encoder's input, O boxes, Q points, L tokens of the core.
+Axes: H and W pixels of a frame, S pixels a side of the encoder's input, O boxes, Q points, L tokens of the core,
+K tapped depths, N patches, D width.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.encoded import EncodedFrames
 from vidflow.models.encoder import FrozenEncoder
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
@@ -45,6 +47,7 @@ class StreamingModel:
         self.num_frames = 0
         self._state = self._task.init_stream(1, self._num_tokens, device=self._encoder.device)
         self._queries = self._empty_queries()
+        self._grid = self._empty_grid()
 
     @property
     def num_queries(self) -> int:
@@ -80,7 +83,7 @@ class StreamingModel:
         pixels = frame.cpu().numpy() if isinstance(frame, Tensor) else frame
         encoded = self._encoder(self._prepare(pixels)[None])
         # Features are kept in half precision, so the task has never seen a finer one.
-        tokens = encoded.tokens[:, -self._task.num_depths :].half().float()
+        tokens = self._on_grid(encoded)[:, -self._task.num_depths :].half().float()
         prefix = encoded.prefix.half().float() if encoded.prefix.shape[1] else None
         predictions, self._state = self._task.step(tokens, prefix, self._queries, self._state)
         self.num_frames += 1
@@ -88,7 +91,7 @@ class StreamingModel:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies, on the host, of all that is remembered; together with the weights they go on where it was."""
-        named = {"num_frames": torch.tensor(self.num_frames), **self._named(self._state, self._queries)}
+        named = self._named(self.num_frames, self._state, self._queries, self._grid)
         return {name: part.detach().cpu().clone().contiguous() for name, part in named.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -100,7 +103,7 @@ class StreamingModel:
         queries = {name: state[f"queries.{name}"] for name in self._queries if f"queries.{name}" in state}
         count = next((part.shape[1] for part in queries.values() if part.ndim > 1), 0)
         fresh = self._task.init_stream(1, self._num_tokens, num_queries=count, device=self._encoder.device)
-        wanted = {"num_frames": torch.tensor(0), **self._named(fresh, self._empty_queries(count))}
+        wanted = self._named(0, fresh, self._empty_queries(count), self._empty_grid())
         if _signature(state) != _signature(wanted):
             raise VidflowError(
                 f"the state holds {_listed(state)}; this trial's is {_listed(wanted)}: load it with the trial that "
@@ -112,6 +115,7 @@ class StreamingModel:
             tuple(moved[f"readout.{index}"] for index in range(len(fresh.readout))),
         )
         self._queries = {name: moved[f"queries.{name}"] for name in self._queries}
+        self._grid = moved["grid"]
         self.num_frames = int(state["num_frames"])
 
     def _follow(self, name: str, given: Float[np.ndarray, "queries numbers"]) -> None:
@@ -133,6 +137,25 @@ class StreamingModel:
         parts = (torch.cat([part, new], 1) for part, new in zip(rest, fresh, strict=True))
         self._state = TaskState(self._state.core, (age, *parts))
 
+    def _on_grid(self, encoded: EncodedFrames) -> Float[Tensor, "1 K N D"]:
+        """Put the tokens of a reduced frame back to all their patches, as training does.
+
+        A patch that was dropped shows what its place held in the frame before, zeros where there is none.
+        """
+        if encoded.assignment is None:
+            return encoded.tokens
+        chosen = encoded.assignment[..., None]
+        shown = encoded.tokens.gather(2, chosen.clamp(min=0).expand(-1, -1, -1, encoded.tokens.shape[-1]))
+        self._grid = torch.where(chosen >= 0, shown, self._grid)
+        return self._grid
+
+    def _empty_grid(self) -> Float[Tensor, "1 K N D"]:
+        """Return the places before the first frame; nothing has to be held where all patches are kept."""
+        encoder = self._encoder
+        num_patches = 0 if encoder.reduction is None else encoder.grid[0] * encoder.grid[1]
+        shape = (1, len(encoder.depths), num_patches, encoder.embed_dim)
+        return torch.zeros(shape, device=encoder.device, dtype=encoder.dtype)
+
     def _empty_queries(self, count: int = 0) -> dict[str, Tensor]:
         if self._asks is None:
             return {}
@@ -143,8 +166,11 @@ class StreamingModel:
             "query_frames": torch.zeros(1, count, dtype=torch.int64, device=device),
         }
 
-    def _named(self, state: TaskState, queries: dict[str, Tensor]) -> dict[str, Tensor]:
+    @staticmethod
+    def _named(num_frames: int, state: TaskState, queries: dict[str, Tensor], grid: Tensor) -> dict[str, Tensor]:
         return {
+            "num_frames": torch.tensor(num_frames),
+            "grid": grid,
             **{f"core.{index}": part for index, part in enumerate(state.core)},
             **{f"readout.{index}": part for index, part in enumerate(state.readout)},
             **{f"queries.{name}": part for name, part in queries.items()},

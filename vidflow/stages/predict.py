@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
+from vidflow.models.reduction.build import Reducer, build_reducer
+from vidflow.models.reduction.controls import InputLowerResolution
 from vidflow.models.streaming import StreamingModel, query_name
 from vidflow.models.tasks import Task
 from vidflow.models.tasks.camera_pose import rotation_matrix
@@ -100,8 +102,7 @@ class VideoPredictor:
                 f"the trial does not say of its features: {', '.join(missing)}; train it again on features that "
                 "`vidflow extract` makes now"
             )
-        _refuse_reducers(features)
-        encoder = rebuild_encoder(features["encoder"], weights=weights, device=device)
+        encoder = rebuild_encoder(features["encoder"], weights=weights, device=device, reduction=_reducer_of(features))
         clip = features["clip"]
 
         def prepare(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "S S 3"]:
@@ -176,7 +177,9 @@ class VideoPredictor:
         return {"camera_motion": None if is_first else _motion(outputs["camera_motion"])}
 
 
-def rebuild_encoder(description: dict[str, Any], *, weights: str | None = None, device: str = "cpu") -> FrozenEncoder:
+def rebuild_encoder(
+    description: dict[str, Any], *, weights: str | None = None, device: str = "cpu", reduction: Reducer | None = None
+) -> FrozenEncoder:
     """Build the encoder that a description is of.
 
     On a CPU it runs in float32, whatever made the features: half precision is slower there and no closer.
@@ -185,6 +188,7 @@ def rebuild_encoder(description: dict[str, Any], *, weights: str | None = None, 
         description: What `FrozenEncoder.describe` returned.
         weights: File of the weights, where they no longer lie where they did; None looks there.
         device: Where to run.
+        reduction: The reducer that the description names, if any.
 
     Raises:
         VidflowError: The weights are gone, or are not those that the description names.
@@ -206,6 +210,7 @@ def rebuild_encoder(description: dict[str, Any], *, weights: str | None = None, 
         dtype=dtype,
         mean=description["mean"],
         std=description["std"],
+        reduction=reduction,
     )
     if encoder.weights_sha256 != description["weights_sha256"]:
         raise VidflowError(
@@ -217,13 +222,21 @@ def rebuild_encoder(description: dict[str, Any], *, weights: str | None = None, 
     return encoder
 
 
-def _refuse_reducers(features: dict[str, Any]) -> None:
-    reducer = features.get("settings", {}).get("features", {}).get("reducer", {}).get("name", "none")
-    if reducer != "none" or features["encoder"].get("reduction"):
-        raise VidflowError(
-            f"the trial was trained on tokens reduced by {reducer!r}, which looks at whole clips; prediction frame by "
-            "frame wants a trial on features with `reducer: none`"
-        )
+def _reducer_of(features: dict[str, Any]) -> Reducer | None:
+    """Build the reducer that made the features, where it looks at single frames.
+
+    Raises:
+        VidflowError: It looks at whole clips, which a stream has not.
+    """
+    settings = features.get("settings", {})
+    spec = settings.get("reducer") or settings.get("features", {}).get("reducer") or {"name": "none"}
+    reducer = build_reducer(spec["name"], stage=spec.get("stage"), **spec.get("settings", {}))
+    if reducer is None or reducer.stage == "block" or isinstance(reducer, InputLowerResolution):
+        return reducer
+    raise VidflowError(
+        f"the trial was trained on tokens reduced by {spec['name']!r}, which looks at whole clips; prediction frame by "
+        "frame wants a trial on features without a reducer, or with one that acts inside the encoder"
+    )
 
 
 def _fractions_of(queries: Sequence[Sequence[float]], square: Square) -> Float[np.ndarray, "queries xy"]:
