@@ -15,9 +15,10 @@ from jaxtyping import Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from PIL import Image
 
+from vidflow.report.pareto import AXES, Axis, ParetoPoint, ParetoSection
 from vidflow.report.tables import RankedTrial, SeedGroup, describe_settings
 
 DPI = 180
@@ -48,6 +49,8 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.dpi": DPI,
 }
+_GREY = "#aab2bb"
+_LOG_RATIO = 20  # costs that differ by more are drawn on a logarithmic scale
 _MAX_GROUPS = 30
 _MAX_NAMED_CLASSES = 60
 _MAX_COUNTED_CLASSES = 25
@@ -165,6 +168,31 @@ def strip_image(frames: UInt8[np.ndarray, "T H W 3"], *, num_frames: int = 8, he
     return buffer.getvalue()
 
 
+def pareto_figure(section: ParetoSection, *, is_share: bool) -> bytes:
+    """Draw score against each cost, a row per core: the front in colour, what is dominated grey, chance as crosses.
+
+    Args:
+        section: Points of one task.
+        is_share: Whether the score is a share, shown in percent.
+    """
+    cores = list(dict.fromkeys(point.core for point in section.points))
+    with _figure(10.6, 3.3 * len(cores) + 0.6) as figure:
+        panels = figure.subplots(len(cores), len(AXES), squeeze=False, sharey="row", sharex="col")
+        for line, core in zip(panels, cores, strict=True):
+            for axes, axis in zip(line, AXES, strict=True):
+                _front(axes, [point for point in section.points if point.core == core], axis)
+                if is_share:
+                    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            line[0].set(title=core, ylabel=section.objective)
+        for axes, label in zip(panels[-1], AXES.values(), strict=True):
+            axes.set_xlabel(label)
+        panels[-1][-1].xaxis.set_major_formatter(EngFormatter(unit="B"))
+        marks = {"on the front": ("o", _COLOURS[0]), "dominated": ("o", _GREY), "chance": ("X", _COLOURS[1])}
+        handles = [mpl.lines.Line2D([], [], marker=mark, color=colour, ls="") for mark, colour in marks.values()]
+        figure.legend(handles, list(marks), loc="outside lower center", ncols=len(marks))
+        return _png(figure)
+
+
 def png_width(png: bytes) -> int:
     """Return the width of a PNG in pixels."""
     return Image.open(io.BytesIO(png)).width
@@ -214,3 +242,24 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.05)
     return buffer.getvalue()
+
+
+def _front(axes: Axes, points: Sequence[ParetoPoint], axis: Axis) -> None:
+    """Draw the points of one core against one cost, names at those on the front."""
+    known = [(cost, point) for point in points if (cost := point.at(axis)) is not None]
+    front = sorted((cost, point.mean, point.cost.name) for cost, point in known if axis in point.fronts)
+    if front:
+        axes.plot([x for x, _, _ in front], [y for _, y, _ in front], color=_COLOURS[0], lw=1.2, alpha=0.5)
+    for cost, point in known:
+        is_random = point.cost.is_random
+        colour = _COLOURS[1] if is_random else _COLOURS[0] if axis in point.fronts else _GREY
+        if point.low is not None and point.high is not None:
+            axes.plot([cost, cost], [point.low, point.high], color=colour, lw=0.9, alpha=0.4)
+        axes.plot(cost, point.mean, "X" if is_random else "o", color=colour, ms=6.5, mec="white", mew=0.6)
+    for place, (x, y, name) in enumerate(front):
+        # Above and below in turn: neighbours on a front are close.
+        offset, side = ((5, 6), "bottom") if place % 2 else ((5, -6), "top")
+        axes.annotate(_shorten(name), (x, y), offset, textcoords="offset points", va=side, fontsize=7.5)
+    if len(known) > 1 and max(cost for cost, _ in known) > _LOG_RATIO * min(cost for cost, _ in known) > 0:
+        axes.set_xscale("log")
+    axes.margins(x=0.2)

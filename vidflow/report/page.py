@@ -6,7 +6,6 @@ Axes: T frames, H and W pixels, C classes.
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -14,7 +13,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vidflow.records import Reject, StageSummary, TrialResult
-from vidflow.report.figures import DPI, confusion_figure, curves_figure, png_width, settings_figure, strip_image
+from vidflow.report.figures import (
+    DPI,
+    confusion_figure,
+    curves_figure,
+    pareto_figure,
+    png_width,
+    settings_figure,
+    strip_image,
+)
+from vidflow.report.pareto import ParetoPoint, ParetoSection, resolution
 from vidflow.report.tables import (
     Mode,
     RankedTrial,
@@ -87,6 +95,7 @@ class ReportData:
         provenance: What the results rest on: fingerprints, versions, hardware.
         notices: What a reader must know before any number, such as weights that were never trained.
         figures: Further sections.
+        pareto: Score against cost, a section per task; empty where all trials use one feature set.
     """
 
     title: str
@@ -102,6 +111,7 @@ class ReportData:
     provenance: dict[str, str]
     notices: Sequence[str] = ()
     figures: Sequence[Figure] = ()
+    pareto: Sequence[ParetoSection] = ()
 
 
 def render_page(data: ReportData) -> str:
@@ -116,13 +126,21 @@ def render_page(data: ReportData) -> str:
         "width": lambda png: round(png_width(png) * 96 / DPI),
         "strip": lambda frames: _data_uri(strip_image(frames), "jpeg"),
         "clean": without_credentials,
+        "metric": lambda value, metric: format_metric(metric, value),
+        "interval": _interval,
+        "is_share": is_share,
+        "resolution": lambda section: resolution(section.points) if is_share(section.objective) else None,
+        "pareto": lambda section: pareto_figure(section, is_share=is_share(section.objective)),
     }
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("vidflow.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= filters
-    source = files("vidflow.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(_view(data))
+    return environment.get_template("page.html").render(_view(data))
 
 
 def is_share(metric: str) -> bool:
@@ -223,6 +241,12 @@ def _span(ranked: Sequence[RankedTrial]) -> tuple[float, float]:
     values = [v for row in ranked if not row.failed for v in (row.low, row.score, row.high) if v is not None]
     low, high = min(values, default=0.0), max(values, default=1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _interval(point: ParetoPoint, metric: str) -> str:
+    assert point.low is not None
+    assert point.high is not None
+    return format_interval(metric, point.low, point.high)
 
 
 def _data_uri(content: bytes, kind: str = "png") -> str:

@@ -190,6 +190,12 @@ def choose(points: Sequence[ParetoPoint], *, mode: Mode, is_share: bool) -> list
     return choices
 
 
+def resolution(points: Sequence[ParetoPoint]) -> float | None:
+    """Return half the width of the narrowest interval: what differs by less may be chance; None without intervals."""
+    widths = [(p.high - p.low) / 2 for p in points if p.low is not None and p.high is not None]
+    return min(widths, default=None)
+
+
 def tint_tokens(
     frames: UInt8[np.ndarray, "T H W 3"], assignment: Int[np.ndarray, "T N"], grid: tuple[int, int]
 ) -> UInt8[np.ndarray, "T H W 3"]:

@@ -1,0 +1,173 @@
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import TINY
+
+from vidflow.store.features import FeatureReader
+from vidflow.tracking import default_uri
+from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
+from vidflow.video.ffmpeg import probe, write_h264
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, vidflow) -> Path:
+    """The root of a small experiment with lossless shards, so that a stream sees what the trial saw."""
+    folder = tmp_path_factory.mktemp("predict")
+    config = folder / "tiny.yaml"
+    config.write_text(TINY.format(root=folder / "root"))
+    done = vidflow("run", config, "shards.image_format=png")
+    assert done.returncode == 0, done.stderr
+    return folder / "root"
+
+
+@pytest.fixture(scope="module")
+def gru(finished) -> Path:
+    """The folder of the trial with a recurrent core."""
+    folders = finished.glob("trials/*/")
+    return next(path for path in folders if json.loads((path / "result.json").read_text())["settings"]["core"] == "gru")
+
+
+def validation_videos(root: Path) -> list[Path]:
+    return sorted(root.glob("videos/*/val_*.mp4"))
+
+
+def rows_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def run_of(root: Path) -> tuple[str, str]:
+    """The store, and the run of the recurrent trial."""
+    client = mlflow.MlflowClient(default_uri(root))
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "params.core = 'gru'")
+    return default_uri(root), runs[0].info.run_id
+
+
+def video_of_each_clip(root: Path) -> dict[str, str]:
+    """Name of the video that each key stands for, from the shards."""
+    found = {}
+    for path in root.glob("shards/*/*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    found[member.name.removesuffix(".json")] = Path(json.load(tar.extractfile(member))["source"]).name
+    return found
+
+
+def test_a_stream_ends_with_the_answer_that_the_trial_gave(finished, gru, vidflow):
+    kept, _ = read_tensors(gru / PREDICTIONS)
+    reader, videos = FeatureReader(next(finished.glob("features/*/"))), video_of_each_clip(finished)
+    names = reader.metadata["class_names"]
+    for row, index in list(enumerate(kept["indices"].tolist()))[:2]:
+        wanted = dict(zip(names, kept["logits"][row].float().softmax(-1).tolist(), strict=True))
+        done = vidflow("predict", gru, next(finished.glob(f"videos/*/{videos[reader.keys[index]]}")))
+        assert done.returncode == 0, done.stderr
+        assert "predict: 4 frames" in done.stderr
+        rows = rows_of(done.stdout)
+        assert [line["index"] for line in rows] == [0, 1, 2, 3]
+        got = {entry["name"]: entry["probability"] for entry in rows[-1]["classes"]}
+        # Batches of one frame and of sixteen clips differ in the last bits; JSON keeps six digits.
+        assert got == pytest.approx({name: wanted[name] for name in got}, abs=1e-4)
+        assert min(got.values()) >= sorted(wanted.values())[-5] - 1e-4
+
+
+def test_a_run_is_fetched_and_everything_asked_for_is_written(finished, vidflow, tmp_path):
+    uri, run_id = run_of(finished)
+    out, lines, state = tmp_path / "out.mp4", tmp_path / "out.jsonl", tmp_path / "state.safetensors"
+    video = validation_videos(finished)[0]
+    done = vidflow(
+        "predict", run_id, video, "--tracking-uri", uri, "--out", out, "--json", lines, "--save-state", state,
+        "--fps", "8", "--max-frames", "3",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert len(rows_of(lines.read_text())) == len(probe(out).pts_seconds) == 3
+    assert probe(out).codec == "h264"
+    for path in (out, lines, state):
+        assert str(path) in done.stderr
+    again = vidflow(
+        "predict", run_id, video, "--tracking-uri", uri, "--fps", "8", "--load-state", state, "--start", "0.375"
+    )
+    whole = vidflow("predict", run_id, video, "--tracking-uri", uri, "--fps", "8")
+    assert rows_of(lines.read_text()) + rows_of(again.stdout) == rows_of(whole.stdout)
+
+
+def test_mistakes_are_named_without_a_traceback(finished, gru, vidflow, tmp_path):
+    video = validation_videos(finished)[0]
+    uri, _ = run_of(finished)
+    (tmp_path / "state.safetensors").write_bytes(b"no state")
+    for arguments, complaint, code in [
+        ((gru, tmp_path / "gone.mp4"), "no such file", 1),
+        ((tmp_path, video), "has not finished an epoch", 1),
+        ((tmp_path / "gone", video), "wanted a trial's folder, or the id of an MLflow run", 1),
+        (("f" * 32, video, "--tracking-uri", uri), "no checkpoint/best.safetensors to be had", 1),
+        ((gru, video, "--box", "1,2,3,4"), "follows neither boxes nor points", 1),
+        ((gru, video, "--box", "1,2"), "got 2 numbers in '1,2', wanted 4", 2),
+        ((gru, video, "--fps", "0"), "wanted a number above 0", 2),
+        ((gru, video, "--load-state", tmp_path / "state.safetensors"), "make it with --save-state", 1),
+        ((gru, video, "--weights", tmp_path / "w.safetensors"), "no such file, wanted the weights of test_vit", 1),
+    ]:
+        done = vidflow("predict", *arguments)
+        assert complaint in done.stderr
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_the_video_and_keeps_what_came_before(gru, tmp_path):
+    video, out, lines = tmp_path / "long.mp4", tmp_path / "out.mp4", tmp_path / "out.jsonl"
+    write_h264(video, (np.full((64, 64, 3), n % 256, np.uint8) for n in range(4000)), fps=25)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "predict",
+        gru,
+        video,
+        "--fps",
+        "25",
+        "--out",
+        out,
+        "--json",
+        lines,
+    ]
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (lines.exists() and lines.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert 0 < len(probe(out).pts_seconds) == len(rows_of(lines.read_text())) < 4000
+
+
+def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gru, vidflow, monkeypatch):
+    import pandas as pd
+
+    uri, run_id = run_of(finished)
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    videos = [str(path) for path in validation_videos(finished)[:2]]
+    one, several = model.predict(videos[0]), model.predict(videos)
+    assert list(several.columns) == ["path", "index", "pts_seconds", "classes"]
+    assert several["path"].tolist() == [videos[0]] * 4 + [videos[1]] * 4
+    pd.testing.assert_frame_equal(one, several[:4])
+    pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": videos})), several)
+    rows = rows_of(vidflow("predict", gru, videos[0]).stdout)
+    assert one.drop(columns="path").to_dict("records") == rows
+
+
+def test_the_model_holds_the_weights_and_text_and_no_pickle(finished):
+    _, run_id = run_of(finished)
+    folder = next(finished.glob(f"mlartifacts/{run_id}/artifacts/model"))
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml", "mlflow_model.py", f"artifacts/{BEST}",
+    }  # fmt: skip
