@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import TINY
+from tiny_experiment import TINY
 
 BIGGER = [
     "video.synthetic.num_train=200",

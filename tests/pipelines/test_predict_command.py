@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny_experiment import TINY
 
 from vidflow.store.features import FeatureReader
 from vidflow.tracking import default_uri

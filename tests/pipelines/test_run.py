@@ -18,7 +18,7 @@ def runs(root: Path) -> list:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, vidflow):
     """A small experiment that has run to its end, and what the command said."""
-    from conftest import TINY
+    from tiny_experiment import TINY
 
     folder = tmp_path_factory.mktemp("experiment")
     config = folder / "tiny.yaml"
