@@ -12,6 +12,7 @@ import torch
 
 from pipelines.cli import run_stage
 from pipelines.job import log
+from pipelines.pareto import compare_costs
 from pipelines.sweep import finished_features
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
@@ -94,6 +95,7 @@ def _gather(config: Config, features: dict[str, Address], sweep: Address, result
         objective=objective,
         mode=mode,
         notices=notices,
+        pareto=compare_costs(config, work, features, results),
     )
 
 
