@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -124,3 +125,40 @@ def test_a_video_that_breaks_later_becomes_a_reject_and_ends_with_3(finished, vi
     assert vidflow("shard", config, f"root={copy}", "shards.max_reject_fraction=0.1").returncode == 0
     tables = [pq.read_table(path).to_pylist() for path in copy.glob("shards/*/rejects.parquet")]
     assert [len(rows) for rows in tables if rows] == [4]
+
+
+def children_of(root: Path, title: str) -> list:
+    parents = [run for run in runs(root) if run.info.run_name == title]
+    assert len(parents) == 1
+    return [run for run in runs(root) if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+
+
+def test_asha_stops_trials_early_and_each_is_tracked_to_where_it_came(finished, vidflow):
+    config, root, _ = finished
+    search = ["trials.scheduler=asha", "trials.asha_grace_epochs=1", "trials.trial.epochs=5", "report.title=asha"]
+    axes = "trials.axes={core: [mean], learning_rate: [1e-2, 1e-3, 1e-5, 1e-6]}"
+    done = vidflow("sweep", config, axes, "resources.trials.workers=1", *search)
+    assert done.returncode == 0, done.stderr
+    children = children_of(root, "asha")
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    epochs = sorted(len(client.get_metric_history(run.info.run_id, "val/top1")) for run in children)
+    assert len(children) == 4
+    assert epochs[0] < 5 == epochs[-1]
+    assert {run.info.status for run in children} == {"FINISHED"}
+    statuses = [json.loads(path.read_text())["status"] for path in root.glob("trials/*/result.json")]
+    assert statuses.count("stopped") == sum(count < 5 for count in epochs)
+
+
+def test_optuna_draws_from_a_range_and_a_repeated_search_adds_nothing(finished, vidflow):
+    config, root, _ = finished
+    search = ["trials.algorithm=optuna", "trials.num_samples=3", "trials.trial.core=mean", "report.title=optuna"]
+    axes = "trials.axes={learning_rate: {low: 1e-4, high: 1e-2, log: true}}"
+    assert vidflow("sweep", config, axes, *search).returncode == 0
+    rates = {float(run.data.params["learning_rate"]) for run in children_of(root, "optuna")}
+    assert len(rates) == 3
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    shutil.rmtree(next(path.parent for path in root.glob("sweeps/*/started.json")) / "tune")
+    for manifest in root.glob("sweeps/*/manifest.json"):
+        manifest.unlink()
+    assert vidflow("sweep", config, axes, *search).returncode == 0
+    assert {float(run.data.params["learning_rate"]) for run in children_of(root, "optuna")} == rates
