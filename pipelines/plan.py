@@ -1,0 +1,389 @@
+"""Say what an experiment will take, before anything starts: `vidflow plan CONFIG.yaml`."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pipelines.job import log
+from pipelines.probe import (
+    DiskSpeed,
+    FeatureProbe,
+    Rate,
+    ShardProbe,
+    StepTime,
+    planned_videos,
+    probe_disk,
+    probe_features,
+    probe_shard,
+    probe_step,
+    probe_videos,
+)
+from vidflow.config.fingerprints import fingerprint
+from vidflow.config.schema import Config, FeatureSet, StageResources, Trial
+from vidflow.config.search import draw_candidates
+from vidflow.report.formats import format_bytes, format_seconds
+from vidflow.stages.finish import summarize_stage
+from vidflow.stages.locate import (
+    Address,
+    dense_features,
+    is_reduced_from_cache,
+    locate_dense,
+    locate_features,
+    locate_shards,
+    locate_videos,
+    open_index,
+    read_items,
+    root_of,
+    scanned_paths,
+)
+from vidflow.store.layout import exclusive, publish_json
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """What one stage takes, or has taken.
+
+    Attributes:
+        seconds: Worker seconds; of rendering, which is not counted by worker, wall seconds.
+        num_bytes: Bytes on disk.
+    """
+
+    seconds: float
+    num_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """One line of the plan.
+
+    Attributes:
+        stage: `synth`, `scan`, `shard`, `extract/NAME`, `extract/NAME-dense` or `sweep`.
+        cost: What is still to be paid; None where it is done.
+        num_units: Videos, clips or trials.
+        stored_bytes: What lies on disk already.
+        num_workers: Workers that share the seconds.
+        tokens_per_frame: Of a feature set.
+        gflops_per_frame: Of its encoder.
+        num_passes: Epochs of all trials that read a feature set.
+        recompute_seconds: What those passes would take if the features were made anew in each.
+        read_seconds: What they take to read from disk, writing once included.
+    """
+
+    stage: str
+    cost: StageCost | None
+    num_units: int
+    num_workers: int
+    stored_bytes: int = 0
+    tokens_per_frame: float | None = None
+    gflops_per_frame: float | None = None
+    num_passes: int = 0
+    recompute_seconds: float = 0.0
+    read_seconds: float = 0.0
+
+    @property
+    def cheaper(self) -> str:
+        """Whether features are better kept or made anew; empty for other stages."""
+        if not self.num_passes:
+            return ""
+        return "cache" if self.read_seconds <= self.recompute_seconds else "recompute"
+
+
+def main(config: Config) -> None:
+    """Measure, print the table and keep the plan for the sweep to compare with."""
+    with exclusive(root_of(config)):
+        folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=root_of(config)))
+        try:
+            stages, disk = make_plan(config, folder)
+        finally:
+            shutil.rmtree(folder)
+        publish_json(
+            locate_plan(config),
+            {
+                "stages": {line.stage: asdict(line.cost) for line in stages if line.cost is not None},
+                "lines": [asdict(line) for line in stages],
+                "disk_bytes_per_second": asdict(disk),
+            },
+        )
+    print("\n".join(table(stages, disk, shutil.disk_usage(root_of(config)).free)))
+    log.info("plan: %s; next: vidflow run", locate_plan(config))
+
+
+def locate_plan(config: Config) -> Path:
+    """Return where the plan of an experiment lies; before the videos are scanned the sweep has no address yet."""
+    settings = {key: value for key, value in asdict(config).items() if key not in ("root", "resources", "report")}
+    return root_of(config) / "plans" / fingerprint(settings) / PLAN
+
+
+def compare_with_plan(config: Config, features: Mapping[str, Address], sweep: StageCost) -> dict[str, float]:
+    """Return `plan/STAGE_seconds_predicted`, `plan/STAGE_seconds_actual` and the same of bytes; empty without a plan.
+
+    Args:
+        config: The experiment, of which every stage up to the sweep is finished.
+        features: Where each feature set lies.
+        sweep: What the sweep has taken.
+    """
+    try:
+        planned: dict[str, dict[str, float]] = json.loads(locate_plan(config).read_text())["stages"]
+    except FileNotFoundError:
+        return {}
+    metrics: dict[str, float] = {}
+    actual = {**dict(_actual_costs(config, features)), "sweep": sweep}
+    for stage in planned.keys() & actual.keys():
+        for name, predicted, paid in (
+            ("seconds", planned[stage]["seconds"], actual[stage].seconds),
+            ("bytes", planned[stage]["num_bytes"], actual[stage].num_bytes),
+        ):
+            metrics |= {f"plan/{stage}_{name}_predicted": predicted, f"plan/{stage}_{name}_actual": float(paid)}
+    return metrics
+
+
+def _actual_costs(config: Config, features: Mapping[str, Address]) -> Iterator[tuple[str, StageCost]]:
+    """Yield what the finished stages before the sweep have taken."""
+    addresses: list[tuple[str, Address]] = []
+    if config.video.manifest is None:
+        addresses.append(("synth", locate_videos(config)))
+    work = locate_shards(config)
+    if work is not None:
+        addresses.append(("shard", work.address))
+        for name, address in features.items():
+            addresses.append((f"extract/{name}", address))
+            if is_reduced_from_cache(config.features[name]):
+                addresses.append((f"extract/{name}-dense", locate_dense(config, name, work.address)))
+    for stage, address in addresses:
+        summary = summarize_stage(address)
+        if summary is not None:
+            yield stage, StageCost(seconds=summary.seconds, num_bytes=summary.num_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Clips of the experiment, counted where every video has been scanned, estimated elsewhere."""
+
+    num_videos: int
+    num_unscanned: int
+    num_clips: int
+    num_train: int
+    num_val: int
+
+
+def make_plan(config: Config, folder: Path) -> tuple[list[PlannedStage], DiskSpeed]:
+    """Measure and return the plan's lines and the speed of the disk."""
+    for name in ("videos", "shards", "trials"):
+        (folder / name).mkdir()
+    log.info("plan: measuring the disk and a few videos")
+    disk = probe_disk(folder)
+    items, rendering = probe_videos(config, folder / "videos")
+    shards = probe_shard(config, items, folder / "shards")
+    splits = _count(config, shards)
+    stages = _video_stages(config, splits, rendering, shards)
+    probes: dict[str, FeatureProbe] = {}
+    for name, address, dense in _feature_jobs(config):
+        log.info("plan: measuring features %s", name)
+        features = config.features.get(name) or dense_features(config, name.removesuffix("-dense"))
+        probes[name] = probe_features(config, features, shards, probes.get(dense), _made(folder, name))
+        stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, address))
+    stages.append(_sweep_stage(config, probes, splits, folder / "trials"))
+    return stages, disk
+
+
+def _made(folder: Path, name: str) -> Path:
+    directory = folder / "features" / name
+    directory.mkdir(parents=True)
+    return directory
+
+
+def _count(config: Config, shards: ShardProbe) -> Splits:
+    """Count videos and clips by split."""
+    if config.video.manifest is None and locate_videos(config).manifest is None:
+        videos = [str(video.split) for video in planned_videos(config)]
+        num_unscanned = len(videos)
+    else:
+        items = read_items(config)[0]
+        videos = [item.split for item in items]
+        num_unscanned = len(open_index(config).missing(scanned_paths(items)))
+    work = locate_shards(config)
+    if work is not None:
+        clips, per_video = Counter(clip.split for plan in work.plans for clip in plan.clips), 1.0
+    else:
+        clips, per_video = Counter(videos), shards.clips_per_video
+    return Splits(
+        num_videos=len(videos),
+        num_unscanned=num_unscanned,
+        num_clips=round(clips.total() * per_video),
+        num_train=round(clips["train"] * per_video),
+        num_val=round(clips["val"] * per_video),
+    )
+
+
+def _video_stages(config: Config, splits: Splits, rendering: Rate | None, shards: ShardProbe) -> list[PlannedStage]:
+    """Return the lines of rendering, scanning and sharding."""
+    num_workers = count_workers(config.resources.shard)
+    lines = []
+    if config.video.manifest is None:
+        cost = None
+        if rendering is not None:
+            cost = StageCost(
+                seconds=rendering.seconds * splits.num_videos / num_workers,
+                num_bytes=rendering.num_bytes * splits.num_videos,
+            )
+        lines.append(_line("synth", cost, splits.num_videos, 1, locate_videos(config)))
+    scan = StageCost(seconds=shards.scan_seconds * splits.num_unscanned, num_bytes=0) if splits.num_unscanned else None
+    lines.append(_line("scan", scan, splits.num_videos, num_workers, None))
+    work = locate_shards(config)
+    address = work.address if work is not None else None
+    done = address is not None and address.manifest is not None
+    cost = StageCost(seconds=shards.rate.seconds * splits.num_clips, num_bytes=shards.rate.num_bytes * splits.num_clips)
+    lines.append(_line("shard", None if done else cost, splits.num_clips, num_workers, address))
+    return lines
+
+
+def _line(
+    stage: str, cost: StageCost | None, num_units: int, num_workers: int, address: Address | None
+) -> PlannedStage:
+    manifest = (address.manifest if address is not None else None) or {}
+    return PlannedStage(
+        stage=stage,
+        cost=cost,
+        num_units=num_units,
+        num_workers=num_workers,
+        stored_bytes=manifest.get("num_bytes", 0),
+    )
+
+
+def _feature_jobs(config: Config) -> Iterator[tuple[str, Address | None, str]]:
+    """Yield every feature set to measure, dense ones first: name, address where known, name of its dense one."""
+    work = locate_shards(config)
+    known = {name: locate_features(config, name, work.address) for name in config.features} if work else {}
+    encoded = {name: each for name, each in config.features.items() if not is_reduced_from_cache(each)}
+    for name in encoded:
+        yield name, known.get(name), ""
+    dense_of = {json.dumps(asdict(features)): name for name, features in encoded.items()}
+    for name in config.features:
+        if name in encoded:
+            continue
+        key = json.dumps(asdict(dense_features(config, name)))
+        if key not in dense_of:
+            dense_of[key] = f"{name}-dense"
+            yield f"{name}-dense", locate_dense(config, name, work.address) if work else None, ""
+        yield name, known.get(name), dense_of[key]
+
+
+def _feature_stage(
+    config: Config,
+    name: str,
+    features: FeatureSet,
+    probes: Mapping[str, FeatureProbe],
+    dense: str,
+    splits: Splits,
+    disk: DiskSpeed,
+    address: Address | None,
+) -> PlannedStage:
+    """Return the line of one feature set."""
+    probe = probes[name]
+    num_files = -(-splits.num_clips // config.shards.clips_per_shard)
+    num_bytes = probe.rate.num_bytes * splits.num_clips + probe.rate.file_bytes * num_files
+    seconds = probe.rate.seconds * splits.num_clips
+    done = address is not None and address.manifest is not None
+    passes = num_passes(config, name)
+    # What is made from dense features would be made from them again: read, and reduced.
+    source = probes[dense].rate.num_bytes * splits.num_clips / disk.read if dense else 0.0
+    return PlannedStage(
+        stage=f"extract/{name}",
+        cost=None if done else StageCost(seconds=seconds, num_bytes=num_bytes),
+        num_units=splits.num_clips,
+        num_workers=count_workers(config.resources.extract),
+        stored_bytes=((address.manifest if address else None) or {}).get("num_bytes", 0),
+        tokens_per_frame=probe.tokens_per_frame,
+        gflops_per_frame=0.0 if is_reduced_from_cache(features) else probe.gflops_per_frame,
+        num_passes=passes,
+        recompute_seconds=passes * (seconds + source),
+        read_seconds=seconds + num_bytes / disk.write + passes * num_bytes / disk.read,
+    )
+
+
+def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
+    """Measure a step of every core and return the line of all trials, as if none were stopped early."""
+    trials = draw_candidates(config)[0]
+    steps: dict[str, StepTime] = {}
+    seconds = 0.0
+    for trial in trials:
+        kind = _kind(config, trial)
+        if kind not in steps:
+            log.info("plan: measuring a training step of %s", trial.core)
+            steps[kind] = probe_step(config, trial, probes[trial.features], directory / str(len(steps)))
+        step = steps[kind]
+        seconds += trial.epochs * (splits.num_train * step.train + splits.num_val * step.validate)
+    number = num_trials(config)
+    num_bytes = sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number
+    cost = StageCost(seconds=seconds * number / len(trials), num_bytes=num_bytes)
+    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=count_workers(config.resources.trials))
+
+
+def _kind(config: Config, trial: Trial) -> str:
+    """Name what a step's time depends on; tokens are unmerged when they are read, so reducers make no difference."""
+    free = {"seed": 0, "learning_rate": 1.0, "weight_decay": 0.0, "warmup_fraction": 0.0, "grad_clip": 1.0, "epochs": 1}
+    alike = replace(trial, **free, features="")  # type: ignore[arg-type]
+    return json.dumps([asdict(alike), config.features[trial.features].depths])
+
+
+def num_trials(config: Config) -> int:
+    """Return how many trials the sweep runs."""
+    trials = config.trials
+    return trials.num_samples if trials.algorithm == "optuna" else len(draw_candidates(config)[0])
+
+
+def num_passes(config: Config, features: str) -> int:
+    """Return how often the trials read a feature set from end to end."""
+    trials = draw_candidates(config)[0]
+    total = sum(trial.epochs for trial in trials if trial.features == features)
+    return round(total * num_trials(config) / max(1, len(trials)))
+
+
+def count_workers(resources: StageResources) -> int:
+    """Return how many workers this machine holds at once; a cluster may hold more."""
+    fitting = max(1, int((os.cpu_count() or 1) / resources.num_cpus))
+    return min(resources.workers or fitting, fitting)
+
+
+def table(stages: Sequence[PlannedStage], disk: DiskSpeed, free: float) -> list[str]:
+    """Return the plan for people."""
+    lines = [
+        f"{'stage':<32} {'units':>9} {'tokens':>7} {'GFLOPs':>8} {'worker time':>12} {'wall':>11} {'on disk':>10}"
+        "  state"
+    ]
+    lines += [_row(line) for line in stages]
+    costs = [line.cost for line in stages if line.cost is not None]
+    wall = sum(line.cost.seconds / line.num_workers for line in stages if line.cost is not None)
+    needed = sum(cost.num_bytes for cost in costs)
+    lines.append(
+        f"to do: {format_seconds(sum(cost.seconds for cost in costs))} of work, about {format_seconds(wall)} on this "
+        f"machine besides starting workers; {format_bytes(needed)} more on disk, {format_bytes(free)} are free"
+    )
+    if needed > free:
+        lines.append(f"NOT ENOUGH DISK: {format_bytes(needed - free)} short; reduce tokens, clips or feature sets")
+    lines.append(f"disk: writes {format_bytes(disk.write)}/s, reads {format_bytes(disk.read)}/s")
+    lines += [
+        f"{line.stage}: {line.num_passes} passes take {format_seconds(line.read_seconds)} made once and read, "
+        f"{format_seconds(line.recompute_seconds)} made anew in each -> {line.cheaper}"
+        for line in stages
+        if line.num_passes
+    ]
+    return lines
+
+
+def _row(line: PlannedStage) -> str:
+    tokens = "" if line.tokens_per_frame is None else f"{line.tokens_per_frame:.4g}"
+    gflops = "" if line.gflops_per_frame is None else f"{line.gflops_per_frame:.3g}"
+    cost = line.cost
+    work = format_seconds(cost.seconds) if cost else ""
+    wall = format_seconds(cost.seconds / line.num_workers) if cost else ""
+    size = format_bytes(cost.num_bytes if cost else line.stored_bytes)
+    state = "to do" if cost else "cached" if line.stage.startswith("extract/") else "done"
+    return f"{line.stage:<32} {line.num_units:>9,} {tokens:>7} {gflops:>8} {work:>12} {wall:>11} {size:>10}  {state}"
