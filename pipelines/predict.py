@@ -51,6 +51,8 @@ def main(arguments: argparse.Namespace) -> None:
         VidflowError: The trial, the source, the state or the queries cannot be used.
     """
     predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
+    if predictor.is_small:
+        torch.set_num_threads(1)
     if arguments.load_state is not None:
         predictor.model.load_state_dict(_read_state(arguments.load_state))
     fps = arguments.fps or predictor.fps

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_experiment import TINY
 
+from pipelines.cli import main
 from vidflow.store.features import FeatureReader
 from vidflow.tracking import default_uri
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
@@ -26,6 +28,29 @@ def finished(tmp_path_factory, vidflow) -> Path:
     done = vidflow("run", config, "shards.image_format=png")
     assert done.returncode == 0, done.stderr
     return folder / "root"
+
+
+@dataclasses.dataclass
+class Done:
+    """What a command left: exit code, output, complaints and log."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    log: str
+
+
+@pytest.fixture
+def predict(capsys, caplog):
+    """`vidflow predict`, in this process, as each start of another takes seconds."""
+
+    def run(*arguments: object) -> Done:
+        caplog.clear()
+        with pytest.raises(SystemExit) as left:
+            main(["predict", *map(str, arguments)])
+        return Done(int(left.value.code), *capsys.readouterr(), caplog.text)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +86,15 @@ def video_of_each_clip(root: Path) -> dict[str, str]:
     return found
 
 
-def test_a_stream_ends_with_the_answer_that_the_trial_gave(finished, gru, vidflow):
+def test_a_stream_ends_with_the_answer_that_the_trial_gave(finished, gru, predict):
     kept, _ = read_tensors(gru / PREDICTIONS)
     reader, videos = FeatureReader(next(finished.glob("features/*/"))), video_of_each_clip(finished)
     names = reader.metadata["class_names"]
     for row, index in list(enumerate(kept["indices"].tolist()))[:2]:
         wanted = dict(zip(names, kept["logits"][row].float().softmax(-1).tolist(), strict=True))
-        done = vidflow("predict", gru, next(finished.glob(f"videos/*/{videos[reader.keys[index]]}")))
+        done = predict(gru, next(finished.glob(f"videos/*/{videos[reader.keys[index]]}")))
         assert done.returncode == 0, done.stderr
-        assert "predict: 4 frames" in done.stderr
+        assert "predict: 4 frames" in done.log
         rows = rows_of(done.stdout)
         assert [line["index"] for line in rows] == [0, 1, 2, 3]
         got = {entry["name"]: entry["probability"] for entry in rows[-1]["classes"]}
@@ -78,12 +103,12 @@ def test_a_stream_ends_with_the_answer_that_the_trial_gave(finished, gru, vidflo
         assert min(got.values()) >= sorted(wanted.values())[-5] - 1e-4
 
 
-def test_a_run_is_fetched_and_everything_asked_for_is_written(finished, vidflow, tmp_path):
+def test_a_run_is_fetched_and_everything_asked_for_is_written(finished, predict, tmp_path):
     uri, run_id = run_of(finished)
     out, lines, state = tmp_path / "out.mp4", tmp_path / "out.jsonl", tmp_path / "state.safetensors"
     video = validation_videos(finished)[0]
-    done = vidflow(
-        "predict", run_id, video, "--tracking-uri", uri, "--out", out, "--json", lines, "--save-state", state,
+    done = predict(
+        run_id, video, "--tracking-uri", uri, "--out", out, "--json", lines, "--save-state", state,
         "--fps", "8", "--max-frames", "3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -91,15 +116,13 @@ def test_a_run_is_fetched_and_everything_asked_for_is_written(finished, vidflow,
     assert len(rows_of(lines.read_text())) == len(probe(out).pts_seconds) == 3
     assert probe(out).codec == "h264"
     for path in (out, lines, state):
-        assert str(path) in done.stderr
-    again = vidflow(
-        "predict", run_id, video, "--tracking-uri", uri, "--fps", "8", "--load-state", state, "--start", "0.375"
-    )
-    whole = vidflow("predict", run_id, video, "--tracking-uri", uri, "--fps", "8")
+        assert str(path) in done.log
+    again = predict(run_id, video, "--tracking-uri", uri, "--fps", "8", "--load-state", state, "--start", "0.375")
+    whole = predict(run_id, video, "--tracking-uri", uri, "--fps", "8")
     assert rows_of(lines.read_text()) + rows_of(again.stdout) == rows_of(whole.stdout)
 
 
-def test_mistakes_are_named_without_a_traceback(finished, gru, vidflow, tmp_path):
+def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path):
     video = validation_videos(finished)[0]
     uri, _ = run_of(finished)
     (tmp_path / "state.safetensors").write_bytes(b"no state")
@@ -114,7 +137,7 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, vidflow, tmp_path
         ((gru, video, "--load-state", tmp_path / "state.safetensors"), "make it with --save-state", 1),
         ((gru, video, "--weights", tmp_path / "w.safetensors"), "no such file, wanted the weights of test_vit", 1),
     ]:
-        done = vidflow("predict", *arguments)
+        done = predict(*arguments)
         assert complaint in done.stderr
         assert done.returncode == code
         assert "Traceback" not in done.stderr
@@ -147,7 +170,7 @@ def test_an_interrupt_ends_the_video_and_keeps_what_came_before(gru, tmp_path):
     assert 0 < len(probe(out).pts_seconds) == len(rows_of(lines.read_text())) < 4000
 
 
-def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gru, vidflow, monkeypatch):
+def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gru, predict, monkeypatch):
     import pandas as pd
 
     uri, run_id = run_of(finished)
@@ -160,7 +183,7 @@ def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gr
     assert several["path"].tolist() == [videos[0]] * 4 + [videos[1]] * 4
     pd.testing.assert_frame_equal(one, several[:4])
     pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": videos})), several)
-    rows = rows_of(vidflow("predict", gru, videos[0]).stdout)
+    rows = rows_of(predict(gru, videos[0]).stdout)
     assert one.drop(columns="path").to_dict("records") == rows
 
 
