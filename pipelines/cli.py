@@ -21,10 +21,11 @@ COMMANDS = {
     "sweep": "train temporal modules on the features, tracked in MLflow",
     "report": "write one HTML page about the sweep",
     "run": "all of these in order; whatever is already done is left alone",
+    "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "bench": "measure each stage against a bare loop on this machine",
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
-TOOLS = ("bench", "ui")
+TOOLS = ("plan", "bench", "ui")
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
 EPILOG = """\
@@ -32,6 +33,7 @@ settings are merged left to right: YAML files first, then key=value.
 
   vidflow run conf/demo.yaml                              everything, on rendered videos
   vidflow run conf/demo.yaml root=runs/mine video.manifest=my.csv encoder.weights=hub
+  vidflow plan conf/merge_sweep.yaml                      time, GFLOPs and bytes of every stage, beforehand
   vidflow extract conf/demo.yaml --print                  settings, fingerprints, what is done; starts nothing
 
 exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything else.
@@ -87,7 +89,7 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
     if len(stages) == 1 and stages[0] in STAGES:
         state.check_turn(stages[0], config)
     waiting = [stage for stage in stages if state.finished(stage, config) is None]
-    if "extract" in waiting:
+    if "extract" in waiting or "plan" in waiting:
         check = importlib.import_module("vidflow.models.checks").check_encoder
         check(
             name=config.encoder.name,

@@ -9,7 +9,7 @@ import numpy as np
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
 from vidflow.records import TrialResult
-from vidflow.report.page import is_share
+from vidflow.report.formats import is_share
 from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens
 from vidflow.stages.cost import FeatureCost, read_cost
 from vidflow.stages.locate import Address, ShardWork, is_reduced_from_cache, locate_dense
@@ -57,6 +57,8 @@ def picture_merging(
         for name, cost in costs.items()
         if cost.is_reduced and not cost.is_random
     }
+    if not readers:
+        return []
     rows = [row for row in read_rows(work.address.directory / CLIPS_TABLE, ClipRow) if row.split == "val"]
     clips = []
     for row in rows[:NUM_CLIPS]:

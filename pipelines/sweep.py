@@ -11,6 +11,7 @@ from pathlib import Path
 from pipelines.cli import run_stage
 from pipelines.extract import finished_shards
 from pipelines.job import log, num_hosts, ray_session
+from pipelines.plan import PLAN, StageCost, compare_with_plan
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial
@@ -23,6 +24,7 @@ from vidflow.stages.locate import Address, locate_features, locate_sweep, locate
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json
 from vidflow.tracking import Tracker, check_uri, default_uri
+from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
 
 STARTED = "started.json"
@@ -59,6 +61,7 @@ class Sweep:
         check_uri(uri, num_hosts=num_hosts())
         self._tracker = Tracker(uri, config.tracking.experiment)
         self._trials: dict[str, Trial] = {}
+        self._baselines: dict[str, dict[str, float]] = (address.manifest or {}).get("baselines", {})
         for trial in self._known_trials():
             self._trials[self._locate(trial).fingerprint] = trial
 
@@ -151,8 +154,17 @@ class Sweep:
                 run_id, script=MODEL_SCRIPT, file=result.directory / BEST, requirements=MODEL_REQUIREMENTS
             )
             self._log_confusion(run_id, result)
-        self._tracker.finish(run_id, "FAILED" if result.status == "failed" else "FINISHED")
+        baseline = self._baseline(trial) if result.best is not None else {}
+        summary = {f"baseline/{name}": value for name, value in baseline.items()}
+        self._tracker.finish(run_id, "FAILED" if result.status == "failed" else "FINISHED", summary=summary)
         return result
+
+    def _baseline(self, trial: Trial) -> dict[str, float]:
+        """Return what a task scores without looking; measured once, for clips and truth are those of every trial."""
+        if trial.task not in self._baselines:
+            reader = FeatureReader(self._features[trial.features].directory)
+            self._baselines[trial.task] = baseline_metrics(trial.task, reader)
+        return self._baselines[trial.task]
 
     def _log_confusion(self, run_id: str, result: TrialResult) -> None:
         classified = read_classified(result)
@@ -169,12 +181,19 @@ class Sweep:
 
     def _commit(self, results: Sequence[TrialResult], seconds: float) -> None:
         failed = [result for result in results if result.status == "failed"]
-        self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED")
+        taken = StageCost(
+            seconds=sum(epoch.seconds for result in results for epoch in result.history),
+            num_bytes=sum(file.stat().st_size for result in results for file in result.directory.iterdir()),
+        )
+        plan = {} if failed else compare_with_plan(self._config, self._features, taken)
+        self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED", summary=plan)
         if failed:
             raise VidflowError(
                 f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error or 'no message'}; "
                 "the others are kept, and the same command tries these again"
             )
+        if plan:
+            publish_json(self._address.directory / PLAN, plan)
         publish_json(
             self._address.directory / STAGE_MANIFEST,
             {
@@ -182,10 +201,11 @@ class Sweep:
                 "fingerprint": self._address.fingerprint,
                 "run_id": self._run_id,
                 "trials": [result.key for result in results],
+                "baselines": self._baselines,
                 "num_files": len(results),
                 "num_clips": 0,
-                "num_bytes": sum(file.stat().st_size for result in results for file in result.directory.iterdir()),
-                "seconds": sum(epoch.seconds for result in results for epoch in result.history),
+                "num_bytes": taken.num_bytes,
+                "seconds": taken.seconds,
             },
         )
         log.info(

@@ -85,9 +85,9 @@ def test_a_point_is_on_a_front_iff_no_other_is_as_cheap_and_as_good() -> None:
             mine = point.at(axis)
             beaten = mine is None or any(
                 (theirs := other.at(axis)) is not None
-                and theirs <= mine
+                and theirs / mine <= 1.02
                 and other.mean >= point.mean
-                and (theirs, -other.mean) != (mine, -point.mean)
+                and (theirs / mine < 0.98 or other.mean > point.mean)
                 for other in ours
             )
             assert (axis in point.fronts) == (not beaten)
@@ -166,3 +166,12 @@ def test_tokens_are_outlined_and_untouched_within() -> None:
     tinted = tint_tokens(frames, np.array([[0, 0, 1, 1]]), (2, 2))
     assert (tinted[0, 4] == 55).all()
     assert (np.delete(tinted[0], 4, axis=0) == 100).all()
+
+
+def test_a_few_bytes_decide_nothing() -> None:
+    costs = {name: cost(name, 9, num_bytes=num_bytes) for name, num_bytes in (("pool", 24_800), ("tome", 24_790))}
+    settings = {"task": "classification", "objective": "val/top1", "mode": "max", "is_share": True}
+    found = compare_features([trial("pool", "gru", 0.9), trial("tome", "gru", 0.895)], costs, **settings)  # type: ignore[arg-type]
+    assert found is not None
+    assert {point.cost.name: set(point.fronts) for point in found.points} == {"pool": set(AXES), "tome": set()}
+    assert {choice.picks["bytes"].cost.name for choice in found.choices} == {"pool"}

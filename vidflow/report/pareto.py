@@ -23,7 +23,8 @@ AXES: dict[Axis, str] = {
 }
 DROPS = (0.005, 0.01, 0.02)
 """Losses that a reader may accept: points of a share, and of any other score parts of it."""
-_SAME_BUDGET = 0.02  # Tokens per frame that differ by less count as equal; whole patches seldom give more.
+_SAME_COST = 0.02
+"""Costs that differ by less count as equal: whole patches seldom allow better, and files differ by a few bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,16 +162,19 @@ def pareto_points(groups: Sequence[SeedGroup], costs: Mapping[str, FeatureCost],
 
 
 def is_dominated(point: ParetoPoint, others: Sequence[ParetoPoint], axis: Axis, mode: Mode) -> bool:
-    """Whether another point is no dearer and no worse, and better in one of the two; an unknown cost is dominated."""
+    """Whether another point is no dearer and no worse, and better in one of the two; an unknown cost is dominated.
+
+    Costs within two percent are equal.
+    """
     cost = point.at(axis)
     if cost is None:
         return True
     score = _goodness(point, mode)
     for other in others:
         theirs = other.at(axis)
-        if theirs is None or theirs > cost or _goodness(other, mode) < score:
+        if theirs is None or theirs > cost * (1 + _SAME_COST) or _goodness(other, mode) < score:
             continue
-        if theirs < cost or _goodness(other, mode) > score:
+        if theirs < cost * (1 - _SAME_COST) or _goodness(other, mode) > score:
             return True
     return False
 
@@ -244,7 +248,7 @@ def _placed(point: ParetoPoint, others: Sequence[ParetoPoint], mode: Mode) -> Pa
     controls = [
         other
         for other in others
-        if other.cost.is_random and abs(other.cost.tokens_per_frame - tokens) <= _SAME_BUDGET * tokens
+        if other.cost.is_random and abs(other.cost.tokens_per_frame - tokens) <= _SAME_COST * tokens
     ]
     has_control = point.cost.is_reduced and not point.cost.is_random and controls
     return replace(
@@ -255,12 +259,11 @@ def _placed(point: ParetoPoint, others: Sequence[ParetoPoint], mode: Mode) -> Pa
 
 
 def _cheapest(points: Sequence[ParetoPoint], axis: Axis, mode: Mode) -> ParetoPoint | None:
-    priced = [
-        (cost, -_goodness(point, mode), place)
-        for place, point in enumerate(points)
-        if (cost := point.at(axis)) is not None
-    ]
-    return points[min(priced)[2]] if priced else None
+    """Return the best of the points that cost as little as the cheapest."""
+    priced = [(cost, point) for point in points if (cost := point.at(axis)) is not None]
+    least = min((cost for cost, _ in priced), default=0.0)
+    cheap = [point for cost, point in priced if cost <= least * (1 + _SAME_COST)]
+    return max(cheap, key=lambda point: _goodness(point, mode), default=None)
 
 
 def _goodness(point: ParetoPoint, mode: Mode) -> float:
