@@ -195,9 +195,12 @@ def _written(frames: Iterator[FramePrediction], lines: IO[str] | None, depth: Pa
 
 def _drawn(frames: Iterator[FramePrediction]) -> Iterator[np.ndarray]:
     recent: deque[dict[str, Any]] = deque(maxlen=_TRAIL_FRAMES)
+    size: tuple[int, int] | None = None
     for frame in frames:
         recent.append(frame.row)
-        yield draw_prediction(frame.pixels, list(recent), depth=frame.depth)
+        picture = Image.fromarray(draw_prediction(frame.pixels, list(recent), depth=frame.depth))
+        size = size or picture.size  # a stream may change its size on the way, a file may not
+        yield np.asarray(picture if picture.size == size else picture.resize(size))
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -10,14 +10,28 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
+import mlflow.pyfunc
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from vidflow.errors import ConfigError
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
-from vidflow.tracking import EPOCH_SECONDS, Tracker, check_uri, default_uri, ui_command, without_credentials
+from vidflow.tracking import (
+    EPOCH_SECONDS,
+    Tracker,
+    check_uri,
+    default_uri,
+    fetch_file,
+    ui_command,
+    without_credentials,
+)
 
+MODEL = """
+from vidflow.tracking import serve_model
+serve_model(lambda path: lambda words: [f"{path.read_text()} {word}" for word in words])
+"""
 SECRET = "hunter2-not-to-be-seen"
 
 
@@ -180,6 +194,45 @@ def test_files_and_bytes_lie_under_their_path_beside_the_store(uri: str, tmp_pat
     (folder,) = (tmp_path / "mlartifacts").glob(f"{sweep}/artifacts")
     kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert kept == {"figures/confusion.png": b"picture", "report.html": b"new", "config.yaml": b"root: x\n"}
+
+
+def test_a_file_comes_back_from_its_run(uri: str, tmp_path: Path) -> None:
+    _, trials = run_sweep(uri, num_trials=1)
+    assert fetch_file(uri, trials[0], "checkpoint/best.safetensors", tmp_path).read_bytes() == b"weights"
+
+
+def test_what_cannot_be_fetched_is_named(uri: str, tmp_path: Path) -> None:
+    _, trials = run_sweep(uri, num_trials=1)
+    for run_id, path in ((trials[0], "checkpoint/other"), ("f" * 32, "checkpoint/best.safetensors")):
+        with pytest.raises(VidflowError, match=f"run {run_id}: no {path} to be had from sqlite:"):
+            fetch_file(uri, run_id, path, tmp_path)
+    with pytest.raises(VidflowError, match=r"gone\.db: no such file"):
+        fetch_file(f"sqlite:///{tmp_path}/gone.db", trials[0], "x", tmp_path)
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_a_model_is_kept_as_text_and_loaded_by_running_it(uri: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+    (tmp_path / "weights.bin").write_bytes(b"abc")
+    (tmp_path / "model.py").write_text(MODEL)
+
+    def log() -> list[tuple[str, int]]:
+        tracker.log_model(sweep, script=tmp_path / "model.py", file=tmp_path / "weights.bin", requirements=["mlflow"])
+        (folder,) = (tmp_path / "mlartifacts").glob(f"{sweep}/artifacts/model")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        assert not [path for path in files if path.suffix in (".pkl", ".pickle")]
+        return [(path.name, path.stat().st_mtime_ns) for path in files]
+
+    first = log()
+    assert {"MLmodel", "model.py", "weights.bin"} <= {name for name, _ in first}
+    assert log() == first
+    mlflow.set_tracking_uri(uri)
+    assert mlflow.pyfunc.load_model(f"runs:/{sweep}/model").predict(["x", "y"]) == ["abc x", "abc y"]
+
+    (tmp_path / "weights.bin").write_bytes(b"def")
+    log()
+    assert mlflow.pyfunc.load_model(f"runs:/{sweep}/model").predict(["x"]) == ["def x"]
 
 
 def test_a_diverged_epoch_is_logged_as_it_is(uri: str) -> None:

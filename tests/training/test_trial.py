@@ -9,7 +9,7 @@ from vidflow.config.schema import Trial
 from vidflow.errors import VidflowError
 from vidflow.training.batches import iterate_batches
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
-from vidflow.training.trial import load_result, load_task, module_recipe, run_trial
+from vidflow.training.trial import load_result, load_task, load_trial, module_recipe, run_trial
 
 SMALL = Trial(
     core="gru",
@@ -130,6 +130,21 @@ def test_features_without_a_split_or_a_label_are_refused_by_name(tmp_path, featu
 def test_a_width_that_does_not_fit_its_heads_is_an_error_for_the_user(noise_features, tmp_path):
     with pytest.raises(VidflowError, match="trial key: readout_width 16 does not split into readout_heads 3"):
         _run(dataclasses.replace(SMALL, readout_heads=3), noise_features, tmp_path)
+
+
+def test_the_weights_say_what_they_were_trained_on(noise_features, tmp_path):
+    _run(SMALL, noise_features, tmp_path)
+    moved = (tmp_path / BEST).rename(tmp_path / "alone.safetensors")
+    task, identity = load_trial(moved)
+    assert identity.settings == dataclasses.asdict(SMALL)
+    assert identity.features == {**noise_features.metadata, "fps": 8.0}  # frames an eighth of a second apart
+    assert sum(parameter.numel() for parameter in task.parameters()) == identity.num_parameters
+
+
+def test_clips_of_one_moment_have_no_rate(tmp_path, feature_set):
+    features = feature_set(tmp_path / "f", np.zeros((4, 1, 1, 3, 16)), [0, 1, 0, 1], ["train"] * 2 + ["val"] * 2)
+    _run(SMALL, features, tmp_path)
+    assert load_trial(tmp_path / BEST)[1].features["fps"] is None
 
 
 def test_a_trial_without_weights_cannot_be_loaded(tmp_path):
