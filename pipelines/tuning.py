@@ -54,6 +54,7 @@ def run_trials(
         callback: Takes the results to MLflow.
     """
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner whatever `verbose` says
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trials, resources = config.trials, config.resources.trials
     searching = trials.algorithm == "optuna"
