@@ -6,20 +6,24 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from pipelines.cli import run_stage
 from pipelines.job import log
 from pipelines.pareto import compare_costs
 from pipelines.sweep import finished_features
 from vidflow.config.load import config_to_yaml
-from vidflow.config.schema import Config
+from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
+from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
-from vidflow.report.page import Example, ReportData, render_page
-from vidflow.report.results import Classified, read_classified
+from vidflow.report.page import Example, ReportData, TaskSection, render_page
+from vidflow.report.pictures import draw_clips
+from vidflow.report.results import Classified, read_classified, read_pictured
 from vidflow.report.tables import rank_trials
 from vidflow.stages.finish import read_rejects, summarize_stage
 from vidflow.stages.locate import (
@@ -36,6 +40,7 @@ from vidflow.store.layout import STAGE_MANIFEST, committed_entry, exclusive, pub
 from vidflow.store.rows import read_rows
 from vidflow.store.shards import read_images
 from vidflow.tracking import Tracker, default_uri
+from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
 from vidflow.video.encode import decompress
 
@@ -69,11 +74,6 @@ def main(config: Config) -> None:
 def _gather(config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]) -> ReportData:
     work = locate_shards(config)
     assert work is not None
-    objective, mode = objective_of(config.trials, config.trials.trial.task)
-    ranked = rank_trials(results, objective, mode)
-    best = ranked[0].result
-    reader = FeatureReader(features[str(best.settings["features"])].directory)
-    classified = read_classified(best)
     stages = [locate_videos(config)] if config.video.manifest is None else []
     stages += [work.address, *features.values(), sweep]
     notices = []
@@ -85,45 +85,93 @@ def _gather(config: Config, features: dict[str, Address], sweep: Address, result
     return ReportData(
         title=config.report.title,
         config_yaml=config_to_yaml(config),
-        trials=results,
-        class_names=reader.metadata["class_names"],
+        sections=_sections(config, work, features, sweep, results),
         stages=[summary for address in stages if (summary := summarize_stage(address))],
         rejects=[*read_rejects(work.address), *(r for address in features.values() for r in read_rejects(address))],
-        examples=_examples(config, work, reader, classified) if classified else [],
-        confusion=classified.confusion if classified else None,
         provenance=_provenance(config, stages),
-        objective=objective,
-        mode=mode,
         notices=notices,
         pareto=compare_costs(config, work, features, results),
     )
 
 
-def _examples(config: Config, work: ShardWork, reader: FeatureReader, classified: Classified) -> list[Example]:
+def _sections(
+    config: Config, work: ShardWork, features: dict[str, Address], sweep: Address, results: list[TrialResult]
+) -> list[TaskSection]:
+    """Return a section per task."""
+    manifest = sweep.manifest
+    assert manifest is not None
+    sections = []
+    frames = ClipFrames(work)
+    for task in get_args(TaskName):
+        objective, mode = objective_of(config.trials, task)
+        trials = [result for result in results if result.settings["task"] == task]
+        if not trials:
+            continue
+        best = rank_trials(trials, objective, mode)[0].result
+        reader = FeatureReader(features[str(best.settings["features"])].directory)
+        classified, pictured = read_classified(best), read_pictured(best)
+        sections.append(
+            TaskSection(
+                task=task,
+                objective=objective,
+                mode=mode,
+                trials=trials,
+                baseline=manifest.get("baselines", {}).get(task, {}),
+                baseline_answer=describe_baseline(task),
+                class_names=reader.metadata["class_names"] if task == "classification" else (),
+                examples=_examples(frames, reader, classified, config.report.num_examples) if classified else (),
+                confusion=classified.confusion if classified else None,
+                pictures=draw_clips(
+                    task, pictured, reader, frames, objective=objective, num_clips=config.report.num_examples
+                )
+                if pictured and task != "classification"
+                else (),
+            )
+        )
+    return sections
+
+
+class ClipFrames:
+    """The frames of clips by key, from the shards."""
+
+    def __init__(self, work: ShardWork) -> None:
+        """Read where each clip lies."""
+        self._directory = work.address.directory
+        self._places = {row.key: row.file for row in read_rows(self._directory / CLIPS_TABLE, ClipRow)}
+
+    def __call__(self, key: str) -> UInt8[np.ndarray, "T H W 3"]:
+        """Return the frames of a clip.
+
+        Raises:
+            VidflowError: If its shard is gone.
+        """
+        entry = committed_entry(self._directory, self._places[key])
+        if entry is None:
+            raise VidflowError(
+                f"{self._directory / self._places[key]}: gone, and with it the frames of clip {key}; "
+                "run `vidflow shard` again"
+            )
+        images = read_images(self._directory / entry.file, entry.details["members"], key)
+        return np.stack([decompress(image) for image in images])
+
+
+def _examples(frames: ClipFrames, reader: FeatureReader, classified: Classified, num_examples: int) -> list[Example]:
     """Return clips to look at: up to half of them mistakes, in the order of the split."""
-    places = {row.key: row.file for row in read_rows(work.address.directory / CLIPS_TABLE, ClipRow)}
     names = reader.metadata["class_names"]
     wrong = np.flatnonzero(classified.labels != classified.predicted)
     right = np.flatnonzero(classified.labels == classified.predicted)
-    num_wrong = min(len(wrong), config.report.num_examples // 2)
-    chosen = [*wrong[:num_wrong], *right[: config.report.num_examples - num_wrong]]
-    examples = []
-    for clip in chosen:
-        key = reader.keys[classified.indices[clip]]
-        entry = committed_entry(work.address.directory, places[key])
-        if entry is None:
-            continue
-        images = read_images(work.address.directory / entry.file, entry.details["members"], key)
-        examples.append(
-            Example(
-                frames=np.stack([decompress(image) for image in images]),
-                key=key,
-                label=names[classified.labels[clip]],
-                predicted=names[classified.predicted[clip]],
-                probability=float(classified.probabilities[clip]),
-            )
+    num_wrong = min(len(wrong), num_examples // 2)
+    chosen = [*wrong[:num_wrong], *right[: num_examples - num_wrong]]
+    return [
+        Example(
+            frames=frames(key := reader.keys[classified.indices[clip]]),
+            key=key,
+            label=names[classified.labels[clip]],
+            predicted=names[classified.predicted[clip]],
+            probability=float(classified.probabilities[clip]),
         )
-    return examples
+        for clip in chosen
+    ]
 
 
 def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:

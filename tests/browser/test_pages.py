@@ -15,7 +15,7 @@ from PIL import Image
 
 from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
 from vidflow.report.figures import confusion_figure
-from vidflow.report.page import Example, ReportData, render_page
+from vidflow.report.page import Example, ReportData, TaskSection, render_page
 from vidflow.tracking import Tracker, default_uri, ui_command, ui_page
 
 pytestmark = pytest.mark.slow
@@ -97,10 +97,17 @@ def report(trials: list[TrialResult]) -> ReportData:
     return ReportData(
         title="Shapes in motion",
         config_yaml="root: runs/demo\n",
-        objective="val/top1",
-        mode="max",
-        trials=trials,
-        class_names=CLASSES,
+        sections=[
+            TaskSection(
+                task="classification",
+                objective="val/top1",
+                mode="max",
+                trials=trials,
+                class_names=CLASSES,
+                examples=[Example(frames=frames, key="a1", label=CLASSES[0], predicted=CLASSES[1], probability=0.6)],
+                confusion=np.array([[np.sum((labels == i) & (predicted == j)) for j in range(5)] for i in range(5)]),
+            )
+        ],
         stages=[
             StageSummary(
                 stage="shard",
@@ -114,8 +121,6 @@ def report(trials: list[TrialResult]) -> ReportData:
             )
         ],
         rejects=[Reject(key="", path="cut.mp4", stage="scan", reason="Truncated", message="ends after 1 of 2 s")],
-        examples=[Example(frames=frames, key="a1", label=CLASSES[0], predicted=CLASSES[1], probability=0.6)],
-        confusion=np.array([[np.sum((labels == i) & (predicted == j)) for j in range(5)] for i in range(5)]),
         provenance={"vidflow": "0.1.0"},
         notices=["The encoder's weights are random."],
     )

@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 
 from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
-from vidflow.report.figures import confusion_figure
+from vidflow.report.figures import confusion_figure, strip_image
 from vidflow.report.page import (
     Example,
     Figure,
     ReportData,
-    format_bytes,
-    format_interval,
-    format_magnitude,
-    format_metric,
-    format_seconds,
+    TaskSection,
     render_page,
 )
+from vidflow.report.pictures import Picture
 
 INLINE = {"b", "code", "span"}
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -93,14 +90,27 @@ TRIALS = [
 ]
 
 
+SECTION = TaskSection(
+    task="classification",
+    objective="val/top1",
+    mode="max",
+    trials=TRIALS,
+    class_names=["jump", "run"],
+    examples=[
+        Example(frames=np.zeros((4, 8, 8, 3), np.uint8), key="k1", label="jump", predicted="run", probability=0.61)
+    ],
+    confusion=np.array([[30, 5], [2, 63]]),
+)
+OF_A_SECTION = {field.name for field in dataclasses.fields(TaskSection)}
+
+
 def report(**changes: object) -> ReportData:
+    """A report on one task; changes go to its section or to the report, whichever has a field of that name."""
+    section = dataclasses.replace(SECTION, **{name: v for name, v in changes.items() if name in OF_A_SECTION})
     data = ReportData(
         title="Actions",
         config_yaml="root: runs/demo\n",
-        objective="val/top1",
-        mode="max",
-        trials=TRIALS,
-        class_names=["jump", "run"],
+        sections=[section],
         stages=[
             StageSummary(
                 stage="shard",
@@ -114,13 +124,9 @@ def report(**changes: object) -> ReportData:
             )
         ],
         rejects=[Reject(key="", path="a.mp4", stage="scan", reason="Truncated", message="ends early")],
-        examples=[
-            Example(frames=np.zeros((4, 8, 8, 3), np.uint8), key="k1", label="jump", predicted="run", probability=0.61)
-        ],
-        confusion=np.array([[30, 5], [2, 63]]),
         provenance={"torch": "2.14"},
     )
-    return dataclasses.replace(data, **changes)
+    return dataclasses.replace(data, **{name: v for name, v in changes.items() if name not in OF_A_SECTION})
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +199,7 @@ def test_text_from_outside_is_shown_and_never_obeyed() -> None:
         class_names=[EVIL, "run"],
         rejects=[Reject(key=EVIL, path=EVIL, stage=EVIL, reason=EVIL, message=EVIL)],
         stages=[dataclasses.replace(report().stages[0], stage=EVIL, fingerprint=EVIL)],
-        examples=[dataclasses.replace(report().examples[0], key=EVIL, label=EVIL)],
+        examples=[dataclasses.replace(SECTION.examples[0], key=EVIL, label=EVIL)],
         provenance={EVIL: EVIL},
         notices=[EVIL],
         figures=[Figure(title=EVIL, caption=EVIL, png=confusion_figure(np.eye(2, dtype=int), ["a", "b"]))],
@@ -257,7 +263,7 @@ def test_a_task_without_classes_is_reported_by_its_own_metric_where_less_is_bett
         dataclasses.replace(TRIALS[0], history=worse),
         dataclasses.replace(TRIALS[1], history=history),
     ]
-    example = dataclasses.replace(report().examples[0], label="", predicted="", probability=None)
+    example = dataclasses.replace(SECTION.examples[0], label="", predicted="", probability=None)
     page = Page(
         render_page(
             report(
@@ -276,31 +282,62 @@ def test_a_single_trial_is_its_own_headline() -> None:
     assert "86.4 % val/top1 gru The best of 1 trial, after" in page.text
 
 
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_600, "1 MB"), (1_530_000_000, "1.53 GB"), (2.5e15, "2.5e+03 TB")],
+PICTURE = Picture(
+    content=strip_image(np.zeros((2, 8, 8, 3), np.uint8)), kind="jpeg", scale=2, caption="miou 0.61", key="k7"
 )
-def test_sizes_have_a_unit_and_three_digits(number: float, text: str) -> None:
-    assert format_bytes(number) == text
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (7, "7"), (4_140, "4.14 k"), (9_862_144, "9.86 M"), (1.2e9, "1.2 B")]
+BOXES = TaskSection(
+    task="box_tracking",
+    objective="val/miou",
+    mode="max",
+    trials=[
+        dataclasses.replace(TRIALS[0], history=(EpochResult(epoch=1, metrics={"val/miou": 0.5}, is_best=True),)),
+        dataclasses.replace(TRIALS[3], error="no boxes"),
+    ],
+    baseline={"val/miou": 0.2},
+    baseline_answer="the box stays",
+    pictures=[PICTURE],
 )
-def test_parameters_have_a_unit_and_three_digits(number: float, text: str) -> None:
-    assert format_magnitude(number) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (9.5, "9.5 s"), (59.6, "1 min 0 s"), (75, "1 min 15 s"), (7384, "2 h 3 min")]
-)
-def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
+def test_the_trivial_answer_stands_in_the_table_and_beside_the_headline() -> None:
+    page = Page(render_page(report(baseline={"val/top1": 0.35}, baseline_answer="the usual class")))
+    assert "Without looking one gets 35.0 %: the usual class." in page.text
+    assert "1 86.4 % +51.4 points 81.4 to 90.4 % gru" in page.text
+    assert "4 — mean 1" in page.text  # a failed trial is compared with nothing
+    assert "35.0 % without looking: the usual class" in page.text
+    assert "without looking" not in render_page(report()).lower()
 
 
-def test_shares_are_percentages_and_other_metrics_are_plain_numbers() -> None:
-    assert format_metric("val/top1", 0.8641) == "86.4 %"
-    assert format_metric("val/rpe_translation_mm", 12.34567) == "12.35"
-    assert format_metric("val/top1", None) == "—"
-    assert format_interval("val/top1", 0.79, 0.922) == "79.0 to 92.2 %"
-    assert format_interval("val/miou", 0.5, 0.61) == "0.5 to 0.61"
+def test_the_trivial_answer_lies_on_the_scale_of_the_scores() -> None:
+    page = Page(render_page(report(baseline={"val/top1": 0.1}, baseline_answer="the usual class")))
+    marks = [found["style"] for _, found in page.elements if found.get("class") == "floor"]
+    assert marks == ["left:0.00%"]  # the smallest number of all is at the left end
+
+
+def test_several_tasks_have_an_overview_and_a_part_each_with_places_of_their_own() -> None:
+    page = Page(render_page(report(sections=[dataclasses.replace(SECTION, baseline={"val/top1": 0.35}), BOXES])))
+    assert page.open == []
+    places = [found["id"] for _, found in page.elements if "id" in found]
+    assert len(places) == len(set(places))
+    anchors = {found["href"][1:] for tag, found in page.elements if tag == "a"}
+    assert anchors <= set(places)
+    assert {"classification-headline", "box_tracking-headline", "box_tracking-pictures"} <= set(places)
+    assert "classification val/top1 ↑ 86.4 % 35.0 % +51.4 points" in page.text
+    assert "box tracking val/miou ↑ 0.5 0.2 +150 % the box stays" in page.text
+    assert "1 trial failed." in page.text
+    assert "miou 0.61 k7" in page.text
+    assert page.text.index("Every task at its best") < page.text.index("86.4 % val/top1")
+
+
+def test_a_single_task_has_no_overview() -> None:
+    page = Page(render_page(report(sections=[BOXES])))
+    assert "Every task" not in page.text
+    assert "headline" in {found.get("id") for _, found in page.elements}
+
+
+def test_text_of_a_picture_is_shown_and_never_obeyed() -> None:
+    evil = dataclasses.replace(BOXES, pictures=[dataclasses.replace(PICTURE, caption=EVIL, key=EVIL)])
+    page = Page(render_page(report(sections=[dataclasses.replace(evil, baseline_answer=EVIL)])))
+    assert page.open == []
+    assert page.count("evil") == 0
+    assert page.text.count(EVIL) == 4

@@ -1,6 +1,6 @@
 """The report's pictures, as PNG or JPEG bytes; the only importer of matplotlib.
 
-Axes: T frames, H and W pixels, C classes.
+Axes: T frames, n pictured frames, H and W pixels, C classes.
 """
 
 import io
@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -143,6 +143,73 @@ def confusion_figure(confusion: Int[np.ndarray, "C C"], class_names: Sequence[st
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(1.0, decimals=0))
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
+        return _png(figure)
+
+
+def depth_figure(
+    frames: UInt8[np.ndarray, "n H W 3"],
+    truth: Float[np.ndarray, "n h w"],
+    predicted: Float[np.ndarray, "n h w"],
+    valid: Bool[np.ndarray, "n h w"],
+) -> bytes:
+    """Draw frames, their true depth and the predicted one below each other; both depths share one scale of colours.
+
+    Args:
+        frames: RGB frames.
+        truth: Metres.
+        predicted: Metres.
+        valid: Where the true depth is known; elsewhere the truth is left white.
+    """
+    known = truth[valid]
+    scale = {"cmap": "viridis_r", "vmin": float(known.min()), "vmax": float(known.max())} if known.size else {}
+    rows = {"frame": frames, "truth": np.where(valid, truth, np.nan), "prediction": predicted}
+    with _figure(1.55 * len(frames) + 0.9, 4.9) as figure:
+        panels = figure.subplots(len(rows), len(frames), squeeze=False)
+        for line, (name, images) in zip(panels, rows.items(), strict=True):
+            for axes, image in zip(line, images, strict=True):
+                drawn = axes.imshow(image, interpolation="nearest", **({} if name == "frame" else scale))
+                axes.set(xticks=[], yticks=[])
+                axes.grid(visible=False)
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(name)
+        bar = figure.colorbar(drawn, ax=panels[1:], fraction=0.03, pad=0.01)
+        bar.set_label("metres")
+        bar.outline.set_visible(False)
+        return _png(figure)
+
+
+def ways_figure(
+    ways: Sequence[tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3"]]], titles: Sequence[str]
+) -> bytes:
+    """Draw where cameras went, seen from above, one panel per clip.
+
+    Args:
+        ways: True and predicted positions in metres, axes x right, y down, z forward.
+        titles: One per panel.
+    """
+    columns = min(4, len(ways))
+    rows = -(-len(ways) // columns)
+    with _figure(2.65 * columns, 2.75 * rows + 0.5) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, (truth, predicted), title in zip(panels, ways, titles, strict=False):
+            for (x, _, z), colour, style in zip((truth.T, predicted.T), _COLOURS, ("-", "--"), strict=False):
+                axes.plot(x, z, style, color=colour, lw=1.8, marker="o", ms=2.4)
+            axes.plot(0, 0, "o", color=_INK, ms=6)
+            axes.set(aspect="equal", adjustable="datalim")
+            axes.set_title(title, fontsize=9, fontweight="normal")
+            axes.margins(0.15)
+            axes.tick_params(labelsize=8)
+        for axes in panels:
+            axes.set_visible(False)
+        figure.supxlabel("metres to the right", fontsize=9)
+        figure.supylabel("metres forward", fontsize=9)
+        lines = [
+            mpl.lines.Line2D([], [], color=colour, ls=style, lw=2)
+            for colour, style in zip(_COLOURS, ("-", "--"), strict=False)
+        ]
+        start = mpl.lines.Line2D([], [], color=_INK, marker="o", ls="")
+        names = ["truth", "prediction, added up", "first frame"]
+        figure.legend([*lines, start], names, loc="outside upper center", ncols=3)
         return _png(figure)
 
 

@@ -1,12 +1,13 @@
 """What a trial predicted, read from its folder for pictures.
 
-Axes: V validation clips, C classes.
+Axes: V validation clips, n clips kept for pictures, C classes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from vidflow.records import TrialResult
 from vidflow.report.tables import confusion_matrix
@@ -35,6 +36,28 @@ class Classified:
     def confusion(self) -> Int[np.ndarray, "C C"]:
         """Clips by true class (rows) and predicted class (columns)."""
         return confusion_matrix(self.labels, self.predicted, self.num_classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictured:
+    """Predictions of a dense task's best epoch on the first validation clips, enough to look at.
+
+    Attributes:
+        indices: Each clip's position in its feature set.
+        answers: What the task predicts, such as `boxes (n, O, T, 4)`; where clips differ, filled up with zeros.
+    """
+
+    indices: Int[np.ndarray, " n"]
+    answers: dict[str, Tensor]
+
+
+def read_pictured(result: TrialResult) -> Pictured | None:
+    """Return what a trial predicted of the clips that are drawn, or None if it is a classifier or has no epoch."""
+    if result.best is None or result.settings["task"] == "classification":
+        return None
+    tensors, _ = read_tensors(result.directory / PREDICTIONS)
+    indices = tensors.pop("indices").numpy()
+    return Pictured(indices=indices, answers={name: tensor.float() for name, tensor in tensors.items()})
 
 
 def read_classified(result: TrialResult) -> Classified | None:

@@ -129,4 +129,5 @@ def _targets(task: TaskName, reader: FeatureReader, index: int) -> dict[str, Ten
 
 
 def _spread(indices: Int64[np.ndarray, " clips"]) -> Int64[np.ndarray, " fewer"]:
-    return indices[np.linspace(0, len(indices) - 1, min(len(indices), _FITTED_CLIPS)).round().astype(int)]
+    places = np.linspace(0, len(indices) - 1, min(len(indices), _FITTED_CLIPS)).round().astype(int)
+    return np.take(indices, places)

@@ -32,7 +32,8 @@ class PointTrackingTask(Task):
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Perception Test readout. There the query frame is no input
     of the network, so that only points of frame 0 can be meant. Differs by default: what the point's query reads at its
     own query frame is added, through a linear map, to its query from that frame on. That is causal, costs one decode
-    per distinct query frame, and tells the later frames what to look for. `reference=True` leaves it out.
+    per distinct query frame, and tells the later frames what to look for. And the head moves the given point instead of
+    naming two coordinates, so that it need not learn first to say where the point was. `reference=True` does neither.
     """
 
     frame_axis: ClassVar[int] = 2
@@ -72,7 +73,9 @@ class PointTrackingTask(Task):
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
     ) -> tuple[dict[str, Tensor], State]:
-        """Return `points` (B, Q, T, 2) in [0, 1], `visibility_logits` and `uncertainty_logits` (B, Q, T).
+        """Return `points` (B, Q, T, 2), in [0, 1] within the frame, and two logits (B, Q, T).
+
+        These are `visibility_logits` and `uncertainty_logits`.
 
         Args:
             features: Outputs of the core.
@@ -94,7 +97,8 @@ class PointTrackingTask(Task):
             per_frame = per_frame + is_known[..., None] * self.appearance(seen.to(memory.dtype))[:, None]
         decoded = self.decoder(per_frame.flatten(0, 1), memory.flatten(0, 1))
         raw = at_least_single(self.head(decoded)).view(*per_frame.shape[:3], 4).transpose(1, 2)
-        return _overwrite_query_frame(raw, given, since), (age + features.shape[1], seen)
+        moved = raw[..., :2].sigmoid() if self.appearance is None else given[:, :, None] + raw[..., :2]
+        return _overwrite_query_frame(moved, raw[..., 2:], given, since), (age + features.shape[1], seen)
 
     def _look(
         self,
@@ -136,14 +140,17 @@ class PointTrackingTask(Task):
 
 
 def _overwrite_query_frame(
-    raw: Float[Tensor, "B Q T 4"], given: Float[Tensor, "B Q 2"], since: Int[Tensor, "B Q"]
+    points: Float[Tensor, "B Q T 2"],
+    logits: Float[Tensor, "B Q T 2"],
+    given: Float[Tensor, "B Q 2"],
+    since: Int[Tensor, "B Q"],
 ) -> dict[str, Tensor]:
     """Name the outputs; at the query frame the answer is known."""
-    is_given = torch.arange(raw.shape[2], device=raw.device) == since[..., None]
+    is_given = torch.arange(points.shape[2], device=points.device) == since[..., None]
     return {
-        "points": torch.where(is_given[..., None], given[:, :, None], raw[..., :2].sigmoid()),
-        "visibility_logits": raw[..., 2].masked_fill(is_given, _CERTAIN),
-        "uncertainty_logits": raw[..., 3].masked_fill(is_given, -_CERTAIN),
+        "points": torch.where(is_given[..., None], given[:, :, None], points),
+        "visibility_logits": logits[..., 0].masked_fill(is_given, _CERTAIN),
+        "uncertainty_logits": logits[..., 1].masked_fill(is_given, -_CERTAIN),
     }
 
 

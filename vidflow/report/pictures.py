@@ -1,0 +1,251 @@
+"""What a task other than classification predicts, drawn beside the truth.
+
+Axes: T frames, n pictured frames, H and W pixels, O boxes, Q points.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from vidflow.models.metrics import build_metric
+from vidflow.models.tasks.camera_pose import rotation_matrix
+from vidflow.models.tasks.depth import valid_depth
+from vidflow.report.figures import DPI, depth_figure, ways_figure
+from vidflow.report.results import Pictured
+from vidflow.store.features import FeatureReader
+from vidflow.training.batches import read_annotations
+from vidflow.training.trial import annotations_of
+
+DenseTask = Literal["box_tracking", "point_tracking", "depth", "camera_pose"]
+
+# Green and magenta are told apart by people with any kind of colour vision, and are rare in videos.
+TRUTH, PREDICTION = "#3dff5a", "#ff3df2"
+_SHADOW = "black"
+_NUM_FRAMES = 6
+_SIDE = 330
+"""Pixels of a frame's height in a strip; a page shows them at half that size, so that lines are smooth."""
+_GAP = 6
+_MAX_POINTS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Predictions on one or several clips, drawn with the truth.
+
+    Attributes:
+        content: PNG or JPEG.
+        kind: Which of them.
+        scale: Pixels of the picture per pixel of a page.
+        caption: How well the clip was predicted; empty where the picture says it.
+        key: The clip's content key; empty for several clips.
+    """
+
+    content: bytes
+    kind: Literal["png", "jpeg"]
+    scale: float
+    caption: str = ""
+    key: str = ""
+
+
+def draw_clips(
+    task: DenseTask,
+    pictured: Pictured,
+    reader: FeatureReader,
+    frames_of: Callable[[str], UInt8[np.ndarray, "T H W 3"]],
+    *,
+    objective: str,
+    num_clips: int,
+) -> list[Picture]:
+    """Draw the first clips of the validation split, unselected.
+
+    Args:
+        task: What was predicted.
+        pictured: Predictions.
+        reader: The feature set they were made from, which holds the truth.
+        frames_of: Gives a clip's frames by its key.
+        objective: Metric of the captions, such as `val/miou`.
+        num_clips: Most clips to draw.
+    """
+    clips = []
+    for row, index in enumerate(pictured.indices[:num_clips]):
+        arrays = read_annotations(reader[int(index)], annotations_of(task))
+        truth = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        answers = {name: answer[row] for name, answer in pictured.answers.items()}
+        clips.append((reader.keys[index], truth, _without_filling(task, answers, truth)))
+    scores = [_describe(task, answers, truth, objective) for _, truth, answers in clips]
+    if task == "camera_pose":
+        ways = [(_way(truth["camera_motion"]), _way(answers["camera_motion"])) for _, truth, answers in clips]
+        return [Picture(content=ways_figure(ways, scores), kind="png", scale=DPI / 96)] if clips else []
+    return [
+        _draw(task, frames_of(key), truth, answers, key=key, caption=score)
+        for (key, truth, answers), score in zip(clips, scores, strict=True)
+    ]
+
+
+def draw_boxes(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    truth: Float[np.ndarray, "O T 4"],
+    visible: Bool[np.ndarray, "O T"],
+    predicted: Float[np.ndarray, "O T 4"],
+) -> bytes:
+    """Draw boxes over some frames, side by side, as JPEG: the true ones where they are visible, and the predicted.
+
+    Args:
+        frames: RGB frames.
+        truth: Corners in [0, 1].
+        visible: Where the truth is known; a track is predicted from its first visible frame on.
+        predicted: Corners in [0, 1].
+    """
+    cells = []
+    started = np.maximum.accumulate(visible, axis=1)
+    for t in _spread(len(frames)):
+        cell, draw = _enlarge(frames[t])
+        for number in range(len(truth)):
+            if visible[number, t]:
+                _rectangle(draw, truth[number, t], cell.size, TRUTH)
+            if started[number, t]:
+                _rectangle(draw, predicted[number, t], cell.size, PREDICTION)
+        cells.append(cell)
+    return _strip(cells)
+
+
+def draw_tracks(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    truth: Float[np.ndarray, "Q T 2"],
+    visible: Bool[np.ndarray, "Q T"],
+    predicted: Float[np.ndarray, "Q T 2"],
+    claimed: Bool[np.ndarray, "Q T"],
+) -> bytes:
+    """Draw points over some frames, side by side, as JPEG, each prediction tied to its truth; hollow is hidden.
+
+    Args:
+        frames: RGB frames.
+        truth: x and y in [0, 1].
+        visible: Whether the true point is in sight.
+        predicted: x and y in [0, 1].
+        claimed: Whether the prediction says that it is in sight.
+    """
+    cells = []
+    for t in _spread(len(frames)):
+        cell, draw = _enlarge(frames[t])
+        for q in _spread(len(truth), _MAX_POINTS):
+            ends = [tuple(map(float, point * cell.size)) for point in (truth[q, t], predicted[q, t])]
+            draw.line(ends, fill=_SHADOW, width=5)
+            draw.line(ends, fill="white", width=2)
+            _dot(draw, ends[0], TRUTH, is_filled=bool(visible[q, t]))
+            _dot(draw, ends[1], PREDICTION, is_filled=bool(claimed[q, t]))
+        cells.append(cell)
+    return _strip(cells)
+
+
+def claimed_visible(answers: dict[str, Tensor]) -> Bool[Tensor, "Q T"]:
+    """Return where a point is said to be in sight, by the rule of the metric (see `PointTrackingMetric`)."""
+    return answers["visibility_logits"].sigmoid() * (1 - answers["uncertainty_logits"].sigmoid()) > 0.5
+
+
+def _way(motion: Float[Tensor, "T 9"]) -> Float[np.ndarray, "T 3"]:
+    """Add up motions from frame to frame to positions in the first camera, in metres."""
+    pose, positions = torch.eye(4, dtype=torch.float64), [torch.zeros(3, dtype=torch.float64)]
+    for step in motion[1:].double():
+        delta = torch.eye(4, dtype=torch.float64)
+        delta[:3, :3], delta[:3, 3] = rotation_matrix(step[3:]), step[:3]
+        pose = pose @ delta
+        positions.append(pose[:3, 3])
+    return torch.stack(positions).numpy()
+
+
+def _draw(
+    task: Literal["box_tracking", "point_tracking", "depth"],
+    frames: UInt8[np.ndarray, "T H W 3"],
+    truth: dict[str, Tensor],
+    answers: dict[str, Tensor],
+    *,
+    key: str,
+    caption: str,
+) -> Picture:
+    match task:
+        case "box_tracking":
+            strip = draw_boxes(frames, truth["boxes"].numpy(), truth["boxes_visible"].numpy(), answers["boxes"].numpy())
+            return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
+        case "point_tracking":
+            strip = draw_tracks(
+                frames,
+                truth["points"].numpy(),
+                truth["points_visible"].numpy(),
+                answers["points"].numpy(),
+                claimed_visible(answers).numpy(),
+            )
+            return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
+        case "depth":
+            shown = _spread(len(frames))
+            known = valid_depth(truth["depth"][shown])
+            figure = depth_figure(
+                frames[shown], truth["depth"][shown].numpy(), answers["depth"][shown].numpy(), known.numpy()
+            )
+            return Picture(content=figure, kind="png", scale=DPI / 96, caption=caption, key=key)
+        case _:
+            assert_never(task)
+
+
+def _describe(task: DenseTask, answers: dict[str, Tensor], truth: dict[str, Tensor], objective: str) -> str:
+    """Return the clip's own score; empty where it has nothing that counts."""
+    metric = build_metric(task)
+    metric.update(*({name: part[None] for name, part in parts.items()} for parts in (answers, truth)))
+    try:
+        value = metric.compute()[objective.removeprefix("val/")]
+    except ValueError:
+        return ""
+    return f"{objective.removeprefix('val/')} {value:.4g}"
+
+
+def _without_filling(task: DenseTask, answers: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cut away the objects that only fill a batch up."""
+    match task:
+        case "box_tracking" | "point_tracking":
+            num_objects = len(truth["boxes" if task == "box_tracking" else "points"])
+            return {name: answer[:num_objects] for name, answer in answers.items()}
+        case "depth" | "camera_pose":
+            return answers
+        case _:
+            assert_never(task)
+
+
+def _spread(count: int, limit: int = _NUM_FRAMES) -> Int[np.ndarray, " n"]:
+    """Choose at most `limit` of `count` positions, first and last among them."""
+    return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
+
+
+def _enlarge(frame: UInt8[np.ndarray, "H W 3"]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    width = round(_SIDE * frame.shape[1] / frame.shape[0])
+    cell = Image.fromarray(frame).resize((width, _SIDE), Image.Resampling.LANCZOS)
+    return cell, ImageDraw.Draw(cell)
+
+
+def _rectangle(draw: ImageDraw.ImageDraw, box: Float[np.ndarray, " 4"], size: tuple[int, int], colour: str) -> None:
+    # An untrained head may name corners in the wrong order, which Pillow refuses.
+    (left, right), (top, bottom) = (sorted((float(box[i]), float(box[i + 2]))) for i in (0, 1))
+    corners = (left * size[0], top * size[1], right * size[0], bottom * size[1])
+    draw.rectangle([corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1], outline=_SHADOW, width=6)
+    draw.rectangle(corners, outline=colour, width=4)
+
+
+def _dot(draw: ImageDraw.ImageDraw, center: Sequence[float], colour: str, *, is_filled: bool) -> None:
+    draw.circle(center, 9, outline=_SHADOW, width=7)
+    draw.circle(center, 8, fill=colour if is_filled else None, outline=colour, width=4)
+
+
+def _strip(cells: Sequence[Image.Image]) -> bytes:
+    width = cells[0].width + _GAP
+    strip = Image.new("RGB", (len(cells) * width - _GAP, cells[0].height), "white")
+    for place, cell in enumerate(cells):
+        strip.paste(cell, (place * width, 0))
+    buffer = io.BytesIO()
+    strip.save(buffer, format="JPEG", quality=82, subsampling=0)  # else thin lines lose their colour
+    return buffer.getvalue()

@@ -1,0 +1,153 @@
+"""What the report says of one task: its trials against what is reached without looking, curves and pictures.
+
+Axes: T frames, H and W pixels, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from vidflow.records import TrialResult
+from vidflow.report.figures import confusion_figure, curves_figure, settings_figure
+from vidflow.report.formats import format_change, format_interval, format_metric, is_share
+from vidflow.report.pictures import Picture
+from vidflow.report.tables import (
+    Mode,
+    RankedTrial,
+    SeedGroup,
+    class_scores,
+    colour_setting,
+    group_by_seed,
+    most_confused,
+    rank_trials,
+    shared_settings,
+)
+
+_NUM_CONFUSED = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A clip and what the best trial says of it.
+
+    Attributes:
+        frames: RGB frames of the clip.
+        key: The clip's content key.
+        label: True class; empty where the task has none.
+        predicted: Predicted class; empty where the task has none.
+        probability: Of the predicted class, in [0, 1]; None where there is none.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    key: str
+    label: str
+    predicted: str
+    probability: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSection:
+    """One task: all that the page shows of it.
+
+    Attributes:
+        task: Name of the task, such as `box_tracking`.
+        objective: Metric by which trials are ranked, such as `val/top1`.
+        mode: Whether more of it is better.
+        trials: Results in any order.
+        baseline: Metrics of a trivial answer on the same clips, by the same names; empty where not measured.
+        baseline_answer: What that answer is.
+        class_names: Names by class index; empty where the task has no classes.
+        examples: Clips with predictions of the best trial.
+        confusion: Validation clips of the best trial by true (rows) and predicted class; None where there are none.
+        pictures: Predictions of the best trial drawn with the truth.
+    """
+
+    task: str
+    objective: str
+    mode: Mode
+    trials: Sequence[TrialResult]
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    baseline_answer: str = ""
+    class_names: Sequence[str] = ()
+    examples: Sequence[Example] = ()
+    confusion: Int[np.ndarray, "C C"] | None = None
+    pictures: Sequence[Picture] = ()
+
+
+def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
+    """Return what the template shows of a task.
+
+    Args:
+        section: The task.
+        prefix: What the names of its places on the page begin with.
+    """
+    ranked = rank_trials(section.trials, section.objective, section.mode)
+    groups = group_by_seed(ranked, section.mode)
+    best = next((row for row in ranked if row.is_best), None)
+    baseline = section.baseline.get(section.objective)
+    return {
+        "data": section,
+        "prefix": prefix,
+        "name": section.task.replace("_", " "),
+        "ranked": ranked,
+        "best": best,
+        "baseline": baseline,
+        "change": lambda row: _change(section, row),
+        "rivals": _rivals(ranked, best),
+        "failed": [row for row in ranked if row.failed],
+        "groups": groups,
+        "has_seeds": any(len(group.trials) > 1 for group in groups),
+        "setting_names": list(ranked[0].settings) if ranked else [],
+        "shared": shared_settings(section.trials),
+        "span": _span(ranked, baseline),
+        "confused": [] if section.confusion is None else most_confused(section.confusion, _NUM_CONFUSED),
+        "classes": [] if section.confusion is None else class_scores(section.confusion),
+        "has_intervals": any(row.low is not None for row in ranked),
+        "value": lambda value: format_metric(section.objective, value),
+        "interval": lambda row: format_interval(section.objective, row.low, row.high),
+        **_pictures(section, ranked, groups),
+    }
+
+
+def _change(section: TaskSection, row: RankedTrial) -> str:
+    """Return how a trial differs from the trivial answer; empty where one of the two is missing."""
+    baseline = section.baseline.get(section.objective)
+    if baseline is None or row.score is None or row.failed:
+        return ""
+    return format_change(section.objective, row.score, baseline)
+
+
+def _pictures(
+    section: TaskSection, ranked: Sequence[RankedTrial], groups: Sequence[SeedGroup]
+) -> dict[str, bytes | None]:
+    colour_by = colour_setting(section.trials)
+    metrics = [section.objective, *(name for name in ("val/loss", "train/loss") if name != section.objective)]
+    shares = {name: is_share(name) for name in metrics}
+    has_curves = any(row.result.history for row in ranked)
+    return {
+        "curves": curves_figure(ranked, metrics, colour_by=colour_by, is_share=shares) if has_curves else None,
+        "effects": settings_figure(groups, section.objective, colour_by=colour_by, is_share=is_share(section.objective))
+        if groups
+        else None,
+        "confusion": None if section.confusion is None else confusion_figure(section.confusion, section.class_names),
+    }
+
+
+def _rivals(ranked: Sequence[RankedTrial], best: RankedTrial | None) -> int | None:
+    """Count the trials whose score lies within the best one's interval; None where there is no interval."""
+    if best is None or best.low is None or best.high is None:
+        return None
+    low, high = best.low, best.high
+    others = [row.score for row in ranked if row is not best and not row.failed and row.score is not None]
+    return sum(low <= score <= high for score in others)
+
+
+def _span(ranked: Sequence[RankedTrial], baseline: float | None) -> tuple[float, float]:
+    """Return the ends of the scale on which the table draws scores and intervals."""
+    scores = [v for row in ranked if not row.failed for v in (row.low, row.score, row.high)]
+    values = [v for v in (*scores, baseline) if v is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
