@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidflow.errors import VidflowError
