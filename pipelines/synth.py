@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidflow.video.manifest import write_manifest
-
 from pipelines.cli import run_stage
 from pipelines.job import log, map_units, ray_session
 from vidflow.config.schema import Config
@@ -16,6 +14,7 @@ from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
 from vidflow.stages.locate import VIDEOS_MANIFEST, locate_videos, root_of
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, remove_leftovers
+from vidflow.video.manifest import write_manifest
 from vidflow.video.synthetic import PlannedVideo, plan_videos, video_path, write_video
 
 VIDEOS_PER_UNIT = 25
