@@ -13,7 +13,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.mark.parametrize(
     "command",
-    [["ruff", "format", "--check"], ["ruff", "check"], ["lint-imports"], ["mypy"]],
+    [["ruff", "format", "--check", "--no-cache"], ["ruff", "check", "--no-cache"], ["lint-imports"], ["mypy"]],
     ids=lambda command: " ".join(command),
 )
 def test_the_house_is_in_order(command):
