@@ -100,7 +100,10 @@ def measure_read(config: Config) -> Row:
     assert work is not None
     address = locate_features(config, next(iter(config.features)), work.address)
     reader = FeatureReader(address.directory)
-    rounds = [(bench_workers.copy_files(address.directory), bench_workers.copy_clips(reader)) for _ in range(ROUNDS)]
+    rounds = [
+        (bench_workers.copy_files(address.directory, reader[0].tokens.nbytes), bench_workers.copy_clips(reader))
+        for _ in range(ROUNDS)
+    ]
     return _row("read", [(bare, stage) for bare, stage in rounds], "GB/s", "copy out of a memory map", 1.0)
 
 
