@@ -58,7 +58,7 @@ def runs_and_epochs(root: Path) -> list[tuple]:
         (
             run.data.tags.get("vidflow.trial_key", "sweep"),
             run.info.status,
-            tuple(metric.step for metric in client.get_metric_history(run.info.run_id, "val/top1")),
+            tuple(sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "val/top1"))),
         )
         for run in runs
     )
