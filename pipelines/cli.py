@@ -22,10 +22,11 @@ COMMANDS = {
     "report": "write one HTML page about the sweep",
     "run": "all of these in order; whatever is already done is left alone",
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
-    "bench": "measure each stage against a bare loop on this machine",
+    "bench": "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
 TOOLS = ("plan", "bench", "ui")
+BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
 EPILOG = """\
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("vidflow").setLevel(logging.INFO)
     if parsed.command == "predict":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
+    if parsed.command == "bench":
+        sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
     sys.exit(run_command(parsed.command, parsed.settings, show=getattr(parsed, "print", False)))
 
 
@@ -69,6 +72,12 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
             run_stages(STAGES if command == "run" else [command], config)
 
     return exit_code(run)
+
+
+def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
+    """Load the settings and measure some groups of `BENCH_GROUPS`, all of them for None."""
+    config = parse_settings(settings)
+    importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
 
 
 def exit_code(run: Callable[[], None]) -> int:
@@ -142,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
+        if name == "bench":
+            add = command.add_argument
+            add("--only", action="append", choices=BENCH_GROUPS, help="measure this group alone; may be repeated")
         if name not in TOOLS:
             command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
     add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))

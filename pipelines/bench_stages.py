@@ -1,0 +1,192 @@
+"""Each stage against a bare loop over the same work: `vidflow bench CONFIG.yaml --only stages`.
+
+Loop and stage take turns in the same workers, so a slow or busy machine slows both; the ratio is what counts.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import bench_workers, sweep
+from pipelines.job import WorkerPool, log
+from vidflow.config.schema import Config, StageResources
+from vidflow.config.search import draw_candidates
+from vidflow.stages.locate import locate_features, locate_shards, locate_trial
+from vidflow.store.features import FeatureReader
+
+ROUNDS = 5
+HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        stage: What was measured.
+        speed: Units per second of the stage.
+        bare: Units per second of the loop.
+        unit: What is counted.
+        ratio: Median of the rounds' ratios.
+        loop: What the loop does.
+    """
+
+    stage: str
+    speed: float
+    bare: float
+    unit: str
+    ratio: float
+    loop: str
+
+    def __str__(self) -> str:
+        """Return the line."""
+        return (
+            f"{self.stage:<8} {self.speed:>10.2f} {self.bare:>10.2f}  {self.unit:<10} {self.ratio:>5.2f}  {self.loop}"
+        )
+
+
+def measure_stages(config: Config) -> Iterator[str]:
+    """Yield one line per stage, then the peak memory of workers at one and ten times the clips."""
+    yield HEADER
+    for measure in (measure_shard, measure_extract, measure_read, measure_sweep):
+        yield str(measure(config))
+    yield from measure_memory(config)
+
+
+def measure_shard(config: Config) -> Row:
+    """Compare sharding with a loop that decodes and compresses, in the same workers."""
+    work = locate_shards(config)
+    assert work is not None
+    plans = list(work.plans)
+    build = functools.partial(bench_workers.ShardBench, config, str(Path(config.root) / "bench"))
+    return _compare("shard", build, plans, config.resources.shard, "clips/s", len(plans[0].clips), "decode and JPEG")
+
+
+def measure_extract(config: Config) -> Row:
+    """Compare extraction with the encoder alone on frames in memory, in the same workers."""
+    work = locate_shards(config)
+    assert work is not None
+    name = next(iter(config.features))
+    units = bench_workers.extract_plans(work.address)
+    build = functools.partial(
+        bench_workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
+    )
+    return _compare(
+        "extract", build, units, config.resources.extract, "clips/s", units[0].shard.num_clips, "encoder on memory"
+    )
+
+
+def measure_read(config: Config) -> Row:
+    """Compare reading every clip through the reader with copying the files' bytes out of a memory map."""
+    work = locate_shards(config)
+    assert work is not None
+    address = locate_features(config, next(iter(config.features)), work.address)
+    reader = FeatureReader(address.directory)
+    rounds = [
+        (bench_workers.copy_files(address.directory, reader[0].tokens.nbytes), bench_workers.copy_clips(reader))
+        for _ in range(ROUNDS)
+    ]
+    return _row("read", [(bare, stage) for bare, stage in rounds], "GB/s", "copy out of a memory map", 1.0)
+
+
+def measure_sweep(config: Config) -> Row:
+    """Compare the sweep's wall time with its trials' bare time, shared evenly among as many workers."""
+    candidates = draw_candidates(config)[0]
+    work = locate_shards(config)
+    assert work is not None
+    features = {name: locate_features(config, name, work.address) for name in config.features}
+    bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
+    units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
+    build = functools.partial(bench_workers.TrialBench, config, features)
+    pool = WorkerPool(build, config.resources.trials, num_units=len(units), name="bare trials")
+    num_workers = pool.num_actors
+    ideal = sum(pool.map(units)) / num_workers
+    pool.close()
+    started = time.monotonic()
+    sweep.main(config)
+    wall = time.monotonic() - started
+    log.info("sweep: %.1f s wall, %.1f s ideal (sum of bare trials / %d workers)", wall, ideal, num_workers)
+    return Row(
+        stage="sweep",
+        speed=len(units) / wall,
+        bare=len(units) / ideal,
+        unit="trials/s",
+        ratio=ideal / wall,
+        loop=f"trials without Tune and MLflow; wall {wall:.1f} s, ideal {ideal:.1f} s",
+    )
+
+
+def measure_memory(config: Config) -> Iterator[str]:
+    """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
+    work = locate_shards(config)
+    assert work is not None
+    plan, units = work.plans[0], bench_workers.extract_plans(work.address)
+    few = dataclasses.replace(plan, clips=plan.clips[: max(1, len(plan.clips) // 10)])
+    scratch = str(Path(config.root) / "bench")
+    shard_build = functools.partial(bench_workers.ShardBench, config, scratch)
+    extract_build = functools.partial(
+        bench_workers.ExtractBench, config, next(iter(config.features)), str(work.address.directory), scratch
+    )
+    yield f"{'memory':<8} {'1x MiB':>10} {'10x MiB':>10}  growth"
+    for name, build, small, large, resources in (
+        ("shard", shard_build, [few], [plan], config.resources.shard),
+        ("extract", extract_build, units[:1], (units * 10)[:10], config.resources.extract),
+    ):
+        one, ten = (_peak_memory(build, chosen, resources) for chosen in (small, large))
+        yield f"{name:<8} {one:>10.0f} {ten:>10.0f}  {ten / one:.2f}"
+
+
+def _peak_memory(build: Callable[[], Callable[[Any], Any]], units: Sequence[Any], resources: StageResources) -> float:
+    """Return the peak resident memory (MiB) of one fresh worker and its decoder after the units."""
+    alone = dataclasses.replace(resources, workers=1)
+    pool = WorkerPool(build, alone, num_units=1, name="memory")
+    try:
+        peak: float = max(pool.map([("memory", unit) for unit in units]))
+        return peak
+    finally:
+        pool.close()
+
+
+def _compare(
+    stage: str,
+    build: Callable[[], Callable[[Any], Any]],
+    units: Sequence[Any],
+    resources: StageResources,
+    unit: str,
+    size: int,
+    loop: str,
+) -> Row:
+    """Let loop and stage take turns on the same units in the same workers."""
+    pool = WorkerPool(build, resources, num_units=len(units), name=stage)
+    chosen = [units[index % len(units)] for index in range(2 * pool.num_actors)]
+    rounds: list[tuple[float, float]] = []
+    try:
+        _wall(pool, "bare", chosen)  # warms workers and page cache
+        rounds += [(_wall(pool, "bare", chosen), _wall(pool, "stage", chosen)) for _ in range(ROUNDS)]
+    finally:
+        pool.close()
+    return _row(
+        stage, [(size * len(chosen) / bare, size * len(chosen) / wall) for bare, wall in rounds], unit, loop, 1.0
+    )
+
+
+def _wall(pool: WorkerPool, mode: str, units: Sequence[Any]) -> float:
+    started = time.perf_counter()
+    for _ in pool.map([(mode, unit) for unit in units]):
+        pass
+    return time.perf_counter() - started
+
+
+def _row(stage: str, speeds: Sequence[tuple[float, float]], unit: str, loop: str, scale: float) -> Row:
+    return Row(
+        stage=stage,
+        speed=statistics.median(speed for _, speed in speeds) * scale,
+        bare=statistics.median(bare for bare, _ in speeds) * scale,
+        unit=unit,
+        ratio=statistics.median(speed / bare for bare, speed in speeds),
+        loop=loop,
+    )
