@@ -118,7 +118,10 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
             # Imported when there is work: Ray, torch and MLflow take seconds that a refusal or a no-op should not.
             module = importlib.import_module(f"pipelines.{stage}")
             if len(stages) > 1 and stage != "report":
-                session.enter_context(importlib.import_module("pipelines.job").ray_session(config))
+                job = importlib.import_module("pipelines.job")
+                session.enter_context(job.ray_session(config))
+                if "sweep" in waiting:
+                    job.check_hosts(config)
             module.main(config)
 
 

@@ -15,6 +15,7 @@ import ray.exceptions
 from tqdm import tqdm
 
 from vidflow.config.schema import Config, StageResources
+from vidflow.config.tracking_uri import check_uri, default_uri
 from vidflow.errors import VidflowError
 from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
 
@@ -53,9 +54,14 @@ def ray_session(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-def num_hosts() -> int:
-    """Return the number of living hosts of the cluster."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())
+def check_hosts(config: Config) -> None:
+    """Refuse a store of runs that is not safe on as many hosts as the cluster has.
+
+    Raises:
+        ConfigError: If it is sqlite and there are several.
+    """
+    num_hosts = sum(bool(node["Alive"]) for node in ray.nodes())
+    check_uri(config.tracking.uri or default_uri(config.root), num_hosts=num_hosts)
 
 
 class WorkerPool:

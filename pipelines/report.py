@@ -19,6 +19,7 @@ from pipelines.sweep import finished_features
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
+from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
@@ -39,7 +40,7 @@ from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, committed_entry, exclusive, publish, publish_json
 from vidflow.store.rows import read_rows
 from vidflow.store.shards import read_images
-from vidflow.tracking import Tracker, default_uri
+from vidflow.tracking import Tracker
 from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
 from vidflow.video.encode import decompress
@@ -60,7 +61,7 @@ def main(config: Config) -> None:
         address = locate_report(config, sweep)
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
-        uri = config.tracking.uri or default_uri(root_of(config))
+        uri = config.tracking.uri or default_uri(config.root)
         Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
         publish_json(address.directory / STAGE_MANIFEST, {"stage": "report", "fingerprint": address.fingerprint})
     log.info(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from pipelines.cli import run_stage
 from pipelines.extract import finished_shards
-from pipelines.job import log, num_hosts, ray_session
+from pipelines.job import check_hosts, log, ray_session
 from pipelines.plan import PLAN, StageCost, compare_with_plan
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates, objective_of
+from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure
@@ -23,7 +24,7 @@ from vidflow.report.results import read_classified
 from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json
-from vidflow.tracking import Tracker, check_uri, default_uri
+from vidflow.tracking import Tracker
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
 
@@ -42,6 +43,7 @@ def main(config: Config) -> None:
         features = finished_features(config)
         sweep = locate_sweep(config, features)
         with ray_session(config):
+            check_hosts(config)
             Sweep(config, features, sweep).run()
 
 
@@ -57,8 +59,7 @@ class Sweep:
     def __init__(self, config: Config, features: dict[str, Address], address: Address) -> None:
         """Open the store and list the trials known so far."""
         self._config, self._features, self._address = config, features, address
-        uri = config.tracking.uri or default_uri(root_of(config))
-        check_uri(uri, num_hosts=num_hosts())
+        uri = config.tracking.uri or default_uri(config.root)
         self._tracker = Tracker(uri, config.tracking.experiment)
         self._trials: dict[str, Trial] = {}
         self._baselines: dict[str, dict[str, float]] = (address.manifest or {}).get("baselines", {})

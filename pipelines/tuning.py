@@ -157,6 +157,11 @@ class RunLogger(tune.Callback):
         """Keep the message of a trial that has failed for good."""
         self.errors[self._address(trial)[1].fingerprint] = str(trial.get_error()).strip().splitlines()[-1]
 
+    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
+        """Take the progress bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
     def _address(self, trial: TuneTrial) -> tuple[Trial, Address]:
         spec = trial_of(self._config, trial.config)
         return spec, locate_trial(self._config, spec, self._features[spec.features])

@@ -16,16 +16,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 from vidflow.tracking import (
     EPOCH_SECONDS,
     Tracker,
-    check_uri,
-    default_uri,
     fetch_file,
     ui_command,
-    without_credentials,
 )
 
 MODEL = """
@@ -261,44 +259,6 @@ def test_no_secret_reaches_the_store(uri: str, tmp_path: Path, monkeypatch: pyte
     assert len(files) >= 2
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert MlflowClient(uri).get_run(sweep).data.params["manifest"] == "https://host/x?token=***"
-
-
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("postgresql://me:pw@db:5432/x", "postgresql://db:5432/x"),
-        ("uri: 'http://u@h/p' # a@b", "uri: 'http://h/p' # a@b"),
-        ("s3://bucket/a@b.csv", "s3://bucket/a@b.csv"),
-        ("https://h/x?a=1&X-Amz-Signature=abc&b=2", "https://h/x?a=1&X-Amz-Signature=***&b=2"),
-        ("http://u:p@ss@h", "http://h"),
-        ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),
-    ],
-)
-def test_credentials_are_cut_out_of_addresses_and_nothing_else_is(text: str, clean: str) -> None:
-    assert without_credentials(text) == clean
-
-
-@pytest.mark.parametrize(
-    ("uri", "num_hosts", "complaint"),
-    [
-        ("sqlite:////data/mlflow.db", 2, "trials on 2 hosts"),
-        ("sqlite:///:memory:", 1, "outlive"),
-        ("sqlite://", 1, "outlive"),
-        ("file:///data/mlruns", 1, "a folder of files"),
-        ("mlruns", 1, "a folder of files"),
-        ("postgresql://me:pw@db/x", 1, "got postgresql://db/x, wanted"),
-    ],
-)
-def test_an_unsafe_store_is_refused_with_what_to_do(uri: str, num_hosts: int, complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint) as caught:
-        check_uri(uri, num_hosts=num_hosts)
-    assert str(caught.value).startswith("tracking.uri: got ")
-    assert "http:// address of an MLflow server" in str(caught.value) or "sqlite:///FILE" in str(caught.value)
-
-
-@pytest.mark.parametrize(("uri", "num_hosts"), [("sqlite:////d/mlflow.db", 1), ("http://h:5000", 9), ("https://h", 2)])
-def test_a_safe_store_is_accepted(uri: str, num_hosts: int) -> None:
-    check_uri(uri, num_hosts=num_hosts)
 
 
 def test_the_ui_of_a_server_is_at_the_server() -> None:

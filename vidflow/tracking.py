@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 # MLflow reads these when it is imported or serves: a user's runs are nobody else's business, and its
 # runner of language-model jobs would be eight idle processes of 240 MB beside the UI.
@@ -29,6 +28,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from vidflow.config.schema import Scalar
+from vidflow.config.tracking_uri import check_uri, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 
@@ -49,54 +49,6 @@ _MAX_BATCH = 100  # params or tags per call
 _MAX_PARAM = 6000  # characters
 _MAX_TAG = 8000  # characters
 _MAX_DIGEST = 36  # characters
-
-# https://user:password@host, and ?token=... as in presigned addresses.
-_USERINFO = re.compile(r"(?<=://)[^/?#\s\"']*@")
-_SECRET_QUERY = re.compile(
-    r"([?&][\w.-]*(?:password|passwd|secret|token|signature|credential|api[_-]?key)[\w.-]*=)[^&\s\"']*", re.IGNORECASE
-)
-
-
-def default_uri(root: Path) -> str:
-    """Return the address of the sqlite store under an experiment's root."""
-    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
-
-
-def check_uri(uri: str, *, num_hosts: int) -> None:
-    """Refuse addresses where runs could not be kept safely.
-
-    Args:
-        uri: `sqlite:///FILE`, or `http(s)://HOST` of an MLflow server.
-        num_hosts: Machines that trials run on, at least 1.
-
-    Raises:
-        ConfigError: If the address is neither, or is sqlite although there are several hosts.
-    """
-    scheme = urlsplit(uri).scheme
-    shown = without_credentials(uri)
-    if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", ":memory:", uri):
-        raise ConfigError(f"tracking.uri: got {shown}, wanted sqlite:///FILE: runs must outlive the process")
-    if scheme == "sqlite" and num_hosts > 1:
-        raise ConfigError(
-            f"tracking.uri: got {shown} with trials on {num_hosts} hosts, wanted the http:// address of an MLflow "
-            "server: sqlite is safe on one machine only"
-        )
-    if scheme in ("sqlite", "http", "https"):
-        return
-    if scheme in ("", "file"):
-        raise ConfigError(
-            f"tracking.uri: got {shown}, a folder of files, which MLflow no longer writes; wanted sqlite:///FILE or "
-            "the http:// address of an MLflow server (`mlflow migrate-filestore` converts old runs)"
-        )
-    raise ConfigError(
-        f"tracking.uri: got {shown}, wanted sqlite:///FILE or the http:// address of an MLflow server; "
-        "put a server before a database, so that its password stays there"
-    )
-
-
-def without_credentials(text: str) -> str:
-    """Return text with user names, passwords and tokens cut out of every address in it."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("", text))
 
 
 def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:

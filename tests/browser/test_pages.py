@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidflow.config.tracking_uri import default_uri
 from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
-from vidflow.tracking import Tracker, default_uri, ui_command, ui_page
+from vidflow.tracking import Tracker, ui_command, ui_page
 
 pytestmark = pytest.mark.slow
 

@@ -26,8 +26,8 @@ from pipelines.cli import _parser
 from vidflow import __version__
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config
+from vidflow.config.tracking_uri import check_uri
 from vidflow.errors import ConfigError
-from vidflow.tracking import check_uri
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

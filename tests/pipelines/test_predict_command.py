@@ -13,8 +13,8 @@ import pytest
 from tiny_experiment import TINY
 
 from pipelines.cli import main
+from vidflow.config.tracking_uri import default_uri
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import default_uri
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
 from vidflow.video.ffmpeg import probe, write_h264
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
+from vidflow.config.tracking_uri import check_uri, default_uri
 from vidflow.errors import ConfigError
 
 
@@ -150,7 +151,16 @@ def _valid_names(location: Sequence[str | int]) -> list[str]:
 
 def _cross_checks(config: Config) -> list[str]:
     """Return what single fields cannot see."""
-    problems = list(draw_candidates(config)[1])
+    return [
+        *draw_candidates(config)[1],
+        *_feature_problems(config),
+        *_source_problems(config),
+        *_tracking_problems(config),
+    ]
+
+
+def _feature_problems(config: Config) -> list[str]:
+    problems = []
     if config.encoder.img_size > config.video.size:
         problems.append(
             f"encoder.img_size: got {config.encoder.img_size}, wanted at most video.size = {config.video.size}: "
@@ -163,6 +173,11 @@ def _cross_checks(config: Config) -> list[str]:
             problems.append(f"features.{name}.depths: got {features.depths}, wanted different block numbers")
         if not name.replace("_", "").replace("-", "").isalnum():
             problems.append(f"features.{name}: a name has letters, digits, `-` and `_` only")
+    return problems
+
+
+def _source_problems(config: Config) -> list[str]:
+    problems = []
     if config.video.manifest is not None and not Path(config.video.manifest).expanduser().is_file():
         problems.append(f"video.manifest: no such file: {config.video.manifest}")
     weights = config.encoder.weights
@@ -171,6 +186,14 @@ def _cross_checks(config: Config) -> list[str]:
     if weights.startswith("random:") and not weights.removeprefix("random:").isdigit():
         problems.append(f"encoder.weights: got {weights!r}, wanted a whole number after `random:`")
     return problems
+
+
+def _tracking_problems(config: Config) -> list[str]:
+    try:
+        check_uri(config.tracking.uri or default_uri(config.root), num_hosts=1)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def _join(problems: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from vidflow.config.tracking_uri import without_credentials
 from vidflow.records import Reject, StageSummary
 from vidflow.report.figures import DPI, pareto_figure, png_width, strip_image
 from vidflow.report.formats import (
@@ -21,7 +22,6 @@ from vidflow.report.pareto import ParetoPoint, ParetoSection, resolution
 from vidflow.report.pictures import PREDICTION, TRUTH
 from vidflow.report.sections import Example, TaskSection, view_section
 from vidflow.report.tables import describe_settings, group_rejects
-from vidflow.tracking import without_credentials
 
 _MAX_REJECT_ROWS = 200
 

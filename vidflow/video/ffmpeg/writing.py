@@ -18,6 +18,9 @@ from jaxtyping import UInt8
 # Bit-exact and rounded the same way on every CPU, so that a written file can be compared by digest.
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
+# x264's macroblock tree differs from CPU to CPU, and in assembly reads memory that it has not written.
+_SAME_BYTES = "cpu-independent=1"
+
 
 def write_h264(
     path: Path,
@@ -32,7 +35,7 @@ def write_h264(
 ) -> None:
     """Write frames as H.264 (yuv420p, BT.601, limited range) in an MP4 whose index comes first.
 
-    The same frames and arguments give the same bytes with the same version of x264 and FFmpeg:
+    The same frames and arguments give the same bytes with the same version of x264 and FFmpeg, on any CPU:
     one encoder thread, and nothing of the clock or the machine in the file.
 
     Args:
@@ -59,7 +62,7 @@ def write_h264(
         raise ValueError(f"{path}: got frames of {width}x{height}; 4:2:0 needs even sides: crop or pad them")
     rate = Fraction(fps)
     tick = time_base or 1 / rate
-    options = {"crf": str(crf), "g": str(gop), "bf": str(num_b_frames), "threads": "1"}
+    options = {"crf": str(crf), "g": str(gop), "bf": str(num_b_frames), "threads": "1", "x264-params": _SAME_BYTES}
     muxer = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=muxer) as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
