@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines import state
+from pipelines.state import Progress
 from vidflow.config.load import load_config
 from vidflow.config.schema import STAGES, Config
 from vidflow.errors import ConfigError, VidflowError
@@ -67,7 +67,7 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
     def run() -> None:
         config = parse_settings(settings)
         if show:
-            print(state.describe(config))
+            print(Progress(config).describe())
         else:
             run_stages(STAGES if command == "run" else [command], config)
 
@@ -95,9 +95,10 @@ def exit_code(run: Callable[[], None]) -> int:
 
 def run_stages(stages: Sequence[str], config: Config) -> None:
     """Run stages in order, leaving out what is done."""
+    progress = Progress(config)
     if len(stages) == 1 and stages[0] in STAGES:
-        state.check_turn(stages[0], config)
-    waiting = [stage for stage in stages if state.finished(stage, config) is None]
+        progress.check_turn(stages[0])
+    waiting = [stage for stage in stages if progress.finished(stage) is None]
     if "extract" in waiting or "plan" in waiting:
         check = importlib.import_module("vidflow.models.checks").check_encoder
         check(
@@ -112,7 +113,7 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
                 continue
-            if (line := state.finished(stage, config)) is not None:
+            if (line := progress.finished(stage)) is not None:
                 log.info(line)
                 continue
             # Imported when there is work: Ray, torch and MLflow take seconds that a refusal or a no-op should not.
