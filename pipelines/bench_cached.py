@@ -4,7 +4,6 @@ Both train the same core on the same clips in batches of the same size. One read
 decodes the videos and runs the encoder first. Validation and snapshots, the same for both, are left out.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,10 +82,13 @@ def measure_cached(config: Config) -> Iterator[str]:
         f"{config.encoder.img_size} pixels, in brackets by processor time"
     )
     yield HEADER
-    by_core = {trial.core: trial for trial in reversed(draw_candidates(config)[0])}
-    trials = sorted(by_core.values(), key=lambda trial: trial.features)
-    for name, group in itertools.groupby(trials, key=lambda trial: trial.features):
-        yield from map(str, measure_features(config, name, list(group)))
+    by_core: dict[str, Trial] = {}
+    for trial in draw_candidates(config)[0]:
+        by_core.setdefault(trial.core, trial)
+    for name in config.features:
+        trials = [trial for trial in by_core.values() if trial.features == name]
+        if trials:
+            yield from map(str, measure_features(config, name, trials))
 
 
 def measure_features(config: Config, name: str, trials: Sequence[Trial], *, rounds: int = ROUNDS) -> list[CachedRow]:

@@ -3,13 +3,14 @@
 Weights are random, attention is the same fused kernel with and without. A share of tokens removed is the share of patch
 tokens that are gone after the last block, taken off in equal numbers r in every block.
 
-Axes: B images, N patch tokens, D width.
+Axes: B images, N patch tokens, M tokens that are left.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipelines.bench_clock import ROUNDS, Ratio, Target, affordable, bench_targets, median, ratio, take_turns
@@ -113,7 +114,7 @@ def measure_encoder(
     }
     for removed in REMOVED:
         works[f"{removed}"] = _encoding(encoder, frames, BlockBipartite(keep=1 - removed))
-        works[f"merge {removed}"] = _merging(encoder, frames, BlockBipartite(keep=1 - removed))
+        works[f"merge {removed}"] = merging(encoder, frames, BlockBipartite(keep=1 - removed))
     times = take_turns(works, target.device, rounds=rounds)
     rows = []
     for removed in REMOVED:
@@ -166,13 +167,18 @@ class _Recorder(BlockBipartite):
         return BlockBipartite.plan(self, view)
 
 
-def _merging(encoder: FrozenEncoder, frames: Tensor, reducer: BlockBipartite) -> Callable[[], object]:
-    """Return the matching and merging of all blocks without the blocks, on what the blocks gave."""
+def merging(
+    encoder: FrozenEncoder, frames: Tensor, reducer: BlockBipartite
+) -> Callable[[], tuple[Float[Tensor, "B M"], Int[Tensor, "B N"]]]:
+    """Return the matching and merging of all blocks without the blocks, on what the blocks gave.
+
+    Called, it gives the sizes of the tokens that are left and the token of each patch, as the encoder does.
+    """
     recorder = _Recorder(keep=reducer.keep)
     _encoding(encoder, frames, recorder)()
     views: Sequence[BlockView] = recorder.views
 
-    def merge() -> None:
+    def merge() -> tuple[Tensor, Tensor]:
         batch, num_patches = views[0].tokens.shape[:2]
         device = views[0].tokens.device
         with torch.inference_mode():
@@ -185,5 +191,6 @@ def _merging(encoder: FrozenEncoder, frames: Tensor, reducer: BlockBipartite) ->
                 positions = plan.merge(positions, sizes)[0]
                 _, sizes = plan.merge(view.tokens, sizes)
                 assignment = follow(assignment, plan.assignment)
+        return sizes, assignment
 
     return merge
