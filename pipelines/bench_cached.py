@@ -168,7 +168,8 @@ class _Source:
     def encode(self) -> None:
         """Encode the clips decoded last, batch by batch."""
         for frames in self._frames.split(self._batch):
-            self._extractor.encode_frames(frames.flatten(0, 1))
+            # One number of every frame, to wait for the device.
+            self._extractor.encode_frames(frames.flatten(0, 1)).tokens[:, 0, 0, 0].cpu()
 
 
 class _Training:

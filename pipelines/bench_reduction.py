@@ -107,7 +107,7 @@ def measure_encoder(
     )
     shape = shape_of(encoder.vit)
     batch_size = affordable(2 * count_macs(shape), target, seconds=_BATCH_SECONDS, most=most_images)
-    frames = torch.randint(256, (batch_size, img_size, img_size, 3), dtype=torch.uint8)
+    frames = torch.randint(256, (batch_size, img_size, img_size, 3), dtype=torch.uint8, device=target.device)
     works: dict[str, Callable[[], object]] = {
         "none": _encoding(encoder, frames, None),
         "embed": _embedding(encoder, frames),
