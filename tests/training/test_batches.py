@@ -86,9 +86,9 @@ def test_clips_without_any_object_still_have_a_place_for_one(tmp_path, feature_s
 def test_the_reading_thread_ends_when_the_caller_stops_early(noise_features):
     batches = iterate_batches(noise_features, np.arange(36), batch_size=1, device=CPU)
     next(batches)
-    assert any(thread.name.startswith("batches") for thread in threading.enumerate())
+    assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
     batches.close()
-    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
 def test_missing_annotations_are_named(noise_features, annotated_features):

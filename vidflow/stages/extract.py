@@ -6,7 +6,6 @@ Axes: B clips of a batch, T frames, K tapped depths, N tokens, D embedding width
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from vidflow.ahead import make_ahead
 from vidflow.models.encoder import EncodedFrames, FrozenEncoder
 from vidflow.records import ClipTokens, Reject
 from vidflow.store.features import write_features
@@ -65,7 +65,6 @@ class Extractor:
             "depths": list(encoder.depths),
         }
         self._frames_per_batch = frames_per_batch
-        self._ahead = ThreadPoolExecutor(max_workers=1)
 
     def __call__(self, plan: ExtractPlan) -> FileEntry:
         """Encode one shard and commit its features.
@@ -96,7 +95,7 @@ class Extractor:
         return self._encoder(fit_frames(frames, self._encoder.img_size), num_frames=self._metadata["num_frames"])
 
     def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject]) -> Iterator[ClipTokens]:
-        for batch, frames in self._batches(samples):
+        for batch, frames in make_ahead(self._batches(samples)):
             encoded = self.encode_frames(frames.flatten(0, 1))
             for sample, clip in zip(batch, split_clips(batch, encoded), strict=True):
                 if np.isfinite(clip.tokens).all() and np.isfinite(clip.prefix).all():
@@ -107,23 +106,12 @@ class Extractor:
     def _batches(
         self, samples: Iterator[ShardSample]
     ) -> Iterator[tuple[list[ShardSample], UInt8[Tensor, "B T H W 3"]]]:
-        """Yield batches of whole clips, the next one decompressed while the caller works on the last."""
-        coming = self._ahead.submit(self._next_batch, samples)
-        while True:
-            batch, frames = coming.result()
-            if not batch:
-                return
-            coming = self._ahead.submit(self._next_batch, samples)
-            yield batch, frames
-
-    def _next_batch(self, samples: Iterator[ShardSample]) -> tuple[list[ShardSample], UInt8[Tensor, "B T H W 3"]]:
-        first = next(samples, None)
-        if first is None:
-            return [], torch.empty(0)
-        num_more = -(-self._frames_per_batch // len(first.images)) - 1
-        batch = [first, *itertools.islice(samples, num_more)]
-        frames = np.stack([[decompress(image) for image in sample.images] for sample in batch])
-        return batch, torch.from_numpy(frames)
+        """Yield batches of whole clips, decompressed."""
+        for first in samples:
+            num_more = -(-self._frames_per_batch // len(first.images)) - 1
+            batch = [first, *itertools.islice(samples, num_more)]
+            frames = np.stack([[decompress(image) for image in sample.images] for sample in batch])
+            yield batch, torch.from_numpy(frames)
 
 
 def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor, "B h w 3"]:

@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vidflow.ahead import make_ahead
 from vidflow.errors import VideoError
 from vidflow.records import Reject
 from vidflow.stages.plan import ClipPlan, ShardPlan
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
-from vidflow.store.shards import ShardSample, member_index, write_shard
+from vidflow.store.shards import ShardSample, write_shard
 from vidflow.video.encode import EncodedClip, encode_clip
 from vidflow.video.sandbox import Sandbox
 
@@ -40,15 +41,15 @@ class ShardBuilder:
         rejects: list[Reject] = []
         path = self._directory / plan.file
         samples = (sample for clip in plan.clips if (sample := self._sample(clip, rejects)) is not None)
-        keys = write_shard(path, samples)
+        members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
             file=plan.file,
             num_bytes=path.stat().st_size,
             sha256=file_sha256(path),
-            num_clips=len(keys),
+            num_clips=len(plan.clips) - len(rejects),
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
-            details={"members": member_index(path)},
+            details={"members": members},
         )
         publish_entry(self._directory, entry)
         return entry

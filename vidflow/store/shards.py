@@ -34,18 +34,25 @@ class ShardSample:
     annotations: bytes = b""
 
 
-def write_shard(path: Path, samples: Iterable[ShardSample]) -> list[str]:
-    """Publish a tar with the samples in the given order and return their keys.
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, list[int]]:
+    """Publish a tar with the samples in the given order; return where each member's bytes lie, as [offset, size].
 
-    Members carry no time and a fixed owner, so the bytes depend on the samples alone.
+    Members carry no time and a fixed owner, so the bytes depend on the samples alone. The index allows random
+    access by `pread` or an HTTP range.
     """
-    keys = []
+    index: dict[str, list[int]] = {}
     fixed = {"mtime": 0, "user": "vidflow", "group": "vidflow", "mode": 0o644}
     with publish(path) as aside, aside.open("wb") as stream, wds.TarWriter(stream, encoder=False, **fixed) as writer:
         for sample in samples:
-            writer.write(_members(sample))
-            keys.append(sample.key)
-    return keys
+            members = _members(sample)
+            offset = writer.tarstream.offset
+            writer.write(members)
+            # As the writer does: sorted, each behind one block of header and filled up to a whole block.
+            for name in sorted(members.keys() - {"__key__"}):
+                index[f"{sample.key}.{name}"] = [offset + tarfile.BLOCKSIZE, len(members[name])]
+                offset += tarfile.BLOCKSIZE - (-len(members[name]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            assert offset == writer.tarstream.offset, f"{sample.key}: a header of more than one block"
+    return index
 
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
@@ -67,12 +74,6 @@ def read_images(path: Path, members: Mapping[str, Sequence[int]], key: str) -> l
     names = sorted(name for name in members if name.startswith(f"{key}.") and name.split(".")[1].isdigit())
     with path.open("rb") as stream:
         return [os.pread(stream.fileno(), size, offset) for offset, size in (members[name] for name in names)]
-
-
-def member_index(path: Path) -> dict[str, list[int]]:
-    """Return offset and size of every member, for random access by `pread` or an HTTP range."""
-    with tarfile.open(path) as archive:
-        return {member.name: [member.offset_data, member.size] for member in archive}
 
 
 def _members(sample: ShardSample) -> dict[str, Any]:

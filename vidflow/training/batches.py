@@ -5,9 +5,7 @@ H and W pixels.
 """
 
 import io
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vidflow.ahead import make_ahead
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureReader, unmerge
@@ -77,18 +76,10 @@ def iterate_batches(
     Raises:
         VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
     """
-    chunks = deque(indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    pin = device.type == "cuda"
-    coming: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as ahead:
-        try:
-            while chunks or coming:
-                while chunks and len(coming) <= _NUM_AHEAD:
-                    coming.append(ahead.submit(_read_batch, reader, chunks.popleft(), num_depths, arrays, pin))
-                yield _move(coming.popleft().result(), device)
-        finally:
-            for future in coming:
-                future.cancel()
+    chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+    batches = (_read_batch(reader, chunk, num_depths, arrays, device.type == "cuda") for chunk in chunks)
+    for batch in make_ahead(batches, num_ahead=_NUM_AHEAD):
+        yield _move(batch, device)
 
 
 def _read_batch(
