@@ -41,6 +41,7 @@ class ShardBuilder:
         rejects: list[Reject] = []
         path = self._directory / plan.file
         samples = (sample for clip in plan.clips if (sample := self._sample(clip, rejects)) is not None)
+        self._sandbox.start()  # here, for it would die with the thread that decodes ahead
         members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
             file=plan.file,

@@ -49,8 +49,8 @@ class _Child:
 class Sandbox:
     """Calls functions in a child process with a limit on time and memory; a context manager.
 
-    The child starts with the first call and again after it was lost. It dies with us, however we
-    die. Not to be shared by threads.
+    The child starts with the first call and again after it was lost. It dies with the thread that
+    started it, however that ends. Not for calls from two threads at once.
     """
 
     def __init__(self, *, timeout_seconds: float, memory_mib: int) -> None:
@@ -102,6 +102,10 @@ class Sandbox:
             case _:
                 self.close()
                 raise RuntimeError(f"{function.__name__} failed on {subject} in the decoder process:\n{value}")
+
+    def start(self) -> None:
+        """Start the child, where there is none, as a child of this thread."""
+        self._running()
 
     def close(self) -> None:
         """Stop the child, if there is one; the next call starts another."""

@@ -1,0 +1,56 @@
+"""Sharding in one worker, from videos to committed tars."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vidflow.stages.plan import ClipPlan, ShardPlan
+from vidflow.stages.shard import ShardBuilder
+from vidflow.store.layout import committed_entry
+from vidflow.store.shards import read_shard
+from vidflow.video.ffmpeg import write_h264
+
+ENCODING = {"decoder": "decord", "size": 32, "resize_filter": "bilinear", "image_format": "jpg", "jpeg_quality": 90}
+
+
+def plan_of(videos: list[Path], file: str) -> ShardPlan:
+    clips = [
+        ClipPlan(
+            key=video.stem,
+            path=str(video),
+            sha256="",
+            label="a",
+            label_index=0,
+            split="train",
+            times=(0.0, 0.2),
+            annotations="",
+            annotations_sha256="",
+        )
+        for video in videos
+    ]
+    return ShardPlan(file=file, clips=tuple(clips))
+
+
+def children() -> set[str]:
+    return {
+        pid for task in Path(f"/proc/{os.getpid()}/task").iterdir() for pid in (task / "children").read_text().split()
+    }
+
+
+def test_one_decoder_process_serves_all_shards_and_a_broken_video_is_a_reject(tmp_path):
+    videos = [tmp_path / f"{number}.mp4" for number in range(4)]
+    for number, video in enumerate(videos):
+        write_h264(video, np.full((6, 32, 32, 3), 40 * number, np.uint8), fps=10)
+    videos[1].write_bytes(b"no video")
+    before = children()
+    builder = ShardBuilder(directory=tmp_path / "shards", timeout_seconds=60, memory_mib=2048, **ENCODING)
+    first = builder(plan_of(videos[:2], "a.tar"))
+    started = children() - before
+    second = builder(plan_of(videos[2:], "b.tar"))
+    assert len(started) == 1
+    assert children() - before == started, "the decoder was started again"
+    assert (first.num_clips, second.num_clips) == (1, 2)
+    assert [reject["path"] for reject in first.rejects] == [str(videos[1])]
+    assert committed_entry(tmp_path / "shards", "b.tar") == second
+    assert [sample.key for sample in read_shard(tmp_path / "shards" / "b.tar")] == ["2", "3"]
