@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def publish_json(path: Path, value: Any) -> None:
 
 def publish_entry(directory: Path, entry: FileEntry) -> None:
     """Publish the manifest of one file; from now on the file exists."""
-    publish_json(directory / f"{entry.file}.json", asdict(entry))
+    # Not `asdict`: it copies the whole member index, piece by piece.
+    publish_json(directory / f"{entry.file}.json", {field.name: getattr(entry, field.name) for field in fields(entry)})
 
 
 def committed_entry(directory: Path, file: str) -> FileEntry | None:
