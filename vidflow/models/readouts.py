@@ -28,14 +28,26 @@ class AttentionReadout(nn.Module):
         num_heads: int,
         num_queries: int = 1,
         num_frames: int = 0,
+        query_std: float = _QUERY_STD,
     ) -> None:
-        """Build the readout; `num_frames` above zero adds a learned embedding per frame of the window."""
+        """Build the readout.
+
+        Args:
+            embed_dim: Width of the tokens.
+            num_outputs: Numbers per query.
+            width: Width of the readout.
+            num_heads: Attention heads.
+            num_queries: Queries.
+            num_frames: Above zero, each frame of the window gets a learned embedding.
+            query_std: Standard deviation of the queries before training. Small queries attend to all tokens alike,
+                which suits one that pools a frame and stalls many that each have a place to look at.
+        """
         super().__init__()
         self.input_norm = nn.LayerNorm(embed_dim)
         self.temporal_posenc = None
         if num_frames:
             self.temporal_posenc = nn.Parameter(torch.randn(1, num_frames, 1, embed_dim) * _QUERY_STD)
-        self.query = nn.Parameter(torch.randn(num_queries, num_heads, width // num_heads) * _QUERY_STD)
+        self.query = nn.Parameter(torch.randn(num_queries, num_heads, width // num_heads) * query_std)
         self.key_proj = nn.Linear(embed_dim, width)
         self.value_proj = nn.Linear(embed_dim, width)
         self.out_proj = nn.Linear(width, width)

@@ -25,7 +25,7 @@ def test_query_number_k_fills_block_number_k_row_by_row():
 
 def test_the_loss_counts_valid_pixels_only():
     depth = torch.tensor([2.0, 4.0, 0.0, 11.0]).view(1, 1, 2, 2)
-    predicted = torch.tensor([3.0, 3.0, 77.0, float("nan")]).view(1, 1, 2, 2)
+    predicted = torch.tensor([4.0, 3.0, 77.0, float("nan")]).view(1, 1, 2, 2)
     loss = make().loss({"depth": predicted}, {"depth": depth})
-    assert loss.item() == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 2)
+    assert loss.item() == pytest.approx((2**2 + 1 + 2 / 2 + 1 / 4) / 2)
     assert make().loss({"depth": predicted}, {"depth": torch.zeros_like(depth)}) == 0

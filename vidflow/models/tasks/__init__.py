@@ -44,7 +44,7 @@ def build_task(
         readout_heads: Attention heads of the readout; published 12, 4, 8, 16 in the order of `TaskName`.
         query_hidden_dim: Hidden width of the coordinate encoders; half the readout's width.
         head_hidden_dim: Hidden width of the heads of points and pose; half the readout's width.
-        num_frequencies: Fourier bases of box and point queries; 16, but 8 for boxes unless `reference`.
+        num_frequencies: Fourier bases of box and point queries; 8, but 16 if `reference`.
         frame_loss_weight: Weight of the mean loss over frames beside that of the last frame, in classification.
         mixing_chunk_frames: Frames whose adapter activations are held at once; None is all.
         reference: Behave as the published trackers do, see `BoxTrackingTask` and `PointTrackingTask`.
@@ -92,7 +92,7 @@ def build_task(
                 num_heads=heads,
                 query_hidden_dim=query_hidden,
                 head_hidden_dim=head_hidden,
-                num_frequencies=num_frequencies or 16,
+                num_frequencies=num_frequencies or (16 if reference else 8),
                 reference=reference,
             )
         case "depth":

@@ -13,6 +13,13 @@ from vidflow.models.tasks.task import Task
 from vidflow.models.temporal_core import State, TemporalCore
 
 
+# The logarithms s before training. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 4.2. From 0, that of the
+# rotation, whose errors are hundredths, would have thousands of steps to go, and the rotation would hardly be trained.
+_LOG_VARIANCES = (0.0, -3.0)
+# Standard deviation of the head's last weights before training: it begins at the camera that stands still.
+_MOTION_STD = 0.01
+
+
 class CameraPoseTask(Task):
     """Average the tokens of the frame and regress translation (metres) and the first two columns of the rotation.
 
@@ -32,11 +39,13 @@ class CameraPoseTask(Task):
     ) -> None:
         super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
         self.projection = build_projection(core.embed_dim, width)
-        self.head = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, head_hidden_dim), nn.GELU(), nn.Linear(head_hidden_dim, 9)
-        )
+        motion = nn.Linear(head_hidden_dim, 9)
+        nn.init.normal_(motion.weight, std=_MOTION_STD)
+        with torch.no_grad():
+            motion.bias.copy_(torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0]))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, head_hidden_dim), nn.GELU(), motion)
         # s of exp(-s) loss + s: translation, rotation.
-        self.log_variances = nn.Parameter(torch.zeros(2))
+        self.log_variances = nn.Parameter(torch.tensor(_LOG_VARIANCES))
 
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State

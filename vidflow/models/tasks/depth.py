@@ -4,7 +4,7 @@ Axes: B clips, T frames, L tokens of the core, D width, H and W pixels, s pixels
 """
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidflow.models.readouts import AttentionReadout
 from vidflow.models.tasks.task import Task
@@ -15,6 +15,9 @@ BLOCK = 8
 # Depths in metres outside of which the ground truth does not count. Source: InternVideo-Next, ScanNet protocol.
 MIN_DEPTH_METRES = 0.001
 MAX_DEPTH_METRES = 10.0
+# Standard deviation of the queries before training. With the published 0.02 every block attends to the whole frame and
+# looks like its neighbours to the MLP, and training stays at the mean depth map.
+_QUERY_STD = 2.0
 
 
 class DepthTask(Task):
@@ -22,7 +25,8 @@ class DepthTask(Task):
 
     Source: Orlova et al. 2026 (arXiv 2605.19137) and 4DS (arXiv 2412.15212), dense attention readout; the output is
     linear, in metres. The published size is 224; here it is any multiple of 8. The published code has no loss; ours
-    is the mean over valid pixels of the absolute plus the relative error.
+    is the mean over valid pixels of the squared plus the relative error. The squares matter: the absolute error alone
+    is least at the median, which is the background wherever objects pass, and training stalls there.
     """
 
     def __init__(
@@ -40,8 +44,16 @@ class DepthTask(Task):
         super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
         self.side = image_size // BLOCK
         self.readout = AttentionReadout(
-            core.embed_dim, BLOCK**2, width=width, num_heads=num_heads, num_queries=self.side**2, num_frames=1
+            core.embed_dim,
+            BLOCK**2,
+            width=width,
+            num_heads=num_heads,
+            num_queries=self.side**2,
+            num_frames=1,
+            query_std=_QUERY_STD,
         )
+        # Begin in the middle of the range rather than at zero metres, thousands of steps away.
+        nn.init.constant_(self.readout.classifier.bias, MAX_DEPTH_METRES / 2)
 
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
@@ -57,7 +69,7 @@ class DepthTask(Task):
         mask = valid_depth(targets["depth"])
         wanted = targets["depth"][mask].float()
         error = (predictions["depth"].float()[mask] - wanted).abs()
-        return (error + error / wanted).sum() / max(1, len(wanted))
+        return (error.square() + error / wanted).sum() / max(1, len(wanted))
 
 
 def valid_depth(depth: Float[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:

@@ -22,6 +22,9 @@ RASTER = 256
 _HUBER_PIXELS = 4.0
 _HUBER_WEIGHT = 0.05
 _UNCERTAIN_PIXELS = 6.0
+# What a one from the head moves a point by, in fractions of the frame: 16 pixels of the raster, the metric's widest
+# circle. Were it the whole frame, one step of the optimizer would move points by more than they may be off.
+_MOVE = 1 / 16
 # Logits that stand for certainty at the frame where the point is given.
 _CERTAIN = 10.0
 
@@ -33,7 +36,8 @@ class PointTrackingTask(Task):
     of the network, so that only points of frame 0 can be meant. Differs by default: what the point's query reads at its
     own query frame is added, through a linear map, to its query from that frame on. That is causal, costs one decode
     per distinct query frame, and tells the later frames what to look for. And the head moves the given point instead of
-    naming two coordinates, so that it need not learn first to say where the point was. `reference=True` does neither.
+    naming two coordinates, so that it need not learn first to say where the point was. And there are fewer bases, since
+    those finer than a pixel tell points of a small frame apart by chance. `reference=True` does none of it.
     """
 
     frame_axis: ClassVar[int] = 2
@@ -97,7 +101,7 @@ class PointTrackingTask(Task):
             per_frame = per_frame + is_known[..., None] * self.appearance(seen.to(memory.dtype))[:, None]
         decoded = self.decoder(per_frame.flatten(0, 1), memory.flatten(0, 1))
         raw = at_least_single(self.head(decoded)).view(*per_frame.shape[:3], 4).transpose(1, 2)
-        moved = raw[..., :2].sigmoid() if self.appearance is None else given[:, :, None] + raw[..., :2]
+        moved = raw[..., :2].sigmoid() if self.appearance is None else given[:, :, None] + _MOVE * raw[..., :2]
         return _overwrite_query_frame(moved, raw[..., 2:], given, since), (age + features.shape[1], seen)
 
     def _look(
