@@ -12,8 +12,7 @@ from vidflow.models.readouts import build_projection
 from vidflow.models.tasks.task import Task
 from vidflow.models.temporal_core import State, TemporalCore
 
-
-# The logarithms s before training. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 4.2. From 0, that of the
+# The logarithms s before training. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 3. From 0, that of the
 # rotation, whose errors are hundredths, would have thousands of steps to go, and the rotation would hardly be trained.
 _LOG_VARIANCES = (0.0, -3.0)
 # Standard deviation of the head's last weights before training: it begins at the camera that stands still.
