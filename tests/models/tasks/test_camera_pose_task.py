@@ -52,3 +52,12 @@ def test_the_pose_is_read_from_the_mean_of_all_tokens():
     predictions, _ = task.read(features, {}, ())
     expected = task.head(task.projection(features.mean(2)))
     torch.testing.assert_close(predictions["camera_motion"], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_before_training_the_camera_stands_still():
+    torch.manual_seed(0)
+    predictions, _ = make().read(torch.randn(2, 3, 5, 16), {}, ())
+    still = torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0]).expand(2, 3, 9)
+    # Ten times the deviation of weights that multiply activations of order one, and the biases.
+    torch.testing.assert_close(predictions["camera_motion"], still, rtol=0, atol=0.1)

@@ -29,3 +29,15 @@ def test_the_loss_counts_valid_pixels_only():
     loss = make().loss({"depth": predicted}, {"depth": depth})
     assert loss.item() == pytest.approx((2**2 + 1 + 2 / 2 + 1 / 4) / 2)
     assert make().loss({"depth": predicted}, {"depth": torch.zeros_like(depth)}) == 0
+
+
+@torch.no_grad()
+def test_before_training_depth_is_in_the_middle_of_the_range_and_blocks_look_at_different_tokens():
+    task, features = make(), torch.randn(4, 2, 9, 16)
+    predictions, _ = task.read(features, {}, ())
+    assert 4 < predictions["depth"].mean().item() < 6
+    # What a block reads changes with the block by a good part of what it reads, not by a hundredth of it.
+    readout = task.readout
+    keys = readout.key_proj(readout.input_norm(features[:, 0])).view(4, 9, *readout.query.shape[1:])
+    logits = torch.einsum("qhd,bnhd->bhqn", readout.query, keys) / readout.query.shape[-1] ** 0.5
+    assert logits.std(2).mean() > 0.5

@@ -87,3 +87,11 @@ def test_the_loss_is_huber_on_pixels_and_two_cross_entropies():
     assert make().loss(predictions, targets).item() == pytest.approx(0.05 * huber + uncertain + seen, rel=1e-5)
     targets["points_visible"] = torch.zeros_like(visible)
     assert make().loss(predictions, targets) == 0
+
+
+@torch.no_grad()
+def test_before_training_a_point_stays_within_the_widest_circle_of_the_metric():
+    predictions = make()(torch.randn(1, 5, 1, 4, 16).double(), None, {"points": POINTS})
+    distance = 256 * (predictions["points"] - POINTS[:, :, None]).norm(dim=-1)
+    assert distance[..., 1:].min() > 0
+    assert distance.max() < 16
