@@ -153,7 +153,8 @@ def build_extractor(
 ) -> Extractor:
     """Build the worker on the machine it runs on: encoder, device and threads."""
     resources, reducer = config.resources.extract, features.reducer
-    torch.set_num_threads(max(1, int(resources.num_cpus)))
+    num_threads = max(1, int(resources.num_cpus))
+    torch.set_num_threads(num_threads)
     encoder = build_encoder(
         **asdict(config.encoder),
         depths=features.depths,
@@ -167,6 +168,8 @@ def build_extractor(
         directory=directory,
         metadata=metadata,
         frames_per_batch=config.resources.frames_per_batch,
+        # Beside an encoder on the CPU the cores are taken already.
+        num_decompressors=num_threads if resources.num_gpus else 1,
     )
 
 

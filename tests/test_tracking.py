@@ -1,9 +1,5 @@
-import dataclasses
 import math
 import shutil
-import signal
-import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +11,7 @@ import mlflow.pyfunc
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow_server import Server, serve
 
 from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import ConfigError, VidflowError
@@ -296,38 +293,10 @@ def test_making_a_store_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
-@dataclasses.dataclass
-class Server:
-    port: int
-    process: subprocess.Popen[bytes]
-
-
 @pytest.fixture
 def server(uri: str) -> Iterator[Server]:
-    """MLflow's own server, started by the command that `vidflow ui` becomes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        ui_command(uri, port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield Server(port, process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"no answer from {address}; exit status {process.poll()}")
+    with serve(uri) as started:
+        yield started
 
 
 @pytest.mark.slow

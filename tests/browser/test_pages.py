@@ -1,23 +1,20 @@
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow_server import serve
 from PIL import Image
 
 from vidflow.config.tracking_uri import default_uri
 from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
-from vidflow.tracking import Tracker, ui_command, ui_page
+from vidflow.tracking import Tracker, ui_page
 
 pytestmark = pytest.mark.slow
 
@@ -158,29 +155,8 @@ class Ui:
 def ui(tmp_path: Path) -> Iterator[Ui]:
     uri = default_uri(tmp_path / "root")
     sweep = fill_store(uri, render_page(report(results())))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        ui_command(uri, port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield Ui(port, sweep)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"no answer from {address}; exit status {process.poll()}")
+    with serve(uri) as server:
+        yield Ui(server.port, sweep)
 
 
 def num_colours(picture: np.ndarray) -> int:

@@ -6,6 +6,7 @@ Axes: B clips of a batch, T frames, K tapped depths, N tokens, D embedding width
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Extractor:
         directory: Path,
         metadata: dict[str, Any],
         frames_per_batch: int,
+        num_decompressors: int = 1,
     ) -> None:
         """Keep the encoder and where things lie.
 
@@ -52,6 +54,7 @@ class Extractor:
             directory: Folder of the feature files.
             metadata: What readers need besides the encoder's own description: class names, settings, fingerprint.
             frames_per_batch: Frames per call of the encoder, rounded up to whole clips.
+            num_decompressors: Threads that decompress images.
         """
         self._encoder = encoder
         self._shards = shards
@@ -65,6 +68,7 @@ class Extractor:
             "depths": list(encoder.depths),
         }
         self._frames_per_batch = frames_per_batch
+        self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
 
     def __call__(self, plan: ExtractPlan) -> FileEntry:
         """Encode one shard and commit its features.
@@ -110,8 +114,9 @@ class Extractor:
         for first in samples:
             num_more = -(-self._frames_per_batch // len(first.images)) - 1
             batch = [first, *itertools.islice(samples, num_more)]
-            frames = np.stack([[decompress(image) for image in sample.images] for sample in batch])
-            yield batch, torch.from_numpy(frames)
+            images = [image for sample in batch for image in sample.images]
+            frames = np.stack(list(self._decompressors.map(decompress, images)))
+            yield batch, torch.from_numpy(frames.reshape(len(batch), -1, *frames.shape[1:]))
 
 
 def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor, "B h w 3"]:
