@@ -29,6 +29,19 @@ def test_coordinates_become_fractions_of_the_centre_crop_at_the_nearest_moment(t
     np.testing.assert_array_equal(got["boxes_visible"], [[True, True, False]])
 
 
+def test_coordinates_in_another_unit_than_pixels_say_the_size_of_their_frame(tmp_path):
+    visible = np.ones((1, 1), bool)
+    boxes, points = np.array([[[60.0, 40, 80, 60]]]), np.array([[[50.0, 30]]])
+    shared = {"pts_seconds": [0.0], "boxes_visible": visible, "points_visible": visible}
+    pixels = clip(save(tmp_path, boxes=boxes, points=points, **shared), [0.0])
+    frame = np.array([120.0, 80])
+    fractions = {"boxes": boxes / np.tile(frame, 2), "points": points / frame, "frame_size": [1, 1]}
+    unit = clip(save(tmp_path, **fractions, **shared), [0.0])
+    # Rounding of a division and its inverse, in single precision at the end.
+    np.testing.assert_allclose(unit["boxes"], pixels["boxes"], atol=1e-6)
+    np.testing.assert_allclose(unit["points"], pixels["points"], atol=1e-6)
+
+
 def test_an_object_out_of_sight_in_the_first_frame_is_left_out(tmp_path):
     visible = np.array([[False, True], [True, True]])
     path = save(tmp_path, pts_seconds=[0, 0.1], boxes=np.tile([30.0, 10, 50, 30], (2, 2, 1)), boxes_visible=visible)
@@ -73,6 +86,7 @@ def test_the_bytes_do_not_depend_on_when_they_are_made(tmp_path):
         ({"boxes": np.zeros((1, 2, 4))}, "no `pts_seconds`"),
         ({"pts_seconds": [0, 1], "boxes": np.zeros((1, 3, 4))}, "wanted it to end in"),
         ({"pts_seconds": [0, 1], "points": np.zeros((1, 2, 2))}, "`points_visible` is missing"),
+        ({"pts_seconds": [0, 1], "frame_size": [0, 1]}, "wanted a height and a width"),
         ({"pts_seconds": [0, 1], "depth": np.zeros((3, 4, 4))}, "wanted (2, height, width)"),
     ],
 )

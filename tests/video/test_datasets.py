@@ -135,7 +135,7 @@ def test_rows_survive_the_manifest(annotations, videos, tmp_path):
     assert read_manifest(tmp_path / "epic.csv") == (items, [])
 
 
-@pytest.mark.parametrize("dataset", ["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51"])
+@pytest.mark.parametrize("dataset", ["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51", "perception_test"])
 def test_missing_annotation_files_are_named(annotations, videos, dataset):
     with pytest.raises(ConfigError, match=f"{annotations}.*wanted"):
         adapt(dataset, annotations=annotations, videos=videos)

@@ -5,6 +5,7 @@ A video's annotations are an `.npz` beside it, one entry per source frame; all b
     pts_seconds (F,)              boxes (O,F,4) x0 y0 x1 y1 pixels      boxes_visible (O,F) bool
     depth (F,H,W) metres          points (Q,F,2) x y pixels             points_visible (Q,F) bool
     camera_pose (F,4,4) world from camera, metres, axes x right, y down, z forward
+    frame_size (2,) height and width of a frame where boxes and points count in another unit than the video's pixels
 
 Axes: F source frames, T frames of a clip, O objects, Q points, H and W source pixels, h and w clip pixels.
 """
@@ -53,7 +54,7 @@ def clip_annotations(
     """
     source = _load(path)
     frames = np.abs(source["pts_seconds"][None, :] - pts_seconds[:, None]).argmin(axis=1)
-    crop = _Crop(source_height, source_width)
+    crop = _Crop(source_height, source_width, source.get("frame_size", np.array([source_height, source_width])))
     clip: dict[str, np.ndarray] = {}
     if "boxes" in source:
         clip |= _boxes(source, frames, crop)
@@ -81,13 +82,14 @@ def camera_motion(poses: Float64[np.ndarray, "T 4 4"]) -> Float32[np.ndarray, "T
 class _Crop:
     """The centred square of a frame, in fractions of the short side."""
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: int, width: int, frame_size: Float[np.ndarray, " 2"]) -> None:
         self.side = min(height, width)
+        self.unit = np.array([width, height]) / frame_size[::-1]
         self.origin = np.array([(width - self.side) / 2, (height - self.side) / 2])
 
     def place(self, xy: Float[np.ndarray, "*shape 2"]) -> Float32[np.ndarray, "*shape 2"]:
-        """Return pixels of the source as fractions of the crop."""
-        placed: Float32[np.ndarray, "*shape 2"] = ((xy - self.origin) / self.side).astype(np.float32)
+        """Return coordinates of the source as fractions of the crop."""
+        placed: Float32[np.ndarray, "*shape 2"] = ((xy * self.unit - self.origin) / self.side).astype(np.float32)
         return placed
 
     def pixels(self, shape: tuple[int, int], size: int) -> tuple[Int[np.ndarray, " h"], Int[np.ndarray, " w"]]:
@@ -124,6 +126,9 @@ def _check(path: Path, source: dict[str, np.ndarray]) -> None:
             problems.append(f"`{name}_visible` is missing or does not match `{name}`")
     if "depth" in source and (source["depth"].ndim != 3 or len(source["depth"]) != num_frames):
         problems.append(f"`depth` is {source['depth'].shape}, wanted ({num_frames}, height, width)")
+    frame_size = source.get("frame_size", np.ones(2))
+    if frame_size.shape != (2,) or not (frame_size > 0).all():
+        problems.append(f"`frame_size` is {frame_size.tolist()}, wanted a height and a width")
     if problems:
         raise VideoError("Annotations", f"{path}: {'; '.join(problems)}")
 

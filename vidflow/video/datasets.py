@@ -3,25 +3,28 @@
 import csv
 import json
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, assert_never
 
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
+from vidflow.video.perception_tracks import perception_test
+from vidflow.video.published import SPLITS, Videos, published_format
 
-Dataset = Literal["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51"]
+Dataset = Literal["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51", "perception_test"]
 Fold = Literal[1, 2, 3]
 EpicLabel = Literal["verb", "noun", "action"]
 
-_VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
-
-# What publishers call the split that the field reports results on and that has labels.
-_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
-
 
 def adapt(
-    dataset: Dataset, *, annotations: Path, videos: Path, fold: Fold = 1, epic_label: EpicLabel = "action"
+    dataset: Dataset,
+    *,
+    annotations: Path,
+    videos: Path,
+    fold: Fold = 1,
+    epic_label: EpicLabel = "action",
+    tracks: Path | None = None,
+    box_gap_seconds: float = 0.0,
 ) -> list[VideoItem]:
     """Return the rows of a published data set, for `write_manifest`.
 
@@ -35,11 +38,16 @@ def adapt(
         videos: Folder of the videos.
         fold: Which of the three splits, for UCF101 and HMDB51.
         epic_label: What the label of an EPIC-KITCHENS-100 row is.
+        tracks: Folder that the boxes and points of Perception Test are written to, one `.npz` per video; None is
+            `tracks` in the folder of the annotations.
+        box_gap_seconds: Longest time between two boxes of Perception Test from which those of the frames in between
+            are interpolated. They are drawn once a second: with 0 no other frame has any, so that clips of fewer
+            frames per second than their video may meet none.
 
     Raises:
         ConfigError: If an annotation file is missing or not in the published format.
     """
-    found = _Videos(videos)
+    found = Videos(videos)
     match dataset:
         case "kinetics400":
             return list(_kinetics400(annotations, found))
@@ -51,35 +59,11 @@ def adapt(
             return list(_ucf101(annotations, found, fold))
         case "hmdb51":
             return list(_hmdb51(annotations, found, fold))
+        case "perception_test":
+            folder = annotations / "tracks" if tracks is None else tracks
+            return list(perception_test(annotations, found, folder, box_gap_seconds=box_gap_seconds))
         case _:
             assert_never(dataset)
-
-
-class _Videos:
-    """The videos below a folder, by name without suffix."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: no such folder; wanted the one that holds the videos")
-        self._folder = folder.absolute()
-        files = sorted(self._folder.rglob("*"), reverse=True)  # so that the first of two namesakes wins
-        self._paths = {path.stem: path for path in files if path.suffix.lower() in _VIDEO_SUFFIXES}
-
-    def find(self, name: str) -> Path:
-        """Return where a video lies, or would lie if it were there."""
-        return self._paths.get(Path(name).stem, self._folder / name)
-
-
-@contextmanager
-def _published_format(file: Path) -> Iterator[None]:
-    """Turn what goes wrong with reading a published file into a message for whoever has another one."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; wanted the file under the name it was published with") from error
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"{file}: not in its published format: {problem}; get the publisher's file") from error
 
 
 def _read_csv(file: Path) -> list[dict[str, str]]:
@@ -87,7 +71,7 @@ def _read_csv(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened, restval=""))
 
 
-def _kinetics400(annotations: Path, videos: _Videos) -> Iterator[VideoItem]:
+def _kinetics400(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
     """Yield the rows of every CSV in the folder: the train, validation and test lists have had several names.
 
     Source: Kay et al. 2017, The Kinetics Human Action Video Dataset, and the files of its release, with the columns
@@ -100,17 +84,17 @@ def _kinetics400(annotations: Path, videos: _Videos) -> Iterator[VideoItem]:
             f"{annotations}: got no *.csv; wanted the lists of Kinetics-400, such as train.csv and val.csv"
         )
     for file in files:
-        with _published_format(file):
+        with published_format(file):
             for row in _read_csv(file):
                 start, end = int(float(row["time_start"])), int(float(row["time_end"]))
                 yield VideoItem(
                     path=videos.find(f"{row['youtube_id']}_{start:06d}_{end:06d}.mp4"),
                     label=row.get("label", ""),
-                    split=_SPLITS[row["split"]],
+                    split=SPLITS[row["split"]],
                 )
 
 
-def _ssv2(annotations: Path, videos: _Videos) -> Iterator[VideoItem]:
+def _ssv2(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
     """Yield the rows of the training and validation lists; the test list has no labels.
 
     Source: Goyal et al. 2017, The "something something" video database, and the release of version 2:
@@ -120,18 +104,18 @@ def _ssv2(annotations: Path, videos: _Videos) -> Iterator[VideoItem]:
     long_name = annotations / "something-something-v2-labels.json"
     prefix = "something-something-v2-" if long_name.exists() else ""
     file = annotations / f"{prefix}labels.json"
-    with _published_format(file):
+    with published_format(file):
         labels = set(json.loads(file.read_text(encoding="utf-8")))
     for split in ("train", "validation"):
         file = annotations / f"{prefix}{split}.json"
-        with _published_format(file):
+        with published_format(file):
             for row in json.loads(file.read_text(encoding="utf-8")):
                 label = row["template"].replace("[", "").replace("]", "")
                 _require_class(label, labels)
-                yield VideoItem(path=videos.find(f"{row['id']}.webm"), label=label, split=_SPLITS[split])
+                yield VideoItem(path=videos.find(f"{row['id']}.webm"), label=label, split=SPLITS[split])
 
 
-def _epic_kitchens_100(annotations: Path, videos: _Videos, epic_label: EpicLabel) -> Iterator[VideoItem]:
+def _epic_kitchens_100(annotations: Path, videos: Videos, epic_label: EpicLabel) -> Iterator[VideoItem]:
     """Yield the actions of the training and validation lists, each a span of a long video.
 
     Source: Damen et al. 2022, Rescaling Egocentric Vision, and the release's `EPIC_100_train.csv`,
@@ -141,20 +125,20 @@ def _epic_kitchens_100(annotations: Path, videos: _Videos, epic_label: EpicLabel
     verbs, nouns = (_read_epic_classes(annotations / f"EPIC_100_{kind}_classes.csv") for kind in ("verb", "noun"))
     for split in ("train", "validation"):
         file = annotations / f"EPIC_100_{split}.csv"
-        with _published_format(file):
+        with published_format(file):
             for row in _read_csv(file):
                 verb, noun = verbs[row["verb_class"]], nouns[row["noun_class"]]
                 yield VideoItem(
                     path=videos.find(f"{row['video_id']}.MP4"),
                     label={"verb": verb, "noun": noun, "action": f"{verb} {noun}"}[epic_label],
-                    split=_SPLITS[split],
+                    split=SPLITS[split],
                     start_seconds=_parse_timestamp(row["start_timestamp"]),
                     end_seconds=_parse_timestamp(row["stop_timestamp"]),
                 )
 
 
 def _read_epic_classes(file: Path) -> dict[str, str]:
-    with _published_format(file):
+    with published_format(file):
         return {row["id"]: row["key"] for row in _read_csv(file)}
 
 
@@ -164,18 +148,18 @@ def _parse_timestamp(text: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
-def _ucf101(annotations: Path, videos: _Videos, fold: Fold) -> Iterator[VideoItem]:
+def _ucf101(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem]:
     """Yield the rows of one fold.
 
     Source: Soomro et al. 2012, UCF101, and its UCF101TrainTestSplits-RecognitionTask: `classInd.txt` (number and
     class per line), `trainlist0F.txt` (`Class/v_Class_gNN_cNN.avi` and the number) and `testlist0F.txt` (no number).
     """
     file = annotations / "classInd.txt"
-    with _published_format(file):
+    with published_format(file):
         labels = {line.split()[1] for line in _lines(file, num_words=2)}
     for name, split in (("trainlist", "train"), ("testlist", "val")):
         file = annotations / f"{name}{fold:02d}.txt"
-        with _published_format(file):
+        with published_format(file):
             for line in _lines(file):
                 clip = line.split()[0]
                 label = clip.split("/")[0]
@@ -183,7 +167,7 @@ def _ucf101(annotations: Path, videos: _Videos, fold: Fold) -> Iterator[VideoIte
                 yield VideoItem(path=videos.find(clip), label=label, split=split)
 
 
-def _hmdb51(annotations: Path, videos: _Videos, fold: Fold) -> Iterator[VideoItem]:
+def _hmdb51(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem]:
     """Yield the rows of one fold.
 
     Source: Kuehne et al. 2011, HMDB, and its testTrainMulti_7030_splits: per class and fold a file
@@ -194,7 +178,7 @@ def _hmdb51(annotations: Path, videos: _Videos, fold: Fold) -> Iterator[VideoIte
     if not files:
         raise ConfigError(f"{annotations}: got no *{ending}; wanted the folder testTrainMulti_7030_splits of HMDB51")
     for file in files:
-        with _published_format(file):
+        with published_format(file):
             label = file.name.removesuffix(ending)
             for line in _lines(file, num_words=2):
                 clip, use = line.split()
