@@ -203,7 +203,7 @@ def test_the_same_annotations_give_the_same_bytes(tmp_path):
         (_entry(boxes=[_box_track(0, MOVING)], frame_rate=0), "61 frames at 0.0 per second"),
         (_entry(split="dev"), "'dev' is missing"),
         (_entry("../video_1"), "'../video_1'"),
-        (_entry() | {"metadata": {"video_id": "video_1"}}, "'num_frames' is missing"),
+        (_entry() | {"metadata": {"video_id": "video_1"}}, "'split' is missing"),
     ],
 )
 def test_a_malformed_entry_is_named_with_the_reason(tmp_path, entry, complaint):
