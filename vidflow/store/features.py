@@ -143,6 +143,8 @@ class FeatureReader:
         self.labels = [row.label for row in self._rows]
         self.splits = [row.split for row in self._rows]
         self._open = functools.cache(lambda file: FeatureFile(directory / file))
+        # Views, some hundred bytes each: finding a record takes longer than copying a small clip.
+        self._tokens = functools.cache(lambda index: self._open(self._rows[index].file).tokens(self._rows[index].row))
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -157,8 +159,7 @@ class FeatureReader:
         """Return the patch tokens of the clip at `index` as a tensor over the memory map: read, never written."""
         import torch  # here, for most who import this module need no tensors, and torch takes seconds
 
-        row = self._rows[index]
-        return torch.from_numpy(self._open(row.file).tokens(row.row))
+        return torch.from_numpy(self._tokens(index))
 
 
 def unmerge(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
