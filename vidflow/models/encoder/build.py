@@ -1,0 +1,108 @@
+"""Build a frozen encoder from its settings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import torch
+
+from vidflow.errors import VidflowError
+from vidflow.models.encoder.architecture import check_name, create_vit
+from vidflow.models.encoder.frozen import FrozenEncoder
+from vidflow.models.encoder.loading import load_weights
+from vidflow.models.reduction.build import Reducer
+from vidflow.models.vit import TimmVit
+from vidflow.models.weights import hub_file, random_seed, weights_kind
+
+EncoderDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def build_encoder(
+    *,
+    name: str,
+    weights: str,
+    img_size: int,
+    depths: Sequence[int] | None = None,
+    normalize_depths: bool = True,
+    device: str = "cpu",
+    dtype: EncoderDtype = "auto",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    reduction: Reducer | None = None,
+) -> FrozenEncoder:
+    """Build a frozen encoder.
+
+    Args:
+        name: A timm vision transformer: AugReg, DeiT, DINOv2 (with or without registers), DINOv3, CLIP, SigLIP, MAE.
+        weights: `hub`, `random:SEED`, or the path of a `.safetensors`, `.pt` or `.pth` checkpoint.
+        img_size: Side of the square frames in pixels; a multiple of the patch size.
+        depths: Blocks whose output is wanted, from 0, negative counting from the end; None is the last block.
+        normalize_depths: Whether the model's final norm is applied to every tapped depth; a model that normalises
+            only after pooling has none, and its tokens stay raw.
+        device: Where to run, such as `cpu`, `cuda` or `cuda:1`.
+        dtype: Precision of weights and activations; `auto` is bfloat16 on CUDA and float32 elsewhere.
+        mean: Mean per channel in [0, 1], for local weights whose normalisation is not timm's; None is timm's.
+        std: Standard deviation per channel, likewise.
+        reduction: A reducer that acts before the encoder or inside it; one for cached tokens has no place here.
+
+    Raises:
+        VidflowError: No such model, not a plain vision transformer, a size that is no multiple of the patch size,
+            a depth out of range, weights that do not fit, a device that is not there, or a reducer that does not fit
+            the encoder.
+    """
+    check_name(name)
+    kind = weights_kind(weights)
+    # timm draws initial weights from the global generator even when they are overwritten: fork it, and leave no trace.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_seed(weights) if kind == "random" else 0)
+        vit = create_vit(name, img_size, reduction)
+    match kind:
+        case "random":
+            pass
+        case "file":
+            load_weights(vit, Path(weights), name=name)
+        case "hub":
+            load_weights(vit, hub_file(name), name=name)
+        case _:
+            assert_never(kind)
+    target = _resolve_device(device)
+    return FrozenEncoder(
+        vit=vit,
+        name=name,
+        weights=weights,
+        img_size=img_size,
+        depths=depths,
+        normalize_depths=normalize_depths,
+        device=target,
+        dtype=_resolve_dtype(dtype, target),
+        mean=_pretrained_cfg(vit)["mean"] if mean is None else mean,
+        std=_pretrained_cfg(vit)["std"] if std is None else std,
+        reduction=reduction,
+    )
+
+
+def _pretrained_cfg(vit: TimmVit) -> dict[str, Any]:
+    config = vit.pretrained_cfg
+    assert isinstance(config, dict), type(config)
+    return config
+
+
+def _resolve_device(device: str) -> torch.device:
+    target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise VidflowError(f"encoder.device is {device!r}, but torch sees no CUDA device; use 'cpu'")
+    return target
+
+
+def _resolve_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
+    match dtype:
+        case "auto":
+            return torch.bfloat16 if device.type == "cuda" else torch.float32
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float16":
+            return torch.float16
+        case _:
+            assert_never(dtype)

@@ -1,0 +1,199 @@
+"""The frozen encoder itself: decoded frames in, tokens of the tapped depths out.
+
+Axes: B frames, H and W pixels, K tapped depths, N patch tokens, P prefix tokens (class token and registers), D width.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from vidflow.models.encoded import EncodedFrames, pack_taps
+from vidflow.models.encoder.architecture import patch_size_of, resolve_depths
+from vidflow.models.encoder.loading import state_sha256
+from vidflow.models.pruned_frames import encode_pruned, shrink
+from vidflow.models.reduced_vit import walk_reduced
+from vidflow.models.reduction.build import InputReducer, Reducer
+from vidflow.models.reduction.controls import InputLowerResolution, covering_patches
+from vidflow.models.reduction.in_block import BlockReducer
+from vidflow.models.reduction.seeds import content_seeds
+from vidflow.models.vit import TimmVit, walk_blocks
+
+
+class FrozenEncoder:
+    """A timm vision transformer that never trains: uint8 frames in, patch tokens of the tapped depths out.
+
+    Attributes:
+        vit: The timm model, in evaluation mode, on its device and in its dtype.
+        embed_dim: Width D of a token.
+        patch_size: Side of a square patch in pixels.
+        num_prefix_tokens: Class token and registers, P.
+        depth: Number of blocks of the model.
+        grid: Patches per column and per row.
+        depths: Tapped blocks, from 0, ascending.
+        weights_sha256: Digest of the float32 weights as loaded, before any cast.
+        mean: Mean per channel of frames scaled to `input_range`.
+        std: Standard deviation per channel of the same.
+        input_range: Range that pixel values 0 to 255 are scaled to before mean and standard deviation.
+    """
+
+    input_range = (0.0, 1.0)
+
+    def __init__(
+        self,
+        *,
+        vit: TimmVit,
+        name: str,
+        weights: str,
+        img_size: int,
+        depths: Sequence[int] | None,
+        normalize_depths: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        mean: Sequence[float],
+        std: Sequence[float],
+        reduction: Reducer | None = None,
+    ) -> None:
+        """Take a built and loaded model; use `build_encoder` to get one."""
+        self.name, self.weights, self.img_size = name, weights, img_size
+        self.normalize_depths = normalize_depths
+        self.embed_dim = int(vit.embed_dim)
+        self.patch_size = patch_size_of(vit)
+        self.num_prefix_tokens = int(vit.num_prefix_tokens)
+        self.depth = len(vit.blocks)
+        self.grid = (img_size // self.patch_size, img_size // self.patch_size)
+        self.reduction = reduction
+        self.depths = resolve_depths(depths, num_blocks=self.depth)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.weights_sha256 = state_sha256(vit.state_dict())
+        self.device, self.dtype = device, dtype
+        self.vit = _cast(vit, device=device, dtype=dtype).eval().requires_grad_(False)
+        # Pixels are 0..255 here: fold the division by 255 into mean and standard deviation.
+        self._mean = torch.tensor(self.mean, device=device) * 255
+        self._std = torch.tensor(self.std, device=device) * 255
+
+    @torch.inference_mode()
+    def __call__(self, frames: UInt8[Tensor, "B H W 3"], *, num_frames: int = 1) -> EncodedFrames:
+        """Encode frames that already have the encoder's size.
+
+        Args:
+            frames: RGB frames; clips, if they are several, follow one another.
+            num_frames: Frames of a clip. Matters only to reducers that compare frames before the encoder.
+
+        Raises:
+            ValueError: The frames are not uint8 of the size the encoder was built for, or not whole clips.
+        """
+        wanted = (self.img_size, self.img_size, 3)
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
+            raise ValueError(
+                f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
+            )
+        if frames.shape[0] % num_frames:
+            raise ValueError(f"{frames.shape[0]} frames are no whole number of clips of {num_frames} frames")
+        frames = frames.to(self.device, non_blocking=True)
+        reduction = self.reduction
+        if reduction is None:
+            return self._encode(self.images(frames))
+        if isinstance(reduction, InputLowerResolution):
+            return self._encode_small(frames)
+        if reduction.stage == "input":
+            return self._encode_pruned(frames, reduction, num_frames)
+        assert reduction.stage == "block", reduction.stage
+        seeds = content_seeds(frames) if reduction.needs_seeds else None
+        return self._encode_reduced(self.images(frames), reducer=reduction, seeds=seeds)
+
+    def images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+        """Normalise in float32, then cast to the encoder's precision."""
+        images = (frames.float() - self._mean) / self._std
+        return images.permute(0, 3, 1, 2).to(self.dtype)
+
+    def _encode(self, images: Float[Tensor, "B 3 H W"]) -> EncodedFrames:
+        taps = walk_blocks(self.vit, images, depths=self.depths, normalize=self.normalize_depths)
+        tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
+        return EncodedFrames(tokens=tokens, prefix=taps[-1][:, : self.num_prefix_tokens])
+
+    def _encode_reduced(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        *,
+        reducer: BlockReducer | None = None,
+        seeds: Int[Tensor, " B"] | None = None,
+        kept: Bool[Tensor, "B N"] | None = None,
+    ) -> EncodedFrames:
+        taps = walk_reduced(
+            self.vit,
+            images,
+            depths=self.depths,
+            normalize=self.normalize_depths,
+            reducer=reducer,
+            seeds=seeds,
+            kept=kept,
+        )
+        return pack_taps(taps, num_prefix=self.num_prefix_tokens)
+
+    def _encode_pruned(self, frames: UInt8[Tensor, "B H W 3"], reducer: InputReducer, num_frames: int) -> EncodedFrames:
+        clips = frames.view(-1, num_frames, *frames.shape[1:])
+        kept = reducer.kept(clips, patch_size=self.patch_size).flatten(0, 1)
+
+        def encode(index: Int[Tensor, " b"], some: Bool[Tensor, "b N"] | None) -> EncodedFrames:
+            return self._encode_reduced(self.images(frames[index]), kept=some)
+
+        return encode_pruned(encode, kept, num_frames=num_frames)
+
+    def _encode_small(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
+        """Shrink the frames; every patch belongs to the larger patch that covers its centre."""
+        small_side = int(self.vit.patch_embed.grid_size[0])
+        encoded = self._encode(shrink(self.images(frames).float(), small_side * self.patch_size).to(self.dtype))
+        patches = covering_patches(self.grid[0], small_side, self.device)
+        sizes = torch.bincount(patches, minlength=small_side**2).float()
+        batch, num_depths, num_tokens = encoded.tokens.shape[:3]
+        return replace(
+            encoded,
+            sizes=sizes.expand(batch, num_depths, -1),
+            assignment=patches.expand(batch, num_depths, -1),
+            counts=torch.full((batch, num_depths), num_tokens, device=self.device),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that decides what the encoder computes, as JSON-ready values."""
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "img_size": self.img_size,
+            "patch_size": self.patch_size,
+            "grid": list(self.grid),
+            "embed_dim": self.embed_dim,
+            "num_prefix_tokens": self.num_prefix_tokens,
+            "depth": self.depth,
+            "depths": self.depths,
+            "normalize_depths": self.normalize_depths,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "input_range": list(self.input_range),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "reduction": _describe_reduction(self.reduction),
+            "timm": version("timm"),
+            "torch": version("torch"),
+        }
+
+
+def _describe_reduction(reduction: Reducer | None) -> dict[str, Any] | None:
+    if reduction is None:
+        return None
+    assert is_dataclass(reduction)
+    return {"kind": type(reduction).__name__, **asdict(reduction)}
+
+
+def _cast(vit: TimmVit, *, device: torch.device, dtype: torch.dtype) -> TimmVit:
+    """Move and cast the model, keeping the angles of a rotary embedding in float32, where timm computes them."""
+    rope = copy.deepcopy(getattr(vit, "rope", None))
+    vit = vit.to(device=device, dtype=dtype)
+    if rope is not None:
+        vit.rope = rope.to(device)
+    return vit

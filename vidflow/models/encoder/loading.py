@@ -1,0 +1,90 @@
+"""Load a checkpoint into an encoder, strictly, and say which weights it then has."""
+
+import hashlib
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import eva, vision_transformer
+from timm.models.eva import Eva
+from torch import Tensor
+
+from vidflow.errors import VidflowError
+from vidflow.models.vit import TimmVit
+
+# A frozen encoder has neither a classifier nor a pooling head, so a checkpoint's are left unread.
+_HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
+
+
+def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
+    """Load a checkpoint strictly, resampling its position embedding where the grid differs, as timm does.
+
+    Raises:
+        VidflowError: The file cannot be read, or a tensor is missing, unexpected or of another shape; all are listed.
+    """
+    state = {key: value for key, value in _fit_to_model(vit, _read_checkpoint(path), name).items() if _is_wanted(key)}
+    wanted = {key: value for key, value in vit.state_dict().items() if _is_wanted(key)}
+    problems = [f"missing {key} {tuple(wanted[key].shape)}" for key in sorted(wanted.keys() - state.keys())]
+    problems += [f"unexpected {key} {tuple(state[key].shape)}" for key in sorted(state.keys() - wanted.keys())]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, wanted {tuple(wanted[key].shape)}"
+        for key in sorted(state.keys() & wanted.keys())
+        if state[key].shape != wanted[key].shape
+    ]
+    if problems:
+        listed = "\n  ".join(problems)
+        raise VidflowError(f"{path} does not fit encoder {name!r}; {len(problems)} tensors differ:\n  {listed}")
+    vit.load_state_dict(state, strict=False)
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """Hash names, shapes, dtypes and bytes of a state dict in the order of its names."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _is_wanted(key: str) -> bool:
+    return not key.startswith(_HEAD_PREFIXES)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError, OSError) as error:
+        raise VidflowError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
+
+
+def _fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> dict[str, Tensor]:
+    """Apply timm's own conversion of published formats, which also resamples the position embedding."""
+    if "radio" in name:
+        raise VidflowError(
+            f"encoder.name is {name!r}: RADIO checkpoints resample unlike other models and are not offered"
+        )
+    if isinstance(vit, Eva):
+        convert = eva.checkpoint_filter_fn
+    elif "flexi" in name:
+        convert = partial(vision_transformer.checkpoint_filter_fn, interpolation="bilinear", antialias=False)
+    else:
+        convert = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale="deit3" in name)
+    # timm would also resample the patch projection; another patch size is another model, so that is refused below.
+    patches = state.get("patch_embed.proj.weight")
+    if isinstance(patches, Tensor) and patches.ndim == 4 and patches.shape != vit.patch_embed.proj.weight.shape:
+        raise VidflowError(
+            f"the checkpoint's patch_embed.proj.weight is {tuple(patches.shape)}, but encoder {name!r} has "
+            f"{tuple(vit.patch_embed.proj.weight.shape)}: these weights are of another architecture"
+        )
+    try:
+        return dict(convert(state, vit))
+    except RuntimeError:
+        # A position embedding that no grid explains: unconverted, the caller lists it with all the rest.
+        return state
