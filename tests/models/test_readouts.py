@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -52,3 +53,18 @@ def test_no_queries_give_no_answers():
 def test_there_is_a_projection_only_between_different_widths():
     assert list(build_projection(16, 16).parameters()) == []
     assert build_projection(16, 8)(torch.zeros(3, 16)).shape == (3, 8)
+
+
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_folding_the_projections_changes_neither_the_answer_nor_a_gradient(num_queries):
+    readout = AttentionReadout(24, 5, width=32, num_heads=4, num_queries=num_queries).double()
+    features = torch.randn(3, 20, 24, dtype=torch.float64)
+    results = []
+    for attend in (readout._attend, readout._attend_folded):
+        readout.zero_grad()
+        output = attend(features)
+        output.square().sum().backward()
+        results.append([output, *(p.grad.clone() for p in readout.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) == 6
+    for plain, folded in zip(*results, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-12)

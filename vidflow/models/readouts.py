@@ -62,14 +62,32 @@ class AttentionReadout(nn.Module):
         if self.temporal_posenc is not None:
             features = features + self.temporal_posenc
         features = features.flatten(1, 2)
-        query = self.query.to(features.dtype).transpose(0, 1).expand(len(features), -1, -1, -1)
-        attended = functional.scaled_dot_product_attention(
-            query, self._split_heads(self.key_proj(features)), self._split_heads(self.value_proj(features))
-        )
-        z = self.query.flatten(1) + self.out_proj(attended.transpose(1, 2).flatten(2))
+        num_rows = self.query.shape[0] * self.query.shape[1]
+        attended = self._attend_folded(features) if num_rows <= self.query[0].numel() else self._attend(features)
+        z = self.query.flatten(1) + self.out_proj(attended)
         z = z + self.mlp_fc2(functional.gelu(self.mlp_fc1(self.mlp_norm(z))))
         answers: Tensor = self.classifier(z)
         return answers
+
+    def _attend_folded(self, features: Float[Tensor, "B L C"]) -> Float[Tensor, "B Q P"]:
+        """Do what `_attend` does without a key or a value per token, which is cheaper while Q x heads is at most P.
+
+        Scores are linear in the tokens, so the key projection goes into the queries; weights sum to one, so tokens are
+        averaged before the value projection.
+        """
+        num_queries, num_heads, head_dim = self.query.shape
+        query = self.query * head_dim**-0.5
+        folded = torch.einsum("qhd,hdc->qhc", query, self.key_proj.weight.view(num_heads, head_dim, -1))
+        offset = torch.einsum("qhd,hd->qh", query, self.key_proj.bias.view(num_heads, head_dim))
+        weights = functional.linear(features, folded.flatten(0, 1), offset.flatten()).softmax(dim=1)
+        pooled = (weights.transpose(1, 2) @ features).unflatten(1, (num_queries, num_heads))
+        values = torch.einsum("bqhc,hdc->bqhd", pooled, self.value_proj.weight.view(num_heads, head_dim, -1))
+        return values.flatten(2) + self.value_proj.bias
+
+    def _attend(self, features: Float[Tensor, "B L C"]) -> Float[Tensor, "B Q P"]:
+        query = self.query.to(features.dtype).transpose(0, 1).expand(len(features), -1, -1, -1)
+        keys, values = self._split_heads(self.key_proj(features)), self._split_heads(self.value_proj(features))
+        return functional.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
 
     def _split_heads(self, x: Float[Tensor, "B L P"]) -> Float[Tensor, "B h L d"]:
         return x.reshape(*x.shape[:2], *self.query.shape[1:]).transpose(1, 2)
