@@ -79,8 +79,8 @@ class AttentionReadout(nn.Module):
         query = self.query * head_dim**-0.5
         folded = torch.einsum("qhd,hdc->qhc", query, self.key_proj.weight.view(num_heads, head_dim, -1))
         offset = torch.einsum("qhd,hd->qh", query, self.key_proj.bias.view(num_heads, head_dim))
-        weights = functional.linear(features, folded.flatten(0, 1), offset.flatten()).softmax(dim=1)
-        pooled = (weights.transpose(1, 2) @ features).unflatten(1, (num_queries, num_heads))
+        scores = folded.flatten(0, 1) @ features.mT + offset.flatten()[:, None]
+        pooled = (scores.softmax(dim=-1) @ features).unflatten(1, (num_queries, num_heads))
         values = torch.einsum("bqhc,hdc->bqhd", pooled, self.value_proj.weight.view(num_heads, head_dim, -1))
         return values.flatten(2) + self.value_proj.bias
 
