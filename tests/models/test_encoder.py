@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import FrozenEncoder, build_encoder, check_name, resolve_depths
+from vidflow.models.encoder import FrozenEncoder, build_encoder, check_name, outline, resolve_depths, skeleton
 
 
 def tiny_encoder(**settings: object) -> FrozenEncoder:
@@ -153,6 +153,15 @@ def test_an_unknown_tag_gets_the_known_ones_listed() -> None:
 def test_a_size_between_two_multiples_names_both() -> None:
     with pytest.raises(VidflowError, match="64 or 80"):
         tiny_encoder(img_size=70)
+
+
+def test_a_skeleton_has_the_published_size_unless_told_otherwise() -> None:
+    # 384 is no multiple of 14: the published model cuts a rim off, which frames of ours may not have.
+    assert outline("vit_so400m_patch14_siglip_384") == (14, 27)
+    vit = skeleton("vit_tiny_patch16_224")
+    assert vit.pos_embed.is_meta
+    assert vit.pos_embed.shape == (1, 1 + 14 * 14, 192)
+    assert skeleton("vit_tiny_patch16_224", 64).pos_embed.shape == (1, 1 + 4 * 4, 192)
 
 
 @pytest.mark.parametrize("depths", [[], [2], [-3], [0, 0], [1, -1]])

@@ -1,7 +1,4 @@
-"""Released checkpoints to our modules and back: the torch files of the frozen-encoder paper, and RVM's JAX arrays.
-
-Axes: D width, h heads, d width of a head.
-"""
+"""Released checkpoints to our modules and back: the torch files of the frozen-encoder paper, and RVM's JAX arrays."""
 
 from collections.abc import Mapping
 
@@ -10,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vidflow.errors import VidflowError
+from vidflow.models.flax_arrays import from_flax
 from vidflow.models.gated_transformer import GatedTransformerCore
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.camera_pose import CameraPoseTask
@@ -40,6 +38,17 @@ _POINT_NAMES = (
     ("head.", "prediction_head."),
 )
 _ADAPTERS = "encoder.interm_mlps."
+# Words of RVM's names that we have others for.
+_RVM_WORDS = {
+    "xa_blocks_": "layers",
+    "ca_attention": "ca_attn",
+    "ca_attention_norm": "ca_norm",
+    "attention": "sa_attn",
+    "attention_norm": "sa_norm",
+    "dense_in": "fc1",
+    "dense_out": "fc2",
+    "out": "out_proj",
+}
 
 
 def load_released(module: TemporalCore | Task, tensors: Mapping[str, Tensor]) -> None:
@@ -76,7 +85,10 @@ def export_released(module: TemporalCore | Task) -> dict[str, Tensor]:
 def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> None:
     """Load the recurrent core of RVM's released `.npz` into a gated transformer core of variant `rvm`.
 
-    Arrays outside `rnn_core/` belong to RVM's image encoder and are ignored.
+    Arrays outside `rnn_core/` are ignored: those of RVM's image encoder are loaded by naming the file in
+    `encoder.weights`, with the timm model of its size.
+
+    Source: google-deepmind/representations4d, `colabs/rvm_inference_demo.ipynb`, names of the modules.
 
     Args:
         core: Built with `gated_variant="rvm"` and `rvm_num_heads(arrays)` heads.
@@ -85,17 +97,9 @@ def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> No
     Raises:
         VidflowError: Names are missing, unexpected or of another shape; all of them are listed.
     """
-    found: dict[str, Tensor] = {}
-    for key, array in arrays.items():
-        if key.startswith("rnn_core/"):
-            found.update(_from_jax(key.removeprefix("rnn_core/"), torch.tensor(array, dtype=torch.float32)))
-    fused: dict[str, Tensor] = {}
-    for key in sorted(found):
-        stem, _, kind = key.rpartition(".query_")
-        parts = [f"{stem}.{part}_{kind}" for part in ("query", "key", "value")]
-        if stem and all(part in found for part in parts):
-            fused[f"{stem}.in_proj_{kind}"] = torch.cat([found.pop(part) for part in parts])
-    found.update(fused)
+    prefix = "rnn_core/"
+    ours = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    found = from_flax(ours, words=_RVM_WORDS, fused="{}.in_proj_{}")
     names = {key: key for key in core.state_dict()}
     _load(core, names, found, found.keys() - names.keys())
 
@@ -157,33 +161,3 @@ def _load(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tenso
     with torch.no_grad():
         for name, key in names.items():
             state[key].copy_(found[name])
-
-
-def _from_jax(key: str, array: Tensor) -> dict[str, Tensor]:
-    """Rename and reshape one array of RVM's core; queries, keys and values are fused by the caller.
-
-    Source: google-deepmind/representations4d, `colabs/rvm_inference_demo.ipynb`, names of the modules. Dense kernels
-    are (in, out); those of queries, keys and values (D, h, d), and of the attention's output (h, d, D).
-    """
-    *path, leaf = key.split("/")
-    if path[-1] in ("query", "key", "value"):
-        array = array.reshape(-1) if leaf == "bias" else array.flatten(1).t()
-        kind = "bias" if leaf == "bias" else "weight"
-        return {f"{_jax_path(path[:-1])}.{path[-1]}_{kind}": array}
-    if leaf == "kernel":
-        array = (array.flatten(0, 1) if path[-1] == "out" else array).t()
-    kind = "bias" if leaf == "bias" else "weight"
-    return {f"{_jax_path(path)}.{kind}": array}
-
-
-def _jax_path(path: list[str]) -> str:
-    words = {
-        "ca_attention": "ca_attn",
-        "ca_attention_norm": "ca_norm",
-        "attention": "sa_attn",
-        "attention_norm": "sa_norm",
-        "dense_in": "fc1",
-        "dense_out": "fc2",
-        "out": "out_proj",
-    }
-    return ".".join(words.get(word, word.replace("xa_blocks_", "layers.")) for word in path)

@@ -12,7 +12,7 @@ from typing import Literal
 from vidflow.errors import VidflowError
 
 WeightsKind = Literal["hub", "random", "file"]
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 _CHUNK_BYTES = 1 << 20
 
 

@@ -85,7 +85,8 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
     vit.reset_classifier(0, "")
     patch_size = patch_size_of(vit)
     side = int(vit.patch_embed.img_size[0]) if img_size is None else img_size
-    check_img_size(side, patch_size=patch_size, name=name)
+    if img_size is not None:  # some models are published with a size that cuts patches off
+        check_img_size(img_size, patch_size=patch_size, name=name)
     if reduction is None:
         return vit
     if isinstance(reduction, InputLowerResolution):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import torch
 
@@ -10,6 +10,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.encoder.architecture import check_name, create_vit
 from vidflow.models.encoder.frozen import FrozenEncoder
 from vidflow.models.encoder.loading import load_weights
+from vidflow.models.encoder.rvm import RVM_MEAN, RVM_OPTIONS, RVM_STD, check_rvm_name
 from vidflow.models.reduction.build import Reducer
 from vidflow.models.vit import TimmVit
 from vidflow.models.weights import hub_file, random_seed, weights_kind
@@ -34,14 +35,15 @@ def build_encoder(
 
     Args:
         name: A timm vision transformer: AugReg, DeiT, DINOv2 (with or without registers), DINOv3, CLIP, SigLIP, MAE.
-        weights: `hub`, `random:SEED`, or the path of a `.safetensors`, `.pt` or `.pth` checkpoint.
+        weights: `hub`, `random:SEED`, or the path of a `.safetensors`, `.pt` or `.pth` checkpoint, or of a released
+            `.npz` of RVM, whose image encoder is `vit_small_patch16_224` or the base or large model of that name.
         img_size: Side of the square frames in pixels; a multiple of the patch size.
         depths: Blocks whose output is wanted, from 0, negative counting from the end; None is the last block.
         normalize_depths: Whether the model's final norm is applied to every tapped depth; a model that normalises
             only after pooling has none, and its tokens stay raw.
         device: Where to run, such as `cpu`, `cuda` or `cuda:1`.
         dtype: Precision of weights and activations; `auto` is bfloat16 on CUDA and float32 elsewhere.
-        mean: Mean per channel in [0, 1], for local weights whose normalisation is not timm's; None is timm's.
+        mean: Mean per channel in [0, 1], for local weights whose normalisation is not timm's; None is timm's, or RVM's.
         std: Standard deviation per channel, likewise.
         reduction: A reducer that acts before the encoder or inside it; one for cached tokens has no place here.
 
@@ -52,10 +54,13 @@ def build_encoder(
     """
     check_name(name)
     kind = weights_kind(weights)
+    is_rvm = kind == "file" and Path(weights).suffix == ".npz"
+    if is_rvm:
+        check_rvm_name(name)
     # timm draws initial weights from the global generator even when they are overwritten: fork it, and leave no trace.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed(weights) if kind == "random" else 0)
-        vit = create_vit(name, img_size, reduction)
+        vit = create_vit(name, img_size, reduction, **(RVM_OPTIONS if is_rvm else {}))
     match kind:
         case "random":
             pass
@@ -65,6 +70,7 @@ def build_encoder(
             load_weights(vit, hub_file(name), name=name)
         case _:
             assert_never(kind)
+    own_mean, own_std = (RVM_MEAN, RVM_STD) if is_rvm else _normalisation(vit)
     target = _resolve_device(device)
     return FrozenEncoder(
         vit=vit,
@@ -75,16 +81,17 @@ def build_encoder(
         normalize_depths=normalize_depths,
         device=target,
         dtype=_resolve_dtype(dtype, target),
-        mean=_pretrained_cfg(vit)["mean"] if mean is None else mean,
-        std=_pretrained_cfg(vit)["std"] if std is None else std,
+        mean=own_mean if mean is None else mean,
+        std=own_std if std is None else std,
         reduction=reduction,
     )
 
 
-def _pretrained_cfg(vit: TimmVit) -> dict[str, Any]:
+def _normalisation(vit: TimmVit) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and standard deviation that timm knows for a model."""
     config = vit.pretrained_cfg
     assert isinstance(config, dict), type(config)
-    return config
+    return config["mean"], config["std"]
 
 
 def _resolve_device(device: str) -> torch.device:

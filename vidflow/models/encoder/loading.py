@@ -14,6 +14,7 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.rvm import read_rvm
 from vidflow.models.vit import TimmVit
 
 # A frozen encoder has neither a classifier nor a pooling head, so a checkpoint's are left unread.
@@ -23,10 +24,16 @@ _HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
 def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
     """Load a checkpoint strictly, resampling its position embedding where the grid differs, as timm does.
 
+    Args:
+        vit: The model.
+        path: The checkpoint; an `.npz` is one of RVM.
+        name: The model's name, for messages.
+
     Raises:
         VidflowError: The file cannot be read, or a tensor is missing, unexpected or of another shape; all are listed.
     """
-    state = {key: value for key, value in _fit_to_model(vit, _read_checkpoint(path), name).items() if _is_wanted(key)}
+    found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else _read_checkpoint(path)
+    state = {key: value for key, value in _fit_to_model(vit, found, name).items() if _is_wanted(key)}
     wanted = {key: value for key, value in vit.state_dict().items() if _is_wanted(key)}
     problems = [f"missing {key} {tuple(wanted[key].shape)}" for key in sorted(wanted.keys() - state.keys())]
     problems += [f"unexpected {key} {tuple(state[key].shape)}" for key in sorted(state.keys() - wanted.keys())]
