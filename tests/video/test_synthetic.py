@@ -87,6 +87,7 @@ def test_annotations_are_optional_and_do_not_change_the_frames():
         ({"fps": 0}, "fps=0"),
         ({"difficulty": 1.5}, "difficulty=1.5"),
         ({"camera_travel": -1.0}, "camera_travel=-1.0"),
+        ({"camera_turn": 16.0}, "camera_turn=16.0"),
         ({"label": "fly"}, "'fly' is not a rendered class"),
     ],
 )

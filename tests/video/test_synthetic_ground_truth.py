@@ -17,7 +17,9 @@ class Example:
     """A rendered clip with its ground truth, and which layer each of its points sticks to."""
 
     def __init__(self, label, seed):
-        self.scene = draw_scene(label, seed=seed, num_frames=NUM_FRAMES, difficulty=0.9, camera_travel=0.8)
+        self.scene = draw_scene(
+            label, seed=seed, num_frames=NUM_FRAMES, difficulty=0.9, camera_travel=0.8, camera_turn=4.0
+        )
         self.rendering = render_scene(self.scene, size=SIZE)
         self.truth = annotate(self.scene, self.rendering, fps=12, seed=seed)
         x, y = self.truth["points"][:, 0].astype(int).T
@@ -137,7 +139,7 @@ def test_a_box_holds_its_objects_points_and_pixels(example):
 
 
 def test_a_box_of_the_target_is_tight_where_nothing_hides_it():
-    scene = draw_scene("clockwise", seed=1, num_frames=NUM_FRAMES, difficulty=0.0, camera_travel=0.5)
+    scene = draw_scene("clockwise", seed=1, num_frames=NUM_FRAMES, difficulty=0.0, camera_travel=0.5, camera_turn=4.0)
     rendering = render_scene(scene, size=SIZE)
     truth = annotate(scene, rendering, fps=12, seed=1)
     for frame in range(NUM_FRAMES):
@@ -174,6 +176,6 @@ def test_the_intrinsics_are_a_pinhole_with_the_middle_of_the_frame_as_its_axis()
 
 
 def test_the_moments_are_exact_for_a_broadcast_frame_rate():
-    scene = draw_scene("grow", seed=0, num_frames=3, difficulty=0.0, camera_travel=0.0)
+    scene = draw_scene("grow", seed=0, num_frames=3, difficulty=0.0, camera_travel=0.0, camera_turn=4.0)
     truth = annotate(scene, render_scene(scene, size=32), fps=Fraction(30000, 1001), seed=0)
     assert truth["pts_seconds"].tolist() == [0.0, 1001 / 30000, 2002 / 30000]

@@ -10,7 +10,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module", params=["grow", "clockwise", "leave"])
 def scene(request):
-    return draw_scene(request.param, seed=5, num_frames=6, difficulty=0.8, camera_travel=0.6)
+    return draw_scene(request.param, seed=5, num_frames=6, difficulty=0.8, camera_travel=0.6, camera_turn=4.0)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,15 @@ from vidflow.video.synthetic.motion import CLASS_NAMES, reverse_of
 from vidflow.video.synthetic.scene import NUM_DISTRACTORS, draw_scene
 
 
-def scene(label, seed, *, num_frames=9, difficulty=1.0, camera_travel=1.0):
-    return draw_scene(label, seed=seed, num_frames=num_frames, difficulty=difficulty, camera_travel=camera_travel)
+def scene(label, seed, *, num_frames=9, difficulty=1.0, camera_travel=1.0, camera_turn=4.0):
+    return draw_scene(
+        label,
+        seed=seed,
+        num_frames=num_frames,
+        difficulty=difficulty,
+        camera_travel=camera_travel,
+        camera_turn=camera_turn,
+    )
 
 
 @pytest.mark.parametrize("label", CLASS_NAMES[::2])

@@ -38,6 +38,8 @@ class Synthetic:
     """Strength of camera motion, distractors and occluders, 0 to 1."""
     camera_travel: Fraction = 0.5
     """Metres the camera moves at most along one axis, from the middle of the clip to either end, 0 to 1."""
+    camera_turn: Annotated[float, Field(ge=0, le=15)] = 4.0
+    """Degrees the camera turns at most sideways in the same time, 0 to 15; half as many otherwise."""
     annotations: bool = False
     """Whether boxes, points, depth and camera poses are written beside each video."""
     seed: Seed = 0
@@ -157,6 +159,8 @@ class Trial:
     """Attention heads of the core; None is the published number for the width."""
     mix_depths: bool = True
     """Whether several depths are mixed by trained BatchNorm and MLP; needs more than one depth."""
+    standardize: bool = False
+    """Whether tokens are brought to zero mean and unit deviation per channel, as measured on the training split."""
     readout_dim: Count = 768
     """Width of the readout."""
     readout_heads: Count = 12

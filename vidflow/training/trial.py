@@ -7,15 +7,17 @@ from typing import Any, Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from vidflow.config.schema import CoreName, TaskName, Trial
 from vidflow.errors import VidflowError
 from vidflow.models.cores import build_core
 from vidflow.models.metrics import build_metric
 from vidflow.models.tasks import Task, build_task
+from vidflow.models.token_scale import TokenScale
 from vidflow.records import EpochResult
-from vidflow.store.features import FeatureReader
+from vidflow.store.features import FeatureReader, unmerge
 from vidflow.training.batches import read_annotations
 from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
@@ -23,6 +25,8 @@ from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_ten
 
 # Clips whose times tell at which rate a feature set was sampled; their median does not change with more.
 _RATE_CLIPS = 256
+# Enough for a mean and a deviation per channel to three digits.
+_SCALE_CLIPS = 256
 
 
 def run_trial(
@@ -59,6 +63,8 @@ def run_trial(
             task = build_module(**recipe)
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
+    if task.token_scale is not None:
+        task.token_scale.measure(_train_tokens(reader, train_indices, task.num_depths))
     identity = TrialIdentity(
         key=key,
         settings=dataclasses.asdict(trial),
@@ -126,6 +132,7 @@ def module_recipe(trial: Trial, reader: FeatureReader) -> dict[str, Any]:
         "readout_dim": trial.readout_dim,
         "readout_heads": trial.readout_heads,
         "every_frame_weight": trial.every_frame_weight,
+        "standardize": trial.standardize,
     }
 
 
@@ -142,6 +149,7 @@ def build_module(
     readout_dim: int,
     readout_heads: int,
     every_frame_weight: float,
+    standardize: bool = False,
 ) -> Task:
     """Build the module that a trial trains: depth mixing, core and readout.
 
@@ -157,11 +165,12 @@ def build_module(
         readout_dim: Width of the readout.
         readout_heads: Attention heads of the readout.
         every_frame_weight: Weight of the loss at every frame beside that at the last one, for `classification`.
+        standardize: Whether tokens pass a `TokenScale`, which is still to be measured or loaded.
 
     Raises:
         ValueError: If widths and heads do not fit.
     """
-    return build_task(
+    built = build_task(
         task,
         core=build_core(core, embed_dim=embed_dim, num_layers=num_layers, num_heads=num_heads),
         embed_dim=embed_dim,
@@ -172,6 +181,8 @@ def build_module(
         readout_heads=readout_heads,
         frame_loss_weight=every_frame_weight,
     )
+    built.token_scale = TokenScale(num_depths, embed_dim) if standardize else None
+    return built
 
 
 def annotations_of(task: TaskName) -> tuple[str, ...]:
@@ -189,6 +200,15 @@ def annotations_of(task: TaskName) -> tuple[str, ...]:
             return ("camera_motion",)
         case _:
             assert_never(task)
+
+
+def _train_tokens(
+    reader: FeatureReader, train_indices: Int64[np.ndarray, " clips"], num_depths: int
+) -> Iterator[Float[Tensor, "T K N D"]]:
+    """Yield the tokens of some clips of the training split, spread over it evenly."""
+    places = np.linspace(0, len(train_indices) - 1, min(len(train_indices), _SCALE_CLIPS)).round().astype(int)
+    for index in np.take(train_indices, places):
+        yield torch.from_numpy(unmerge(reader[int(index)])[:, -num_depths:])
 
 
 def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vidflow.models.depth_mixing import DepthMixing, join_prefix
 from vidflow.models.temporal_core import State, TemporalCore, reset_rows
+from vidflow.models.token_scale import TokenScale
 
 
 class TaskState(NamedTuple):
@@ -26,6 +27,7 @@ class Task(nn.Module, ABC):
 
     Attributes:
         core: The temporal core.
+        token_scale: Scales what comes from the encoder; None leaves it as it is, as published.
         depth_mixing: The adapters of the tapped depths; None where the encoder is tapped once.
         frame_axis: Axis of the frames in the predictions of a clip.
     """
@@ -36,6 +38,7 @@ class Task(nn.Module, ABC):
         super().__init__()
         self.core = core
         self.num_depths = num_depths
+        self.token_scale: TokenScale | None = None
         self.depth_mixing = (
             DepthMixing(core.embed_dim, num_depths, chunk_frames=chunk_frames) if num_depths > 1 else None
         )
@@ -145,6 +148,8 @@ class Task(nn.Module, ABC):
                 "Build the task with num_depths equal to the number of tapped depths"
             )
         tokens = tokens.to(next(self.parameters()).dtype)
+        if self.token_scale is not None:
+            tokens, prefix = self.token_scale(tokens, prefix)
         if self.depth_mixing is None:
             return join_prefix(tokens[:, :, 0], prefix)
         mixed: Tensor = self.depth_mixing(tokens, prefix)

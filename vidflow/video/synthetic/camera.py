@@ -32,7 +32,7 @@ def project(
 
 
 def draw_poses(
-    rng: np.random.Generator, *, time: Float64[np.ndarray, " F"], travel: float, shake: float
+    rng: np.random.Generator, *, time: Float64[np.ndarray, " F"], travel: float, turn: float, shake: float
 ) -> tuple[Poses, Poses]:
     """Draw the camera's smooth way through the clip, and the same way with shake.
 
@@ -42,6 +42,7 @@ def draw_poses(
         rng: Source of the parameters.
         time: From -1 (first frame) to 1 (last frame).
         travel: Metres moved at most along one axis from the middle of the clip to either end.
+        turn: Degrees turned at most sideways from the middle of the clip to either end; half as many otherwise.
         shake: Standard deviation of the shake of one frame: in degrees, and in units of 4 cm.
 
     Returns:
@@ -50,7 +51,7 @@ def draw_poses(
     step, bend = rng.uniform(-1, 1, size=(2, 6))
     way = time[:, None] * step + 0.3 * np.cos(np.pi * time[:, None] / 2) * bend
     # Sideways and forwards the full travel, vertically less: the ground must stay below every object.
-    way *= np.array([travel, 0.3 * travel, travel, 4.0, 2.0, 2.0]) / 1.3
+    way *= np.array([travel, 0.3 * travel, travel, turn, turn / 2, turn / 2]) / 1.3
     way[:, 4] -= rng.uniform(6.0, 14.0)  # look down on the ground
     noise = rng.normal(size=(len(time) + 2, 6)) * np.array([0.04, 0.04, 0.04, 1.0, 1.0, 1.0]) * shake
     noise = 0.5 * noise[1:-1] + 0.25 * (noise[:-2] + noise[2:])

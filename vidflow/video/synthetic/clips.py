@@ -91,6 +91,7 @@ def render_video(
     fps: Fraction | int,
     difficulty: float,
     camera_travel: float = 0.5,
+    camera_turn: float = 4.0,
     annotations: bool = True,
 ) -> RenderedVideo:
     """Render one video; with the same seed, the partner class gives the same frames in reverse order.
@@ -104,6 +105,7 @@ def render_video(
         difficulty: Strength of camera shake, distractors and occluder, in [0, 1].
         camera_travel: Metres the camera moves at most along one axis from the middle of the clip to
             either end, in [0, 1].
+        camera_turn: Degrees it turns at most sideways in the same time, in [0, 15]; half as many otherwise.
         annotations: Whether to compute the dense ground truth.
 
     Raises:
@@ -116,7 +118,16 @@ def render_video(
         )
     if not 0 <= difficulty <= 1 or not 0 <= camera_travel <= 1:
         raise ValueError(f"got difficulty={difficulty}, camera_travel={camera_travel}; wanted both in [0, 1]")
-    scene = draw_scene(label, seed=seed, num_frames=num_frames, difficulty=difficulty, camera_travel=camera_travel)
+    if not 0 <= camera_turn <= 15:
+        raise ValueError(f"got camera_turn={camera_turn} degrees, wanted it in [0, 15]")
+    scene = draw_scene(
+        label,
+        seed=seed,
+        num_frames=num_frames,
+        difficulty=difficulty,
+        camera_travel=camera_travel,
+        camera_turn=camera_turn,
+    )
     rendering = render_scene(scene, size=size)
     truth = annotate(scene, rendering, fps=fps, seed=seed) if annotations else {}
     return RenderedVideo(frames=rendering.frames, annotations=truth)
@@ -136,6 +147,7 @@ def write_video(
     fps: Fraction | int,
     difficulty: float,
     camera_travel: float = 0.5,
+    camera_turn: float = 4.0,
     annotations: bool = False,
 ) -> VideoItem:
     """Render a planned video into `directory`: an H.264 `.mp4` and, where asked for, an `.npz` of the same name.
@@ -150,6 +162,7 @@ def write_video(
         fps: Frames per second.
         difficulty: Strength of camera shake, distractors and occluder, in [0, 1].
         camera_travel: Metres the camera moves at most along one axis from the middle to either end, in [0, 1].
+        camera_turn: Degrees it turns at most sideways in the same time, in [0, 15]; half as many otherwise.
         annotations: Whether to write the dense ground truth.
 
     Raises:
@@ -163,6 +176,7 @@ def write_video(
         fps=fps,
         difficulty=difficulty,
         camera_travel=camera_travel,
+        camera_turn=camera_turn,
         annotations=annotations,
     )
     path = video_path(directory, planned)

@@ -82,7 +82,9 @@ class Scene:
         return replace(self, poses=self.poses[::-1], objects=objects, furniture=furniture)
 
 
-def draw_scene(label: ClassName, *, seed: int, num_frames: int, difficulty: float, camera_travel: float) -> Scene:
+def draw_scene(
+    label: ClassName, *, seed: int, num_frames: int, difficulty: float, camera_travel: float, camera_turn: float
+) -> Scene:
     """Draw a scene of one class; the partner class with the same seed is the same scene backwards.
 
     Args:
@@ -91,11 +93,12 @@ def draw_scene(label: ClassName, *, seed: int, num_frames: int, difficulty: floa
         num_frames: Number of frames, at least 2.
         difficulty: Strength of shake, distractors and occluder, in [0, 1].
         camera_travel: Metres moved at most along one axis from the middle of the clip to either end.
+        camera_turn: Degrees turned at most sideways from the middle of the clip to either end; half as many otherwise.
     """
     forward = forward_of(label)
     rng = np.random.default_rng(seed)
     time = np.linspace(-1, 1, num_frames)
-    smooth, poses = draw_poses(rng, time=time, travel=camera_travel, shake=0.8 * difficulty)
+    smooth, poses = draw_poses(rng, time=time, travel=camera_travel, turn=camera_turn, shake=0.8 * difficulty)
     target = Billboard(
         # The target's path is the class as seen by the camera, wherever the camera drifts.
         centres=_carried(draw_target_path(forward, rng, time=time), smooth),
