@@ -49,6 +49,21 @@ def test_a_gru_tells_a_sequence_from_its_reverse_and_a_mean_cannot(sequences, tm
     assert abs(top1["mean"] - 0.5) <= 0.05
 
 
+def test_tokens_are_standardised_by_the_training_split_and_the_scale_goes_with_the_weights(sequences, tmp_path):
+    trial = dataclasses.replace(SMALL, standardize=True, epochs=2)
+    _run(trial, sequences, tmp_path)
+    task = load_task(tmp_path)
+    train = np.flatnonzero(np.asarray(sequences.splits) == "train")
+    rows = np.concatenate([sequences[int(index)].tokens for index in train]).astype(np.float64)
+    np.testing.assert_allclose(task.token_scale.mean[0, 0], rows.mean(0), atol=1e-6)
+    np.testing.assert_allclose(task.token_scale.deviation[0, 0], rows.std(0), rtol=1e-3)
+    batch = next(iterate_batches(sequences, train[:4], batch_size=4, device=torch.device("cpu")))
+    scaled = (batch.tokens.float() - task.token_scale.mean) / task.token_scale.deviation
+    expected = task(batch.tokens, batch.prefix, {})["logits"]
+    task.token_scale = None
+    torch.testing.assert_close(task(scaled, batch.prefix, {})["logits"], expected)
+
+
 @pytest.mark.parametrize(
     ("task", "metric", "kept"),
     [

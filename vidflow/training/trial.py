@@ -208,7 +208,7 @@ def _train_tokens(
     """Yield the tokens of some clips of the training split, spread over it evenly."""
     places = np.linspace(0, len(train_indices) - 1, min(len(train_indices), _SCALE_CLIPS)).round().astype(int)
     for index in np.take(train_indices, places):
-        yield torch.from_numpy(unmerge(reader[int(index)])[:, -num_depths:])
+        yield torch.from_numpy(unmerge(reader[int(index)])[:, -num_depths:].astype(np.float32))
 
 
 def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:
