@@ -197,6 +197,7 @@ class _Training:
                 device=device,
                 num_depths=task.num_depths,
                 arrays=annotations_of(trial.task),
+                unmerged=task.unmerges,
             )
         )
 

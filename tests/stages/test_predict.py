@@ -150,6 +150,14 @@ def test_reducers_that_look_at_whole_clips_are_refused(features, settings):
         VideoPredictor(make_task("classification"), {**features, "settings": settings})
 
 
+def test_a_trial_on_reduced_tokens_as_stored_is_refused(features):
+    settings = {"features": {"reducer": {"name": "tome", "stage": None, "settings": {"num_merged": 1}}}}
+    task = make_task("classification")
+    task.unmerges = False
+    with pytest.raises(VidflowError, match="unmerge: true"):
+        VideoPredictor(task, {**features, "settings": settings})
+
+
 def test_a_reducer_inside_the_encoder_is_built_again(features, video):
     settings = {"features": {"reducer": {"name": "tome", "stage": None, "settings": {"num_merged": 1}}}}
     predictor = VideoPredictor(make_task("classification"), {**features, "settings": settings})

@@ -115,6 +115,25 @@ def test_ragged_token_counts_are_refused_with_the_counts(noise_features):
         list(iterate_batches(_Chosen([ragged]), np.arange(1), batch_size=1, device=CPU))
 
 
+def test_reduced_tokens_come_as_stored_where_they_are_wanted_so(noise_features):
+    clip = noise_features[0]
+    num_frames, num_depths = clip.counts.shape
+    num_patches = int(clip.counts[0, 0])
+    # Patches 0 and 1 of every frame and depth share a token.
+    kept = clip.tokens.reshape(num_frames, num_depths, num_patches, -1)[:, :, 1:]
+    owners = np.maximum(np.arange(num_patches) - 1, 0)
+    firsts = (num_patches - 1) * np.arange(num_frames)[:, None, None]
+    reduced = dataclasses.replace(
+        clip,
+        tokens=kept.reshape(-1, kept.shape[-1]),
+        counts=clip.counts - 1,
+        assignment=np.broadcast_to(owners + firsts * num_depths, (num_frames, num_depths, num_patches)),
+    )
+    for unmerged, expected in ((True, kept[:, :, owners]), (False, kept)):
+        (batch,) = iterate_batches(_Chosen([reduced]), np.arange(1), batch_size=1, device=CPU, unmerged=unmerged)
+        assert torch.equal(batch.tokens[0], torch.from_numpy(expected.copy()))
+
+
 class _Chosen(FeatureReader):
     """Clips by hand, where a reader is wanted: what no finished feature set holds."""
 

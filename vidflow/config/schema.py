@@ -105,13 +105,13 @@ class Encoder:
     name: str = "vit_small_patch16_dinov3.lvd1689m"
     """A timm ViT (DINOv2, DINOv3, CLIP, SigLIP, MAE, AugReg)."""
     weights: str = "hub"
-    """`hub` (timm's own), a .safetensors or .pt file, or `random:SEED`."""
+    """`hub` (timm's own), a .safetensors or .pt file, an .npz file of RVM, or `random:SEED`."""
     img_size: Count = 224
     """Side of the encoder's input in pixels, a multiple of its patch size, at most `video.size`."""
     mean: tuple[float, float, float] | None = None
-    """Channel means of the input in [0, 1]; None takes timm's for this model."""
+    """Channel means of the input in [0, 1]; None takes timm's for this model, or RVM's."""
     std: tuple[float, float, float] | None = None
-    """Channel deviations of the input; None takes timm's for this model."""
+    """Channel deviations of the input; None takes timm's for this model, or RVM's."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
 
@@ -159,6 +159,9 @@ class Trial:
     """Attention heads of the core; None is the published number for the width."""
     mix_depths: bool = True
     """Whether several depths are mixed by trained BatchNorm and MLP; needs more than one depth."""
+    unmerge: bool = True
+    """Whether reduced tokens are put back on the full grid of patches, as cores that remember by place need it; if
+    not, cores see the tokens as they are stored, whose number must be the same in every frame."""
     standardize: bool = False
     """Whether tokens are brought to zero mean and unit deviation per channel, as measured on the training split."""
     readout_dim: Count = 768

@@ -107,6 +107,11 @@ class VideoPredictor:
                 "`vidflow extract` makes now"
             )
         encoder = rebuild_encoder(features["encoder"], weights=weights, device=device, reduction=_reducer_of(features))
+        if not task.unmerges and encoder.reduction is not None:
+            raise VidflowError(
+                "the trial was trained on reduced tokens as they are stored (`unmerge: false`); prediction frame by "
+                "frame wants one that was trained with `unmerge: true`"
+            )
         clip = features["clip"]
 
         def prepare(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "S S 3"]:

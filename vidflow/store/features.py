@@ -162,6 +162,21 @@ class FeatureReader:
         return torch.from_numpy(self._tokens(index))
 
 
+def stored_tokens(clip: ClipTokens) -> Float16[np.ndarray, "T K M D"]:
+    """Return the tokens of a clip frame by frame as they are stored, reduced or not.
+
+    Raises:
+        VidflowError: If counts differ from frame to frame.
+    """
+    num_frames, num_depths = clip.counts.shape
+    if (clip.counts != clip.counts.flat[0]).any():
+        raise VidflowError(
+            f"clip {clip.key}: {clip.counts.min()} to {clip.counts.max()} tokens per frame; only tokens that are put "
+            "back on the full grid (`unmerge: true`, and a reducer that says which patch went where) make whole batches"
+        )
+    return clip.tokens.reshape(num_frames, num_depths, int(clip.counts.flat[0]), -1)
+
+
 def unmerge(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
     """Return the tokens of a clip on the full grid of patches.
 
@@ -173,11 +188,7 @@ def unmerge(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
     """
     num_frames, num_depths = clip.counts.shape
     if clip.assignment is None:
-        if (clip.counts != clip.counts.flat[0]).any():
-            raise VidflowError(
-                f"clip {clip.key}: {clip.counts.min()} to {clip.counts.max()} tokens per frame, unassigned"
-            )
-        return clip.tokens.reshape(num_frames, num_depths, int(clip.counts.flat[0]), -1)
+        return stored_tokens(clip)
     ends = clip.counts.ravel().cumsum().reshape(num_frames, num_depths)
     starts = ends - clip.counts
     grid = np.zeros((*clip.assignment.shape, clip.tokens.shape[1]), clip.tokens.dtype)

@@ -5,7 +5,7 @@ H and W pixels.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from vidflow.ahead import make_ahead
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
-from vidflow.store.features import FeatureReader, unmerge
+from vidflow.store.features import FeatureReader, stored_tokens, unmerge
 
 _TARGET_TYPES: dict[str, Any] = {
     "boxes": np.float32,
@@ -60,6 +60,7 @@ def iterate_batches(
     device: torch.device,
     num_depths: int | None = None,
     arrays: Sequence[str] = (),
+    unmerged: bool = True,
 ) -> Iterator[Batch]:
     """Yield the clips at `indices`, in their order; the last batch may be smaller.
 
@@ -72,18 +73,27 @@ def iterate_batches(
         device: Where batches go; on CUDA through pinned memory, without waiting for the copy.
         num_depths: Tapped depths wanted, the last ones; None is all.
         arrays: Names of the annotations wanted, such as `boxes`.
+        unmerged: Whether reduced tokens come on the full grid of patches, or as they are stored.
 
     Raises:
         VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    batches = (_read_batch(reader, chunk, num_depths, arrays, device.type == "cuda") for chunk in chunks)
+    batches = (
+        _read_batch(reader, chunk, num_depths, arrays, unmerge if unmerged else stored_tokens, device.type == "cuda")
+        for chunk in chunks
+    )
     for batch in make_ahead(batches, num_ahead=_NUM_AHEAD):
         yield _move(batch, device)
 
 
 def _read_batch(
-    reader: FeatureReader, indices: Int64[np.ndarray, " B"], num_depths: int | None, arrays: Sequence[str], pin: bool
+    reader: FeatureReader,
+    indices: Int64[np.ndarray, " B"],
+    num_depths: int | None,
+    arrays: Sequence[str],
+    tokens_of: Callable[[ClipTokens], np.ndarray],
+    pin: bool,
 ) -> Batch:
     clips = [reader[int(index)] for index in indices]
     annotations = [read_annotations(clip, arrays) for clip in clips]
@@ -94,7 +104,7 @@ def _read_batch(
     prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pin)
     return Batch(
         indices=indices,
-        tokens=_stack([unmerge(clip)[:, -(num_depths or 0) :] for clip in clips], clips, "tokens", pin),
+        tokens=_stack([tokens_of(clip)[:, -(num_depths or 0) :] for clip in clips], clips, "tokens", pin),
         prefix=prefix if prefix.shape[2] else None,
         targets=targets,
     )

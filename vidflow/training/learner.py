@@ -122,6 +122,7 @@ class Learner:
             device=self.device,
             num_depths=self.task.num_depths,
             arrays=self.arrays,
+            unmerged=self.task.unmerges,
         )
 
     def _predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from vidflow.models.metrics import build_metric
 from vidflow.models.tasks import Task, build_task
 from vidflow.models.token_scale import TokenScale
 from vidflow.records import EpochResult
-from vidflow.store.features import FeatureReader, unmerge
+from vidflow.store.features import FeatureReader, stored_tokens, unmerge
 from vidflow.training.batches import read_annotations
 from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
@@ -64,7 +64,7 @@ def run_trial(
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
     if task.token_scale is not None:
-        task.token_scale.measure(_train_tokens(reader, train_indices, task.num_depths))
+        task.token_scale.measure(_train_tokens(reader, train_indices, task))
     identity = TrialIdentity(
         key=key,
         settings=dataclasses.asdict(trial),
@@ -133,6 +133,7 @@ def module_recipe(trial: Trial, reader: FeatureReader) -> dict[str, Any]:
         "readout_heads": trial.readout_heads,
         "every_frame_weight": trial.every_frame_weight,
         "standardize": trial.standardize,
+        "unmerge": trial.unmerge,
     }
 
 
@@ -150,6 +151,7 @@ def build_module(
     readout_heads: int,
     every_frame_weight: float,
     standardize: bool = False,
+    unmerge: bool = True,
 ) -> Task:
     """Build the module that a trial trains: depth mixing, core and readout.
 
@@ -166,6 +168,7 @@ def build_module(
         readout_heads: Attention heads of the readout.
         every_frame_weight: Weight of the loss at every frame beside that at the last one, for `classification`.
         standardize: Whether tokens pass a `TokenScale`, which is still to be measured or loaded.
+        unmerge: Whether reduced tokens are put back on the full grid of patches.
 
     Raises:
         ValueError: If widths and heads do not fit.
@@ -182,6 +185,7 @@ def build_module(
         frame_loss_weight=every_frame_weight,
     )
     built.token_scale = TokenScale(num_depths, embed_dim) if standardize else None
+    built.unmerges = unmerge
     return built
 
 
@@ -203,12 +207,13 @@ def annotations_of(task: TaskName) -> tuple[str, ...]:
 
 
 def _train_tokens(
-    reader: FeatureReader, train_indices: Int64[np.ndarray, " clips"], num_depths: int
+    reader: FeatureReader, train_indices: Int64[np.ndarray, " clips"], task: Task
 ) -> Iterator[Float[Tensor, "T K N D"]]:
     """Yield the tokens of some clips of the training split, spread over it evenly."""
     places = np.linspace(0, len(train_indices) - 1, min(len(train_indices), _SCALE_CLIPS)).round().astype(int)
+    tokens_of = unmerge if task.unmerges else stored_tokens
     for index in np.take(train_indices, places):
-        yield torch.from_numpy(unmerge(reader[int(index)])[:, -num_depths:].astype(np.float32))
+        yield torch.from_numpy(tokens_of(reader[int(index)])[:, -task.num_depths :].astype(np.float32))
 
 
 def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:

@@ -28,6 +28,7 @@ class Task(nn.Module, ABC):
     Attributes:
         core: The temporal core.
         token_scale: Scales what comes from the encoder; None leaves it as it is, as published.
+        unmerges: Whether it takes reduced tokens on the full grid of patches, or as they are stored.
         depth_mixing: The adapters of the tapped depths; None where the encoder is tapped once.
         frame_axis: Axis of the frames in the predictions of a clip.
     """
@@ -39,6 +40,7 @@ class Task(nn.Module, ABC):
         self.core = core
         self.num_depths = num_depths
         self.token_scale: TokenScale | None = None
+        self.unmerges = True
         self.depth_mixing = (
             DepthMixing(core.embed_dim, num_depths, chunk_frames=chunk_frames) if num_depths > 1 else None
         )
