@@ -26,7 +26,7 @@ def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.Ad
         {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
         {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
 def decayed_parameters(module: nn.Module) -> list[Tensor]:
