@@ -130,7 +130,7 @@ def _pictures(
     return {
         "curves": curves_figure(ranked, metrics, colour_by=colour_by, is_share=shares) if has_curves else None,
         "effects": settings_figure(groups, section.objective, colour_by=colour_by, is_share=is_share(section.objective))
-        if groups
+        if len(ranked) > 1
         else None,
         "confusion": None if section.confusion is None else confusion_figure(section.confusion, section.class_names),
     }
