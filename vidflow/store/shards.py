@@ -43,6 +43,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, list[in
     index: dict[str, list[int]] = {}
     fixed = {"mtime": 0, "user": "vidflow", "group": "vidflow", "mode": 0o644}
     with publish(path) as aside, aside.open("wb") as stream, wds.TarWriter(stream, encoder=False, **fixed) as writer:
+        writer.tarstream.format = tarfile.USTAR_FORMAT  # the same bytes, found without a look for longer forms
         for sample in samples:
             members = _members(sample)
             offset = writer.tarstream.offset

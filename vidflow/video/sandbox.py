@@ -14,7 +14,7 @@ import sys
 import traceback
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -38,6 +38,7 @@ _Reply = tuple[str, Any]
 class _Child:
     process: subprocess.Popen[bytes]
     connection: Connection
+    imported: set[Callable[..., object]] = field(default_factory=set)
 
     def stop(self) -> int:
         """Kill and reap the process; return its exit code, negative for a signal."""
@@ -82,8 +83,10 @@ class Sandbox:
         child = self._running()
         try:
             child.connection.send_bytes(request)
-            kind, value = self._receive(child, _START_SECONDS, subject)
+            is_new = function not in child.imported
+            kind, value = self._receive(child, _START_SECONDS if is_new else self._timeout_seconds, subject)
             if kind == "begun":
+                child.imported.add(function)
                 kind, value = self._receive(child, self._timeout_seconds, subject)
         except (EOFError, ConnectionError):
             self._raise_crash(child, subject)
@@ -180,13 +183,16 @@ def serve(descriptor: int, parent: int, memory_mib: int) -> None:
     connection: Connection = Connection(descriptor)
     # What is no VideoError is a bug: it ends this process, and its traceback is our last word.
     sys.excepthook = lambda _, error, __: connection.send(("bug", "".join(traceback.format_exception(error))))
+    imported: set[Callable[..., object]] = set()
     while True:
         try:
             request = connection.recv_bytes()
         except (EOFError, ConnectionError):
             return
         function, args, kwargs = pickle.loads(request)  # noqa: S301 - from our own parent
-        connection.send(("begun", None))
+        if function not in imported:
+            connection.send(("begun", None))
+            imported.add(function)
         connection.send(_answer(function, args, kwargs))
 
 
