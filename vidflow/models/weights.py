@@ -13,7 +13,6 @@ from vidflow.errors import VidflowError
 
 WeightsKind = Literal["hub", "random", "file"]
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
-_CHUNK_BYTES = 1 << 20
 
 
 def weights_kind(weights: str) -> WeightsKind:
@@ -95,11 +94,8 @@ def hub_file(name: str) -> Path:
 
 
 def _sha256_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 __all__ = ["CHECKPOINT_SUFFIXES", "WeightsKind", "hub_file", "random_seed", "weights_identity", "weights_kind"]
