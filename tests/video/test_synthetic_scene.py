@@ -57,7 +57,7 @@ def test_the_camera_is_as_likely_to_move_one_way_as_the_other():
     time = np.linspace(-1, 1, 4)
     gains = []
     for seed in range(500):
-        _, poses = draw_poses(np.random.default_rng(seed), time=time, travel=1.0, shake=1.0)
+        _, poses = draw_poses(np.random.default_rng(seed), time=time, travel=1.0, turn=4.0, shake=1.0)
         turn = poses[0, :3, :3].T @ poses[-1, :3, :3]
         gains.append([*(poses[-1] - poses[0])[:3, 3], turn[0, 2] - turn[2, 0], turn[2, 1] - turn[1, 2], turn[1, 0]])
     assert_means_near_zero(np.array(gains))
