@@ -6,7 +6,6 @@ decodes the videos and runs the encoder first. Validation and snapshots, the sam
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from pipelines.bench_clock import ROUNDS, Ratio, Seconds, Work, median, ratio, take_turns
 from pipelines.bench_cores import train_on
+from pipelines.bench_workers import decode_frames
 from pipelines.extract import build_extractor
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
@@ -25,9 +25,6 @@ from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import build_optimizer
 from vidflow.training.trial import annotations_of, build_module, module_recipe
-from vidflow.video.decode import decode_clip
-from vidflow.video.ffmpeg import probe
-from vidflow.video.sampling import frames_at
 
 # Clips of a round, in whole batches; their seconds stand for those of the epoch.
 _NUM_TRAINED = 64
@@ -150,19 +147,14 @@ class _Source:
         nowhere = Path(config.root) / "bench"
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
         self._extractor: Extractor = build_extractor(config, dense, nowhere, nowhere, metadata)
-        self._config, self._clips, self.num_clips = config, clips, len(clips)
+        self._video, self._clips, self.num_clips = config.video, clips, len(clips)
         self._batch = -(-config.resources.frames_per_batch // config.video.sampling.num_frames)
         self._frames = torch.empty(0)
         self.decode()
 
     def decode(self) -> None:
         """Decode the clips from their videos, as sharding does."""
-        video, decoded = self._config.video, []
-        for clip in self._clips:
-            info = probe(Path(clip.path))
-            indices = frames_at(info.pts_seconds, np.asarray(clip.times))
-            decode = partial(decode_clip, Path(clip.path), info, indices, decoder=video.decoder, size=video.size)
-            decoded.append(decode(resize_filter=video.resize_filter).frames)
+        decoded = [decode_frames(clip, self._video) for clip in self._clips]
         self._frames = torch.from_numpy(np.stack(decoded))
 
     def encode(self) -> None:

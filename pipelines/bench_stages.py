@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import bench_workers, sweep
+from pipelines.bench_clock import ROUNDS
 from pipelines.job import WorkerPool, log
 from vidflow.config.schema import Config, StageResources
 from vidflow.config.search import draw_candidates
 from vidflow.stages.locate import locate_features, locate_shards, locate_trial
 from vidflow.store.features import FeatureReader
 
-ROUNDS = 5
 HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
 
 
@@ -90,7 +90,7 @@ def measure_read(config: Config) -> Row:
         (bench_workers.copy_files(address.directory, reader[0].tokens.nbytes), bench_workers.copy_clips(reader))
         for _ in range(ROUNDS)
     ]
-    return _row("read", [(bare, stage) for bare, stage in rounds], "GB/s", "copy out of a memory map", 1.0)
+    return _row("read", rounds, "GB/s", "copy out of a memory map")
 
 
 def measure_sweep(config: Config) -> Row:
@@ -169,9 +169,8 @@ def _compare(
         rounds += [(_wall(pool, "bare", chosen), _wall(pool, "stage", chosen)) for _ in range(ROUNDS)]
     finally:
         pool.close()
-    return _row(
-        stage, [(size * len(chosen) / bare, size * len(chosen) / wall) for bare, wall in rounds], unit, loop, 1.0
-    )
+    num_clips = size * len(chosen)
+    return _row(stage, [(num_clips / bare, num_clips / wall) for bare, wall in rounds], unit, loop)
 
 
 def _wall(pool: WorkerPool, mode: str, units: Sequence[Any]) -> float:
@@ -181,11 +180,11 @@ def _wall(pool: WorkerPool, mode: str, units: Sequence[Any]) -> float:
     return time.perf_counter() - started
 
 
-def _row(stage: str, speeds: Sequence[tuple[float, float]], unit: str, loop: str, scale: float) -> Row:
+def _row(stage: str, speeds: Sequence[tuple[float, float]], unit: str, loop: str) -> Row:
     return Row(
         stage=stage,
-        speed=statistics.median(speed for _, speed in speeds) * scale,
-        bare=statistics.median(bare for bare, _ in speeds) * scale,
+        speed=statistics.median(speed for _, speed in speeds),
+        bare=statistics.median(bare for bare, _ in speeds),
         unit=unit,
         ratio=statistics.median(speed / bare for bare, speed in speeds),
         loop=loop,

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from pipelines.extract import build_extractor, committed_files
 from pipelines.shard import build_shard_builder
-from vidflow.config.schema import Config, Trial
+from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
 from vidflow.stages.extract import ExtractPlan
 from vidflow.stages.locate import Address
-from vidflow.stages.plan import ShardPlan
+from vidflow.stages.plan import ClipPlan, ShardPlan
 from vidflow.store.features import FeatureReader
 from vidflow.store.shards import read_shard
 from vidflow.training.trial import run_trial
@@ -42,13 +43,7 @@ class ShardBench:
     def _loop(self, plan: ShardPlan) -> None:
         video, shards = self._config.video, self._config.shards
         for clip in plan.clips:
-            path = Path(clip.path)
-            info = probe(path)
-            indices = frames_at(info.pts_seconds, np.asarray(clip.times))
-            decoded = decode_clip(
-                path, info, indices, decoder=video.decoder, size=video.size, resize_filter=video.resize_filter
-            )
-            for frame in decoded.frames:
+            for frame in decode_frames(clip, video):
                 compress(frame, shards.image_format, shards.jpeg_quality)
 
 
@@ -105,6 +100,16 @@ class TrialBench:
         for _ in results:
             pass
         return time.perf_counter() - started
+
+
+def decode_frames(clip: ClipPlan, video: Video) -> UInt8[np.ndarray, "T H W 3"]:
+    """Decode a clip from its video as sharding does, with nothing around it."""
+    path = Path(clip.path)
+    info = probe(path)
+    indices = frames_at(info.pts_seconds, np.asarray(clip.times))
+    return decode_clip(
+        path, info, indices, decoder=video.decoder, size=video.size, resize_filter=video.resize_filter
+    ).frames
 
 
 def extract_plans(shards: Address) -> list[ExtractPlan]:

@@ -15,7 +15,7 @@ import ray.exceptions
 from tqdm import tqdm
 
 from vidflow.config.schema import Config, StageResources
-from vidflow.config.tracking_uri import check_uri, default_uri
+from vidflow.config.tracking_uri import check_uri, store_uri
 from vidflow.errors import VidflowError
 from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
 
@@ -61,7 +61,7 @@ def check_hosts(config: Config) -> None:
         ConfigError: If it is sqlite and there are several.
     """
     num_hosts = sum(bool(node["Alive"]) for node in ray.nodes())
-    check_uri(config.tracking.uri or default_uri(config.root), num_hosts=num_hosts)
+    check_uri(store_uri(config), num_hosts=num_hosts)
 
 
 class WorkerPool:

@@ -328,8 +328,16 @@ def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Spl
 
 def _kind(config: Config, trial: Trial) -> str:
     """Name what a step's time depends on; where tokens are unmerged when they are read, reducers make no difference."""
-    free = {"seed": 0, "learning_rate": 1.0, "weight_decay": 0.0, "warmup_fraction": 0.0, "grad_clip": 1.0, "epochs": 1}
-    alike = replace(trial, **free, features="" if trial.unmerge else trial.features)  # type: ignore[arg-type]
+    alike = replace(
+        trial,
+        seed=0,
+        learning_rate=1.0,
+        weight_decay=0.0,
+        warmup_fraction=0.0,
+        grad_clip=1.0,
+        epochs=1,
+        features="" if trial.unmerge else trial.features,
+    )
     return json.dumps([asdict(alike), config.features[trial.features].depths])
 
 

@@ -19,7 +19,7 @@ from pipelines.sweep import finished_features
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
-from vidflow.config.tracking_uri import default_uri
+from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
@@ -61,7 +61,7 @@ def main(config: Config) -> None:
         address = locate_report(config, sweep)
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
-        uri = config.tracking.uri or default_uri(config.root)
+        uri = store_uri(config)
         Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
         publish_json(address.directory / STAGE_MANIFEST, {"stage": "report", "fingerprint": address.fingerprint})
     log.info(

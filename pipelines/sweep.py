@@ -16,7 +16,7 @@ from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates, objective_of
-from vidflow.config.tracking_uri import default_uri
+from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure
@@ -59,7 +59,7 @@ class Sweep:
     def __init__(self, config: Config, features: dict[str, Address], address: Address) -> None:
         """Open the store and list the trials known so far."""
         self._config, self._features, self._address = config, features, address
-        uri = config.tracking.uri or default_uri(config.root)
+        uri = store_uri(config)
         self._tracker = Tracker(uri, config.tracking.experiment)
         self._trials: dict[str, Trial] = {}
         self._baselines: dict[str, dict[str, float]] = (address.manifest or {}).get("baselines", {})

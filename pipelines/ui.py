@@ -3,12 +3,12 @@
 import os
 
 from vidflow.config.schema import Config
-from vidflow.config.tracking_uri import default_uri
+from vidflow.config.tracking_uri import store_uri
 from vidflow.tracking import ui_command, ui_page
 
 
 def main(config: Config) -> None:
     """Become the MLflow server, at 127.0.0.1."""
-    command = ui_command(config.tracking.uri or default_uri(config.root))
+    command = ui_command(store_uri(config))
     print(f"MLflow UI: {ui_page()}  (stop with Ctrl-C)", flush=True)
     os.execv(command[0], command)  # noqa: S606 - a list, no shell

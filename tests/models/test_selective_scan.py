@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipelines.bench_scan import plain_scan
 from vidflow.models import selective_scan as module
 from vidflow.models.selective_scan import selective_scan
 
@@ -24,16 +25,6 @@ def arguments(num_sequences, num_steps, channels, num_states, dtype=torch.float6
         normal(num_sequences, num_steps, num_states),
         normal(num_sequences, num_states, channels),
     )
-
-
-def plain_scan(delta, x, decay, b, c, state):
-    """The recurrence as it is written, a step at a time with states (S, E, n), left to autograd."""
-    decay, state, outputs = decay.t(), state.transpose(1, 2), []
-    for t in range(delta.shape[1]):
-        drive = (delta[:, t] * x[:, t])[..., None] * b[:, t, None]
-        state = torch.exp(delta[:, t, :, None] * decay) * state + drive
-        outputs.append((state * c[:, t, None]).sum(-1))
-    return torch.stack(outputs, 1), state.transpose(1, 2)
 
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
-from vidflow.config.tracking_uri import check_uri, default_uri
+from vidflow.config.tracking_uri import check_uri, store_uri
 from vidflow.errors import ConfigError
 
 
@@ -190,7 +190,7 @@ def _source_problems(config: Config) -> list[str]:
 
 def _tracking_problems(config: Config) -> list[str]:
     try:
-        check_uri(config.tracking.uri or default_uri(config.root), num_hosts=1)
+        check_uri(store_uri(config), num_hosts=1)
     except ConfigError as error:
         return [str(error)]
     return []

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 
 # https://user:password@host, and ?token=... as in presigned addresses.
@@ -16,6 +17,11 @@ _SECRET_QUERY = re.compile(
 def default_uri(root: str | Path) -> str:
     """Return the address of the sqlite store under an experiment's root."""
     return f"sqlite:///{Path(root).resolve() / 'mlflow.db'}"
+
+
+def store_uri(config: Config) -> str:
+    """Return the address of the store that keeps an experiment's runs."""
+    return config.tracking.uri or default_uri(config.root)
 
 
 def check_uri(uri: str, *, num_hosts: int) -> None:

@@ -15,7 +15,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.metrics import build_metric
 from vidflow.models.tasks.depth import valid_depth
 from vidflow.store.features import FeatureReader
-from vidflow.training.batches import read_annotations
+from vidflow.training.batches import read_annotations, spread
 from vidflow.training.trial import annotations_of
 
 # Training clips, spread evenly, that a mean is taken over: more would change it little and cost minutes.
@@ -75,9 +75,10 @@ def _fit(task: TaskName, reader: FeatureReader, train: Int64[np.ndarray, " clips
         case "box_tracking" | "point_tracking":
             return torch.empty(0)
         case "depth":
-            return _mean_depth(reader, _spread(train))
+            return _mean_depth(reader, spread(train, most=_FITTED_CLIPS))
         case "camera_pose":
-            motions = [_targets(task, reader, int(index))["camera_motion"][0, 1:] for index in _spread(train)]
+            chosen = spread(train, most=_FITTED_CLIPS)
+            motions = [_targets(task, reader, int(index))["camera_motion"][0, 1:] for index in chosen]
             return torch.cat(motions).mean(0)
         case _:
             assert_never(task)
@@ -126,8 +127,3 @@ def _targets(task: TaskName, reader: FeatureReader, index: int) -> dict[str, Ten
         return {"label": torch.tensor([reader.labels[index]])}
     arrays = read_annotations(reader[index], annotations_of(task))
     return {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
-
-
-def _spread(indices: Int64[np.ndarray, " clips"]) -> Int64[np.ndarray, " fewer"]:
-    places = np.linspace(0, len(indices) - 1, min(len(indices), _FITTED_CLIPS)).round().astype(int)
-    return np.take(indices, places)

@@ -5,13 +5,13 @@ H and W pixels.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float16, Int64
 from torch import Tensor
 
 from vidflow.ahead import make_ahead
@@ -79,10 +79,7 @@ def iterate_batches(
         VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    batches = (
-        _read_batch(reader, chunk, num_depths, arrays, unmerge if unmerged else stored_tokens, device.type == "cuda")
-        for chunk in chunks
-    )
+    batches = (_read_batch(reader, chunk, num_depths, arrays, unmerged, device.type == "cuda") for chunk in chunks)
     for batch in make_ahead(batches, num_ahead=_NUM_AHEAD):
         yield _move(batch, device)
 
@@ -92,7 +89,7 @@ def _read_batch(
     indices: Int64[np.ndarray, " B"],
     num_depths: int | None,
     arrays: Sequence[str],
-    tokens_of: Callable[[ClipTokens], np.ndarray],
+    unmerged: bool,
     pin: bool,
 ) -> Batch:
     clips = [reader[int(index)] for index in indices]
@@ -104,10 +101,25 @@ def _read_batch(
     prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pin)
     return Batch(
         indices=indices,
-        tokens=_stack([tokens_of(clip)[:, -(num_depths or 0) :] for clip in clips], clips, "tokens", pin),
+        tokens=_stack([core_tokens(clip, num_depths, unmerged=unmerged) for clip in clips], clips, "tokens", pin),
         prefix=prefix if prefix.shape[2] else None,
         targets=targets,
     )
+
+
+def core_tokens(clip: ClipTokens, num_depths: int | None, *, unmerged: bool) -> Float16[np.ndarray, "T K N D"]:
+    """Return the tokens of the last depths on the full grid of patches, or as they are stored.
+
+    Raises:
+        VidflowError: If the clip has ragged token counts that nothing puts back on the grid.
+    """
+    return (unmerge if unmerged else stored_tokens)(clip)[:, -(num_depths or 0) :]
+
+
+def spread(indices: Int64[np.ndarray, " clips"], *, most: int) -> Int64[np.ndarray, " fewer"]:
+    """Return at most so many of the clips, evenly from first to last."""
+    places = np.linspace(0, len(indices) - 1, min(len(indices), most)).round().astype(int)
+    return np.take(indices, places)
 
 
 def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:

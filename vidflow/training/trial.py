@@ -17,8 +17,8 @@ from vidflow.models.metrics import build_metric
 from vidflow.models.tasks import Task, build_task
 from vidflow.models.token_scale import TokenScale
 from vidflow.records import EpochResult
-from vidflow.store.features import FeatureReader, stored_tokens, unmerge
-from vidflow.training.batches import read_annotations
+from vidflow.store.features import FeatureReader
+from vidflow.training.batches import core_tokens, read_annotations, spread
 from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
@@ -210,10 +210,9 @@ def _train_tokens(
     reader: FeatureReader, train_indices: Int64[np.ndarray, " clips"], task: Task
 ) -> Iterator[Float[Tensor, "T K N D"]]:
     """Yield the tokens of some clips of the training split, spread over it evenly."""
-    places = np.linspace(0, len(train_indices) - 1, min(len(train_indices), _SCALE_CLIPS)).round().astype(int)
-    tokens_of = unmerge if task.unmerges else stored_tokens
-    for index in np.take(train_indices, places):
-        yield torch.from_numpy(tokens_of(reader[int(index)])[:, -task.num_depths :].astype(np.float32))
+    for index in spread(train_indices, most=_SCALE_CLIPS):
+        tokens = core_tokens(reader[int(index)], task.num_depths, unmerged=task.unmerges)
+        yield torch.from_numpy(tokens.astype(np.float32))
 
 
 def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:
