@@ -1,9 +1,11 @@
 """Short measurements on this machine: a few videos through every stage, one training step per core, the disk.
 
-Everything runs in this process with the threads of one worker, so that seconds are worker seconds.
+Everything runs in this process with the threads of one worker, so that seconds are worker seconds; each is the median
+of several, since a machine is never quite its own.
 """
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +39,7 @@ from vidflow.video.synthetic import PlannedVideo, plan_videos, write_video
 
 NUM_VIDEOS = 6
 """Videos that are measured, the first only to warm up."""
+_ROUNDS = 3
 _DISK_BYTES = 64 << 20
 _TAR_BLOCK = 512
 
@@ -160,14 +163,15 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
     paths = scanned_paths(items)
     scans = {row.path: row for row in scan(paths[:1])}
-    scan_seconds, rows = _timed(lambda: scan(paths[1:]))
+    rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
+    scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
     scans |= {row.path: row for row in rows}
     clips, rejects = plan_clips(items, scans, **asdict(config.video.sampling))
     if not clips:
         raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")
     build = build_shard_builder(config, directory)()
     warm = build(ShardPlan(file="warm.tar", clips=(clips[0],)))
-    entry = build(ShardPlan(file="probe.tar", clips=_several(clips)))
+    entry = _settled(lambda: build(ShardPlan(file="probe.tar", clips=_several(clips))))
     if not warm.num_clips or not entry.num_clips:
         raise VidflowError(f"videos looked at cannot be decoded: {[*warm.rejects, *entry.rejects][0]['message']}")
     num_bytes = sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in entry.details["members"].values())
@@ -195,7 +199,8 @@ def probe_features(
     """
     make = _maker(config, features, shards, dense, directory)
     sources = dense.entries if is_reduced_from_cache(features) and dense is not None else shards.entries
-    warm, entry = (make(f"{name}.arrow", source) for name, source in zip(("warm", "probe"), sources, strict=True))
+    warm = make("warm.arrow", sources[0])
+    entry = _settled(lambda: make("probe.arrow", sources[1]))
     # The two files differ in clips alone, so what is left at none is every file's own.
     more = entry.num_clips - warm.num_clips
     clip_bytes = (entry.num_bytes - warm.num_bytes) / more if more > 0 else entry.num_bytes / entry.num_clips
@@ -223,7 +228,7 @@ def probe_features(
 
 
 def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: Path) -> StepTime:
-    """Train and validate one batch, after another one to warm up."""
+    """Train and validate one batch several times, after once to warm up."""
     entry = features.entries[1]
     metadata = FeatureFile(features.directory / entry.file).metadata
     rows = [
@@ -235,8 +240,8 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
     finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], metadata=metadata)
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     objective, mode = objective_of(config.trials, trial.task)
-    *_, last = run_trial(
-        replace(trial, epochs=2),
+    _, *epochs = run_trial(
+        replace(trial, epochs=1 + _ROUNDS),
         FeatureReader(features.directory),
         directory=directory,
         key="probe",
@@ -244,8 +249,9 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
         mode=mode,
         device="cuda" if config.resources.trials.num_gpus else "cpu",
     )
-    train = 1 / last.metrics["train/clips_per_second"]
-    return StepTime(train=train, validate=max(0.0, last.seconds / trial.batch_size - train))
+    train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
+    both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
+    return StepTime(train=train, validate=max(0.0, both - train))
 
 
 def _maker(
@@ -267,6 +273,12 @@ def _maker(
     }
     extract = build_extractor(config, features, shards.directory, directory, metadata)
     return lambda file, source: extract(ExtractPlan(file=file, shard=source))
+
+
+def _settled(make: Callable[[], FileEntry]) -> FileEntry:
+    """Make the same file several times, the one in place of the other, and return it with the median of the seconds."""
+    entries = [make() for _ in range(_ROUNDS)]
+    return replace(entries[-1], seconds=statistics.median(entry.seconds for entry in entries))
 
 
 def _several(clips: Sequence[ClipPlan]) -> tuple[ClipPlan, ...]:
