@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.state import Progress
+from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config
 from vidflow.config.schema import STAGES, Config
 from vidflow.errors import ConfigError, VidflowError
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(given)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("vidflow").setLevel(logging.INFO)
+    keep_freed_memory()
     if parsed.command == "predict":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
     if parsed.command == "bench":

@@ -14,6 +14,7 @@ import ray
 import ray.exceptions
 from tqdm import tqdm
 
+from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, StageResources
 from vidflow.config.tracking_uri import check_uri, store_uri
 from vidflow.errors import VidflowError
@@ -184,6 +185,7 @@ class _Actor:
     """Holds one worker in a process of its own."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
+        keep_freed_memory()
         self._build = build
         self._work: Callable[[Any], Any] | None = None
 

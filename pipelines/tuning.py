@@ -20,6 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
+from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
 from vidflow.records import EpochResult, TrialResult
@@ -91,6 +92,7 @@ def run_trials(
 def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address]) -> None:
     """Train one trial and report every epoch to Tune."""
     resources = config.resources.trials
+    keep_freed_memory()
     torch.set_num_threads(max(1, int(resources.num_cpus)))
     trial = trial_of(config, settings)
     address = locate_trial(config, trial, features[trial.features])

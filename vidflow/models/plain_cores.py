@@ -43,9 +43,11 @@ class MeanCore(TemporalCore):
         """Continue the mean: (count * mean + sum of the new frames) / new count."""
         mean, count = self._start(tokens, state)
         counts = count[:, None] + torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        # The mean is carried rather than the sum, so that a long stream does not lose precision.
-        old_share = (count[:, None] / counts)[:, :, None, None].to(tokens.dtype)
-        means = old_share * mean[:, None] + tokens.cumsum(1) / counts[:, :, None, None].to(tokens.dtype)
+        means = tokens.cumsum(1).div_(counts[:, :, None, None].to(tokens.dtype))
+        if state is not None:
+            # The mean is carried rather than the sum, so that a long stream does not lose precision.
+            old_share = (count[:, None] / counts)[:, :, None, None].to(tokens.dtype)
+            means = means + old_share * mean[:, None]
         return self.output_norm(means), (means[:, -1], counts[:, -1])
 
 
