@@ -99,12 +99,13 @@ class _Scan(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         y, last = torch.empty_like(inputs[0]), torch.empty_like(inputs[-1])
         for rows, block in _blocks(*inputs):
-            state, factor = block.state.clone(), torch.empty_like(block.state)
+            state, factor = block.state, torch.empty_like(block.state)
             outputs = torch.empty_like(block.x)
             for t, output in enumerate(outputs[:, :, None].unbind(0)):
-                block.advance(t, state, factor, out=state)
+                block.advance(t, state, factor, out=last[rows])
+                state = last[rows]
                 torch.bmm(block.c_row[t], state, out=output)
-            y[rows], last[rows] = outputs.transpose(0, 1), state
+            y[rows] = outputs.transpose(0, 1)
         return y, last
 
     @staticmethod
