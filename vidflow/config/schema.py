@@ -163,7 +163,8 @@ class Trial:
     """Whether reduced tokens are put back on the full grid of patches, as cores that remember by place need it; if
     not, cores see the tokens as they are stored, whose number must be the same in every frame."""
     standardize: bool = False
-    """Whether tokens are brought to zero mean and unit deviation per channel, as measured on the training split."""
+    """Whether tokens are brought to zero mean and unit deviation per channel, as measured on the training split, and
+    the average token that `camera_pose` reads passes batch norm; published is neither."""
     readout_dim: Count = 768
     """Width of the readout."""
     readout_heads: Count = 12

@@ -167,7 +167,8 @@ def build_module(
         readout_dim: Width of the readout.
         readout_heads: Attention heads of the readout.
         every_frame_weight: Weight of the loss at every frame beside that at the last one, for `classification`.
-        standardize: Whether tokens pass a `TokenScale`, which is still to be measured or loaded.
+        standardize: Whether tokens pass a `TokenScale`, which is still to be measured or loaded, and what the head of
+            `camera_pose` reads passes batch norm.
         unmerge: Whether reduced tokens are put back on the full grid of patches.
 
     Raises:
@@ -183,6 +184,7 @@ def build_module(
         readout_width=readout_dim,
         readout_heads=readout_heads,
         frame_loss_weight=every_frame_weight,
+        standardize=standardize,
     )
     built.token_scale = TokenScale(num_depths, embed_dim) if standardize else None
     built.unmerges = unmerge

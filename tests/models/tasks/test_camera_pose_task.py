@@ -10,8 +10,9 @@ from vidflow.models.tasks import build_task
 from vidflow.models.tasks.camera_pose import rotation_matrix
 
 
-def make():
-    return build_task("camera_pose", core=build_core("identity", embed_dim=16), embed_dim=16, readout_width=32)
+def make(*, standardize=False):
+    core = build_core("identity", embed_dim=16)
+    return build_task("camera_pose", core=core, embed_dim=16, readout_width=32, standardize=standardize)
 
 
 @given(seed=st.integers(0, 2**31))
@@ -61,3 +62,28 @@ def test_before_training_the_camera_stands_still():
     still = torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0]).expand(2, 3, 9)
     # Ten times the deviation of weights that multiply activations of order one, and the biases.
     torch.testing.assert_close(predictions["camera_motion"], still, rtol=0, atol=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("standardize", [False, True])
+def test_only_a_standardized_head_sees_past_what_is_alike_in_all_frames(standardize):
+    torch.manual_seed(0)
+    task = make(standardize=standardize).double().train()
+    features, alike = torch.randn(4, 3, 5, 16).double(), 100 * torch.randn(16).double()
+    seen, hidden = (
+        task.read(each, {}, ())[0]["camera_motion"].var((0, 1)).sum() for each in (features, features + alike)
+    )
+    assert (hidden > 0.9 * seen) == standardize
+
+
+@torch.no_grad()
+def test_a_standardized_head_reads_a_frame_as_it_reads_the_clip():
+    task = make(standardize=True).train()
+    tokens = torch.randn(4, 3, 1, 5, 16)
+    for _ in range(3):
+        task(tokens, None, {})
+    task.eval()
+    whole, state = task(tokens, None, {})["camera_motion"], None
+    for t in range(tokens.shape[1]):
+        frame, state = task.step(tokens[:, t], None, {}, state)
+        torch.testing.assert_close(frame["camera_motion"], whole[:, t])

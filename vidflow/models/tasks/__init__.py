@@ -30,6 +30,7 @@ def build_task(
     frame_loss_weight: float = 0.1,
     mixing_chunk_frames: int | None = None,
     reference: bool = False,
+    standardize: bool = False,
 ) -> Task:
     """Build a task around a core. None means the published size, adapted to `readout_width`.
 
@@ -48,6 +49,7 @@ def build_task(
         frame_loss_weight: Weight of the mean loss over frames beside that of the last frame, in classification.
         mixing_chunk_frames: Frames whose adapter activations are held at once; None is all.
         reference: Behave as the published trackers do, see `BoxTrackingTask` and `PointTrackingTask`.
+        standardize: Scale the channels of what the head reads over frames, see `CameraPoseTask`; others ignore it.
 
     Raises:
         ValueError: A width does not fit, or `num_classes` is missing.
@@ -111,6 +113,7 @@ def build_task(
                 chunk_frames=mixing_chunk_frames,
                 width=width,
                 head_hidden_dim=head_hidden,
+                standardize=standardize,
             )
         case _:
             assert_never(name)

@@ -25,6 +25,8 @@ class CameraPoseTask(Task):
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming nuScenes readout; Zhou et al. 2019 (arXiv 1812.07035) for
     the six numbers of a rotation; Kendall and Cipolla 2017 (arXiv 1704.00390), section 3.2.2, for the balance of the
     two losses, which are the Euclidean error of the translation and the Frobenius norm of the rotations' difference.
+    `standardize` puts batch norm in the place of the head's layer norm, which leaves in the average token whatever is
+    alike in all frames; where that is most of it, the head sees little of the motion.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class CameraPoseTask(Task):
         chunk_frames: int | None,
         width: int,
         head_hidden_dim: int,
+        standardize: bool,
     ) -> None:
         super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
         self.projection = build_projection(core.embed_dim, width)
@@ -42,7 +45,8 @@ class CameraPoseTask(Task):
         nn.init.normal_(motion.weight, std=_MOTION_STD)
         with torch.no_grad():
             motion.bias.copy_(torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0]))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, head_hidden_dim), nn.GELU(), motion)
+        norm = _FrameBatchNorm(width) if standardize else nn.LayerNorm(width)
+        self.head = nn.Sequential(norm, nn.Linear(width, head_hidden_dim), nn.GELU(), motion)
         # s of exp(-s) loss + s: translation, rotation.
         self.log_variances = nn.Parameter(torch.tensor(_LOG_VARIANCES))
 
@@ -66,6 +70,15 @@ class CameraPoseTask(Task):
         difference = rotation_matrix(predicted[..., 3:]) - rotation_matrix(wanted[..., 3:])
         errors = torch.stack([translation, difference.flatten(-2).norm(dim=-1).mean()])
         return (torch.exp(-self.log_variances) * errors + self.log_variances).sum()
+
+
+class _FrameBatchNorm(nn.BatchNorm1d):
+    """Batch norm of (B, T, D) over clips and frames."""
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Normalise each channel."""
+        normed: Tensor = super().forward(x.flatten(0, 1))
+        return normed.view_as(x)
 
 
 def rotation_matrix(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
