@@ -11,7 +11,8 @@ from pathlib import Path
 from pipelines.cli import run_stage
 from pipelines.extract import finished_shards
 from pipelines.job import check_hosts, log, ray_session
-from pipelines.plan import PLAN, StageCost, compare_with_plan
+from pipelines.plan import PLAN, compare_with_plan
+from pipelines.plan_table import StageCost
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial

@@ -9,7 +9,8 @@ import pytest
 from tiny_experiment import TINY
 
 from pipelines import plan
-from pipelines.plan import PlannedStage, StageCost, count_workers, num_passes, num_trials, table
+from pipelines.plan import count_workers, num_passes, num_trials
+from pipelines.plan_table import PlannedStage, StageCost, table
 from pipelines.probe import DiskSpeed
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, StageResources
