@@ -48,6 +48,20 @@ def test_an_object_out_of_sight_in_the_first_frame_is_left_out(tmp_path):
     assert clip(path, [0, 0.1])["boxes"].shape == (1, 2, 4)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_visibility_may_be_given_as_zeros_and_ones(tmp_path, dtype):
+    boxes = np.arange(3)[:, None, None] + np.tile([30.0, 10, 50, 30], (3, 2, 1))
+    shared = {"pts_seconds": [0, 0.1], "boxes": boxes, "points": boxes[:, :, :2]}
+    visible = np.array([[True, True], [False, True], [True, False]])
+    truths = [
+        clip(save(tmp_path, **shared, boxes_visible=each, points_visible=each), [0, 0.1])
+        for each in (visible, visible.astype(dtype))
+    ]
+    assert len(truths[0]["boxes"]) == 2
+    for name in truths[0]:
+        np.testing.assert_array_equal(truths[1][name], truths[0][name])
+
+
 def test_a_point_is_queried_where_it_is_first_seen_and_dropped_if_it_never_is(tmp_path):
     points = np.tile([60.0, 40.0], (3, 2, 1))
     points[2] = 5  # left of the crop
@@ -88,6 +102,16 @@ def test_the_bytes_do_not_depend_on_when_they_are_made(tmp_path):
         ({"pts_seconds": [0, 1], "points": np.zeros((1, 2, 2))}, "`points_visible` is missing"),
         ({"pts_seconds": [0, 1], "frame_size": [0, 1]}, "wanted a height and a width"),
         ({"pts_seconds": [0, 1], "depth": np.zeros((3, 4, 4))}, "wanted (2, height, width)"),
+        ({"pts_seconds": np.float64(0)}, "no `pts_seconds`"),
+        ({"pts_seconds": [0, np.nan]}, "no `pts_seconds`"),
+        ({"pts_seconds": [0, 1], "depth": np.full((2, 4, 4), "near")}, "`depth` holds <U4, wanted numbers"),
+        ({"pts_seconds": [0], "camera_pose": np.zeros((1, 4, 4))}, "no rotation and translation in 1 frames"),
+        ({"pts_seconds": [0], "camera_pose": np.full((1, 4, 4), -np.inf)}, "no rotation and translation in 1 frames"),
+        ({"pts_seconds": [0], "camera_pose": np.zeros((2, 1, 4, 4))}, "wanted it to end in"),
+        (
+            {"pts_seconds": [0], "points": np.zeros((1, 1, 2)), "points_visible": np.full((1, 1), 0.5)},
+            "holds other values than false and true",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_together_reject_the_video(tmp_path, arrays, part):

@@ -12,6 +12,7 @@ Axes: F source frames, T frames of a clip, O objects, Q points, H and W source p
 
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from jaxtyping import Float, Float32, Float64, Int
 from vidflow.errors import VideoError
 
 _WANTED_ENDS = {"boxes": ("F", 4), "points": ("F", 2), "camera_pose": ("F", 4, 4)}
+# A rotation's is 1; below this a pose is no motion of a rigid camera.
+_LEAST_DETERMINANT = 0.5
+_NUMBERS = "biuf"
+_VISIBLE = ("boxes_visible", "points_visible")
+_NAMES = ("pts_seconds", "depth", "frame_size", *_WANTED_ENDS, *_VISIBLE)
 
 
 def clip_annotations(
@@ -104,33 +110,64 @@ class _Crop:
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            source = {name: archive[name] for name in archive.files}
+            source = {name: archive[name] for name in _NAMES if name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise VideoError("Annotations", f"{path}: not a readable .npz: {error}") from error
     _check(path, source)
-    return source
+    return source | {name: source[name].astype(bool) for name in _VISIBLE if name in source}
 
 
 def _check(path: Path, source: dict[str, np.ndarray]) -> None:
-    if source.get("pts_seconds", np.empty(0)).size == 0:
-        raise VideoError("Annotations", f"{path}: no `pts_seconds`; wanted the time of every annotated frame")
-    num_frames = len(source["pts_seconds"])
-    problems = []
+    moments = source.get("pts_seconds", np.empty(0))
+    problems = [
+        f"`{name}` holds {array.dtype}, wanted numbers"
+        for name, array in source.items()
+        if array.dtype.kind not in _NUMBERS
+    ]
+    if not problems and (moments.ndim != 1 or not moments.size or not np.isfinite(moments).all()):
+        problems = ["no `pts_seconds`; wanted the time of every annotated frame"]
+    # What follows can be looked at only where the above is right.
+    problems = problems or [*_misfits(source, len(moments)), *_bad_values(source)]
+    if problems:
+        raise VideoError("Annotations", f"{path}: {'; '.join(problems)}")
+
+
+def _misfits(source: dict[str, np.ndarray], num_frames: int) -> Iterator[str]:
+    """Yield what has not the shape it should have."""
     for name, ends in _WANTED_ENDS.items():
         wanted: tuple[Any, ...] = tuple(num_frames if end == "F" else end for end in ends)
-        if name in source and source[name].shape[-len(wanted) :] != wanted:
-            problems.append(f"`{name}` is {source[name].shape}, wanted it to end in {wanted}")
+        if name in source and (source[name].ndim != 3 or source[name].shape[-len(wanted) :] != wanted):
+            yield f"`{name}` is {source[name].shape}, wanted it to end in {wanted}"
     for name in ("boxes", "points"):
         visible = source.get(f"{name}_visible")
         if name in source and (visible is None or visible.shape != source[name].shape[:2]):
-            problems.append(f"`{name}_visible` is missing or does not match `{name}`")
+            yield f"`{name}_visible` is missing or does not match `{name}`"
     if "depth" in source and (source["depth"].ndim != 3 or len(source["depth"]) != num_frames):
-        problems.append(f"`depth` is {source['depth'].shape}, wanted ({num_frames}, height, width)")
+        yield f"`depth` is {source['depth'].shape}, wanted ({num_frames}, height, width)"
+
+
+def _bad_values(source: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield what no array of its name can hold."""
+    for name in _VISIBLE:
+        if name in source and not np.isin(source[name], (0, 1)).all():
+            yield f"`{name}` holds other values than false and true"
     frame_size = source.get("frame_size", np.ones(2))
     if frame_size.shape != (2,) or not (frame_size > 0).all():
-        problems.append(f"`frame_size` is {frame_size.tolist()}, wanted a height and a width")
-    if problems:
-        raise VideoError("Annotations", f"{path}: {'; '.join(problems)}")
+        yield f"`frame_size` is {frame_size.tolist()}, wanted a height and a width"
+    poses = source.get("camera_pose", np.empty((0, 4, 4)))
+    if poses.shape[1:] == (4, 4) and (lost := _lost_poses(poses)):
+        yield (
+            f"`camera_pose` is no rotation and translation in {len(lost)} frames, such as {lost[0]}; leave it out, or "
+            "cut the clip to frames that have one"
+        )
+
+
+def _lost_poses(poses: Float[np.ndarray, "F 4 4"]) -> list[int]:
+    """Return the frames without a pose, which some data sets mark by infinities or zeros."""
+    is_finite = np.isfinite(poses).all(axis=(1, 2))
+    is_lost = ~is_finite
+    is_lost[is_finite] = np.abs(np.linalg.det(poses[is_finite])) < _LEAST_DETERMINANT
+    return np.flatnonzero(is_lost).tolist()
 
 
 def _boxes(source: dict[str, np.ndarray], frames: Int[np.ndarray, " T"], crop: _Crop) -> dict[str, np.ndarray]:
