@@ -1,14 +1,15 @@
 """Random numbers from content alone."""
 
+import shutil
+
+import pytest
 import torch
 
-from vidflow.models.reduction.seeds import content_seeds, seed_of_key, uniform
+from vidflow.models.reduction.seeds import _mix, content_seeds, seed_of_key, uniform
 
 
 def test_splitmix_matches_its_published_first_outputs() -> None:
     # The generator of Steele, Lea and Flood started at 0 yields E220A8397B1DCDAF first; the hash of 0 is that number.
-    from vidflow.models.reduction.seeds import _mix
-
     assert int(_mix(torch.tensor([0]))) == 0xE220A8397B1DCDAF - (1 << 64)
 
 
@@ -44,3 +45,17 @@ def test_a_keys_seed_fits_a_signed_integer_and_differs_by_key() -> None:
     seeds = {seed_of_key(f"key{number}") for number in range(100)}
     assert len(seeds) == 100
     assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="Inductor compiles for the CPU with g++, which is not installed"
+)
+def test_inductor_compiles_the_same_numbers() -> None:
+    seeds = torch.tensor([7, -3, 1 << 62])
+    torch._dynamo.reset()
+    draws = torch.compile(lambda given: uniform(given, 20, stream=3), fullgraph=True)(seeds)
+    assert torch.equal(draws, uniform(seeds, 20, stream=3))
+    # The counter of the published generator, spelled out.
+    states = [(int(s) + (n + (3 << 32)) * 0x9E3779B97F4A7C15) % (1 << 64) for s in _mix(seeds) for n in range(20)]
+    hashed = _mix(torch.tensor([state - (state >> 63 << 64) for state in states]))
+    assert torch.equal(draws.flatten(), (hashed >> 40 & 0xFFFFFF).float() / (1 << 24))

@@ -38,7 +38,8 @@ def uniform(seeds: Int[Tensor, " B"], num: int, *, stream: int) -> Float[Tensor,
 
     Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), section 3, used as a hash of seed, stream and counter.
     """
-    counter = torch.arange(num, device=seeds.device) + (stream << 32)
+    # Not arange: Inductor writes its product with a constant out, and that constant overflows there.
+    counter = torch.ones_like(seeds[:1]).expand(num).cumsum(0) - 1 + (stream << 32)
     return (_mix(_mix(seeds).unsqueeze(1) + counter * _GOLDEN) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
 
