@@ -106,6 +106,7 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
         check(
             name=config.encoder.name,
             img_size=config.encoder.img_size,
+            num_frames=config.video.sampling.num_frames,
             depths=[features.depths for features in config.features.values()],
             reducers=[
                 (r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())
@@ -177,8 +178,8 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     add("--box", type=_numbers(4), action="append", default=[], metavar="x0,y0,x1,y1", help="box to follow, in pixels")
     add("--point", type=_numbers(2), action="append", default=[], metavar="x,y", help="point to follow, in pixels")
     add("--fps", type=_positive, help="frames per second to look at; the trial's own by default")
-    add("--start", type=float, metavar="SECONDS", help="where to start on the video's clock")
-    add("--max-frames", type=int, metavar="N", help="look at no more than N frames")
+    add("--start", type=_finite, metavar="SECONDS", help="where to start on the video's clock")
+    add("--max-frames", type=_count, metavar="N", help="look at no more than N frames")
     add("--weights", metavar="FILE", help="encoder's weights, where they have moved since the features were made")
     add("--tracking-uri", metavar="URI", help="MLflow store of the run; MLFLOW_TRACKING_URI by default")
     add("--save-state", type=Path, metavar="FILE.safetensors", help="keep what is remembered after the last frame")
@@ -189,7 +190,7 @@ def _numbers(count: int) -> Callable[[str], list[float]]:
     """Return a parser of that many numbers with commas between them."""
 
     def parse(text: str) -> list[float]:
-        values = [float(part) for part in text.split(",")]
+        values = [_finite(part) for part in text.split(",")]
         if len(values) != count:
             raise argparse.ArgumentTypeError(f"got {len(values)} numbers in {text!r}, wanted {count}")
         return values
@@ -197,10 +198,24 @@ def _numbers(count: int) -> Callable[[str], list[float]]:
     return parse
 
 
-def _positive(text: str) -> float:
+def _finite(text: str) -> float:
     value = float(text)
-    if not 0 < value < math.inf:
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a finite number")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _finite(text)
+    if value <= 0:
         raise argparse.ArgumentTypeError(f"got {text}, wanted a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a number from 1")
     return value
 
 

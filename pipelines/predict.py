@@ -38,6 +38,8 @@ from vidflow.video.ffmpeg import write_h264
 
 log = logging.getLogger("vidflow")
 CHECKPOINT = f"checkpoint/{BEST}"
+# Frames per second of a written video at the least; for what is slower, time passes faster there.
+_SLOWEST = Fraction(1, 1001)
 # Frames that a point's drawn trail is long.
 _TRAIL_FRAMES = 24
 
@@ -48,8 +50,9 @@ def main(arguments: argparse.Namespace) -> None:
     An interrupt, or a stream that breaks off, ends the video there; what came before is kept.
 
     Raises:
-        VidflowError: The trial, the source, the state or the queries cannot be used.
+        VidflowError: The trial, the source, the state or the queries cannot be used, or a file cannot be written.
     """
+    _check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)
     predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
     if predictor.is_small:
         torch.set_num_threads(1)
@@ -109,25 +112,36 @@ def load_predictor(path: Path, *, weights: str | None = None) -> VideoPredictor:
     return VideoPredictor(task, identity.features, weights=weights, device=device)
 
 
-def answer_videos(path: Path) -> Callable[[Any], pd.DataFrame]:
+def answer_videos(path: Path, *, weights: str | None = None) -> Callable[[Any], pd.DataFrame]:
     """Return what the model in MLflow does: paths of videos to a table with one row per frame.
 
     The videos are one path, several, or a table with the column `path` and, where boxes or points are followed,
     `queries`: a list of them for each video, in pixels of its first frame. The answer has the columns `path`, `index`,
     `pts_seconds` and what the task predicts, as `vidflow predict --json` writes it.
+
+    Args:
+        path: The trial's `best.safetensors`.
+        weights: File of the encoder's weights, where they no longer lie where they did; None looks there.
     """
-    predictor = load_predictor(path)
+    predictor = load_predictor(path, weights=weights)
 
     def answer(videos: Any) -> pd.DataFrame:
         table = videos if isinstance(videos, pd.DataFrame) else pd.DataFrame({"path": np.atleast_1d(videos)})
+        if "path" not in table:
+            raise VidflowError(f"got the columns {', '.join(map(str, table.columns))}; wanted `path`, of a video")
         rows = []
         for _, video in table.iterrows():
             predictor.model.reset()
-            frames = predictor.predict(str(video["path"]), queries=video.get("queries", ()))
+            frames = predictor.predict(str(video["path"]), queries=_query_list(video.get("queries")))
             rows += [{"path": str(video["path"]), **frame.row} for frame in frames]
         return pd.DataFrame(rows)
 
     return answer
+
+
+def _query_list(cell: Any) -> list[list[float]]:
+    """Return the queries in a cell of a table, where lists may have become arrays and nothing NaN."""
+    return [] if cell is None or np.ndim(cell) == 0 else [[float(number) for number in query] for query in cell]
 
 
 class _Ending:
@@ -157,6 +171,18 @@ class _Ending:
         signal.signal(signal.SIGINT, before)
 
 
+def _check_folders(files: dict[str, Path | None], *, depth: Path | None) -> None:
+    """Make the folders that results go to, and write in each, before hours are spent."""
+    folders = {option: file.parent for option, file in files.items() if file is not None}
+    for option, folder in (folders | ({} if depth is None else {"--depth": depth})).items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise VidflowError(f"{option}: {folder} cannot be written to ({error.strerror})") from error
+
+
 def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> IO[str] | None:
     """Open where JSON lines go; each is there as soon as its frame is done, for who follows a live stream."""
     if arguments.json == "-" or (arguments.json is None and arguments.out is None):
@@ -178,12 +204,10 @@ def _write(
         deque(frames, maxlen=0)
         return
     with publish(out) as aside:
-        write_h264(aside, _drawn(frames), fps=Fraction(fps).limit_denominator(1001))
+        write_h264(aside, _drawn(frames), fps=max(Fraction(fps).limit_denominator(1001), _SLOWEST))
 
 
 def _written(frames: Iterator[FramePrediction], lines: IO[str] | None, depth: Path | None) -> Iterator[FramePrediction]:
-    if depth is not None:
-        depth.mkdir(parents=True, exist_ok=True)
     for frame in frames:
         if lines is not None:
             print(json.dumps(frame.row), file=lines)

@@ -153,7 +153,11 @@ class Sweep:
         if result.best is not None:
             self._tracker.log_file(run_id, result.directory / BEST, f"checkpoint/{BEST}")
             self._tracker.log_model(
-                run_id, script=MODEL_SCRIPT, file=result.directory / BEST, requirements=MODEL_REQUIREMENTS
+                run_id,
+                script=MODEL_SCRIPT,
+                file=result.directory / BEST,
+                requirements=MODEL_REQUIREMENTS,
+                settings={"weights": None},
             )
             self._log_confusion(run_id, result)
         baseline = self._baseline(trial) if result.best is not None else {}

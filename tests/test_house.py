@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vidflow import models
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
@@ -26,6 +28,12 @@ def test_the_library_works_without_ray():
     assert len(names) > 30
     code = f"import sys, importlib; sys.modules['ray'] = None\nfor name in {names}: importlib.import_module(name)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_the_models_offer_is_there():
+    assert set(models.__all__) == set(models._HOMES)
+    for name in models.__all__:
+        assert getattr(models, name).__name__ == name
 
 
 def test_the_top_level_holds_what_it_should():

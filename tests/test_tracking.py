@@ -25,7 +25,7 @@ from vidflow.tracking import (
 
 MODEL = """
 from vidflow.tracking import serve_model
-serve_model(lambda path: lambda words: [f"{path.read_text()} {word}" for word in words])
+serve_model(lambda path, settings: lambda words: [f"{path.read_text()}{settings['mark']}{word}" for word in words])
 """
 SECRET = "hunter2-not-to-be-seen"
 
@@ -213,7 +213,8 @@ def test_a_model_is_kept_as_text_and_loaded_by_running_it(uri: str, tmp_path: Pa
     (tmp_path / "model.py").write_text(MODEL)
 
     def log() -> list[tuple[str, int]]:
-        tracker.log_model(sweep, script=tmp_path / "model.py", file=tmp_path / "weights.bin", requirements=["mlflow"])
+        files = {"script": tmp_path / "model.py", "file": tmp_path / "weights.bin"}
+        tracker.log_model(sweep, **files, requirements=["mlflow"], settings={"mark": " "})
         (folder,) = (tmp_path / "mlartifacts").glob(f"{sweep}/artifacts/model")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         assert not [path for path in files if path.suffix in (".pkl", ".pickle")]
@@ -224,6 +225,8 @@ def test_a_model_is_kept_as_text_and_loaded_by_running_it(uri: str, tmp_path: Pa
     assert log() == first
     mlflow.set_tracking_uri(uri)
     assert mlflow.pyfunc.load_model(f"runs:/{sweep}/model").predict(["x", "y"]) == ["abc x", "abc y"]
+    marked = mlflow.pyfunc.load_model(f"runs:/{sweep}/model", model_config={"mark": "-"})
+    assert marked.predict(["x"]) == ["abc-x"]
 
     (tmp_path / "weights.bin").write_bytes(b"def")
     log()

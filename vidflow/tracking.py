@@ -97,11 +97,12 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
         ) from error
 
 
-def serve_model(build: Callable[[Path], Callable[[Any], Any]]) -> None:
+def serve_model(build: Callable[[Path, dict[str, Any]], Callable[[Any], Any]]) -> None:
     """Make the script that calls this a model which MLflow loads: code that is run, not an object that is unpickled.
 
     Args:
-        build: Takes the file that `Tracker.log_model` kept with the model, and returns what answers `predict`.
+        build: Takes the file that `Tracker.log_model` kept with the model and the `model_config` that it is loaded
+            with, and returns what answers `predict`.
     """
     import pandas as pd
     from mlflow.models import set_model
@@ -109,7 +110,7 @@ def serve_model(build: Callable[[Path], Callable[[Any], Any]]) -> None:
 
     class Model(PythonModel):
         def load_context(self, context: Any) -> None:
-            self._answer = build(Path(context.artifacts[_MODEL_FILE]))
+            self._answer = build(Path(context.artifacts[_MODEL_FILE]), context.model_config or {})
 
         # MLflow complains of a hint that is missing or wide; from this one it infers nothing, and lists arrive as such.
         def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:  # noqa: ARG002
@@ -221,7 +222,9 @@ class Tracker:
             parent = None if target.parent == PurePosixPath() else str(target.parent)
             self._client.log_artifact(run_id, str(local), parent)
 
-    def log_model(self, run_id: str, *, script: Path, file: Path, requirements: Sequence[str]) -> None:
+    def log_model(
+        self, run_id: str, *, script: Path, file: Path, requirements: Sequence[str], settings: dict[str, Any]
+    ) -> None:
         """Keep a model that `mlflow.pyfunc.load_model("runs:/RUN_ID/model")` loads; one that is there is left.
 
         Args:
@@ -229,6 +232,7 @@ class Tracker:
             script: Python file that calls `serve_model`; it is kept as text and run when the model is loaded.
             file: What the model is made from, such as weights.
             requirements: Packages that the script needs, as pip takes them.
+            settings: What may be set by the `model_config` of `load_model`, with what holds otherwise.
         """
         import mlflow.pyfunc  # takes a while, and most who write runs log no model
 
@@ -241,6 +245,7 @@ class Tracker:
                 python_model=str(script),
                 artifacts={_MODEL_FILE: str(file)},
                 pip_requirements=list(requirements),
+                model_config=settings,
             )
             self._client.log_artifact(run_id, str(Path(folder, "model")))
         # Last, so that a kill before it means logging the model again.

@@ -254,5 +254,22 @@ def test_arrays_that_do_not_fit_are_listed():
     core = build_core("gated_transformer", embed_dim=16, num_layers=3, num_heads=4, gated_variant="rvm")
     with pytest.raises(VidflowError, match=r"missing: transformer.layers.2.ca_norm.weight"):
         load_rvm(core, arrays)
+    with pytest.raises(VidflowError, match="the core has 2 heads, RVM's arrays 4"):
+        load_rvm(build_core("gated_transformer", embed_dim=16, num_layers=2, num_heads=2, gated_variant="rvm"), arrays)
+    with pytest.raises(VidflowError, match="array foo is"):
+        load_rvm(core, arrays | {"rnn_core/foo": np.zeros(3)})
+    key = "rnn_core/transformer/xa_blocks_0/attention/out/kernel"
+    with pytest.raises(VidflowError, match=r"array transformer/xa_blocks_0/attention/out/kernel is \(16,\)"):
+        load_rvm(core, arrays | {key: np.zeros(16)})
     with pytest.raises(VidflowError, match="not a checkpoint of RVM"):
         rvm_num_heads({})
+
+
+def test_what_is_no_file_of_tensors_is_refused():
+    task = small_task("camera_pose")
+    tensors = export_released(task)
+    with pytest.raises(VidflowError, match="state_dict: no tensors; of a Lightning file give"):
+        load_released(task, {"state_dict": tensors})
+    name = next(iter(tensors))
+    with pytest.raises(VidflowError, match=r"there with and without `model\.`"):
+        load_released(task, tensors | {f"model.{name}": tensors[name]})

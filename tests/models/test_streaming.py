@@ -159,6 +159,40 @@ def test_the_state_of_another_trial_is_refused(encoder):
         other.load_state_dict(state)
 
 
+def test_a_state_goes_on_under_an_encoder_of_another_precision():
+    reducer = build_reducer("random_drop", stage=None, num_merged=1)
+    encoders = [
+        build_encoder(name="test_vit", weights="random:0", img_size=32, depths=[0, 1], dtype=dtype, reduction=reducer)
+        for dtype in ("bfloat16", "float32")
+    ]
+    first, second = (StreamingModel(make_task("classification"), each) for each in encoders)
+    before = stream(first, FRAMES[:3], {})
+    second.load_state_dict(first.state_dict())
+    assert len(before) == second.num_frames == 3
+    assert np.isfinite(second.step(FRAMES[3])["logits"]).all()
+
+
+@pytest.mark.parametrize("core", ["mean", "gru", "mamba", "causal_attention"])
+def test_weights_in_half_precision_keep_a_state_that_can_be_loaded(encoder, core):
+    tasks = [make_task("classification", core).bfloat16() for _ in range(2)]
+    tasks[1].load_state_dict(tasks[0].state_dict())
+    one, other = (StreamingModel(task, encoder) for task in tasks)
+    stream(one, FRAMES[:3], {})
+    other.load_state_dict(one.state_dict())
+    assert_same([other.step(FRAMES[3])], [one.step(FRAMES[3])], atol=0)
+
+
+def test_a_frame_that_is_refused_leaves_nothing_behind(encoder):
+    model = StreamingModel(make_task("box_tracking"), encoder)
+    box = QUERIES["box_tracking"]["boxes"][:1]
+    with pytest.raises(ValueError, match="32"):
+        model.step(FRAMES[0][:16], boxes=box)
+    with pytest.raises(ValueError, match="wanted finite numbers"):
+        model.step(FRAMES[0], boxes=np.full((1, 4), np.nan))
+    assert model.num_queries == model.num_frames == 0
+    assert model.step(FRAMES[0][:, ::-1], boxes=box)["boxes"].shape == (1, 4)
+
+
 def test_queries_that_a_task_does_not_take_are_refused(encoder):
     with pytest.raises(ValueError, match="ClassificationTask got boxes; it takes no queries"):
         StreamingModel(make_task("classification"), encoder).step(FRAMES[0], boxes=np.zeros((1, 4)))

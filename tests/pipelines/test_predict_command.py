@@ -14,6 +14,7 @@ from tiny_experiment import TINY
 
 from pipelines.cli import main
 from vidflow.config.tracking_uri import default_uri
+from vidflow.errors import VidflowError
 from vidflow.store.features import FeatureReader
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
 from vidflow.video.ffmpeg import probe, write_h264
@@ -134,6 +135,13 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
         ((gru, video, "--box", "1,2,3,4"), "follows neither boxes nor points", 1),
         ((gru, video, "--box", "1,2"), "got 2 numbers in '1,2', wanted 4", 2),
         ((gru, video, "--fps", "0"), "wanted a number above 0", 2),
+        ((gru, video, "--fps", "nan"), "wanted a finite number", 2),
+        ((gru, video, "--start", "nan"), "wanted a finite number", 2),
+        ((gru, video, "--box", "nan,0,1,1"), "wanted a finite number", 2),
+        ((gru, video, "--max-frames", "0"), "wanted a number from 1", 2),
+        ((gru, video, "--out", "/proc/x/x.mp4"), "--out: /proc/x cannot be written to", 1),
+        ((gru, video, "--depth", video), "cannot be written to (File exists)", 1),
+        ((gru, video, "--save-state", "/proc/s.safetensors"), "--save-state: /proc cannot be written to", 1),
         ((gru, video, "--load-state", tmp_path / "state.safetensors"), "make it with --save-state", 1),
         ((gru, video, "--weights", tmp_path / "w.safetensors"), "no such file, wanted the weights of test_vit", 1),
     ]:
@@ -185,6 +193,14 @@ def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gr
     pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": videos})), several)
     rows = rows_of(predict(gru, videos[0]).stdout)
     assert one.drop(columns="path").to_dict("records") == rows
+    # Without anything to follow, a table with the column of those that do is the same.
+    asked = pd.DataFrame({"path": videos, "queries": [None, float("nan")]})
+    pd.testing.assert_frame_equal(model.predict(asked), several)
+    with pytest.raises(VidflowError, match="got the columns file; wanted `path`"):
+        model.predict(pd.DataFrame({"file": videos}))
+    moved = {"weights": str(finished / "moved.safetensors")}
+    with pytest.raises(VidflowError, match=r"moved\.safetensors: no such file"):
+        mlflow.pyfunc.load_model(f"runs:/{run_id}/model", model_config=moved)
 
 
 def test_the_model_holds_the_weights_and_text_and_no_pickle(finished):

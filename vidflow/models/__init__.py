@@ -8,21 +8,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidflow.models.checkpoints import export_released, load_released
+    from vidflow.models.checkpoints import export_released, load_released, load_rvm
     from vidflow.models.cores import build_core
     from vidflow.models.encoder import build_encoder
     from vidflow.models.metrics import build_metric
+    from vidflow.models.streaming import StreamingModel
     from vidflow.models.tasks import build_task
 
-__all__ = ["build_core", "build_encoder", "build_metric", "build_task", "export_released", "load_released"]
+__all__ = [
+    "StreamingModel",
+    "build_core",
+    "build_encoder",
+    "build_metric",
+    "build_task",
+    "export_released",
+    "load_released",
+    "load_rvm",
+]
 
 _HOMES = {
+    "StreamingModel": "streaming",
     "build_core": "cores",
     "build_encoder": "encoder",
     "build_metric": "metrics",
     "build_task": "tasks",
     "export_released": "checkpoints",
     "load_released": "checkpoints",
+    "load_rvm": "checkpoints",
 }
 
 

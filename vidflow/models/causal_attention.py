@@ -70,11 +70,12 @@ class TemporalAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         rows = (x.shape[0], num_tokens)
-        residual = self.proj(attended.transpose(1, 2).reshape(*rows, num_frames, -1)).transpose(1, 2)
+        residual = self.proj(attended.transpose(1, 2).reshape(*rows, num_frames, x.shape[-1])).transpose(1, 2)
         return functional.dropout(residual, self.dropout, self.training), kept[:, :, num_frames:]
 
     def _split_heads(self, x: Float[Tensor, "B N L D"]) -> Float[Tensor, "S h L d"]:
-        return x.reshape(-1, x.shape[2], self.num_heads, x.shape[3] // self.num_heads).transpose(1, 2)
+        num_sequences, width = x.shape[0] * x.shape[1], x.shape[3]
+        return x.reshape(num_sequences, x.shape[2], self.num_heads, width // self.num_heads).transpose(1, 2)
 
 
 class CausalAttentionCore(TemporalCore):

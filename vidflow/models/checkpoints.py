@@ -66,8 +66,13 @@ def load_released(module: TemporalCore | Task, tensors: Mapping[str, Tensor]) ->
     Raises:
         VidflowError: Names are missing, unexpected or of another shape; all of them are listed.
     """
+    if others := [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]:
+        raise VidflowError(f"{', '.join(others)}: no tensors; of a Lightning file give checkpoint['state_dict']")
     names = _released_names(module)
     found = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
+    if len(found) < len(tensors):
+        twice = [key for key in tensors if f"model.{key}" in tensors]
+        raise VidflowError(f"{', '.join(twice)}: there with and without `model.`; leave out one of them")
     wanted = {name for name in names.values() if not name.startswith("loss_fn.") or name in found}
     extra = {name for name in found.keys() - wanted if not _is_foreign(name)}
     _load(module, {name: key for key, name in names.items() if name in wanted}, found, extra)
@@ -95,8 +100,11 @@ def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> No
         arrays: What `numpy.load(path, allow_pickle=False)` gives.
 
     Raises:
-        VidflowError: Names are missing, unexpected or of another shape; all of them are listed.
+        VidflowError: Names are missing, unexpected or of another shape, all of which are listed, or the heads are not
+            as many, which no shape of ours shows.
     """
+    if (num_heads := rvm_num_heads(arrays)) != core.num_heads:
+        raise VidflowError(f"the core has {core.num_heads} heads, RVM's arrays {num_heads}; build it with as many")
     prefix = "rnn_core/"
     ours = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
     found = from_flax(ours, words=_RVM_WORDS, fused="{}.in_proj_{}")

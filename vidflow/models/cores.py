@@ -51,7 +51,7 @@ def build_core(
     Raises:
         ValueError: `embed_dim` does not split into the heads.
     """
-    heads = num_heads or default_heads(name, embed_dim)
+    heads = default_heads(name, embed_dim) if num_heads is None else num_heads
     match name:
         case "identity":
             return IdentityCore(embed_dim)

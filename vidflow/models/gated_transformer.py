@@ -70,6 +70,7 @@ class GatedTransformerCore(TemporalCore):
 
     def __init__(self, embed_dim: int, num_layers: int, num_heads: int, *, variant: GatedVariant = "released") -> None:
         super().__init__(embed_dim)
+        self.num_heads = num_heads
         is_rvm = variant == "rvm"
         self.input_update = nn.Linear(embed_dim, embed_dim, bias=False)
         self.input_reset = nn.Linear(embed_dim, embed_dim, bias=False)

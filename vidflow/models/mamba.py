@@ -4,7 +4,9 @@ Axes: B clips, T frames, N tokens of a frame, D width, S = B N sequences, E = 2 
 channel, r rank of the step size.
 """
 
+import logging
 import math
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -21,6 +23,8 @@ from vidflow.models.temporal_core import State, StateShape, TemporalCore
 
 Mixing = Literal["none", "spatial", "gated"]
 """What a Mamba core does beside the scan: nothing, attention within frames, or that and a gate on the scan."""
+
+log = logging.getLogger(__name__)
 
 _EXPAND = 2
 _CONV_WIDTH = 4
@@ -92,22 +96,36 @@ class MambaMixer(nn.Module):
     ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
         """Choose the kernel where it applies: it starts from zero, so a carried state needs the plain scan."""
         decay = -at_least_single(self.A_log).exp()
-        if hidden is None and x.is_cuda and find_spec("mamba_ssm") is not None:
-            return _kernel_scan(delta, x, decay, b, c, self.D.float())
+        if hidden is None and x.is_cuda and (kernel := _load_kernel()) is not None:
+            return _kernel_scan(kernel, delta, x, decay, b, c, self.D.float())
         if hidden is None:
             hidden = torch.zeros(x.shape[0], self.state_dim, x.shape[2], device=x.device, dtype=delta.dtype)
         y, hidden = selective_scan(delta, x, decay.t().contiguous(), b, c, hidden)
         return y + self.D * x, hidden
 
 
+@cache
+def _load_kernel() -> Any:
+    """Return mamba-ssm's selective scan, or None where it is not installed or does not fit this torch."""
+    if find_spec("mamba_ssm") is None:
+        return None
+    try:
+        return import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    except ImportError as error:
+        log.warning("mamba-ssm is installed but cannot be loaded (%s); scanning in plain torch, which is slower", error)
+        return None
+
+
 def _kernel_scan(
-    delta: Tensor, x: Tensor, decay: Tensor, b: Tensor, c: Tensor, skip: Tensor
+    kernel: Any, delta: Tensor, x: Tensor, decay: Tensor, b: Tensor, c: Tensor, skip: Tensor
 ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
-    """Run mamba-ssm's CUDA kernel, which wants channels before steps and starts from a zero state."""
-    kernel: Any = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    """Run mamba-ssm's CUDA kernel, which wants channels before steps and starts from a zero state.
+
+    No gradient comes back through the state that it returns: that cuts training in parts after each part.
+    """
     delta, x, b, c = (part.float().transpose(1, 2).contiguous() for part in (delta, x, b, c))
     y, hidden = kernel(x, delta, decay, b, c, skip, return_last_state=True)
-    return y.transpose(1, 2), hidden.transpose(1, 2)
+    return y.transpose(1, 2), hidden.transpose(1, 2).detach()
 
 
 class MambaBlock(nn.Module):

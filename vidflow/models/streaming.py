@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
@@ -29,15 +29,16 @@ class StreamingModel:
         num_frames: Frames seen since the start.
     """
 
-    def __init__(self, task: Task, encoder: FrozenEncoder, *, prepare: Prepare = torch.from_numpy) -> None:
+    def __init__(self, task: Task, encoder: FrozenEncoder, *, prepare: Prepare | None = None) -> None:
         """Start before the first frame.
 
         Args:
             task: Trained task; is put into eval mode.
             encoder: The encoder whose features it was trained on, on the same device.
-            prepare: Makes a frame of any size the encoder's square, as the clips of the training were made.
+            prepare: Makes a frame of any size the encoder's square, as the clips of the training were made; None where
+                frames have that size already.
         """
-        self._task, self._encoder, self._prepare = task.eval(), encoder, prepare
+        self._task, self._encoder, self._prepare = task.eval(), encoder, prepare or _as_it_is
         self._num_tokens = encoder.num_prefix_tokens + encoder.grid[0] * encoder.grid[1]
         self._asks = query_name(task)
         self.reset()
@@ -45,7 +46,7 @@ class StreamingModel:
     def reset(self) -> None:
         """Forget the video: all frames, boxes and points."""
         self.num_frames = 0
-        self._state = self._task.init_stream(1, self._num_tokens, device=self._encoder.device)
+        self._state = self._fresh()
         self._queries = self._empty_queries()
         self._grid = self._empty_grid()
 
@@ -75,15 +76,17 @@ class StreamingModel:
             `camera_motion` (9,). Followed boxes and points keep the order in which they were given.
 
         Raises:
-            ValueError: The task takes no such queries.
+            ValueError: The task takes no such queries, or the frame has not the size that is wanted; nothing is
+                remembered of it.
         """
-        for name, given in (("boxes", boxes), ("points", points)):
-            if given is not None:
-                self._follow(name, given)
+        asked = {"boxes": boxes, "points": points}
+        queries = [self._checked(name, given) for name, given in asked.items() if given is not None]
         pixels = frame.cpu().numpy() if isinstance(frame, Tensor) else frame
         encoded = self._encoder(self._prepare(pixels)[None])
+        for added in queries:
+            self._follow(added)
         # Features are kept in half precision, so the task has never seen a finer one.
-        tokens = self._on_grid(encoded)[:, -self._task.num_depths :].half().float()
+        tokens = self._on_grid(encoded)[:, -self._task.num_depths :].float()
         prefix = encoded.prefix.half().float() if encoded.prefix.shape[1] else None
         predictions, self._state = self._task.step(tokens, prefix, self._queries, self._state)
         self.num_frames += 1
@@ -102,7 +105,7 @@ class StreamingModel:
         """
         queries = {name: state[f"queries.{name}"] for name in self._queries if f"queries.{name}" in state}
         count = next((part.shape[1] for part in queries.values() if part.ndim > 1), 0)
-        fresh = self._task.init_stream(1, self._num_tokens, num_queries=count, device=self._encoder.device)
+        fresh = self._fresh(count)
         wanted = self._named(0, fresh, self._empty_queries(count), self._empty_grid())
         if _signature(state) != _signature(wanted):
             raise VidflowError(
@@ -118,17 +121,31 @@ class StreamingModel:
         self._grid = moved["grid"]
         self.num_frames = int(state["num_frames"])
 
-    def _follow(self, name: str, given: Float[np.ndarray, "queries numbers"]) -> None:
-        """Add queries that belong to the frame to come, with nothing remembered of them yet."""
+    def _fresh(self, num_queries: int = 0) -> TaskState:
+        """Return the state before the first frame, in the precision of the weights."""
+        dtype = next(self._task.parameters()).dtype
+        return self._task.init_stream(
+            1, self._num_tokens, num_queries=num_queries, device=self._encoder.device, dtype=dtype
+        )
+
+    def _checked(self, name: str, given: Float[np.ndarray, "queries numbers"]) -> Float[Tensor, "1 queries numbers"]:
+        """Return queries of the kind that the task takes."""
         if name != self._asks:
             raise ValueError(f"{type(self._task).__name__} got {name}; it takes {self._asks or 'no queries'}")
         added = torch.as_tensor(given, dtype=torch.float32, device=self._encoder.device)[None]
         old = self._queries[name]
         if added.ndim != old.ndim or added.shape[-1] != old.shape[-1]:
             raise ValueError(f"{name} has shape {tuple(added.shape[1:])}, wanted (any number, {old.shape[-1]})")
+        if not added.isfinite().all():
+            raise ValueError(f"{name} is {added[0].tolist()}, wanted finite numbers")
+        return added
+
+    def _follow(self, added: Float[Tensor, "1 queries numbers"]) -> None:
+        """Add queries that belong to the frame to come, with nothing remembered of them yet."""
+        assert self._asks is not None
         frames = torch.full(added.shape[:2], self.num_frames, device=added.device)
         self._queries = {
-            name: torch.cat([old, added], 1),
+            self._asks: torch.cat([self._queries[self._asks], added], 1),
             "query_frames": torch.cat([self._queries["query_frames"], frames], 1),
         }
         # The first part counts frames; the others have one row per query.
@@ -137,24 +154,25 @@ class StreamingModel:
         parts = (torch.cat([part, new], 1) for part, new in zip(rest, fresh, strict=True))
         self._state = TaskState(self._state.core, (age, *parts))
 
-    def _on_grid(self, encoded: EncodedFrames) -> Float[Tensor, "1 K N D"]:
+    def _on_grid(self, encoded: EncodedFrames) -> Float16[Tensor, "1 K N D"]:
         """Put the tokens of a reduced frame back to all their patches, as training does.
 
         A patch that was dropped shows what its place held in the frame before, zeros where there is none.
         """
+        tokens = encoded.tokens.half()
         if encoded.assignment is None:
-            return encoded.tokens
+            return tokens
         chosen = encoded.assignment[..., None]
-        shown = encoded.tokens.gather(2, chosen.clamp(min=0).expand(-1, -1, -1, encoded.tokens.shape[-1]))
+        shown = tokens.gather(2, chosen.clamp(min=0).expand(-1, -1, -1, tokens.shape[-1]))
         self._grid = torch.where(chosen >= 0, shown, self._grid)
         return self._grid
 
-    def _empty_grid(self) -> Float[Tensor, "1 K N D"]:
+    def _empty_grid(self) -> Float16[Tensor, "1 K N D"]:
         """Return the places before the first frame; nothing has to be held where all patches are kept."""
         encoder = self._encoder
         num_patches = 0 if encoder.reduction is None else encoder.grid[0] * encoder.grid[1]
         shape = (1, len(encoder.depths), num_patches, encoder.embed_dim)
-        return torch.zeros(shape, device=encoder.device, dtype=encoder.dtype)
+        return torch.zeros(shape, device=encoder.device, dtype=torch.float16)
 
     def _empty_queries(self, count: int = 0) -> dict[str, Tensor]:
         if self._asks is None:
@@ -184,12 +202,18 @@ def query_name(task: Task) -> str | None:
     return "points" if isinstance(task, PointTrackingTask) else None
 
 
+def _as_it_is(frame: UInt8[np.ndarray, "S S 3"]) -> UInt8[Tensor, "S S 3"]:
+    """Take a frame; torch knows no views that run backwards, as those of flipped frames do."""
+    return torch.from_numpy(np.ascontiguousarray(frame))
+
+
 def _signature(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (part.shape, part.dtype) for name, part in state.items()}
 
 
 def _listed(state: dict[str, Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(part.shape)}" for name, part in sorted(state.items()))
+    parts = sorted(state.items())
+    return ", ".join(f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}" for name, part in parts)
 
 
 __all__ = ["Frame", "Prepare", "StreamingModel", "query_name"]

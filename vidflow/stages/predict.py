@@ -27,6 +27,7 @@ from vidflow.video.decode import crop_square
 from vidflow.video.ffmpeg import stream_frames
 
 _NUM_CLASSES_SHOWN = 5
+_NAME_WEIGHTS = 'name the right file with --weights FILE, or model_config={"weights": FILE} for a model from MLflow'
 # Numbers in the tokens of a frame: a fifth of a ViT-S/16 at 224 pixels. Far below, a second thread made frames 30 times
 # dearer on a busy machine.
 _SMALL_FRAME = 1 << 14
@@ -161,14 +162,17 @@ class VideoPredictor:
 
     def _check_queries(self, queries: Sequence[Sequence[float]]) -> None:
         if queries and self.asks is None:
-            raise VidflowError("this trial's task follows neither boxes nor points; leave out --box and --point")
+            raise VidflowError(
+                "this trial's task follows neither boxes nor points; leave out --box, --point, `queries`"
+            )
         if self.asks is None:
             return
         width = 4 if self.asks == "boxes" else 2
         if (not queries and not self.model.num_queries) or any(len(query) != width for query in queries):
             example = "--box x0,y0,x1,y1" if self.asks == "boxes" else "--point x,y"
             raise VidflowError(
-                f"this trial follows {self.asks}; say which with {example} in pixels of the first frame, once for each"
+                f"this trial follows {self.asks}; say which with {example}, once for each, or `queries` of {width} "
+                "numbers, in pixels of the first frame"
             )
 
     def _describe(self, outputs: dict[str, np.ndarray], square: Square, *, is_first: bool) -> dict[str, Any]:
@@ -207,7 +211,7 @@ def rebuild_encoder(
     if Path(wanted).suffix in CHECKPOINT_SUFFIXES and not Path(wanted).is_file():
         raise VidflowError(
             f"{wanted}: no such file, wanted the weights of {description['name']} with digest "
-            f"{description['weights_sha256'][:16]}; name the file with --weights FILE"
+            f"{description['weights_sha256'][:16]}; {_NAME_WEIGHTS}"
         )
     dtype: EncoderDtype = "float32" if device == "cpu" else description["dtype"]
     encoder = build_encoder(
@@ -225,9 +229,8 @@ def rebuild_encoder(
     if encoder.weights_sha256 != description["weights_sha256"]:
         raise VidflowError(
             f"{wanted}: its weights of {description['name']} have digest {encoder.weights_sha256[:16]}, but the trial "
-            f"was trained on {description['weights_sha256'][:16]}; name the right file with --weights FILE (random "
-            f"weights also depend on the versions of timm and torch: they were {description['timm']} and "
-            f"{description['torch']})"
+            f"was trained on {description['weights_sha256'][:16]}; {_NAME_WEIGHTS} (random weights also depend on the "
+            f"versions of timm and torch: they were {description['timm']} and {description['torch']})"
         )
     return encoder
 
