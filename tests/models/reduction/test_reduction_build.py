@@ -137,7 +137,7 @@ def test_none_is_none() -> None:
         ("tomee", {}, "nearest: tome"),
         ("tome", {"r": 4}, "has no setting r; it has num_merged, keep"),
         ("tome", {"keep": 0.5, "schedule": "slow"}, "constant, decreasing, increasing"),
-        ("tome", {"keep": "half"}, "wrong type"),
+        ("tome", {"keep": "half"}, "keep .half.; wanted a number"),
         ("tome", {"keep": 0.5, "stage": "input"}, "cannot act at stage 'input'"),
         ("sttm", {"stage": "block"}, "leave the stage out for 'post'"),
         ("none", {"keep": 0.5}, "has no setting keep"),

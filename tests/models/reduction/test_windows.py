@@ -86,7 +86,21 @@ def test_thresholds_are_calibrated_from_a_sample() -> None:
     assert calibrated_threshold(sample, sigmas=1.0) == pytest.approx(0.5 + 12**-0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{"global_block": 12}, {"local_block": 4}, {"window": 9}, {"window": 1}])
-def test_blocks_and_windows_that_do_not_fit_are_refused(settings: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"global_threshold": 0.9, "global_block": 12},
+        {"global_threshold": 0.9, "local_block": 4},
+        {"local_block": 12},
+        {"local_block": -1},
+        {"window": 9},
+        {"window": 1},
+    ],
+)
+def test_blocks_and_windows_that_do_not_fit_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(VidflowError, match="algm"):
         BlockWindows(**settings).check(depth=12, grid=(8, 8))  # type: ignore[arg-type]
+
+
+def test_a_second_block_that_is_left_out_need_not_exist() -> None:
+    BlockWindows(local_block=2, global_block=1).check(depth=3, grid=(8, 8))

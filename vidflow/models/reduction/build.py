@@ -5,7 +5,7 @@ Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D 
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import (
     Any,
     Literal,
@@ -14,7 +14,6 @@ from typing import (
     TypeVar,
     assert_never,
     get_args,
-    get_origin,
     get_type_hints,
     runtime_checkable,
 )
@@ -38,6 +37,7 @@ from vidflow.models.reduction.in_block import BlockReducer
 from vidflow.models.reduction.plan import Plan, frame_counts
 from vidflow.models.reduction.quadtree import PostQuadtree
 from vidflow.models.reduction.saliency import BlockSaliency
+from vidflow.models.reduction.settings import fits, in_words
 from vidflow.models.reduction.static_patches import InputStatic, PostDycoke, PostStatic, StaticSelection
 from vidflow.models.reduction.windows import BlockWindows, PostWindows
 
@@ -243,17 +243,20 @@ def _misplaced(name: ReducerName, stage: Stage) -> VidflowError:
 
 
 def _make(kind: type[Made], name: str, given: Mapping[str, Any], **fixed: Any) -> Made:
-    """Construct a reducer after checking the names of settings and of choices."""
+    """Construct a reducer after checking the names and kinds of its settings; it checks their ranges itself."""
     hints = get_type_hints(kind)
-    offered = [field.name for field in fields(kind) if field.name not in fixed]  # type: ignore[arg-type]
-    _refuse_settings(name, given, offered)
-    for key, value in given.items():
-        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
-            raise VidflowError(f"reducer {name!r} has {key} {value!r}; wanted one of {', '.join(get_args(hints[key]))}")
-    try:
-        return kind(**given, **fixed)
-    except TypeError as error:
-        raise VidflowError(f"reducer {name!r} has settings {dict(given)} of a wrong type: {error}") from error
+    offered = [field for field in fields(kind) if field.name not in fixed]  # type: ignore[arg-type]
+    _refuse_settings(name, given, [field.name for field in offered])
+    for field in offered:
+        if field.name in given and not fits(given[field.name], hints[field.name]):
+            got = given[field.name]
+            raise VidflowError(
+                f"reducer {name!r} has {field.name} {list(got) if isinstance(got, tuple) else got!r}; "
+                f"wanted {in_words(hints[field.name])}"
+            )
+        if field.name not in given and field.default is MISSING:
+            raise VidflowError(f"reducer {name!r} has no {field.name}; wanted {in_words(hints[field.name])}")
+    return kind(**given, **fixed)
 
 
 def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) -> None:

@@ -65,16 +65,29 @@ class PostDensityPeaks:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise VidflowError(f"reducer 'density_peaks' has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        for name in ("frames_per_segment", "num_neighbours"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise VidflowError(f"reducer 'density_peaks' has {name} {number}; wanted 1 or more")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
-        """Cluster each segment."""
-        num_frames = tokens.shape[1]
-        frames = self.frames_per_segment or num_frames
-        if num_frames % frames:
+    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+        """Check that segments fill a clip.
+
+        Raises:
+            VidflowError: They do not.
+        """
+        frames = self.frames_per_segment
+        if frames is not None and num_frames % frames:
             raise VidflowError(
                 f"reducer 'density_peaks' has frames_per_segment {frames}, but clips have {num_frames} frames; "
                 "wanted a number that divides them"
             )
+
+    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+        """Cluster each segment."""
+        num_frames, height, width = tokens.shape[1:4]
+        self.check(num_frames=num_frames, grid=(height, width))
+        frames = self.frames_per_segment or num_frames
         segments = tokens.reshape(tokens.shape[0] * num_frames // frames, -1, tokens.shape[-1])
         num_clusters = max(1, round(self.keep * segments.shape[1]))
         owners = cluster_owners(segments, num_clusters=num_clusters, num_neighbours=self.num_neighbours)

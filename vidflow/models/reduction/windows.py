@@ -111,11 +111,13 @@ class BlockWindows:
     needs_seeds: ClassVar[bool] = False
 
     def check(self, *, depth: int, grid: tuple[int, int]) -> None:
-        """Check that both blocks exist, in order, and that a window fits the grid."""
-        if not 0 <= self.local_block < self.global_block < depth:
+        """Check that the blocks in use exist, in order, and that a window fits the grid."""
+        if not 0 <= self.local_block < depth:
+            raise VidflowError(f"reducer 'algm' has local_block {self.local_block}; wanted 0 to {depth - 1}")
+        if self.global_threshold is not None and not self.local_block < self.global_block < depth:
             raise VidflowError(
                 f"reducer 'algm' has local_block {self.local_block} and global_block {self.global_block}; "
-                f"wanted 0 <= local_block < global_block < {depth}"
+                f"wanted local_block < global_block < {depth}"
             )
         if not 2 <= self.window <= min(grid):
             raise VidflowError(f"reducer 'algm' has window {self.window}; wanted 2 to {min(grid)} patches")
@@ -154,8 +156,21 @@ class PostWindows:
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if math.prod(self.window) < 2:
-            raise VidflowError(f"reducer 'algm' has window {self.window}; wanted at least two tokens")
+        if min(self.window) < 1 or math.prod(self.window) < 2:
+            raise VidflowError(
+                f"reducer 'algm' has window {list(self.window)}; wanted three numbers from 1, one above 1 at least"
+            )
+
+    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:
+        """Check that a window fits a clip.
+
+        Raises:
+            VidflowError: It does not.
+        """
+        if any(side > length for side, length in zip(self.window, (num_frames, *grid), strict=True)):
+            raise VidflowError(
+                f"reducer 'algm' has window {list(self.window)}; wanted at most {[num_frames, *grid]}, the clip"
+            )
 
     def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
         """Merge like windows."""
