@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from vidflow.config.counts import uneven_counts
 from vidflow.config.schema import Config, Mode, Range, Scalar, TaskName, Trial, Trials
 
 _OBJECTIVES: dict[TaskName, tuple[str, Mode]] = {
@@ -127,6 +128,13 @@ def _candidate_problems(trial: Trial, config: Config) -> list[str]:
     if trial.features not in config.features:
         known = ", ".join(config.features)
         problems.append(f"trials: features: got {trial.features!r}, wanted one of: {known}")
+    elif not trial.unmerge and (where := uneven_counts(config.features[trial.features])) is not None:
+        problems.append(
+            f"trials: unmerge: got false for features {trial.features!r}, whose reducer "
+            f"{config.features[trial.features].reducer.name!r} leaves other numbers of tokens in other {where}, which "
+            "make no whole batches; set `unmerge: true`, or "
+            + ("keep one depth only" if where == "depths" else "take a reducer that leaves as many in every frame")
+        )
     if trial.readout_dim % trial.readout_heads:
         problems.append(
             f"trials: readout_dim {trial.readout_dim} is no multiple of readout_heads {trial.readout_heads}"
