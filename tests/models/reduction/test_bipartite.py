@@ -1,11 +1,13 @@
 """Schedules, and bipartite reduction of cached tokens."""
 
+import itertools
+
 import pytest
 import torch
 
 from vidflow.errors import VidflowError
 from vidflow.models.flops import count_tokens
-from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, schedule_merges
+from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, Schedule, schedule_merges
 
 
 def test_published_schedules_come_out() -> None:
@@ -26,11 +28,35 @@ def test_published_trajectories_come_out(num_tokens: int, num_merged: int, last:
     assert [count + (num_tokens == 3136) for count in counts[-4:]] == last
 
 
-@pytest.mark.parametrize("keep", [0.75, 0.5, 0.25])
-def test_a_fraction_to_keep_is_spread_over_the_blocks(keep: float) -> None:
-    merges = BlockBipartite(keep=keep).merges(depth=12, num_patches=196)
-    # A whole number per block: off by half a token in each at most.
-    assert abs(count_tokens(196, merges)[-1] - keep * 196) <= 6
+@pytest.mark.parametrize("schedule", ["constant", "decreasing", "increasing"])
+@pytest.mark.parametrize(
+    ("num_patches", "depth"), [(36, 6), (36, 12), (64, 12), (196, 12), (196, 24), (256, 24), (9, 1)]
+)
+def test_a_fraction_to_keep_is_what_is_left_after_the_last_block(
+    num_patches: int, depth: int, schedule: Schedule
+) -> None:
+    for percent in range(1, 101):
+        merges = BlockBipartite(keep=percent / 100, schedule=schedule).merges(depth=depth, num_patches=num_patches)
+        wanted = max(1, round(percent / 100 * num_patches))
+        least = num_patches
+        for _ in range(depth):
+            least -= least // 2
+        counts = count_tokens(num_patches, merges)
+        assert counts[-1] == max(wanted, least)
+        # What is asked of a block is what it does.
+        assert [before - after for before, after in itertools.pairwise(counts)] == merges
+
+
+@pytest.mark.parametrize(
+    ("schedule", "merges"),
+    [("constant", [12, 13, 13, 12]), ("decreasing", [25, 17, 8, 0]), ("increasing", [0, 8, 17, 25])],
+)
+def test_a_fraction_is_spread_over_the_blocks_by_the_schedule(schedule: Schedule, merges: list[int]) -> None:
+    assert BlockBipartite(keep=0.5, schedule=schedule).merges(depth=4, num_patches=100) == merges
+
+
+def test_the_last_blocks_halve_and_the_ones_before_them_take_the_rest() -> None:
+    assert BlockBipartite(keep=0.05).merges(depth=5, num_patches=100) == [20, 40, 20, 10, 5]
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_merged": 3, "keep": 0.5}, {"keep": 0.0}, {"num_merged": -1}])

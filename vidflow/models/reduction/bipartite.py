@@ -54,6 +54,29 @@ def schedule_merges(num_merged: int | Sequence[int], schedule: Schedule, *, dept
     return [int(start + block * change / max(depth - 1, 1)) for block in range(depth)]
 
 
+def spread_merges(num_patches: int, num_left: int, schedule: Schedule, *, depth: int) -> list[int]:
+    """Return the number of tokens merged in each block so that exactly `num_left` are left after the last.
+
+    No block can take more than half of its tokens, so earlier ones take what later ones could not; where all together
+    cannot take enough, each takes half.
+
+    Args:
+        num_patches: Tokens before the first block.
+        num_left: Tokens after the last, 1 to `num_patches`.
+        schedule: Whether blocks merge alike, or in linearly falling or rising numbers.
+        depth: Number of blocks.
+    """
+    shares = {"constant": [1] * depth, "decreasing": [*range(depth - 1, -1, -1)], "increasing": [*range(depth)]}
+    weights = shares[schedule] if depth > 1 else [1]
+    merges, left = [], num_patches
+    for block in range(depth):
+        # What the schedule leaves after this block, and what the blocks behind it can still halve.
+        planned = num_patches - round((num_patches - num_left) * sum(weights[: block + 1]) / sum(weights))
+        merges.append(min(left - min(planned, num_left << depth - 1 - block), left // 2))
+        left -= merges[-1]
+    return merges
+
+
 def plan_matched(matching: Matching, *, mode: Mode, num_merged: int, threshold: float = 0.0) -> Plan:
     """Return what a mode does with the `num_merged` best edges."""
     sources = best_sources(matching, num_merged)
@@ -77,7 +100,7 @@ class BlockBipartite:
         mode: What becomes of a source: merged, dropped, merged or replacing (hybrid), with similar or random partners.
         num_merged: ToMe's r: tokens per block on average, or one number per block. At most half of a block's tokens go.
         keep: Instead of `num_merged`: fraction of patch tokens left after the last block, spread over the blocks.
-        schedule: How an average is spread over the blocks.
+        schedule: How an average, or what `keep` takes off, is spread over the blocks.
         metric: What tokens are compared by: keys before or after rotation, or the residual stream.
         head_pooling: Whether keys of several heads are averaged or concatenated.
         proportional_attention: Whether keys count by the patches they stand for; moot when dropping.
@@ -117,11 +140,10 @@ class BlockBipartite:
 
     def merges(self, *, depth: int, num_patches: int) -> list[int]:
         """Return the number of tokens wanted off in each block, before the limit of half of what is left."""
-        num_merged = self.num_merged
-        if num_merged is None:
-            assert self.keep is not None
-            num_merged = round((1 - self.keep) * num_patches / depth)
-        return schedule_merges(num_merged, self.schedule, depth=depth)
+        if self.num_merged is not None:
+            return schedule_merges(self.num_merged, self.schedule, depth=depth)
+        assert self.keep is not None
+        return spread_merges(num_patches, max(1, round(self.keep * num_patches)), self.schedule, depth=depth)
 
     def check(self, *, depth: int, grid: tuple[int, int]) -> None:
         """Check that there are no more numbers than blocks."""
@@ -207,4 +229,13 @@ class PostBipartite:
         return plan_matched(matching, mode=self.mode, num_merged=min(excess, num_tokens // 2), threshold=self.threshold)
 
 
-__all__ = ["BlockBipartite", "Mode", "PostBipartite", "Schedule", "Scope", "plan_matched", "schedule_merges"]
+__all__ = [
+    "BlockBipartite",
+    "Mode",
+    "PostBipartite",
+    "Schedule",
+    "Scope",
+    "plan_matched",
+    "schedule_merges",
+    "spread_merges",
+]
