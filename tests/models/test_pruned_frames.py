@@ -139,7 +139,7 @@ def test_the_description_names_the_reduction() -> None:
 
 def test_a_reducer_for_cached_tokens_has_no_place_in_the_encoder() -> None:
     with pytest.raises(ValueError, match="reduce_clips"):
-        build("vit_tiny_patch16_224", "divprune")
+        build("vit_tiny_patch16_224", "divprune", keep=0.5)
 
 
 def test_a_reducer_that_does_not_fit_the_encoder_is_refused() -> None:

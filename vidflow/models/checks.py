@@ -6,9 +6,11 @@ from typing import Any
 
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.encoder import check_img_size, resolve_depths, skeleton
+from vidflow.models.reduction.bipartite import PostBipartite
 from vidflow.models.reduction.build import build_reducer
-from vidflow.models.reduction.controls import InputLowerResolution
+from vidflow.models.reduction.controls import InputLowerResolution, PostRandom
 from vidflow.models.reduction.density_peaks import PostDensityPeaks
+from vidflow.models.reduction.diversity import PostDiversity
 from vidflow.models.reduction.windows import PostWindows
 from vidflow.models.vit import TimmVit, check_blocks
 
@@ -61,7 +63,7 @@ def _check_reducer(vit: TimmVit, img_size: int, num_frames: int, name: str, sett
         check_blocks(vit)
     if reducer.stage == "block":
         reducer.check(depth=len(vit.blocks), grid=(side, side))
-    if isinstance(reducer, PostDensityPeaks | PostWindows):
+    if isinstance(reducer, PostBipartite | PostDensityPeaks | PostDiversity | PostRandom | PostWindows):
         reducer.check(num_frames=num_frames, grid=(side, side))
 
 

@@ -55,6 +55,10 @@ def test_a_fraction_is_spread_over_the_blocks_by_the_schedule(schedule: Schedule
     assert BlockBipartite(keep=0.5, schedule=schedule).merges(depth=4, num_patches=100) == merges
 
 
+def test_a_number_of_tokens_is_what_is_left_after_the_last_block() -> None:
+    assert count_tokens(196, BlockBipartite(tokens=70).merges(depth=12, num_patches=196))[-1] == 70
+
+
 def test_the_last_blocks_halve_and_the_ones_before_them_take_the_rest() -> None:
     assert BlockBipartite(keep=0.05).merges(depth=5, num_patches=100) == [20, 40, 20, 10, 5]
 

@@ -60,4 +60,4 @@ def test_segments_do_not_mix_and_must_divide_the_clip() -> None:
     owners = plan.owners.gather(1, plan.assignment)
     assert torch.equal(owners // 18, (torch.arange(54) // 18).expand(2, -1))
     with pytest.raises(VidflowError, match="frames_per_segment 4"):
-        PostDensityPeaks(frames_per_segment=4).plan(tokens)
+        PostDensityPeaks(keep=0.5, frames_per_segment=4).plan(tokens)

@@ -127,6 +127,28 @@ def test_half_precision_features_are_reduced_like_single_precision_ones() -> Non
         assert torch.equal(half.assignment, single.assignment), name
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tome", {}),
+        ("tome", {"scope": "clip"}),
+        ("random_drop", {}),
+        ("density_peaks", {"frames_per_segment": 3}),
+        ("density_peaks", {"frames_per_segment": None}),
+        ("divprune", {}),
+        ("divprune", {"scope": "clip"}),
+        ("random", {}),
+    ],
+)
+def test_a_number_of_tokens_per_frame_is_a_fraction_of_them(name: str, settings: dict[str, Any]) -> None:
+    number, fraction = (reduce(name, settings | budget, clips()) for budget in ({"tokens": 7}, {"keep": 7 / 20}))
+    assert (number.counts.sum(1) == 6 * 7).all()
+    assert torch.equal(number.assignment, fraction.assignment)
+    assert torch.equal(number.tokens, fraction.tokens)
+    with pytest.raises(VidflowError, match="tokens 21; wanted at most the 20 patches"):
+        reduce(name, settings | {"tokens": 21}, clips())
+
+
 def test_none_is_none() -> None:
     assert build_reducer("none") is None
 
@@ -140,6 +162,13 @@ def test_none_is_none() -> None:
         ("tome", {"keep": "half"}, "keep .half.; wanted a number"),
         ("tome", {"keep": 0.5, "stage": "input"}, "cannot act at stage 'input'"),
         ("sttm", {"stage": "block"}, "leave the stage out for 'post'"),
+        ("tome", {"keep": 0.5, "tokens": 4}, "one of num_merged, keep and tokens"),
+        ("tome", {"tokens": 0}, "tokens 0; wanted 1 or more"),
+        ("tome", {"stage": "post"}, "one of keep and tokens"),
+        ("random", {"keep": 0.5, "tokens": 4}, "one of keep and tokens"),
+        ("random", {"tokens": 2.5}, "tokens 2.5; wanted a whole number"),
+        ("divprune", {}, "one of keep and tokens"),
+        ("density_peaks", {"tokens": -1}, "tokens -1; wanted 1 or more"),
         ("none", {"keep": 0.5}, "has no setting keep"),
         ("tome", {"keep": 0.5, "stage": "before"}, "input, block, post"),
         ("evs", {"reference": "next", "threshold": 0.1}, "previous, last_kept"),

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.in_block import BlockView, HeadPooling, Metric, PositionPolicy
 from vidflow.models.reduction.matching import (
     Matching,
@@ -100,7 +101,8 @@ class BlockBipartite:
         mode: What becomes of a source: merged, dropped, merged or replacing (hybrid), with similar or random partners.
         num_merged: ToMe's r: tokens per block on average, or one number per block. At most half of a block's tokens go.
         keep: Instead of `num_merged`: fraction of patch tokens left after the last block, spread over the blocks.
-        schedule: How an average, or what `keep` takes off, is spread over the blocks.
+        tokens: Instead of both: patch tokens left after the last block.
+        schedule: How an average, or what a budget takes off, is spread over the blocks.
         metric: What tokens are compared by: keys before or after rotation, or the residual stream.
         head_pooling: Whether keys of several heads are averaged or concatenated.
         proportional_attention: Whether keys count by the patches they stand for; moot when dropping.
@@ -114,6 +116,7 @@ class BlockBipartite:
     mode: Mode = "tome"
     num_merged: int | tuple[int, ...] | None = None
     keep: float | None = None
+    tokens: int | None = None
     schedule: Schedule = "constant"
     metric: Metric = "keys"
     head_pooling: HeadPooling = "mean"
@@ -123,12 +126,13 @@ class BlockBipartite:
     stage: ClassVar[Literal["block"]] = "block"
 
     def __post_init__(self) -> None:
-        if (self.num_merged is None) == (self.keep is None):
+        if sum(budget is not None for budget in (self.num_merged, self.keep, self.tokens)) != 1:
             raise VidflowError(
-                f"reducer {self.mode!r} wants one of num_merged and keep, got {self.num_merged} and {self.keep}"
+                f"reducer {self.mode!r} wants one of num_merged, keep and tokens, "
+                f"got {self.num_merged}, {self.keep} and {self.tokens}"
             )
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise VidflowError(f"reducer {self.mode!r} has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        if self.num_merged is None:
+            check_budget(self.mode, keep=self.keep, tokens=self.tokens)
         wanted = (self.num_merged,) if isinstance(self.num_merged, int) else self.num_merged or ()
         if any(number < 0 for number in wanted):
             raise VidflowError(f"reducer {self.mode!r} has num_merged {self.num_merged}; wanted no negative number")
@@ -142,11 +146,11 @@ class BlockBipartite:
         """Return the number of tokens wanted off in each block, before the limit of half of what is left."""
         if self.num_merged is not None:
             return schedule_merges(self.num_merged, self.schedule, depth=depth)
-        assert self.keep is not None
-        return spread_merges(num_patches, max(1, round(self.keep * num_patches)), self.schedule, depth=depth)
+        num_left = tokens_left(self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches)
+        return spread_merges(num_patches, num_left, self.schedule, depth=depth)
 
     def check(self, *, depth: int, grid: tuple[int, int]) -> None:
-        """Check that there are no more numbers than blocks."""
+        """Check that there are no more numbers than blocks, and no more tokens wanted than there are."""
         num_merged = self.merges(depth=depth, num_patches=grid[0] * grid[1])
         if len(num_merged) > depth:
             raise VidflowError(
@@ -178,6 +182,7 @@ class PostBipartite:
     Attributes:
         mode: As inside the encoder.
         keep: Fraction of tokens to keep, above 0 and up to 1.
+        tokens: Instead: tokens to keep per frame.
         scope: Whether tokens are matched within each frame or within the whole clip.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
 
@@ -186,14 +191,22 @@ class PostBipartite:
     """
 
     mode: Mode = "tome"
-    keep: float = 0.5
+    keep: float | None = None
+    tokens: int | None = None
     scope: Scope = "frame"
     threshold: float = 0.0
     stage: ClassVar[Literal["post"]] = "post"
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise VidflowError(f"reducer {self.mode!r} has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        check_budget(self.mode, keep=self.keep, tokens=self.tokens)
+
+    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+        """Check that frames have as many tokens as are wanted.
+
+        Raises:
+            VidflowError: They have fewer.
+        """
+        self._left(grid[0] * grid[1])
 
     @property
     def needs_seeds(self) -> bool:
@@ -208,7 +221,7 @@ class PostBipartite:
         if seeds is not None:
             seeds = (seeds.unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
         plan = identity_plan(values.shape[0], values.shape[1], values.device)
-        wanted = max(1, round(self.keep * plan.num_tokens))
+        wanted = self._left(plan.num_tokens * frames // num_frames, num_frames // frames)
         sizes = values.new_ones(values.shape[:2])
         stream = 0
         while plan.num_rows > wanted:
@@ -217,6 +230,11 @@ class PostBipartite:
             values, sizes = step.merge(values, sizes)
             stream += 1
         return join_frames(plan, frames)
+
+    def _left(self, num_patches: int, num_frames: int = 1) -> int:
+        return tokens_left(
+            self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
+        )
 
     def _step(self, values: Float[Tensor, "B N D"], excess: int, seeds: Int[Tensor, " B"] | None, stream: int) -> Plan:
         num_tokens = values.shape[1]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.plan import Plan, group_plan, keep_plan
 from vidflow.models.reduction.seeds import uniform
 from vidflow.models.reduction.static_patches import last_kept
@@ -136,26 +137,38 @@ class PostRandom:
 
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
+        tokens: Instead: tokens to keep per frame.
     """
 
-    keep: float = 0.5
+    keep: float | None = None
+    tokens: int | None = None
     stage: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise VidflowError(f"reducer 'random' has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        check_budget("random", keep=self.keep, tokens=self.tokens)
+
+    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+        """Check that frames have as many tokens as are wanted.
+
+        Raises:
+            VidflowError: They have fewer.
+        """
+        self._left(grid[0] * grid[1])
 
     def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
         """Keep random places of every frame."""
         if seeds is None:
             raise ValueError("reducer 'random' draws random numbers: pass the seed of each clip's key")
         batch, num_frames, height, width, _ = tokens.shape
-        num_kept = max(1, round(self.keep * height * width))
+        num_kept = self._left(height * width)
         draws = uniform(seeds, num_frames * height * width, stream=0).view(batch, num_frames, height * width)
         order = draws.argsort(dim=2, stable=True)[:, :, :num_kept]
         kept = torch.zeros_like(draws, dtype=torch.bool).scatter_(2, order, True)
         return keep_plan(kept.flatten(1), num_rows=num_frames * num_kept)
+
+    def _left(self, num_patches: int) -> int:
+        return tokens_left("random", keep=self.keep, tokens=self.tokens, num_patches=num_patches)
 
 
 __all__ = [

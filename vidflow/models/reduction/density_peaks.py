@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.plan import Plan, group_plan, join_frames
 
 
@@ -49,6 +50,7 @@ class PostDensityPeaks:
 
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
+        tokens: Instead: tokens to keep per frame.
         frames_per_segment: Frames clustered together; None is the whole clip. It must divide their number.
         num_neighbours: Tokens that measure a token's density; 4 in FastVID, 7 in PruneVid.
 
@@ -56,26 +58,27 @@ class PostDensityPeaks:
     attention-based parts need a language model.
     """
 
-    keep: float = 0.5
+    keep: float | None = None
+    tokens: int | None = None
     frames_per_segment: int | None = 1
     num_neighbours: int = 5
     stage: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise VidflowError(f"reducer 'density_peaks' has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        check_budget("density_peaks", keep=self.keep, tokens=self.tokens)
         for name in ("frames_per_segment", "num_neighbours"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise VidflowError(f"reducer 'density_peaks' has {name} {number}; wanted 1 or more")
 
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
-        """Check that segments fill a clip.
+    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:
+        """Check that segments fill a clip, and that frames have as many tokens as are wanted.
 
         Raises:
             VidflowError: They do not.
         """
+        self._left(grid[0] * grid[1])
         frames = self.frames_per_segment
         if frames is not None and num_frames % frames:
             raise VidflowError(
@@ -89,11 +92,16 @@ class PostDensityPeaks:
         self.check(num_frames=num_frames, grid=(height, width))
         frames = self.frames_per_segment or num_frames
         segments = tokens.reshape(tokens.shape[0] * num_frames // frames, -1, tokens.shape[-1])
-        num_clusters = max(1, round(self.keep * segments.shape[1]))
+        num_clusters = self._left(height * width, frames)
         owners = cluster_owners(segments, num_clusters=num_clusters, num_neighbours=self.num_neighbours)
         itself = torch.arange(segments.shape[1], device=tokens.device)
         plan = group_plan(owners, owners == itself, combine="mean", num_rows=num_clusters)
         return join_frames(plan, num_frames // frames)
+
+    def _left(self, num_patches: int, num_frames: int = 1) -> int:
+        return tokens_left(
+            "density_peaks", keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
+        )
 
 
 __all__ = ["PostDensityPeaks", "cluster_owners"]

@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidflow.errors import VidflowError
 from vidflow.models.reduction.bipartite import Scope
+from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.plan import Plan, group_plan, join_frames
 
 
@@ -50,28 +50,43 @@ class PostDiversity:
 
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
+        tokens: Instead: tokens to keep per frame.
         scope: Whether tokens are chosen within each frame or within the whole clip.
 
     Source: DivPrune (Alvar et al., CVPR 2025).
     """
 
-    keep: float = 0.5
+    keep: float | None = None
+    tokens: int | None = None
     scope: Scope = "frame"
     stage: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise VidflowError(f"reducer 'divprune' has keep {self.keep}; wanted a fraction above 0 and up to 1")
+        check_budget("divprune", keep=self.keep, tokens=self.tokens)
+
+    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+        """Check that frames have as many tokens as are wanted.
+
+        Raises:
+            VidflowError: They have fewer.
+        """
+        self._left(grid[0] * grid[1])
 
     def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
         """Select in each frame or clip."""
-        frames = 1 if self.scope == "clip" else tokens.shape[1]
+        num_frames, height, width = tokens.shape[1:4]
+        frames = 1 if self.scope == "clip" else num_frames
         samples = tokens.reshape(tokens.shape[0] * frames, -1, tokens.shape[-1])
-        num_kept = max(1, round(self.keep * samples.shape[1]))
+        num_kept = self._left(height * width, num_frames // frames)
         kept, owners = most_diverse(samples, num_kept=num_kept)
         is_owner = torch.zeros_like(owners, dtype=torch.bool).scatter_(1, kept, True)
         return join_frames(group_plan(owners, is_owner, combine="owner", num_rows=num_kept), frames)
+
+    def _left(self, num_patches: int, num_frames: int = 1) -> int:
+        return tokens_left(
+            "divprune", keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
+        )
 
 
 __all__ = ["PostDiversity", "most_diverse"]

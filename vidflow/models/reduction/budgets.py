@@ -1,0 +1,41 @@
+"""How many tokens a reducer leaves: a fraction of them, or a number per frame."""
+
+from vidflow.errors import VidflowError
+
+
+def check_budget(name: str, *, keep: float | None, tokens: int | None) -> None:
+    """Check that there is one budget, and that it leaves something.
+
+    Raises:
+        VidflowError: There is none, there are both, or it is out of range.
+    """
+    if (keep is None) == (tokens is None):
+        raise VidflowError(f"reducer {name!r} wants one of keep and tokens, got {keep} and {tokens}")
+    if keep is not None and not 0 < keep <= 1:
+        raise VidflowError(f"reducer {name!r} has keep {keep}; wanted a fraction above 0 and up to 1")
+    if tokens is not None and tokens < 1:
+        raise VidflowError(f"reducer {name!r} has tokens {tokens}; wanted 1 or more in each frame")
+
+
+def tokens_left(name: str, *, keep: float | None, tokens: int | None, num_patches: int, num_frames: int = 1) -> int:
+    """Return the number of tokens that a budget leaves of so many frames together.
+
+    Args:
+        name: Of the reducer, for the message.
+        keep: Fraction of tokens to keep, above 0 and up to 1.
+        tokens: Instead: tokens to keep per frame.
+        num_patches: Patches of a frame.
+        num_frames: Frames that are reduced together.
+
+    Raises:
+        VidflowError: More tokens are wanted than there are.
+    """
+    if tokens is None:
+        assert keep is not None
+        return max(1, round(keep * num_frames * num_patches))
+    if tokens > num_patches:
+        raise VidflowError(f"reducer {name!r} has tokens {tokens}; wanted at most the {num_patches} patches of a frame")
+    return num_frames * tokens
+
+
+__all__ = ["check_budget", "tokens_left"]
