@@ -149,6 +149,17 @@ def test_a_number_of_tokens_per_frame_is_a_fraction_of_them(name: str, settings:
         reduce(name, settings | {"tokens": 21}, clips())
 
 
+@pytest.mark.parametrize("name", ["random", "random_merge", "random_drop"])
+def test_another_seed_is_another_draw_and_0_is_the_usual_one(name: str) -> None:
+    usual, same, other = (reduce(name, {"keep": 0.4} | seed, clips()) for seed in ({}, {"seed": 0}, {"seed": 1}))
+    assert torch.equal(usual.assignment, same.assignment)
+    assert all((usual.assignment[clip] != other.assignment[clip]).any() for clip in range(4))
+    # Nor are the frames of one draw those of the other in another order.
+    frames = torch.cat([(part.assignment[0] >= 0).view(6, 20) for part in (usual, other)])
+    if name == "random":
+        assert len(frames.unique(dim=0)) == 12
+
+
 def test_none_is_none() -> None:
     assert build_reducer("none") is None
 

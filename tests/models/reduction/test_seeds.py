@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from vidflow.models.reduction.seeds import _mix, content_seeds, seed_of_key, uniform
+from vidflow.models.reduction.seeds import _mix, content_seeds, reseed, seed_of_key, uniform
 
 
 def test_splitmix_matches_its_published_first_outputs() -> None:
@@ -41,6 +41,14 @@ def test_a_frames_seed_is_its_content() -> None:
     assert not (content_seeds(frames.roll(1, dims=2)) == seeds).any()
 
 
+def test_another_draw_is_unrelated_and_draw_0_is_what_the_content_gives() -> None:
+    seeds = torch.arange(4)
+    assert torch.equal(reseed(seeds, 0), seeds)
+    draws = torch.cat([uniform(reseed(seeds, draw), 20_000, stream=0) for draw in (0, 1, 2**31 - 1)])
+    # As above: five standard errors.
+    assert (torch.corrcoef(draws) - torch.eye(12)).abs().max() < 0.035
+
+
 def test_a_keys_seed_fits_a_signed_integer_and_differs_by_key() -> None:
     seeds = {seed_of_key(f"key{number}") for number in range(100)}
     assert len(seeds) == 100
@@ -51,9 +59,10 @@ def test_a_keys_seed_fits_a_signed_integer_and_differs_by_key() -> None:
     shutil.which("g++") is None, reason="Inductor compiles for the CPU with g++, which is not installed"
 )
 def test_inductor_compiles_the_same_numbers() -> None:
-    seeds = torch.tensor([7, -3, 1 << 62])
+    given = torch.tensor([7, -3, 1 << 62])
     torch._dynamo.reset()
-    draws = torch.compile(lambda given: uniform(given, 20, stream=3), fullgraph=True)(seeds)
+    draws = torch.compile(lambda given: uniform(reseed(given, 5), 20, stream=3), fullgraph=True)(given)
+    seeds = reseed(given, 5)
     assert torch.equal(draws, uniform(seeds, 20, stream=3))
     # The counter of the published generator, spelled out.
     states = [(int(s) + (n + (3 << 32)) * 0x9E3779B97F4A7C15) % (1 << 64) for s in _mix(seeds) for n in range(20)]

@@ -24,6 +24,7 @@ from vidflow.models.reduction.matching import (
     replace_destinations,
 )
 from vidflow.models.reduction.plan import Plan, identity_plan, join_frames
+from vidflow.models.reduction.seeds import reseed
 
 Mode = Literal["tome", "drop", "random_merge", "random_drop", "hybrid"]
 Schedule = Literal["constant", "decreasing", "increasing"]
@@ -108,6 +109,7 @@ class BlockBipartite:
         proportional_attention: Whether keys count by the patches they stand for; moot when dropping.
         positions: Where a merged token is for rotary embeddings.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
+        seed: Which draw of random partners; random modes only.
 
     Source: ToMe (Bolya et al., ICLR 2023); modes of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025). Class
     token and registers, which neither covers together with rotary embeddings, stay out.
@@ -123,6 +125,7 @@ class BlockBipartite:
     proportional_attention: bool = True
     positions: PositionPolicy = "mean"
     threshold: float = 0.0
+    seed: int = 0
     stage: ClassVar[Literal["block"]] = "block"
 
     def __post_init__(self) -> None:
@@ -169,7 +172,9 @@ class BlockBipartite:
             return None
         if self.needs_seeds:
             assert view.seeds is not None
-            matching = match_at_random(view.seeds, num_tokens=view.num_tokens, first=first, stream=view.index)
+            matching = match_at_random(
+                reseed(view.seeds, self.seed), num_tokens=view.num_tokens, first=first, stream=view.index
+            )
         else:
             matching = match_tokens(view.metric(self.metric, self.head_pooling), first=first, valid=view.valid)
         return plan_matched(matching, mode=self.mode, num_merged=num_merged, threshold=self.threshold)
@@ -185,6 +190,7 @@ class PostBipartite:
         tokens: Instead: tokens to keep per frame.
         scope: Whether tokens are matched within each frame or within the whole clip.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
+        seed: Which draw of random partners; random modes only.
 
     Source: ToMe (Bolya et al., ICLR 2023), applied to features; the clip scope is the joint placement of "Video, How Do
     Your Tokens Merge?" (Pollard and Wray, 2025).
@@ -195,6 +201,7 @@ class PostBipartite:
     tokens: int | None = None
     scope: Scope = "frame"
     threshold: float = 0.0
+    seed: int = 0
     stage: ClassVar[Literal["post"]] = "post"
 
     def __post_init__(self) -> None:
@@ -219,7 +226,7 @@ class PostBipartite:
         frames = 1 if self.scope == "clip" else num_frames
         values = tokens.reshape(batch * frames, -1, tokens.shape[-1]).float()
         if seeds is not None:
-            seeds = (seeds.unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
+            seeds = (reseed(seeds, self.seed).unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
         plan = identity_plan(values.shape[0], values.shape[1], values.device)
         wanted = self._left(plan.num_tokens * frames // num_frames, num_frames // frames)
         sizes = values.new_ones(values.shape[:2])

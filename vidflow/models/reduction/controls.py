@@ -14,7 +14,7 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.plan import Plan, group_plan, keep_plan
-from vidflow.models.reduction.seeds import uniform
+from vidflow.models.reduction.seeds import reseed, uniform
 from vidflow.models.reduction.static_patches import last_kept
 
 
@@ -138,10 +138,12 @@ class PostRandom:
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
         tokens: Instead: tokens to keep per frame.
+        seed: Which draw; others choose other tokens.
     """
 
     keep: float | None = None
     tokens: int | None = None
+    seed: int = 0
     stage: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = True
 
@@ -162,7 +164,9 @@ class PostRandom:
             raise ValueError("reducer 'random' draws random numbers: pass the seed of each clip's key")
         batch, num_frames, height, width, _ = tokens.shape
         num_kept = self._left(height * width)
-        draws = uniform(seeds, num_frames * height * width, stream=0).view(batch, num_frames, height * width)
+        draws = uniform(reseed(seeds, self.seed), num_frames * height * width, stream=0).view(
+            batch, num_frames, height * width
+        )
         order = draws.argsort(dim=2, stable=True)[:, :, :num_kept]
         kept = torch.zeros_like(draws, dtype=torch.bool).scatter_(2, order, True)
         return keep_plan(kept.flatten(1), num_rows=num_frames * num_kept)

@@ -28,6 +28,11 @@ def content_seeds(frames: UInt8[Tensor, "B ..."]) -> Int[Tensor, " B"]:
     return _mix((pixels * _mix(torch.arange(pixels.shape[1], device=pixels.device))).sum(1))
 
 
+def reseed(seeds: Int[Tensor, " B"], seed: int) -> Int[Tensor, " B"]:
+    """Return the samples' seeds for another draw; draw 0 has them as they are."""
+    return seeds ^ (seed * (_GOLDEN + (1 << 64)) & ((1 << 63) - 1))
+
+
 def uniform(seeds: Int[Tensor, " B"], num: int, *, stream: int) -> Float[Tensor, "B N"]:
     """Return uniform numbers in [0, 1) with 24 random bits.
 
@@ -55,4 +60,4 @@ def _shift(state: Int[Tensor, "..."], bits: int) -> Int[Tensor, "..."]:
     return (state >> bits) & ((1 << (64 - bits)) - 1)
 
 
-__all__ = ["content_seeds", "seed_of_key", "uniform"]
+__all__ = ["content_seeds", "reseed", "seed_of_key", "uniform"]
