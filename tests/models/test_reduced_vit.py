@@ -218,12 +218,38 @@ def test_deeper_assignments_refine_shallower_ones(mode: Mode) -> None:
         assert len(last.assignment[0][first.assignment[0] == row].unique()) == 1
 
 
+@pytest.mark.parametrize("mode", ["random_merge", "random_drop"])
+def test_random_partners_are_others_with_another_seed(mode: Mode) -> None:
+    vit = tiny_vit("vit_tiny_patch16_224")
+    usual, same, other = (
+        walk_reduced(
+            vit,
+            images_of(vit, 2),
+            depths=[2],
+            normalize=False,
+            reducer=BlockBipartite(mode=mode, num_merged=4, **drawn),
+            seeds=torch.arange(2),
+        )[0].assignment
+        for drawn in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert torch.equal(usual, same)
+    assert (usual != other).any(1).all()
+
+
 def test_positions_of_merged_tokens_are_the_means_of_their_patches() -> None:
     vit = tiny_vit("vit_small_patch16_dinov3")
     (tap,) = walk_reduced(vit, images_of(vit, 1), depths=[2], normalize=False, reducer=BlockBipartite(num_merged=6))
+    assert tap.positions is not None
     places = torch.stack([torch.arange(25) // 5, torch.arange(25) % 5], dim=1).float()
     for row in range(7):
         torch.testing.assert_close(tap.positions[0, row], places[tap.assignment[0] == row].mean(0))
+
+
+def test_no_positions_are_followed_where_no_embedding_asks_for_them() -> None:
+    vit = tiny_vit("vit_tiny_patch16_224")
+    (tap,) = walk_reduced(vit, images_of(vit, 1), depths=[2], normalize=False, reducer=BlockBipartite(num_merged=6))
+    assert tap.is_merged
+    assert tap.positions is None
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"])

@@ -39,7 +39,7 @@ class Tokens:
         tokens: Prefix, then patch tokens.
         sizes: Patches each patch token stands for, 0 on padding.
         assignment: Token of each patch of the frame, -1 where it was dropped.
-        positions: Row and column of each patch token.
+        positions: Row and column of each patch token; None where no rotary embedding asks for them.
         counts: Patch tokens in use per image; None where all are.
         is_reduced: Whether anything was merged or dropped yet.
         is_merged: Whether anything was merged yet.
@@ -48,7 +48,7 @@ class Tokens:
     tokens: Float[Tensor, "B S D"]
     sizes: Float[Tensor, "B N"]
     assignment: Int[Tensor, "B patches"]
-    positions: Float[Tensor, "B N 2"]
+    positions: Float[Tensor, "B N 2"] | None
     counts: Int[Tensor, " B"] | None = None
     is_reduced: bool = False
     is_merged: bool = False
@@ -118,7 +118,7 @@ class _Walk:
             tokens=tokens,
             sizes=torch.ones(batch, num_patches, device=tokens.device),
             assignment=torch.arange(num_patches, device=tokens.device).expand(batch, -1),
-            positions=grid_positions(self.grid, tokens.device).expand(batch, -1, -1),
+            positions=None if self.rope is None else grid_positions(self.grid, tokens.device).expand(batch, -1, -1),
         )
 
     def step(self, state: Tokens, index: int) -> Tokens:
@@ -157,21 +157,26 @@ class _Walk:
         """Reduce the patch tokens; prefix tokens pass through in front."""
         prefix, patches = state.tokens[:, : self.num_prefix], state.tokens[:, self.num_prefix :]
         merged, sizes = plan.merge(patches, state.sizes)
-        mean_positions = self.reducer is not None and self.reducer.positions == "mean"
-        positions = plan.merge(state.positions, state.sizes)[0] if mean_positions else plan.select(state.positions)
         return Tokens(
             tokens=torch.cat([prefix, merged], dim=1),
             sizes=sizes,
             assignment=follow(state.assignment, plan.assignment),
-            positions=positions,
+            positions=self.moved(state, plan),
             counts=plan.counts,
             is_reduced=True,
             is_merged=state.is_merged or plan.combine == "mean",
         )
 
+    def moved(self, state: Tokens, plan: Plan) -> Float[Tensor, "B N 2"] | None:
+        """Return where the tokens are after a reduction."""
+        if state.positions is None:
+            return None
+        mean_positions = self.reducer is not None and self.reducer.positions == "mean"
+        return plan.merge(state.positions, state.sizes)[0] if mean_positions else plan.select(state.positions)
+
     def rope_at(self, state: Tokens, index: int) -> Float[Tensor, "..."] | None:
         """Return the rotary embedding of the tokens where they are now."""
-        if self.rope is None:
+        if self.rope is None or state.positions is None:
             return None
         rope = rope_of_block(self.vit, self.rope, index)
         return GridAngles.of_embedding(rope, self.grid).embed(state.positions) if state.is_reduced else rope
