@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pipelines.job import log
 from pipelines.plan_table import PlannedStage, StageCost, table
 from pipelines.probe import (
@@ -240,7 +242,7 @@ def _feature_stage(
     probe = probes[name]
     num_files = -(-splits.num_clips // config.shards.clips_per_shard)
     num_bytes = probe.rate.num_bytes * splits.num_clips + probe.rate.file_bytes * num_files
-    seconds = probe.rate.seconds * splits.num_clips
+    seconds = probe.rate.seconds * splits.num_clips + probe.rate.file_seconds * num_files
     done = address is not None and address.manifest is not None
     passes = num_passes(config, name)
     # What is made from dense features would be made from them again: read, and reduced.
@@ -307,5 +309,7 @@ def num_passes(config: Config, features: str) -> int:
 
 def count_workers(resources: StageResources) -> int:
     """Return how many workers this machine holds at once; a cluster may hold more."""
-    fitting = max(1, int((os.cpu_count() or 1) / resources.num_cpus))
-    return min(resources.workers or fitting, fitting)
+    fitting = int((os.cpu_count() or 1) / resources.num_cpus)
+    if resources.num_gpus:
+        fitting = min(fitting, int(torch.cuda.device_count() / resources.num_gpus))
+    return max(1, min(resources.workers or fitting, fitting))

@@ -51,11 +51,13 @@ class Rate:
     Attributes:
         seconds: Worker seconds.
         num_bytes: Bytes it leaves on disk.
+        file_seconds: Seconds that every file takes besides.
         file_bytes: Bytes that every file has besides.
     """
 
     seconds: float
     num_bytes: float
+    file_seconds: float = 0.0
     file_bytes: float = 0.0
 
 
@@ -199,11 +201,11 @@ def probe_features(
     """
     make = _maker(config, features, shards, dense, directory)
     sources = dense.entries if is_reduced_from_cache(features) and dense is not None else shards.entries
-    warm = make("warm.arrow", sources[0])
+    make("warm.arrow", sources[0])
+    warm = _settled(lambda: make("warm.arrow", sources[0]))
     entry = _settled(lambda: make("probe.arrow", sources[1]))
-    # The two files differ in clips alone, so what is left at none is every file's own.
-    more = entry.num_clips - warm.num_clips
-    clip_bytes = (entry.num_bytes - warm.num_bytes) / more if more > 0 else entry.num_bytes / entry.num_clips
+    clip_bytes, file_bytes = _shares(warm, entry, "num_bytes")
+    clip_seconds, file_seconds = _shares(warm, entry, "seconds")
     stored = FeatureFile(directory / entry.file)
     counts = np.concatenate([stored[row].counts[:, -1] for row in range(len(stored))])
     reducer = features.reducer
@@ -215,11 +217,7 @@ def probe_features(
         counts=counts,
     )
     return FeatureProbe(
-        rate=Rate(
-            seconds=entry.seconds / entry.num_clips,
-            num_bytes=clip_bytes,
-            file_bytes=max(0.0, warm.num_bytes - clip_bytes * warm.num_clips),
-        ),
+        rate=Rate(seconds=clip_seconds, num_bytes=clip_bytes, file_seconds=file_seconds, file_bytes=file_bytes),
         tokens_per_frame=float(counts.mean()),
         gflops_per_frame=None if macs is None else 2 * macs / 1e9,
         directory=directory,
@@ -279,6 +277,16 @@ def _settled(make: Callable[[], FileEntry]) -> FileEntry:
     """Make the same file several times, the one in place of the other, and return it with the median of the seconds."""
     entries = [make() for _ in range(_ROUNDS)]
     return replace(entries[-1], seconds=statistics.median(entry.seconds for entry in entries))
+
+
+def _shares(small: FileEntry, large: FileEntry, attribute: str) -> tuple[float, float]:
+    """Return what a clip adds to a file, and what the file has besides: two files alike in all but their clips."""
+    few, many = getattr(small, attribute), getattr(large, attribute)
+    more = large.num_clips - small.num_clips
+    if more <= 0 or many <= few:  # a machine may be busier with the smaller
+        return many / large.num_clips, 0.0
+    per_clip = (many - few) / more
+    return per_clip, max(0.0, few - per_clip * small.num_clips)
 
 
 def _several(clips: Sequence[ClipPlan]) -> tuple[ClipPlan, ...]:

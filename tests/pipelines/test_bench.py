@@ -13,12 +13,12 @@ from pipelines import bench, bench_clock, bench_cores
 from pipelines.bench_cached import CachedRow, _row
 from pipelines.bench_clock import Ceiling, Ratio, Target, bench_targets, ratio, take_turns
 from pipelines.bench_cores import CoreSizes, count_flops, measure_core
-from pipelines.bench_reduction import REMOVED, measure_encoder, merging
+from pipelines.bench_reduction import REMOVED, measure_encoder, merge_in_every_block, merging
 from pipelines.bench_scan import measure_scan, plain_scan
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, CoreName, Trial
-from vidflow.models.encoder import build_encoder
-from vidflow.models.reduction.bipartite import BlockBipartite
+from vidflow.models.encoder import build_encoder, skeleton
+from vidflow.models.flops import shape_of
 from vidflow.models.selective_scan import selective_scan
 
 CPU = Target(device=torch.device("cpu"), dtype=torch.float32)
@@ -112,9 +112,10 @@ def test_an_encoder_has_a_row_for_every_share_of_tokens_removed():
         (0.25, 2, 24),
         (0.5, 3, 18),
         (0.75, 4, 12),
+        (0.98, 6, 3),
     ]
-    assert [row.mean_tokens for row in rows] == [31.0, 28.5, 26.0]
-    assert 1 < rows[0].flop_ratio < rows[1].flop_ratio < rows[2].flop_ratio
+    assert [row.mean_tokens for row in rows[:3]] == [31.0, 28.5, 26.0]
+    assert 1 < rows[0].flop_ratio < rows[1].flop_ratio < rows[2].flop_ratio < rows[3].flop_ratio
     for row in rows:
         assert row.gained.clock == pytest.approx(row.speedup.clock / row.flop_ratio)
         assert min(row.images_per_second, *row.merging_share) > 0
@@ -122,12 +123,11 @@ def test_an_encoder_has_a_row_for_every_share_of_tokens_removed():
 
 @pytest.mark.parametrize("removed", REMOVED)
 def test_the_merging_that_is_timed_alone_is_that_of_the_encoder(removed):
-    encoder = build_encoder(
-        name="test_vit", weights="random:0", img_size=96, reduction=BlockBipartite(keep=1 - removed)
-    )
+    reducer = merge_in_every_block(removed, shape_of(skeleton("test_vit", 96)))
+    encoder = build_encoder(name="test_vit", weights="random:0", img_size=96, reduction=reducer)
     frames = torch.randint(256, (2, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     wanted = encoder(frames)
-    sizes, assignment = merging(encoder, frames, BlockBipartite(keep=1 - removed))()
+    sizes, assignment = merging(encoder, frames, reducer)()
     assert torch.equal(sizes, wanted.sizes[:, 0])
     assert torch.equal(assignment, wanted.assignment[:, 0])
 

@@ -11,9 +11,10 @@ from tiny_experiment import TINY
 from pipelines import plan
 from pipelines.plan import count_workers, num_passes, num_trials
 from pipelines.plan_table import PlannedStage, StageCost, table
-from pipelines.probe import DiskSpeed
+from pipelines.probe import DiskSpeed, _shares
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, StageResources
+from vidflow.store.layout import FileEntry
 
 REDUCED = """\
 features:
@@ -170,3 +171,16 @@ def test_the_page_sets_score_against_cost_and_shows_what_was_merged(finished: Pa
     assert page.count("frames on clip") == 3
     assert page.count("deep: pool, window [1, 2, 2] on clip") == 3
     assert "chance: random" not in page
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "shares"),
+    [(3.0, 7.0, (1.0, 2.0)), (1.0, 5.0, (1.0, 0.0)), (0.5, 5.0, (1.125, 0.0)), (4, 3, (0.6, 0))],
+)
+def test_what_a_file_takes_besides_its_clips_is_told_apart(few, many, shares):
+    files = [
+        FileEntry(file="f", num_bytes=0, sha256="", num_clips=count, seconds=seconds, rejects=[], details={})
+        for count, seconds in ((1, few), (5, many))
+    ]
+    # The last by its clips alone: on a busy machine the smaller file may take longer.
+    assert _shares(*files, "seconds") == pytest.approx(shares)

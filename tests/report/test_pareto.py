@@ -12,7 +12,13 @@ from vidflow.stages.cost import FeatureCost
 
 
 def cost(
-    name: str, tokens: float, *, gflops: float | None = 1.0, num_bytes: float = 0.0, random: bool = False
+    name: str,
+    tokens: float,
+    *,
+    gflops: float | None = 1.0,
+    seconds: float = 0.0,
+    num_bytes: float = 0.0,
+    random: bool = False,
 ) -> FeatureCost:
     return FeatureCost(
         name=name,
@@ -21,7 +27,7 @@ def cost(
         is_random=random,
         tokens_per_frame=tokens,
         gflops_per_frame=gflops,
-        seconds_per_clip=0.1,
+        seconds_per_clip=seconds or tokens / 360,
         bytes_per_clip=num_bytes or tokens * 100,
     )
 
@@ -44,7 +50,7 @@ COSTS = {
         cost("base", 36, gflops=4),
         cost("tome", 18, gflops=2),
         cost("chance", 18.2, gflops=1.9, random=True),
-        cost("pool", 9, gflops=4),
+        cost("pool", 9, gflops=4, seconds=0.11),
         cost("adaptive", 12, gflops=None),
     )
 }
@@ -96,11 +102,11 @@ def test_a_point_is_on_a_front_iff_no_other_is_as_cheap_and_as_good() -> None:
 def test_fronts_are_those_one_sees() -> None:
     gru = points("gru")
     assert {name: set(point.fronts) for name, point in gru.items()} == {
-        "base": {"tokens", "gflops", "bytes"},
-        "tome": {"tokens", "gflops", "bytes"},
+        "base": {"tokens", "gflops", "seconds", "bytes"},
+        "tome": {"tokens", "gflops", "seconds", "bytes"},
         "chance": {"gflops"},
         "pool": {"tokens", "bytes"},
-        "adaptive": set(),
+        "adaptive": {"seconds"},
     }
     assert points("mean")["base"].fronts == set()
 
@@ -113,17 +119,17 @@ def test_chance_stands_beside_what_has_as_many_tokens_and_nothing_else() -> None
 
 def test_the_cheapest_set_within_a_loss_is_chosen_by_each_cost() -> None:
     chosen = {(c.core, c.drop): {axis: pick.cost.name for axis, pick in c.picks.items()} for c in section().choices}
-    assert chosen["gru", 0.005] == {"tokens": "base", "gflops": "base", "bytes": "base"}
+    assert chosen["gru", 0.005] == dict.fromkeys(AXES, "base")
     # 0.91 - 0.01 is not 0.90 in binary; the loss is one point all the same.
-    assert chosen["gru", 0.01] == {"tokens": "tome", "gflops": "tome", "bytes": "tome"}
-    assert chosen["gru", 0.02] == {"tokens": "pool", "gflops": "tome", "bytes": "pool"}
-    assert chosen["mean", 0.005] == {"tokens": "tome", "gflops": "tome", "bytes": "tome"}
+    assert chosen["gru", 0.01] == dict.fromkeys(AXES, "tome")
+    assert chosen["gru", 0.02] == {"tokens": "pool", "gflops": "tome", "seconds": "tome", "bytes": "pool"}
+    assert chosen["mean", 0.005] == dict.fromkeys(AXES, "tome")
 
 
 def test_where_less_is_better_a_loss_is_part_of_the_score() -> None:
     trials = [trial("base", "gru", 100.0), trial("tome", "gru", 101.5), trial("pool", "gru", 99.0)]
     found = section(trials, mode="min", is_share=False)
-    assert {p.cost.name: set(p.fronts) for p in found.points}["base"] == set()
+    assert {p.cost.name: set(p.fronts) for p in found.points}["base"] == {"seconds"}
     only_tome = section(trials[:2], mode="min", is_share=False)
     assert [choice.picks["tokens"].cost.name for choice in only_tome.choices] == ["base", "base", "tome"]
 

@@ -243,7 +243,7 @@ def pareto_figure(section: ParetoSection, *, is_share: bool) -> bytes:
         is_share: Whether the score is a share, shown in percent.
     """
     cores = list(dict.fromkeys(point.core for point in section.points))
-    with _figure(10.6, 3.3 * len(cores) + 0.6) as figure:
+    with _figure(12.6, 3.3 * len(cores) + 0.6) as figure:
         panels = figure.subplots(len(cores), len(AXES), squeeze=False, sharey="row", sharex="col")
         for line, core in zip(panels, cores, strict=True):
             for axes, axis in zip(line, AXES, strict=True):

@@ -15,10 +15,11 @@ from vidflow.records import TrialResult
 from vidflow.report.tables import Mode, SeedGroup, group_by_seed, rank_trials
 from vidflow.stages.cost import FeatureCost
 
-Axis = Literal["tokens", "gflops", "bytes"]
+Axis = Literal["tokens", "gflops", "seconds", "bytes"]
 AXES: dict[Axis, str] = {
     "tokens": "tokens per frame",
     "gflops": "encoder GFLOPs per frame",
+    "seconds": "seconds per clip, measured",
     "bytes": "bytes per clip",
 }
 DROPS = (0.005, 0.01, 0.02)
@@ -58,6 +59,8 @@ class ParetoPoint:
                 return self.cost.tokens_per_frame
             case "gflops":
                 return self.cost.gflops_per_frame
+            case "seconds":
+                return self.cost.seconds_per_clip
             case "bytes":
                 return self.cost.bytes_per_clip
             case _:
