@@ -104,3 +104,8 @@ def test_blocks_and_windows_that_do_not_fit_are_refused(settings: dict[str, floa
 
 def test_a_second_block_that_is_left_out_need_not_exist() -> None:
     BlockWindows(local_block=2, global_block=1).check(depth=3, grid=(8, 8))
+
+
+def test_a_window_that_is_larger_than_the_clip_is_refused() -> None:
+    with pytest.raises(VidflowError, match=r"window \[1, 2, 2\]; wanted at most \[3, 4, 1\]"):
+        PostWindows().plan(torch.randn(1, 3, 4, 1, 8))

@@ -175,6 +175,7 @@ class PostWindows:
     def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
         """Merge like windows."""
         num_frames, height, width = tokens.shape[1:4]
+        self.check(num_frames=num_frames, grid=(height, width))
         members = window_members((num_frames, height, width), self.window, tokens.device)
         values = tokens.flatten(1, 3)
         similarity = window_similarity(values, members)
