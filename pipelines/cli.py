@@ -23,10 +23,11 @@ COMMANDS = {
     "report": "write one HTML page about the sweep",
     "run": "all of these in order; whatever is already done is left alone",
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
+    "calibrate": "print ALGM's thresholds, measured on frames of the training split",
     "bench": "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
-TOOLS = ("plan", "bench", "ui")
+TOOLS = ("plan", "calibrate", "bench", "ui")
 BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")

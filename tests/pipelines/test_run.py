@@ -164,3 +164,17 @@ def test_optuna_draws_from_a_range_and_a_repeated_search_adds_nothing(finished, 
         manifest.unlink()
     assert vidflow("sweep", config, axes, *search).returncode == 0
     assert {float(run.data.params["learning_rate"]) for run in children_of(root, "optuna")} == rates
+
+
+def test_algm_is_calibrated_on_training_frames_into_settings(finished, vidflow):
+    config, _, _ = finished
+    algm = "features.fewer={depths: [2], reducer: {name: algm, settings: {global_block: 1}}}"
+    done = vidflow("calibrate", config, algm)
+    assert done.returncode == 0, done.stderr
+    settings = done.stdout.split()
+    assert [line.rpartition("=")[0].rpartition(".")[2] for line in settings] == ["local_threshold", "global_threshold"]
+    assert all(-1 < float(line.rpartition("=")[2]) < 2 for line in settings)
+    shown = vidflow("extract", config, algm, *settings, "--print")
+    assert shown.returncode == 0, shown.stderr
+    assert all(str(float(line.rpartition("=")[2])) in shown.stdout for line in settings)
+    assert "the only one to calibrate" in vidflow("calibrate", config).stderr
