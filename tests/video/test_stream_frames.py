@@ -1,5 +1,8 @@
+import socket
+import threading
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from clip_factory import numbered_frames, read_number
@@ -86,7 +89,6 @@ def test_a_password_in_an_address_is_not_repeated():
 def test_a_video_is_read_over_http(steady):
     import functools
     import http.server
-    import threading
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -98,3 +100,26 @@ def test_a_video_is_read_over_http(steady):
         got = numbers(f"http://127.0.0.1:{server.server_address[1]}/{steady.name}", fps=5)
         server.shutdown()
     assert got == numbers(steady, fps=5)
+
+
+def test_a_live_clock_that_jumps_ahead_is_taken_as_set_anew_and_a_files_is_not(tmp_path):
+    path = tmp_path / "gap.ts"
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "0", "tune": "zerolatency"})
+        stream.width = stream.height = 64
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * number, np.uint8))
+            frame.pts, frame.time_base = number + 1000 * (number >= 10), Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: send(server.accept()[0], path.read_bytes()), daemon=True).start()
+        live = list(stream_frames(f"tcp://127.0.0.1:{server.getsockname()[1]}", fps=10))
+    assert len(live) == 20
+    assert live[-1].pts_seconds - live[0].pts_seconds == pytest.approx(1.9, abs=0.01)
+    assert len(list(stream_frames(str(path), fps=10))) == 1020
+
+
+def send(connection, data):
+    with connection:
+        connection.sendall(data)

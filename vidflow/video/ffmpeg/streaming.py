@@ -26,6 +26,10 @@ _PROTOCOLS = "http,https,tcp,tls,udp,rtp,rtsp,rtmp,crypto,httpproxy"
 _SCHEMES = {"http", "https", "rtsp", "rtsps", "rtmp", "udp", "rtp", "tcp"}
 # Seconds to wait for a connection, and for the next packet of one.
 _TIMEOUT_SECONDS = (15.0, 15.0)
+# Addresses that may be those of files, whose clocks are right whatever they say.
+_FILE_SCHEMES = ("http", "https")
+# A live clock that runs ahead by more was set anew, or the stream has stood still.
+_LIVE_GAP_SECONDS = 5.0
 # Frame times are multiples of at least a microsecond in every container; sums of doubles stray by far less.
 _TOLERANCE_SECONDS = 1e-6
 
@@ -60,7 +64,8 @@ def stream_frames(source: str, *, fps: float, start_seconds: float | None = None
     with _opened_source(source) as (container, stream):
         stream.codec_context.thread_count = 1
         num_frames = 0
-        for shown in _sample(_timed(container, stream), fps=fps, start_seconds=start_seconds):
+        timed = _timed(container, stream, most=_LIVE_GAP_SECONDS if _is_live(source) else np.inf)
+        for shown in _sample(timed, fps=fps, start_seconds=start_seconds):
             num_frames += 1
             yield shown
         if not num_frames:
@@ -102,6 +107,10 @@ def _connect(source: str) -> InputContainer:
     return av.open(source, options=options, timeout=_TIMEOUT_SECONDS)
 
 
+def _is_live(source: str) -> bool:
+    return source.isdecimal() or ("://" in source and urlsplit(source).scheme not in _FILE_SCHEMES)
+
+
 def _shown(source: str) -> str:
     """Return a source as messages may name it: without user, password or query."""
     if "://" not in source:
@@ -110,15 +119,17 @@ def _shown(source: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _timed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, VideoFrame]]:
-    """Yield start and end in seconds of every frame that can be decoded, on a clock that never goes back."""
+def _timed(container: InputContainer, stream: VideoStream, *, most: float) -> Iterator[tuple[float, float, VideoFrame]]:
+    """Yield start and end of every decoded frame in seconds, on a clock that goes neither back nor on by more than so."""
     spacing = float(1 / (stream.guessed_rate or 25))
     untimed = container.format.name in UNTIMED_FORMATS
-    following, shift, latest = 0.0, 0.0, -np.inf
+    following, shift = 0.0, 0.0
+    latest: float | None = None
     for packet in container.demux(stream):
         for frame in _decoded(stream, packet):
             seconds = following if untimed or frame.time is None else frame.time + shift
-            if seconds < latest:  # a camera that reconnects starts its clock anew
+            # A camera that reconnects starts its clock anew.
+            if latest is not None and (seconds < latest or seconds > following + most):
                 shift += following - seconds
                 seconds = following
             lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else spacing
