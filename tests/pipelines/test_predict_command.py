@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -210,3 +211,24 @@ def test_the_model_holds_the_weights_and_text_and_no_pickle(finished):
     assert files == {
         "MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml", "mlflow_model.py", f"artifacts/{BEST}",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", [False, True])
+def test_memory_does_not_grow_on_a_video_of_ten_thousand_frames(gru, tmp_path, draw):
+    video, lines = tmp_path / "long.mp4", tmp_path / "rows.jsonl"
+    noise = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), dtype=np.uint8)
+    write_h264(video, (noise[number % 50] for number in range(10_000)), fps=8)
+    command = [sys.executable, "-m", "pipelines.cli", "predict", gru, video, "--json", lines, "--fps", "8"]
+    command += ["--out", tmp_path / "out.mp4"] if draw else []
+    peaks: dict[int, int] = {}
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+            if found is not None and lines.exists():
+                peaks[lines.read_bytes().count(b"\n")] = int(found[1])
+            time.sleep(0.1)
+    assert process.returncode == 0
+    early = min(number for number in peaks if number >= 1000)
+    assert early < 2000 < 9000 < max(peaks)
+    assert peaks[max(peaks)] < 1.02 * peaks[early]

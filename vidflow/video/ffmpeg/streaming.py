@@ -120,7 +120,7 @@ def _shown(source: str) -> str:
 
 
 def _timed(container: InputContainer, stream: VideoStream, *, most: float) -> Iterator[tuple[float, float, VideoFrame]]:
-    """Yield start and end of every decoded frame in seconds, on a clock that goes neither back nor on by more than so."""
+    """Yield start and end of every decoded frame in seconds, on a clock that goes neither back nor too far on."""
     spacing = float(1 / (stream.guessed_rate or 25))
     untimed = container.format.name in UNTIMED_FORMATS
     following, shift = 0.0, 0.0
