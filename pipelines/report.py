@@ -10,9 +10,9 @@ from typing import get_args
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from pipelines.cli import run_stage
+from pipelines.clip_frames import ClipFrames
 from pipelines.job import log
 from pipelines.pareto import compare_costs
 from pipelines.sweep import finished_features
@@ -20,7 +20,6 @@ from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
 from vidflow.report.pictures import draw_clips
@@ -36,14 +35,11 @@ from vidflow.stages.locate import (
     locate_videos,
     root_of,
 )
-from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader
-from vidflow.store.layout import STAGE_MANIFEST, committed_entry, exclusive, publish, publish_json
-from vidflow.store.rows import read_rows
-from vidflow.store.shards import read_images
+from vidflow.store.features import FeatureReader
+from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish, publish_json
 from vidflow.tracking import Tracker
 from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
-from vidflow.video.encode import decompress
 
 PAGE = "report.html"
 
@@ -130,30 +126,6 @@ def _sections(
             )
         )
     return sections
-
-
-class ClipFrames:
-    """The frames of clips by key, from the shards."""
-
-    def __init__(self, work: ShardWork) -> None:
-        """Read where each clip lies."""
-        self._directory = work.address.directory
-        self._places = {row.key: row.file for row in read_rows(self._directory / CLIPS_TABLE, ClipRow)}
-
-    def __call__(self, key: str) -> UInt8[np.ndarray, "T H W 3"]:
-        """Return the frames of a clip.
-
-        Raises:
-            VidflowError: If its shard is gone.
-        """
-        entry = committed_entry(self._directory, self._places[key])
-        if entry is None:
-            raise VidflowError(
-                f"{self._directory / self._places[key]}: gone, and with it the frames of clip {key}; "
-                "run `vidflow shard` again"
-            )
-        images = read_images(self._directory / entry.file, entry.details["members"], key)
-        return np.stack([decompress(image) for image in images])
 
 
 def _examples(frames: ClipFrames, reader: FeatureReader, classified: Classified, num_examples: int) -> list[Example]:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import FrozenEncoder, build_encoder, check_name, outline, resolve_depths, skeleton
+from vidflow.models.encoder import FrozenEncoder, build_encoder, check_name, patch_size_of, resolve_depths, skeleton
 
 
 def tiny_encoder(**settings: object) -> FrozenEncoder:
@@ -157,7 +157,8 @@ def test_a_size_between_two_multiples_names_both() -> None:
 
 def test_a_skeleton_has_the_published_size_unless_told_otherwise() -> None:
     # 384 is no multiple of 14: the published model cuts a rim off, which frames of ours may not have.
-    assert outline("vit_so400m_patch14_siglip_384") == (14, 27)
+    published = skeleton("vit_so400m_patch14_siglip_384")
+    assert (patch_size_of(published), len(published.blocks)) == (14, 27)
     vit = skeleton("vit_tiny_patch16_224")
     assert vit.pos_embed.is_meta
     assert vit.pos_embed.shape == (1, 1 + 14 * 14, 192)

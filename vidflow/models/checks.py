@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.models.encoder import check_img_size, resolve_depths, skeleton
+from vidflow.models.encoder import check_img_size, patch_size_of, resolve_depths, skeleton
 from vidflow.models.reduction.bipartite import PostBipartite
 from vidflow.models.reduction.build import build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution, PostRandom
@@ -39,7 +39,7 @@ def check_encoder(
         vit = skeleton(name)
     except VidflowError as error:
         raise ConfigError(str(error)) from error
-    patch_size, num_blocks = int(vit.patch_embed.patch_size[0]), len(vit.blocks)
+    patch_size, num_blocks = patch_size_of(vit), len(vit.blocks)
     checks: list[Callable[[], object]] = [partial(check_img_size, img_size, patch_size=patch_size, name=name)]
     checks += [partial(resolve_depths, wanted, num_blocks=num_blocks) for wanted in depths]
     checks += [partial(_check_reducer, vit, img_size, num_frames, reducer, settings) for reducer, settings in reducers]
@@ -58,7 +58,7 @@ def _check_reducer(vit: TimmVit, img_size: int, num_frames: int, name: str, sett
     reducer = build_reducer(name, **settings)
     if reducer is None or isinstance(reducer, InputLowerResolution):
         return
-    side = img_size // int(vit.patch_embed.patch_size[0])
+    side = img_size // patch_size_of(vit)
     if reducer.stage != "post":
         check_blocks(vit)
     if reducer.stage == "block":

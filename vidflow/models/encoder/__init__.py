@@ -5,7 +5,7 @@ from vidflow.models.encoder.architecture import (
     check_img_size,
     check_name,
     hub_location,
-    outline,
+    patch_size_of,
     resolve_depths,
     skeleton,
 )
@@ -20,7 +20,7 @@ __all__ = [
     "check_img_size",
     "check_name",
     "hub_location",
-    "outline",
+    "patch_size_of",
     "resolve_depths",
     "skeleton",
 ]

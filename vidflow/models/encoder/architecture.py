@@ -56,12 +56,6 @@ def skeleton(name: str, img_size: int | None = None) -> TimmVit:
         return create_vit(name, img_size, None)
 
 
-def outline(name: str) -> tuple[int, int]:
-    """Return patch size in pixels and number of blocks of an architecture, without making its weights."""
-    vit = skeleton(name)
-    return patch_size_of(vit), len(vit.blocks)
-
-
 def patch_size_of(vit: TimmVit) -> int:
     """Return the side of a patch in pixels."""
     return int(vit.patch_embed.patch_size[0])
