@@ -27,8 +27,8 @@ from vidflow.training.optim import build_optimizer
 from vidflow.training.trial import annotations_of, build_module, module_recipe
 
 # Clips of a round, in whole batches; their seconds stand for those of the epoch.
-_NUM_TRAINED = 64
-_NUM_ENCODED = 16
+_NUM_TRAINED = 320
+_NUM_ENCODED = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,8 +135,8 @@ def copy_clips(reader: FeatureReader) -> float:
     num_bytes = 0
     started = time.perf_counter()
     for index in range(len(reader)):
-        tokens = reader.tokens(index)
-        np.copyto(target, tokens.numpy())
+        tokens = reader[index].tokens
+        np.copyto(target, tokens)
         num_bytes += tokens.nbytes
     return num_bytes / (time.perf_counter() - started) / 1e9
 

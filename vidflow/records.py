@@ -105,7 +105,7 @@ class ClipTokens:
     counts: Int[np.ndarray, "T K"]
     sizes: Float[np.ndarray, " tokens"] | None = None
     assignment: Int[np.ndarray, "T K patches"] | None = None
-    annotations: bytes = b""
+    annotations: bytes | memoryview = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

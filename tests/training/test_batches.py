@@ -27,12 +27,11 @@ def test_a_batch_equals_its_clips_read_one_by_one(noise_features):
         clip = noise_features[int(index)]
         for frame in range(3):
             for token in range(4):
-                # fp16 fits into float32 exactly, so this is equality.
-                stored = clip.tokens[frame * 4 + token].astype(np.float32)
+                stored = clip.tokens[frame * 4 + token]
                 np.testing.assert_array_equal(batch.tokens[row, frame, 0, token].numpy(), stored)
-        np.testing.assert_array_equal(batch.prefix[row].numpy(), clip.prefix.astype(np.float32))
+        np.testing.assert_array_equal(batch.prefix[row].numpy(), clip.prefix)
         assert batch.targets["label"][row] == clip.label
-    assert batch.tokens.dtype == batch.prefix.dtype == torch.float32
+    assert batch.tokens.dtype == batch.prefix.dtype == torch.float16
 
 
 def test_files_a_set_is_split_into_change_nothing(tmp_path, feature_set):
@@ -83,12 +82,25 @@ def test_clips_without_any_object_still_have_a_place_for_one(tmp_path, feature_s
     assert not batch.targets["boxes_visible"].any()
 
 
-def test_the_reading_thread_ends_when_the_caller_stops_early(noise_features):
-    batches = iterate_batches(noise_features, np.arange(36), batch_size=1, device=CPU)
+def _has_reading_thread():
+    return any(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
+def test_the_reading_thread_ends_when_the_caller_stops_early(annotated_features):
+    batches = iterate_batches(annotated_features, np.arange(2), batch_size=1, device=CPU, arrays=("boxes",))
     next(batches)
-    assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    assert _has_reading_thread()
     batches.close()
-    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    assert not _has_reading_thread()
+
+
+def test_a_thread_reads_large_batches_and_none_small_ones(tmp_path, feature_set):
+    reader = feature_set(tmp_path, np.zeros((4, 4, 1, 8192, 64)), [0] * 4, ["train"] * 4)
+    for batch_size, threaded in ((3, False), (4, True)):
+        batches = iterate_batches(reader, np.arange(4), batch_size=batch_size, device=CPU)
+        next(batches)
+        assert _has_reading_thread() == threaded
+        batches.close()
 
 
 def test_missing_annotations_are_named(noise_features, annotated_features):

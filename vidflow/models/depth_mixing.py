@@ -58,11 +58,18 @@ class DepthMixing(nn.Module):
         chunk_rows = None if self.chunk_frames is None else self.chunk_frames * tokens.shape[3]
         depths = tokens.unbind(2)
         rows = [layer(depth.flatten(0, 2), chunk_rows) for layer, depth in zip(self.layers, depths, strict=True)]
-        return join_prefix(torch.stack(rows).mean(0).view_as(depths[0]), prefix)
+        mixed = torch.stack(rows).mean(0).view_as(depths[0])
+        return join_prefix(mixed, prefix, mixed.dtype)
 
 
 def join_prefix(
-    patches: Float[Tensor, "B T N D"], prefix: Float[Tensor, "B T P D"] | None
+    patches: Float[Tensor, "B T N D"], prefix: Float[Tensor, "B T P D"] | None, dtype: torch.dtype
 ) -> Float[Tensor, "B T P+N D"]:
-    """Put the prefix tokens, if any, in front of the patch tokens."""
-    return patches if prefix is None else torch.cat([prefix.to(patches.dtype), patches], dim=2)
+    """Put the prefix tokens, if any, in front of the patch tokens, both cast to `dtype` on the way."""
+    if prefix is None:
+        return patches.to(dtype)
+    num_prefix = prefix.shape[2]
+    joined = patches.new_empty((*patches.shape[:2], num_prefix + patches.shape[2], patches.shape[3]), dtype=dtype)
+    joined[:, :, :num_prefix] = prefix
+    joined[:, :, num_prefix:] = patches
+    return joined

@@ -40,15 +40,15 @@ class MeanCore(TemporalCore):
         return ((num_tokens, self.embed_dim), None), ((), torch.int64)
 
     def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
-        """Continue the mean: (count * mean + sum of the new frames) / new count."""
+        """Move the mean towards each frame by one over the number of frames so far."""
         mean, count = self._start(tokens, state)
         counts = count[:, None] + torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        means = tokens.cumsum(1).div_(counts[:, :, None, None].to(tokens.dtype))
-        if state is not None:
-            # The mean is carried rather than the sum, so that a long stream does not lose precision.
-            old_share = (count[:, None] / counts)[:, :, None, None].to(tokens.dtype)
-            means = means + old_share * mean[:, None]
-        return self.output_norm(means), (means[:, -1], counts[:, -1])
+        shares = counts[:, :, None, None].to(tokens.dtype).reciprocal()
+        means = []
+        for frame, share in zip(tokens.unbind(1), shares.unbind(1), strict=True):
+            mean = mean.lerp(frame, share)
+            means.append(mean)
+        return self.output_norm(torch.stack(means, 1)), (mean, counts[:, -1])
 
 
 class GruCore(TemporalCore):

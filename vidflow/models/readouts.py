@@ -72,17 +72,18 @@ class AttentionReadout(nn.Module):
     def _attend_folded(self, features: Float[Tensor, "B L C"]) -> Float[Tensor, "B Q P"]:
         """Do what `_attend` does without a key or a value per token, which is cheaper while Q x heads is at most P.
 
-        Scores are linear in the tokens, so the key projection goes into the queries; weights sum to one, so tokens are
-        averaged before the value projection.
+        Scores are linear in the tokens, so the key projection goes into the queries; its bias shifts all scores of a
+        query alike, which softmax does not see. Weights sum to one, so tokens are averaged before the value projection.
         """
         num_queries, num_heads, head_dim = self.query.shape
-        query = self.query * head_dim**-0.5
-        folded = torch.einsum("qhd,hdc->qhc", query, self.key_proj.weight.view(num_heads, head_dim, -1))
-        offset = torch.einsum("qhd,hd->qh", query, self.key_proj.bias.view(num_heads, head_dim))
-        scores = folded.flatten(0, 1) @ features.mT + offset.flatten()[:, None]
-        pooled = (scores.softmax(dim=-1) @ features).unflatten(1, (num_queries, num_heads))
-        values = torch.einsum("bqhc,hdc->bqhd", pooled, self.value_proj.weight.view(num_heads, head_dim, -1))
-        return values.flatten(2) + self.value_proj.bias
+        key_weight = self.key_proj.weight.view(num_heads, head_dim, -1)
+        value_weight = self.value_proj.weight.view(num_heads, head_dim, -1)
+        folded = (self.query.transpose(0, 1) * head_dim**-0.5) @ key_weight
+        scores = folded.flatten(0, 1) @ features.mT
+        pooled = (scores.softmax(dim=-1) @ features).unflatten(1, (num_heads, num_queries))
+        values = pooled.transpose(0, 1).flatten(1, 2) @ value_weight.mT
+        attended: Tensor = values.unflatten(1, (-1, num_queries)).permute(1, 2, 0, 3).flatten(2)
+        return attended + self.value_proj.bias
 
     def _attend(self, features: Float[Tensor, "B L C"]) -> Float[Tensor, "B Q P"]:
         query = self.query.to(features.dtype).transpose(0, 1).expand(len(features), -1, -1, -1)

@@ -5,11 +5,10 @@ Axes: T frames, K tapped depths, N tokens, P prefix tokens, D embedding width.
 
 import functools
 import json
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,6 @@ from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.store.layout import publish, read_stage
 from vidflow.store.rows import read_rows
-
-if TYPE_CHECKING:
-    import torch
 
 SCHEMA = pa.schema(
     [
@@ -37,9 +33,9 @@ SCHEMA = pa.schema(
         ("annotations", pa.large_binary()),
     ]
 )
-# A tensor over the map is read, never written; torch warns of what would happen otherwise.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 CLIPS_TABLE = "clips.parquet"
+# Clips whose views a reader keeps: about 32 MB.
+_NUM_KEPT = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +86,6 @@ class FeatureFile:
         """Return the number of clips."""
         return int(self._reader.num_record_batches)
 
-    def tokens(self, row: int) -> Float16[np.ndarray, "tokens D"]:
-        """Return the tokens of a clip alone, which is quicker than all of it."""
-        return _values(self._reader.get_batch(row), "tokens").reshape(-1, int(self.metadata["embed_dim"]))
-
     def __getitem__(self, row: int) -> ClipTokens:
         """Return a clip whose arrays are views of the map; they stay valid while they are referenced."""
         batch = self._reader.get_batch(row)
@@ -111,7 +103,7 @@ class FeatureFile:
             counts=counts,
             sizes=sizes,
             assignment=None if assignment is None else assignment.reshape(*counts.shape, -1),
-            annotations=batch.column("annotations")[0].as_py(),
+            annotations=memoryview(batch.column("annotations")[0].as_buffer()),
         )
 
 
@@ -143,8 +135,8 @@ class FeatureReader:
         self.labels = [row.label for row in self._rows]
         self.splits = [row.split for row in self._rows]
         self._open = functools.cache(lambda file: FeatureFile(directory / file))
-        # Views, some hundred bytes each: finding a record takes longer than copying a small clip.
-        self._tokens = functools.cache(lambda index: self._open(self._rows[index].file).tokens(self._rows[index].row))
+        # Views, 2 kB a clip: finding a record takes longer than copying a small clip.
+        self._clips = functools.lru_cache(_NUM_KEPT)(self._find)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -152,14 +144,11 @@ class FeatureReader:
 
     def __getitem__(self, index: int) -> ClipTokens:
         """Return the clip at `index` as views of the memory map."""
+        return self._clips(index)
+
+    def _find(self, index: int) -> ClipTokens:
         row = self._rows[index]
         return self._open(row.file)[row.row]
-
-    def tokens(self, index: int) -> "Float16[torch.Tensor, 'tokens D']":
-        """Return the patch tokens of the clip at `index` as a tensor over the memory map: read, never written."""
-        import torch  # here, for most who import this module need no tensors, and torch takes seconds
-
-        return torch.from_numpy(self._tokens(index))
 
 
 def stored_tokens(clip: ClipTokens) -> Float16[np.ndarray, "T K M D"]:
@@ -235,7 +224,8 @@ def _one_list(name: str, values: np.ndarray | None) -> pa.Array:
 
 
 def _values(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    values: np.ndarray = batch.column(name).flatten().to_numpy(zero_copy_only=True)
+    # A record is one row, so the list's child array is its value; `flatten` says the same more slowly.
+    values: np.ndarray = batch.column(name).values.to_numpy(zero_copy_only=True)
     return values
 
 

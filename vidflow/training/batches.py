@@ -1,4 +1,4 @@
-"""Batches of cached features: read one ahead in a thread, moved to the device, widened there.
+"""Batches of cached features: read, ahead in a thread where that pays, and moved to the device.
 
 Axes: B clips, T frames, K tapped depths, N patch tokens, P prefix tokens, D embedding width, O boxes, Q points,
 H and W pixels.
@@ -30,6 +30,8 @@ _TARGET_TYPES: dict[str, Any] = {
 }
 _PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
 _NUM_AHEAD = 2
+# Bytes of a batch that take as long to copy as two threads lose by sharing the interpreter.
+_WORTH_A_THREAD = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Batch:
 
     Attributes:
         indices: Position of each clip in its reader; stays on the host.
-        tokens: Patch tokens, in float32 (they are stored in fp16).
+        tokens: Patch tokens as they are stored, in fp16; a task widens them.
         prefix: Class token and registers of the last tapped depth, or None where the encoder has none.
         targets: `label (B,)`, -1 where there is none, and the arrays that were asked for: `boxes (B, O, T, 4)`,
             `boxes_visible (B, O, T)`, `points (B, Q, T, 2)`, `points_visible (B, Q, T)`, `query_frames (B, Q)`,
@@ -64,7 +66,8 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """Yield the clips at `indices`, in their order; the last batch may be smaller.
 
-    One thread reads the batches to come, so the order depends on `indices` alone. It ends with the iterator.
+    The order depends on `indices` alone. Where reading takes long, one thread reads the batches to come; it ends with
+    the iterator.
 
     Args:
         reader: Cached features.
@@ -79,8 +82,10 @@ def iterate_batches(
         VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    batches = (_read_batch(reader, chunk, num_depths, arrays, unmerged, device.type == "cuda") for chunk in chunks)
-    for batch in make_ahead(batches, num_ahead=_NUM_AHEAD):
+    pin = device.type == "cuda"
+    batches = (_read_batch(reader, chunk, num_depths, arrays, unmerged, pin) for chunk in chunks)
+    slow = len(indices) > 0 and (arrays or batch_size * reader[int(indices[0])].tokens.nbytes >= _WORTH_A_THREAD)
+    for batch in make_ahead(batches, num_ahead=_NUM_AHEAD) if slow else batches:
         yield _move(batch, device)
 
 
@@ -147,7 +152,7 @@ def _stack(
     inner = arrays[0].shape[1:] if pad else arrays[0].shape
     shape = (max(1, *(len(array) for array in arrays)), *inner) if pad else inner
     dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
-    stacked = torch.zeros(len(arrays), *shape, dtype=dtype, pin_memory=pin)
+    stacked = (torch.zeros if pad else torch.empty)(len(arrays), *shape, dtype=dtype, pin_memory=pin)
     for row, array, clip in zip(stacked.numpy(), arrays, clips, strict=True):
         if array.shape[array.ndim - len(inner) :] != inner:
             raise VidflowError(
@@ -159,11 +164,11 @@ def _stack(
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:
-    """Send a batch to the device; half precision is widened there, where it is cheap."""
+    """Send a batch to the device."""
     prefix = batch.prefix
     return Batch(
         indices=batch.indices,
-        tokens=batch.tokens.to(device, non_blocking=True).float(),
-        prefix=None if prefix is None else prefix.to(device, non_blocking=True).float(),
+        tokens=batch.tokens.to(device, non_blocking=True),
+        prefix=None if prefix is None else prefix.to(device, non_blocking=True),
         targets={name: target.to(device, non_blocking=True) for name, target in batch.targets.items()},
     )

@@ -173,7 +173,9 @@ def test_every_parameter_that_predicts_gets_a_gradient(name):
     targets = ground_truth(name, generator)
     tokens = torch.randn(4, 4, DEPTHS, 3, 16, generator=generator)
     task.loss(task(tokens, None, task.queries_of(targets)), targets).backward()
-    assert [key for key, value in task.named_parameters() if value.grad is None] == []
+    without = {key for key, value in task.named_parameters() if value.grad is None}
+    # A key bias shifts all scores of a query alike; where few queries read, it is not computed at all.
+    assert without <= {"readout.key_proj.bias"}
 
 
 def test_one_tapped_depth_needs_no_adapter():

@@ -44,7 +44,7 @@ class ClassificationTask(Task):
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Take `label` (B,); the frames share the clip's label."""
-        logits = predictions["logits"].float()
-        last = functional.cross_entropy(logits[:, -1], targets["label"])
-        every = functional.cross_entropy(logits.flatten(0, 1), targets["label"].repeat_interleave(logits.shape[1]))
-        return last + self.frame_loss_weight * every
+        labels = targets["label"][:, None].expand(predictions["logits"].shape[:2])
+        logits = predictions["logits"].float().flatten(0, 1)
+        losses = functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
+        return losses[:, -1].mean() + self.frame_loss_weight * losses.mean()

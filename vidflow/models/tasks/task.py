@@ -149,12 +149,12 @@ class Task(nn.Module, ABC):
                 f"{type(self).__name__} takes tokens (B, T, K={self.num_depths}, N, D); got {tuple(tokens.shape)}. "
                 "Build the task with num_depths equal to the number of tapped depths"
             )
-        tokens = tokens.to(next(self.parameters()).dtype)
+        dtype = next(self.parameters()).dtype
         if self.token_scale is not None:
-            tokens, prefix = self.token_scale(tokens, prefix)
+            tokens, prefix = self.token_scale(tokens.to(dtype), prefix)
         if self.depth_mixing is None:
-            return join_prefix(tokens[:, :, 0], prefix)
-        mixed: Tensor = self.depth_mixing(tokens, prefix)
+            return join_prefix(tokens[:, :, 0], prefix, dtype)
+        mixed: Tensor = self.depth_mixing(tokens.to(dtype), prefix)
         return mixed
 
     def _fresh_readout(self, tokens: Tensor, queries: dict[str, Tensor]) -> State:
