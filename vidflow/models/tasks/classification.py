@@ -47,4 +47,6 @@ class ClassificationTask(Task):
         labels = targets["label"][:, None].expand(predictions["logits"].shape[:2])
         logits = predictions["logits"].float().flatten(0, 1)
         losses = functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
-        return losses[:, -1].mean() + self.frame_loss_weight * losses.mean()
+        weights = losses.new_full((losses.shape[1],), self.frame_loss_weight / losses.shape[1])
+        weights[-1] += 1
+        return (losses @ weights).mean()
