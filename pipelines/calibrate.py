@@ -14,8 +14,6 @@ from vidflow.models.calibration import calibrate_windows
 from vidflow.models.encoder import build_encoder
 from vidflow.stages.extract import fit_frames
 from vidflow.stages.locate import locate_shards
-from vidflow.store.features import CLIPS_TABLE, ClipRow
-from vidflow.store.rows import read_rows
 from vidflow.training.batches import spread
 
 NUM_FRAMES = 1024
@@ -39,10 +37,9 @@ def main(config: Config) -> None:
     encoder = build_encoder(
         **asdict(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"
     )
-    rows = read_rows(work.address.directory / CLIPS_TABLE, ClipRow)
-    train = [row.key for row in rows if row.split == "train"]
-    chosen = spread(np.arange(len(train)), most=-(-NUM_FRAMES // config.video.sampling.num_frames))
     frames_of = ClipFrames(work)
+    train = frames_of.keys("train")
+    chosen = spread(np.arange(len(train)), most=-(-NUM_FRAMES // config.video.sampling.num_frames))
     frames = torch.cat([fit_frames(torch.from_numpy(frames_of(train[i])), encoder.img_size) for i in chosen])
     for name in names:
         steps: dict[str, Any] = {step: value for step, value in reducers[name].settings.items() if step in _STEPS}

@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 
+from pipelines.clip_frames import ClipFrames
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
 from vidflow.records import TrialResult
@@ -13,11 +14,7 @@ from vidflow.report.formats import is_share
 from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens
 from vidflow.stages.cost import FeatureCost, read_cost
 from vidflow.stages.locate import Address, ShardWork, is_reduced_from_cache, locate_dense
-from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader
-from vidflow.store.layout import committed_entry
-from vidflow.store.rows import read_rows
-from vidflow.store.shards import read_images
-from vidflow.video.encode import decompress
+from vidflow.store.features import FeatureReader
 
 NUM_CLIPS = 3
 """Clips whose merging is shown."""
@@ -59,20 +56,18 @@ def picture_merging(
     }
     if not readers:
         return []
-    rows = [row for row in read_rows(work.address.directory / CLIPS_TABLE, ClipRow) if row.split == "val"]
+    frames_of = ClipFrames(work)
     clips = []
-    for row in rows[:NUM_CLIPS]:
-        entry = committed_entry(work.address.directory, row.file)
-        if entry is None:
+    for key in frames_of.keys("val")[:NUM_CLIPS]:
+        frames = frames_of.find(key)
+        if frames is None:
             continue
-        images = read_images(work.address.directory / entry.file, entry.details["members"], row.key)
-        frames = np.stack([decompress(image) for image in images])
         tinted = [
             (f"{name}: {costs[name].reducer}", picture)
             for name, reader in readers.items()
-            if (picture := _tint(reader, row.key, frames)) is not None
+            if (picture := _tint(reader, key, frames)) is not None
         ]
-        clips.append(MergedClip(key=row.key, rows=(("frames", frames), *tinted)))
+        clips.append(MergedClip(key=key, rows=(("frames", frames), *tinted)))
     return clips
 
 
