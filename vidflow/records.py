@@ -31,9 +31,24 @@ class VideoItem:
     annotations: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AccessPoint:
+    """A coded picture at which decoding may start: nothing shown from it on leans on what came before.
+
+    Attributes:
+        pts: Its presentation time in ticks of the stream.
+        dts: Its decoding time in the same.
+        position: Where it lies in the file, in bytes.
+    """
+
+    pts: int
+    dts: int
+    position: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """What probing a video file yields, decoding no more than its first frame.
+    """What probing a video file yields.
 
     Attributes:
         codec: FFmpeg's codec name, such as `h264`.
@@ -44,6 +59,10 @@ class VideoInfo:
         fps: Mean frame rate over the whole file.
         pts_seconds: Presentation time of every frame, ascending, first frame at its true time.
         duration_seconds: End of the last frame on the same clock.
+        mirrored: Whether display asks for a picture mirrored left to right, before the rotation.
+        access_points: Where decoding may start besides the first packet, by time; empty where that is not known.
+        has_exact_keys: Whether the container's keyframes are its access points, all of them and no other, and no
+            frame is shown before the keyframe that it follows in the file.
     """
 
     codec: str
@@ -54,6 +73,9 @@ class VideoInfo:
     fps: float
     pts_seconds: Float64[np.ndarray, " frames"]
     duration_seconds: float
+    mirrored: bool = False
+    access_points: tuple[AccessPoint, ...] = ()
+    has_exact_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,4 +221,14 @@ class StageSummary:
     seconds: float
 
 
-__all__ = ["Clip", "ClipTokens", "EpochResult", "Reject", "StageSummary", "TrialResult", "VideoInfo", "VideoItem"]
+__all__ = [
+    "AccessPoint",
+    "Clip",
+    "ClipTokens",
+    "EpochResult",
+    "Reject",
+    "StageSummary",
+    "TrialResult",
+    "VideoInfo",
+    "VideoItem",
+]

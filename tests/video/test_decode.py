@@ -63,9 +63,6 @@ FOR_DECORD = {
     "matroska": lambda folder: mux(folder / "a.mkv", frames=_square(), gop=30),
     "full range": lambda folder: mux(folder / "a.mp4", frames=_square(), pixel_format="yuvj420p"),
     "one keyframe": lambda folder: mux(folder / "a.mp4", frames=_square(), gop=250),
-    "avi without B-frames": lambda folder: mux(
-        folder / "a.avi", "mjpeg", frames=_square(), pixel_format="yuvj420p", codec_options={}
-    ),
 }
 
 FOR_PYAV = {
@@ -76,6 +73,9 @@ FOR_PYAV = {
     "open groups in matroska": lambda folder: mux_open_groups(folder / "a.mkv", NUM_FRAMES),
     "MPEG-4 part 2 with B-frames": lambda folder: mux(folder / "a.mp4", "mpeg4", frames=_square()),
     "avi with B-frames": lambda folder: mux(folder / "a.avi", "mpeg4", frames=_square()),
+    "avi without B-frames": lambda folder: mux(
+        folder / "a.avi", "mjpeg", frames=_square(), pixel_format="yuvj420p", codec_options={}
+    ),
     "gif": lambda folder: write_gif(folder / "a.gif", NUM_FRAMES),
 }
 
@@ -118,14 +118,9 @@ def test_frames_hidden_by_an_edit_list_are_not_counted_by_either(tmp_path):
     assert _numbers(path, range(9)) == _numbers(path, range(9), decoder="pyav") == list(range(3, 12))
 
 
-def test_vp9_is_the_same_and_odd_sides_differ_by_chroma_alone(tmp_path):
+def test_vp9_is_the_same_by_both(tmp_path):
     path = mux_vp9(tmp_path / "a.webm", 40)
     np.testing.assert_array_equal(_clip(path, [0, 39]).frames, _clip(path, [0, 39], decoder="pyav").frames)
-    odd = mux(tmp_path / "odd.mp4", "mpeg4", frames=numbered_frames(5, height=63, width=127), gop=1)
-    ours, exact = _clip(odd, range(5), size=63).frames, _clip(odd, range(5), size=63, decoder="pyav").frames
-    # With an odd side the newer FFmpeg interpolates chroma where the older repeats it: that shows at colour edges.
-    assert np.abs(ours.astype(int) - exact).max() <= 16
-    assert np.abs(ours.astype(int) - exact).mean() < 1
 
 
 def test_a_video_of_one_frame_makes_a_clip_of_repeats(tmp_path):

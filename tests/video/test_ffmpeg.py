@@ -18,7 +18,7 @@ from clip_factory import (
 )
 
 from vidflow.errors import VideoError
-from vidflow.video.ffmpeg import decode, has_leading_frames, probe, write_h264
+from vidflow.video.ffmpeg import decode, probe, write_h264
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -202,13 +202,6 @@ def test_damage_inside_the_frames_is_an_error_where_a_damaged_frame_is_wanted(tm
     with pytest.raises(VideoError) as caught:
         list(decode(path, info, range(60)))
     assert caught.value.reason == "DecodeError"
-
-
-def test_leading_frames_are_told_from_others(tmp_path):
-    assert has_leading_frames(mux_open_groups(tmp_path / "open.mp4", 60))
-    assert has_leading_frames(mux(tmp_path / "b.mp4", "mpeg4", frames=numbered_frames(30)))
-    assert not has_leading_frames(mux(tmp_path / "closed.mp4", frames=numbered_frames(60)))
-    assert not has_leading_frames(mux(tmp_path / "one.mp4", frames=numbered_frames(1)))
 
 
 def test_real_clips_are_probed_and_decoded(shared_dir):

@@ -106,10 +106,13 @@ def test_a_video_error_keeps_its_reason_and_message(sandbox, tmp_path):
     assert caught.value.reason == "Missing"
 
 
-def test_any_other_exception_is_a_bug_with_its_traceback(sandbox):
-    with pytest.raises(RuntimeError, match=r"(?s)int failed on x.*Traceback.*invalid literal for int"):
+def test_any_other_exception_is_about_the_input_and_the_next_call_works(sandbox):
+    with pytest.raises(
+        VideoError, match=r"^x: int failed \(ValueError: invalid literal for int.*leave it out$"
+    ) as caught:
         sandbox.call(int, "x")
-    assert sandbox.call(abs, -3) == 3
+    assert caught.value.reason == "DecoderFailed"
+    assert sandbox.call(int, "7") == 7
 
 
 def test_a_function_or_result_that_cannot_travel_is_a_bug(sandbox):

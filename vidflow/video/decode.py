@@ -46,10 +46,12 @@ def decode_clip(
 ) -> Clip:
     """Decode frames and make each a square: short side to `size`, centre crop.
 
-    With `decord` as the first choice, a video goes to PyAV by a rule that depends on the video
-    and the frames alone: where the picture is rotated or not 8-bit 4:2:0; where decord raises, or
-    counts or times the frames differently from the container; and where it would have to seek to a
-    keyframe with leading frames, after which it miscounts. The clip says who decoded it.
+    PyAV gives the frames that decoding from the start gives. With `decord` as the first choice, a video goes to PyAV
+    by a rule that depends on the video alone: where its container is none of MP4, MOV, Matroska, WebM and FLV; where
+    the container's keyframes are not those at which decoding may start; where the picture is turned, mirrored, of odd
+    sides or not 8-bit 4:2:0; where decord raises, or counts or times the frames differently from the container. As
+    decord paints over damage and says nothing, PyAV decodes beside it and must report no error. The clip says who
+    made the frames.
 
     Args:
         path: Video file.
@@ -113,6 +115,8 @@ def _decode(
         except _NotForDecordError:
             pass
         else:
+            for _ in ffmpeg.pictures(path, info, wanted):
+                pass  # raises where decord's frame would be one that was painted over
             return {index: crop_square(frame, size, resize_filter) for index, frame in frames}, name
     # One at a time, as the full frames of a clip of 4K video would fill the memory.
     cropped = {index: crop_square(frame, size, resize_filter) for index, frame in ffmpeg.decode(path, info, wanted)}
@@ -125,7 +129,11 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
     Raises:
         _NotForDecordError: If PyAV has to do it.
     """
-    if info.rotation_degrees or info.pixel_format not in _DECORD_PIXEL_FORMATS:
+    if not info.has_exact_keys:
+        raise _NotForDecordError("it would seek to where decoding cannot start")
+    if info.width % 2 or info.height % 2:
+        raise _NotForDecordError("it repeats chroma at an odd edge where FFmpeg interpolates")
+    if info.rotation_degrees or info.mirrored or info.pixel_format not in _DECORD_PIXEL_FORMATS:
         raise _NotForDecordError(f"{info.pixel_format}, rotated by {info.rotation_degrees} degrees")
     try:
         import decord  # here, as there is no build of it for some machines, and it slows the import of others
@@ -135,7 +143,7 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=_NO_SUBSTITUTES)
-        _check_reader(reader, path, info, wanted)
+        _check_reader(reader, info, wanted)
         batch: UInt8[np.ndarray, "wanted H W 3"] = reader.get_batch(wanted).asnumpy()
     except (DECORDError, DECORDLimitReachedError, RuntimeError) as error:
         raise _NotForDecordError(str(error)) from error
@@ -144,7 +152,7 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
     return list(zip(wanted, batch, strict=True)), f"decord {decord.__version__}"
 
 
-def _check_reader(reader: Any, path: Path, info: VideoInfo, wanted: Sequence[int]) -> None:
+def _check_reader(reader: Any, info: VideoInfo, wanted: Sequence[int]) -> None:
     """Refuse where decord's frame numbers are not positions in the order of presentation."""
     if len(reader) != len(info.pts_seconds):
         raise _NotForDecordError(f"{len(reader)} of {len(info.pts_seconds)} frames")
@@ -152,6 +160,3 @@ def _check_reader(reader: Any, path: Path, info: VideoInfo, wanted: Sequence[int
     strayed = np.abs(reader.get_frame_timestamp(wanted)[:, 0] - times)
     if (strayed > _TIME_TOLERANCE_SECONDS + _TIME_TOLERANCE_RELATIVE * times).any():
         raise _NotForDecordError(f"times off by {strayed.max()} s")
-    # Beyond the first group of pictures it seeks.
-    if wanted[-1] >= min(reader.get_key_indices()[1:], default=len(reader)) and ffmpeg.has_leading_frames(path):
-        raise _NotForDecordError("leading frames")

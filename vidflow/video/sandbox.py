@@ -31,6 +31,9 @@ _START_SECONDS = 120.0
 # Source: prctl(2), PR_SET_PDEATHSIG.
 _SET_PARENT_DEATH_SIGNAL = 1
 
+# Characters that are shown of an exception that nobody foresaw.
+_MOST_WORDS = 300
+
 _Reply = tuple[str, Any]
 
 
@@ -75,8 +78,9 @@ class Sandbox:
             kwargs: Further arguments.
 
         Raises:
-            VideoError: As the function raised it, or `Timeout`, `DecoderCrashed` or `OutOfMemory`.
-            RuntimeError: If the function raised anything else, with the child's traceback: a bug.
+            VideoError: As the function raised it, or `Timeout`, `DecoderCrashed` or `OutOfMemory`; `DecoderFailed` if
+                it raised anything else, which damaged input makes libraries do in ways that nobody lists.
+            RuntimeError: If the function or its result cannot be sent, with the child's traceback: a bug.
         """
         subject = str(args[0]) if args else function.__name__
         request = pickle.dumps((function, args, kwargs))
@@ -102,6 +106,11 @@ class Sandbox:
             case "memory":
                 self.close()  # what failed half-way may be left in any state
                 raise VideoError("OutOfMemory", f"{subject}: {self._out_of_memory()}")
+            case "failed":
+                self.close()  # likewise
+                raise VideoError(
+                    "DecoderFailed", f"{subject}: {function.__name__} failed ({value}); fetch it again or leave it out"
+                )
             case _:
                 self.close()
                 raise RuntimeError(f"{function.__name__} failed on {subject} in the decoder process:\n{value}")
@@ -181,7 +190,7 @@ def serve(descriptor: int, parent: int, memory_mib: int) -> None:
     """
     _limit(parent, memory_mib)
     connection: Connection = Connection(descriptor)
-    # What is no VideoError is a bug: it ends this process, and its traceback is our last word.
+    # What goes wrong here and not in the call is a bug: it ends this process, and its traceback is our last word.
     sys.excepthook = lambda _, error, __: connection.send(("bug", "".join(traceback.format_exception(error))))
     imported: set[Callable[..., object]] = set()
     while True:
@@ -215,3 +224,6 @@ def _answer(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
         return "video error", (error.reason, str(error))
     except MemoryError:
         return "memory", None
+    except Exception as error:  # one input must not stop a run, whatever a library makes of it
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return "failed", f"{type(error).__name__}: {str(error)[:_MOST_WORDS]}, in {where.name}"

@@ -2,8 +2,8 @@
 
 import av
 
-from vidflow.video.ffmpeg.decoding import decode
-from vidflow.video.ffmpeg.probing import has_leading_frames, probe
+from vidflow.video.ffmpeg.decoding import decode, pictures
+from vidflow.video.ffmpeg.probing import probe
 from vidflow.video.ffmpeg.streaming import SampledFrame, stream_frames
 from vidflow.video.ffmpeg.writing import write_h264
 
@@ -12,4 +12,4 @@ av.logging.set_level(None)  # its own complaints go nowhere: ours carry the path
 PYAV_VERSION = f"pyav {av.__version__}"
 """Name and version of this decoder, as clips record it."""
 
-__all__ = ["PYAV_VERSION", "SampledFrame", "decode", "has_leading_frames", "probe", "stream_frames", "write_h264"]
+__all__ = ["PYAV_VERSION", "SampledFrame", "decode", "pictures", "probe", "stream_frames", "write_h264"]

@@ -1,10 +1,10 @@
-"""Decoding frames exactly: found by presentation time, upright, as RGB.
+"""Decoding frames exactly: found by presentation time, upright, as RGB, and none that damage may have touched.
 
 Axes: H and W pixels, 3 the channels red, green, blue. A tick is one unit of a stream's time base.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,104 +15,199 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from vidflow.errors import VideoError
-from vidflow.records import VideoInfo
-from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened
+from vidflow.records import AccessPoint, VideoInfo
+from vidflow.video.ffmpeg.opening import SEEKABLE_FORMATS, UNTIMED_FORMATS, VideoPacket, demuxed, opened
+from vidflow.video.ffmpeg.orientation import Orientation
 
-# Wanted frames further apart than this are reached by seeking, nearer ones by decoding all between.
-_JUMP_SECONDS = 2.0
+# Access points further ahead than this are reached by seeking, nearer ones by reading on.
+_SEEK_SECONDS = 2.0
+
+
+class _SeekMissedError(Exception):
+    """A seek did not land at or before the packet it was meant for."""
 
 
 def decode(path: Path, info: VideoInfo, indices: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
     """Yield `(index, frame)` for every distinct wanted frame, in ascending order, upright and as RGB.
 
-    A frame is found by its presentation time, so that neither B-frames nor a variable frame rate nor
-    where a seek lands can shift it. Any pixel format is converted to 8 bits.
+    Any pixel format is converted to 8 bits. See `pictures`.
+    """
+    orientation = Orientation(info.rotation_degrees // 90, info.mirrored)
+    for index, frame in pictures(path, info, indices):
+        yield index, orientation.apply(frame.reformat(format="rgb24", threads=1).to_ndarray())
+
+
+def pictures(path: Path, info: VideoInfo, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield `(index, frame)` for every distinct wanted frame, in ascending order, as the decoder gives it.
+
+    A frame is the one that decoding from the start gives for its presentation time. Decoding starts at the first
+    packet, or at an access point that the bits of the video prove. A frame is refused if the decoder has reported an
+    error since the access point before it, as everything after an error may lean on it.
 
     Args:
         path: Video file.
         info: What `probe` said of it.
-        indices: Frames wanted, as positions in `info.pts_seconds`.
+        indices: Frames wanted, as positions in `info.pts_seconds`. Of frames with one time the last one answers.
 
     Raises:
-        VideoError: `DecodeError` if a wanted frame is missing or damaged, or a reason of `probe`.
+        VideoError: `DecodeError` if a wanted frame is missing or damaged, `UnorderedTimes` if times go back, or a
+            reason of `probe`.
     """
     wanted = sorted(set(indices))
-    with opened(path) as (container, stream):
+    num_done = 0
+    try:
+        for index, frame in _pictures(path, info, wanted, may_seek=True):
+            yield index, frame
+            num_done += 1
+    except _SeekMissedError:
+        yield from _pictures(path, info, wanted[num_done:], may_seek=False)
+
+
+class SoundDecoder:
+    """Decodes packets one after the other and tells frames that damage may have touched from sound ones."""
+
+    def __init__(self, stream: VideoStream, is_access: Callable[[VideoPacket], bool]) -> None:
+        """Set up the stream's decoder, which must not have begun.
+
+        Args:
+            stream: A stream that was opened.
+            is_access: Whether decoding may start at a packet.
+        """
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode"}  # report errors, do not paint over them
+        self._stream, self._is_access = stream, is_access
+        self.is_broken = False
+        """Whether an error was reported since the last access point."""
+        self._sound_from: int | None = None
+        self.newest_access: int | None = None
+        """Tick of the last access point that was decoded."""
+
+    def __call__(self, packet: VideoPacket) -> Iterator[tuple[VideoFrame, bool]]:
+        """Decode one packet; yield the frames that came out, and whether each is sound."""
+        if self._is_access(packet):
+            self.newest_access = packet.pts
+            if self.is_broken:
+                self.is_broken, self._sound_from = False, packet.pts
+        try:
+            frames = self._stream.decode(packet)
+        except MemoryError:  # FFmpeg's is both; it says nothing of the video
+            raise
+        except FFmpegError:
+            frames, self.is_broken = [], True
+        self.is_broken |= packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+        for frame in frames:
+            yield frame, not self.is_broken and not self._is_before_sound(frame)
+
+    def restart(self) -> None:
+        """Forget everything, as the next packet is an access point."""
+        self._stream.codec_context.flush_buffers()
+        self.is_broken, self._sound_from = False, None
+
+    def _is_before_sound(self, frame: VideoFrame) -> bool:
+        return self._sound_from is not None and (frame.pts is None or frame.pts < self._sound_from)
+
+
+def _pictures(
+    path: Path, info: VideoInfo, wanted: Sequence[int], *, may_seek: bool
+) -> Iterator[tuple[int, VideoFrame]]:
+    with opened(path) as (container, stream):
         if container.format.name in UNTIMED_FORMATS:
-            frames = _pick_by_order(_frames_on(container, stream), wanted)
+            found = _pick_by_order(container, stream, wanted)
         else:
-            frames = _pick_by_time(container, stream, _ticks(info, stream), wanted)
+            found = _ByTime(path, container, stream, info, may_seek=may_seek).pick(wanted)
         for index in wanted:
-            frame = next(frames, None)
-            if frame is None or frame.is_corrupt:
-                state = "is missing" if frame is None else "is damaged"
+            frame, is_sound = next(found, (None, False))
+            if frame is None or not is_sound:
+                state = "is missing" if frame is None else "is damaged, or what it was coded from"
                 raise VideoError(
                     "DecodeError",
                     f"{path}: frame {index} of {len(info.pts_seconds)}, at {info.pts_seconds[index]:.3f} s, {state}; "
                     "fetch the video again or re-encode it",
                 )
-            pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
-            yield index, np.rot90(pixels, info.rotation_degrees // 90)
+            yield index, frame
 
 
-def _ticks(info: VideoInfo, stream: VideoStream) -> list[int]:
-    """Return the tick of every frame; exact, as a double holds any tick that `_seconds` divided."""
-    assert stream.time_base is not None
-    return [round(pts * stream.time_base.denominator / stream.time_base.numerator) for pts in info.pts_seconds.tolist()]
+def _pick_by_order(
+    container: InputContainer, stream: VideoStream, wanted: Sequence[int]
+) -> Iterator[tuple[VideoFrame, bool]]:
+    decoder, remaining, count = SoundDecoder(stream, lambda _: False), set(wanted), 0
+    for packet in demuxed(container, stream):
+        for frame, is_sound in decoder(packet):
+            if count in remaining:
+                yield frame, is_sound
+            count += 1
 
 
-def _frames_on(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode from here to the end; a packet that cannot be decoded is missed where its frame is wanted."""
-    for packet in container.demux(stream):
-        try:
-            yield from stream.decode(packet)
-        except MemoryError:  # FFmpeg's is both; it says nothing of the video
-            raise
-        except FFmpegError:
-            continue
+class _ByTime:
+    """Finds frames by their ticks, and leaves out what lies between two access points where nothing is wanted."""
+
+    def __init__(
+        self, path: Path, container: InputContainer, stream: VideoStream, info: VideoInfo, *, may_seek: bool
+    ) -> None:
+        assert stream.time_base is not None
+        self._path, self._container, self._stream = path, container, stream
+        second = 1 / stream.time_base
+        # Exact, as a double holds any tick that was divided into seconds.
+        self._ticks = [round(pts * second.numerator / second.denominator) for pts in info.pts_seconds.tolist()]
+        self._points = info.access_points
+        self._may_seek = may_seek and container.format.name in SEEKABLE_FORMATS
+        self._seek_ticks = round(_SEEK_SECONDS * second)
+        known = {(point.pts, point.position) for point in self._points}
+        self._decoder = SoundDecoder(stream, lambda packet: (packet.pts, packet.pos) in known)
+        self._packets = demuxed(container, stream)
+
+    def pick(self, wanted: Sequence[int]) -> Iterator[tuple[VideoFrame, bool]]:
+        """Yield the frames at wanted positions of the ticks; end where one is not there."""
+        frames, position = self._frames(), self._ticks[0]
+        for target in (self._ticks[index] for index in wanted):
+            number = bisect_right(self._points, target, key=lambda point: point.pts) - 1
+            if number > 0 and self._is_ahead(point := self._points[number]):
+                frames = self._frames_from(point, is_far=point.pts - position > self._seek_ticks)
+            repeats = bisect_right(self._ticks, target) - bisect_left(self._ticks, target) - 1
+            found = next((pair for pair in frames if pair[0].pts is not None and pair[0].pts >= target), None)
+            for _ in range(repeats):
+                found = next(frames, None)
+            if found is None or found[0].pts != target:
+                return
+            position = target
+            yield found
+
+    def _is_ahead(self, point: AccessPoint) -> bool:
+        return self._decoder.newest_access is None or point.pts > self._decoder.newest_access
+
+    def _frames(self) -> Iterator[tuple[VideoFrame, bool]]:
+        latest: int | None = None
+        for packet in self._packets:
+            for frame, is_sound in self._decoder(packet):
+                if latest is not None and frame.pts is not None and frame.pts < latest:
+                    raise unordered(self._path, latest, frame.pts)
+                latest = frame.pts
+                yield frame, is_sound
+
+    def _frames_from(self, point: AccessPoint, *, is_far: bool) -> Iterator[tuple[VideoFrame, bool]]:
+        """Go to an access point ahead; what lies before it is read, but not decoded."""
+        if is_far and self._may_seek:
+            self._container.seek(point.dts, stream=self._stream)
+            self._packets = demuxed(self._container, self._stream)
+        for packet in self._packets:
+            if (packet.pts, packet.pos) == (point.pts, point.position):
+                self._decoder.restart()
+                self._packets = _chained(packet, self._packets)
+                return self._frames()
+            if packet.dts is not None and packet.dts > point.dts:
+                break
+        raise _SeekMissedError
 
 
-def _pick_by_order(frames: Iterator[VideoFrame], wanted: Sequence[int]) -> Iterator[VideoFrame]:
-    remaining = set(wanted)
-    return (frame for index, frame in enumerate(frames) if index in remaining)
+def _chained(first: VideoPacket, rest: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
+    yield first
+    yield from rest
 
 
-def _pick_by_time(
-    container: InputContainer, stream: VideoStream, ticks: Sequence[int], wanted: Sequence[int]
-) -> Iterator[VideoFrame]:
-    """Yield the frames at the wanted positions of `ticks`; end where one is not there."""
-    assert stream.time_base is not None
-    jump = round(_JUMP_SECONDS / stream.time_base)
-    position, frames = ticks[0], _frames_on(container, stream)
-    for target in (ticks[index] for index in wanted):
-        if target - position > jump:
-            frames = _frames_before(container, stream, target, first=ticks[0], step=jump)
-        frame = next((frame for frame in frames if frame.pts is not None and frame.pts >= target), None)
-        if frame is None or frame.pts != target:
-            return
-        position = target
-        yield frame
-
-
-def _frames_before(
-    container: InputContainer, stream: VideoStream, target: int, *, first: int, step: int
-) -> Iterator[VideoFrame]:
-    """Seek so that decoding starts at or before `target`; yield nothing where that is impossible.
-
-    A container seeks by decoding time, and frames that lean on an earlier keyframe than the one found
-    cannot be decoded, so the first frame to come out may be too late: then step back, twice as far each time.
-    """
-    start, floor = target, first - step  # below the first frame, as its decoding time is below its own
-    while True:
-        try:
-            container.seek(start, stream=stream)
-        except FFmpegError:  # some formats refuse a time before the first
-            return iter(())
-        frames = _frames_on(container, stream)
-        head = next(frames, None)
-        if head is not None and head.pts is not None and head.pts <= target:
-            return chain([head], frames)
-        if start <= floor:
-            return iter(())
-        start, step = max(floor, start - step), 2 * step
+def unordered(path: Path, earlier: int, later: int) -> VideoError:
+    """Return the error of a video whose frames come out in another order than their times."""
+    return VideoError(
+        "UnorderedTimes",
+        f"{path}: the frame after tick {earlier} has tick {later}, so its times are not those of presentation; "
+        "remux it to MP4 with new times (`ffmpeg -fflags +genpts`) or re-encode it",
+    )

@@ -8,17 +8,34 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vidflow.errors import VideoError
 
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
 UNTIMED_FORMATS = {"avi"}
 """AVI stores decoding times only: its frames are told apart by their order, never by their time."""
+SEEKABLE_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+"""Their packets carry the same times however they are reached."""
+TIMED_FORMATS = SEEKABLE_FORMATS | {"flv"}
+"""Their packets tell the presentation time of every frame; what others tell is compared with decoded frames."""
+
+# Demuxers of one file that holds its pictures itself. Playlists and lists of parts (hls, dash, concat, sdp, imf, ...)
+# would open files beside and above the one that the manifest names.
+_DEMUXERS = ",".join(
+    (
+        *("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "asf", "ogg", "gif"),
+        *("nut", "mxf", "ivf", "yuv4mpegpipe", "dv", "rm", "apng", "srt", "wav", "mp3", "aac"),
+    )
+)
 
 # How a file starts that FFmpeg ought to be able to read: what fails after these is damaged, not foreign.
 _BOX_TYPES = {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"}
@@ -30,8 +47,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the best video stream of a file; FFmpeg's errors become ours, here and in the caller's block."""
     _check_file(path)
     try:
-        # Files only: a playlist that is named like a video must not reach for the network.
-        container = av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
+        container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
     except FFmpegError as error:
         raise _refusal(path, error) from error
     with container:
@@ -53,6 +70,25 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError(
                 "Corrupt", f"{path}: reading failed ({error.strerror}); fetch it again or re-encode it"
             ) from error
+
+
+def demuxed(container: InputContainer, stream: VideoStream | None = None) -> Iterator[VideoPacket]:
+    """Yield the packets of one stream, or of all, the last ones empty.
+
+    Raises:
+        VideoError: `Corrupt` where damage makes the file seem to gain a stream.
+    """
+    packets: Iterator[Any] = container.demux() if stream is None else container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError as error:  # PyAV looks the new stream up among those there were
+            raise VideoError(
+                "Corrupt", f"{container.name}: a new stream appears in the middle; fetch it again or re-encode it"
+            ) from error
+        if packet is None:
+            return
+        yield packet
 
 
 def _check_file(path: Path) -> None:
@@ -83,12 +119,10 @@ def _refusal(path: Path, error: FFmpegError) -> VideoError:
     with path.open("rb") as file:
         start = file.read(8)
     if start[4:] in _BOX_TYPES or start.startswith(_SIGNATURES):
-        return truncated(path, "the start of a video without a usable index or header")
+        return VideoError(
+            "Truncated",
+            f"{path}: got the start of a video without a usable index or header; the file was cut off: fetch it again",
+        )
     return VideoError(
         "NotAVideo", f"{path}: got something that is no video ({error.strerror}); wanted MP4, WebM, AVI or the like"
     )
-
-
-def truncated(path: Path, got: str) -> VideoError:
-    """Return the error of a file whose rest is missing; `got` says what is there and what ought to be."""
-    return VideoError("Truncated", f"{path}: got {got}; the file was cut off: fetch it again")

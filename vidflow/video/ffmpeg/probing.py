@@ -1,13 +1,14 @@
-"""Probing: frame times and picture format of a video, and whether the whole of it is there.
+"""Probing: frame times, picture format and access points of a video, and whether the whole of it is there.
 
 Axes: a tick is one unit of a stream's time base.
 """
 
+import itertools
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import InvalidDataError
@@ -16,11 +17,12 @@ from av.video.stream import VideoStream
 from jaxtyping import Float64, Int
 
 from vidflow.errors import VideoError
-from vidflow.records import VideoInfo
-from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened, truncated
-
-# Matroska and AVI state the duration ahead of the frames; in a whole file it may be off by a little.
-_DURATION_SLACK_SECONDS = 0.5
+from vidflow.records import AccessPoint, VideoInfo
+from vidflow.video.ffmpeg.bitstream import AccessTest
+from vidflow.video.ffmpeg.decoding import SoundDecoder, unordered
+from vidflow.video.ffmpeg.opening import TIMED_FORMATS, UNTIMED_FORMATS, VideoPacket, demuxed, opened
+from vidflow.video.ffmpeg.orientation import orientation_of
+from vidflow.video.ffmpeg.truncation import check_whole
 
 
 @dataclass(slots=True)
@@ -34,116 +36,156 @@ class _Contents:
     first: VideoFrame | None = None
 
 
-def probe(path: Path) -> VideoInfo:
-    """Read the frame times and the picture format of a video.
+@dataclass(slots=True)
+class _Keys:
+    """Which packets decoding may start at, and whether the container says the same."""
 
-    All packets are read; of the frames only the first is decoded, for it alone carries the
-    rotation. Pixels count as square and mirroring is ignored, whatever the file asks for, as with
-    the other decoders in use.
+    test: AccessTest
+    points: list[AccessPoint] = field(default_factory=list)
+    are_exact: bool = True
+
+    def look_at(self, packet: VideoPacket) -> None:
+        """Take account of the next packet."""
+        is_access = self.test(memoryview(packet))
+        key_pts = self.points[-1].pts if self.points else None
+        is_leading = key_pts is not None and packet.pts is not None and packet.pts < key_pts
+        self.are_exact &= self.test.is_exact and is_access == packet.is_keyframe and not is_leading
+        if not is_access or packet.is_discard or is_leading:
+            return
+        if packet.pts is not None and packet.dts is not None and packet.pos is not None:
+            self.points.append(AccessPoint(packet.pts, packet.dts, packet.pos))  # by time, so that halving finds them
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read the frame times, the picture format and the access points of a video.
+
+    All packets are read. Of MP4, MOV, Matroska, WebM and FLV only the first frame is decoded, for it alone carries
+    the rotation. All frames of other containers are decoded, for their packets do not tell which frames are shown
+    when. Pixels count as square, whatever the file asks for, as with the other decoders in use.
 
     Raises:
-        VideoError: `Missing`, `NotAFile`, `Empty`, `Unreadable`, `NotAVideo`, `NoVideoStream`,
-            `UnknownCodec`, `NoFrames`, `NoTimestamps`, `Truncated`, `Corrupt` or `DecodeError`.
+        VideoError: `Missing`, `NotAFile`, `Empty`, `Unreadable`, `NotAVideo`, `NoVideoStream`, `UnknownCodec`,
+            `NoFrames`, `NoTimestamps`, `UnorderedTimes`, `Orientation`, `Truncated`, `Corrupt` or `DecodeError`.
     """
     with opened(path) as (container, stream):
         num_listed = len(stream.index_entries)  # asked before reading, which lengthens the list in some formats
-        contents = _read_packets(container, stream)
-        if contents.num_whole < num_listed:
-            raise truncated(path, f"{contents.num_whole} of the {num_listed} frames its index lists")
-        declared_seconds = _declared_seconds(container, stream)
-        if contents.end_seconds < declared_seconds - _DURATION_SLACK_SECONDS:
-            raise truncated(
-                path, f"{contents.end_seconds:.3f} of the {declared_seconds:.3f} seconds its header declares"
-            )
-        return _describe(path, stream, contents)
+        keys: _Keys | None = None
+        if container.format.name in TIMED_FORMATS:
+            keys = _Keys(AccessTest(stream.codec.canonical_name, stream.codec_context.extradata))
+            contents = _read_packets(container, stream, keys)
+        else:
+            contents = _read_frames(path, container, stream)
+        check_whole(
+            path,
+            container,
+            stream,
+            num_whole=contents.num_whole,
+            num_listed=num_listed,
+            end_seconds=contents.end_seconds,
+        )
+        return _describe(path, stream, contents, keys)
 
 
-def _declared_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """Return the duration that stands ahead of the frames, or 0 where the format has none or it is a guess."""
-    match container.format.name:
-        case "matroska,webm":
-            return (container.duration or 0) / av.time_base
-        case "avi":
-            return float(stream.frames / (stream.average_rate or 1))  # its duration is a guess from the file's size
-        case _:
-            return 0.0
-
-
-def _read_packets(container: InputContainer, stream: VideoStream) -> _Contents:
+def _read_packets(container: InputContainer, stream: VideoStream, keys: _Keys) -> _Contents:
     """Read a file from end to end, all its streams, as the declared duration is that of the longest."""
     contents = _Contents()
     stream.codec_context.thread_count = 1
+    for packet in _counted(container, stream, contents):
+        if contents.first is None:
+            with suppress(InvalidDataError):  # a recording may start with packets that cannot be decoded
+                contents.first = next(iter(stream.decode(packet)), None)
+        if packet.size:
+            keys.look_at(packet)
+            if not packet.is_discard:
+                contents.ticks.append(packet.pts)
+                contents.durations.append(packet.duration or 0)
+    return contents
+
+
+def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> _Contents:
+    """Read a file from end to end and decode all its frames, whose times then are those of the frames shown.
+
+    Packets without a picture, as old AVI files end with, are none. A frame that cannot be decoded keeps its place, so
+    that it is missed where it is wanted; in a container that tells frames apart by order alone it spoils the rest.
+    """
+    contents, coded = _Contents(), dict[int, int]()
+    is_untimed, decoder = container.format.name in UNTIMED_FORMATS, SoundDecoder(stream, lambda _: False)
+    are_sound = True
+    for packet in _counted(container, stream, contents):
+        if packet.size and packet.pts is not None:
+            coded[packet.pts] = packet.duration or 0
+        for frame, is_sound in decoder(packet):
+            contents.first = contents.first or frame
+            contents.ticks.append(frame.pts)
+            contents.durations.append(frame.duration or 0)
+            are_sound &= is_sound
+    if is_untimed:
+        if not are_sound or decoder.is_broken:
+            raise VideoError(
+                "DecodeError",
+                f"{path}: decoding reports damage after {len(contents.ticks)} frames, and in this format frames are "
+                "told apart by counting; fetch it again or re-encode it",
+            )
+        return contents
+    shown = [tick for tick in contents.ticks if tick is not None]
+    for earlier, later in itertools.pairwise(shown):
+        if later <= earlier:
+            raise unordered(path, earlier, later)
+    lost = sorted(tick for tick in coded.keys() - set(shown) if shown and tick > shown[0])
+    contents.ticks += lost
+    contents.durations += [coded[tick] for tick in lost]
+    return contents
+
+
+def _counted(container: InputContainer, stream: VideoStream, contents: _Contents) -> Iterator[VideoPacket]:
+    """Yield the packets of the video stream while all packets of the file are counted in."""
     untimed = container.format.name in UNTIMED_FORMATS
-    for packet in container.demux():
+    for packet in demuxed(container):
         tick = packet.dts if untimed or packet.pts is None else packet.pts
         if tick is not None:
             end_seconds = float((tick + (packet.duration or 0)) * packet.time_base)
             contents.end_seconds = max(contents.end_seconds, end_seconds)
         if packet.stream_index != stream.index:
             continue
-        if contents.first is None:
-            with suppress(InvalidDataError):  # a recording may start with packets that cannot be decoded
-                contents.first = next(iter(stream.decode(packet)), None)
         if packet.size or tick is not None:  # the last, empty packet of PyAV is no frame
             contents.num_whole += not packet.is_corrupt
-        if packet.size and not packet.is_discard:
-            contents.ticks.append(packet.dts if untimed else packet.pts)
-            contents.durations.append(packet.duration or 0)
-    return contents
+        yield packet
 
 
-def _describe(path: Path, stream: VideoStream, contents: _Contents) -> VideoInfo:
+def _describe(path: Path, stream: VideoStream, contents: _Contents, keys: _Keys | None) -> VideoInfo:
     ticks = [tick for tick in contents.ticks if tick is not None]
     codec, first = stream.codec.canonical_name, contents.first
-    if not contents.ticks:
+    if not contents.ticks and (first is not None or not contents.num_whole):
         raise VideoError("NoFrames", f"{path}: got a video stream without a frame; export the video again")
+    if first is None:
+        raise VideoError("DecodeError", f"{path}: no frame of its {codec} stream can be decoded; re-encode it")
     if len(ticks) < len(contents.ticks):
         raise VideoError(
             "NoTimestamps", f"{path}: {len(contents.ticks) - len(ticks)} frames have no time; remux it to MP4"
         )
-    if first is None:
-        raise VideoError("DecodeError", f"{path}: no frame of its {codec} stream can be decoded; re-encode it")
     order = np.argsort(ticks, kind="stable")
     pts_seconds = _seconds(np.array(ticks)[order], stream)
     last_seconds = float(_seconds(np.array([contents.durations[order[-1]]]), stream)[0])
     if not last_seconds and len(ticks) > 1:  # some muxers leave it open: it lasts as long as the one before
         last_seconds = float(pts_seconds[-1] - pts_seconds[-2])
     last_seconds = last_seconds or float(1 / (stream.guessed_rate or 25))
-    rotation_degrees = round(first.rotation / 90) * 90 % 360
-    sideways = rotation_degrees in (90, 270)
+    orientation = orientation_of(first, path)
+    is_sideways = orientation.quarter_turns % 2 == 1
     return VideoInfo(
         codec=codec,
         pixel_format=first.format.name,
-        width=first.height if sideways else first.width,
-        height=first.width if sideways else first.height,
-        rotation_degrees=rotation_degrees,
+        width=first.height if is_sideways else first.width,
+        height=first.width if is_sideways else first.height,
+        rotation_degrees=90 * orientation.quarter_turns,
+        mirrored=orientation.mirrored,
         fps=len(ticks) / (float(pts_seconds[-1]) + last_seconds - float(pts_seconds[0])),
         pts_seconds=pts_seconds,
         duration_seconds=float(pts_seconds[-1]) + last_seconds,
+        access_points=tuple(keys.points) if keys else (),
+        has_exact_keys=keys is not None and keys.are_exact,
     )
 
 
 def _seconds(ticks: Int[np.ndarray, " frames"], stream: VideoStream) -> Float64[np.ndarray, " frames"]:
     assert stream.time_base is not None  # every stream that was opened for reading has one
     return ticks * stream.time_base.numerator / stream.time_base.denominator
-
-
-def has_leading_frames(path: Path) -> bool:
-    """Return whether some frame is shown before a keyframe that comes ahead of it in the file.
-
-    So it is with open groups of pictures (the default of x265) and with the B-frames of MPEG-4 part 2.
-    Whoever seeks to such a keyframe and counts frames from there miscounts.
-
-    Raises:
-        VideoError: If the file cannot be read.
-    """
-    with opened(path) as (container, stream):
-        key_tick: int | None = None
-        for packet in container.demux(stream):
-            if packet.pts is None:
-                continue
-            if packet.is_keyframe:
-                key_tick = packet.pts
-            elif key_tick is not None and packet.pts < key_tick:
-                return True
-    return False

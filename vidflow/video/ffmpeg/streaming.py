@@ -13,13 +13,14 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from vidflow.errors import VideoError
-from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened
+from vidflow.video.ffmpeg.decoding import SoundDecoder
+from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, demuxed, opened
+from vidflow.video.ffmpeg.orientation import orientation_of
 
 # What a network stream may use: no local file, so that a playlist elsewhere cannot read this machine's.
 _PROTOCOLS = "http,https,tcp,tls,udp,rtp,rtsp,rtmp,crypto,httpproxy"
@@ -59,15 +60,16 @@ def stream_frames(source: str, *, fps: float, start_seconds: float | None = None
         start_seconds: Where to start on the video's clock; None is its first frame.
 
     Raises:
-        VideoError: If the source cannot be opened, or a reason of `probe`, or `NoFrames` if it has no usable frame.
+        VideoError: If the source cannot be opened, or a reason of `probe`, `DecodeError` where a file is damaged, or
+            `NoFrames` if it has no usable frame.
     """
     with _opened_source(source) as (container, stream):
-        stream.codec_context.thread_count = 1
         num_frames = 0
-        timed = _timed(container, stream, most=_LIVE_GAP_SECONDS if _is_live(source) else np.inf)
-        for shown in _sample(timed, fps=fps, start_seconds=start_seconds):
+        timed = _timed(container, stream, source)
+        for seconds, frame in _sample(timed, fps=fps, start_seconds=start_seconds):
             num_frames += 1
-            yield shown
+            pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
+            yield SampledFrame(pts_seconds=seconds, pixels=orientation_of(frame, _shown(source)).apply(pixels))
         if not num_frames:
             after = "" if start_seconds is None else f" after {start_seconds:g} s"
             raise VideoError("NoFrames", f"{_shown(source)}: no frame{after} can be decoded; choose another source")
@@ -119,68 +121,66 @@ def _shown(source: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _timed(container: InputContainer, stream: VideoStream, *, most: float) -> Iterator[tuple[float, float, VideoFrame]]:
-    """Yield start and end of every decoded frame in seconds, on a clock that goes neither back nor too far on."""
-    spacing = float(1 / (stream.guessed_rate or 25))
+def _timed(container: InputContainer, stream: VideoStream, source: str) -> Iterator[tuple[float, float, VideoFrame]]:
+    """Yield start and end of every decoded frame in seconds, on a clock that goes neither back nor too far on.
+
+    A live stream loses packets: what they leave damaged is left out, up to the next keyframe.
+
+    Raises:
+        VideoError: `DecodeError` where a file is damaged.
+    """
+    is_live = _is_live(source)
+    spacing, most = float(1 / (stream.guessed_rate or 25)), _LIVE_GAP_SECONDS if is_live else np.inf
     untimed = container.format.name in UNTIMED_FORMATS
     following, shift = 0.0, 0.0
     latest: float | None = None
-    for packet in container.demux(stream):
-        for frame in _decoded(stream, packet):
-            seconds = following if untimed or frame.time is None else frame.time + shift
-            # A camera that reconnects starts its clock anew.
-            if latest is not None and (seconds < latest or seconds > following + most):
-                shift += following - seconds
-                seconds = following
-            lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else spacing
-            latest, following = seconds, seconds + lasting
-            yield seconds, following, frame
+    decoder = SoundDecoder(stream, lambda packet: packet.is_keyframe)
+    for frame, is_sound in (pair for packet in demuxed(container, stream) for pair in decoder(packet)):
+        if not is_sound:
+            if is_live or latest is None:  # a recording may start in the middle of a group of pictures
+                continue
+            raise _damaged(source, following)
+        seconds = following if untimed or frame.time is None else frame.time + shift
+        # A camera that reconnects starts its clock anew.
+        if latest is not None and (seconds < latest or seconds > following + most):
+            shift += following - seconds
+            seconds = following
+        lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else spacing
+        latest, following = seconds, seconds + lasting
+        yield seconds, following, frame
+    if decoder.is_broken and not is_live and latest is not None:
+        raise _damaged(source, following)
 
 
-def _decoded(stream: VideoStream, packet: "Packet[VideoStream]") -> list[VideoFrame]:
-    """Decode one packet; damaged ones, as a lossy connection has them, are left out."""
-    try:
-        return [frame for frame in stream.decode(packet) if not frame.is_corrupt]
-    except MemoryError:  # FFmpeg's is both; it says nothing of the video
-        raise
-    except FFmpegError:
-        return []
+def _damaged(source: str, seconds: float) -> VideoError:
+    return VideoError(
+        "DecodeError", f"{_shown(source)}: damaged after {seconds:.3f} s; fetch the video again or re-encode it"
+    )
 
 
 def _sample(
     timed: Iterator[tuple[float, float, VideoFrame]], *, fps: float, start_seconds: float | None
-) -> Iterator[SampledFrame]:
-    """Yield the frame on display at `start + (i + 0.5) / fps` for every i."""
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Yield time and frame of what is on display at `start + (i + 0.5) / fps` for every i."""
     held: tuple[float, float, VideoFrame] | None = None
     start, count = start_seconds, 0
     for now in timed:
         start = now[0] if start is None else start
         if held is not None:
             due = _due_before(now[0], start, count, fps)
-            yield from _repeated(held, due)
+            yield from [(held[0], held[2])] * due
             count += due
         held = now
     if held is None or start is None or held[1] <= start:
         return
     due = _due_before(held[1] - _TOLERANCE_SECONDS, start, count, fps)
-    yield from _repeated(held, due if count else max(1, due))
+    yield from [(held[0], held[2])] * (due if count else max(1, due))
 
 
 def _due_before(seconds: float, start: float, count: int, fps: float) -> int:
     """Return how many of the moments from number `count` on lie before `seconds`."""
     num_passed = int(np.ceil((seconds - _TOLERANCE_SECONDS - start) * fps - 0.5))
     return max(0, num_passed - count)
-
-
-def _repeated(held: tuple[float, float, VideoFrame], times: int) -> Iterator[SampledFrame]:
-    """Yield a frame as often as it is due; its pixels are converted only then."""
-    if not times:
-        return
-    seconds, _, frame = held
-    pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
-    upright = np.rot90(pixels, round(frame.rotation / 90) % 4)
-    for _ in range(times):
-        yield SampledFrame(pts_seconds=seconds, pixels=upright)
 
 
 __all__ = ["SampledFrame", "stream_frames"]
