@@ -39,11 +39,13 @@ class AccessPoint:
         pts: Its presentation time in ticks of the stream.
         dts: Its decoding time in the same.
         position: Where it lies in the file, in bytes.
+        index: Its place among the video's frames by time.
     """
 
     pts: int
     dts: int
     position: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,8 @@ class VideoInfo:
         duration_seconds: End of the last frame on the same clock.
         mirrored: Whether display asks for a picture mirrored left to right, before the rotation.
         access_points: Where decoding may start besides the first packet, by time; empty where that is not known.
-        has_exact_keys: Whether the container's keyframes are its access points, all of them and no other, and no
-            frame is shown before the keyframe that it follows in the file.
+        has_leading_frames: Whether some frame is shown before the access point that it follows in the file, or that
+            is not known.
     """
 
     codec: str
@@ -75,7 +77,7 @@ class VideoInfo:
     duration_seconds: float
     mirrored: bool = False
     access_points: tuple[AccessPoint, ...] = ()
-    has_exact_keys: bool = False
+    has_leading_frames: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Every accepted frame is the one that decoding the whole file in order gives for its time; what cannot be so is refused.
+"""Every accepted frame is the one that decoding the whole file in order gives for its time, or it is refused.
 
-Container x codec x (B-frames, open groups, intra refresh, hidden frames, variable rate, negative times, damaged lists of
-keyframes, joined recordings), through both decoders, for random sets of frames.
+Container x codec x (B-frames, open groups, intra refresh, hidden frames, variable rate, negative times, damaged lists
+of keyframes, joined recordings), through both decoders, for random sets of frames.
 """
 
 import subprocess
@@ -61,7 +61,7 @@ CONTAINERS = (
     "ogv",
 )
 QUICK = {("h264 b", "mp4"), ("h264 open", "mkv"), ("h264 refresh", "mp4"), ("h264 b", "ts"), ("h264 b", "asf")}
-QUICK |= {("mpeg4 b", "avi"), ("mpeg2", "mpg"), ("hevc open", "mp4"), ("mpeg4 b", "mp4")}
+QUICK |= {("mpeg4 b", "avi"), ("mpeg4 b", "mpg"), ("hevc open", "mp4"), ("mpeg4 b", "mp4")}
 
 
 def mux_apart(path: Path, codec: str) -> Path | None:
@@ -175,8 +175,9 @@ def no_list_of_keyframes(folder):
 def wrong_list_of_keyframes(folder):
     def patch(content, at):
         (count,) = np.frombuffer(content[at + 8 : at + 12], ">u4")
-        numbers = np.frombuffer(content[at + 12 : at + 12 + 4 * count], ">u4") + [0, *[5] * (count - 1)]
-        content[at + 12 : at + 12 + 4 * count] = numbers.astype(">u4").tobytes()
+        numbers = np.frombuffer(content[at + 12 : at + 12 + 4 * count], ">u4").copy()
+        numbers[1:] += 5
+        content[at + 12 : at + 12 + 4 * count] = numbers.tobytes()
 
     return patched_keyframes(folder, patch)
 

@@ -129,8 +129,8 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
     Raises:
         _NotForDecordError: If PyAV has to do it.
     """
-    if not info.has_exact_keys:
-        raise _NotForDecordError("it would seek to where decoding cannot start")
+    if info.has_leading_frames:
+        raise _NotForDecordError("after a seek it would count frames that are shown before the keyframe")
     if info.width % 2 or info.height % 2:
         raise _NotForDecordError("it repeats chroma at an odd edge where FFmpeg interpolates")
     if info.rotation_degrees or info.mirrored or info.pixel_format not in _DECORD_PIXEL_FORMATS:
@@ -160,3 +160,5 @@ def _check_reader(reader: Any, info: VideoInfo, wanted: Sequence[int]) -> None:
     strayed = np.abs(reader.get_frame_timestamp(wanted)[:, 0] - times)
     if (strayed > _TIME_TOLERANCE_SECONDS + _TIME_TOLERANCE_RELATIVE * times).any():
         raise _NotForDecordError(f"times off by {strayed.max()} s")
+    if sorted(reader.get_key_indices()) != [point.index for point in info.access_points]:
+        raise _NotForDecordError("it would seek to where decoding cannot start")

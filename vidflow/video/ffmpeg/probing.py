@@ -37,23 +37,22 @@ class _Contents:
 
 
 @dataclass(slots=True)
-class _Keys:
-    """Which packets decoding may start at, and whether the container says the same."""
+class _Access:
+    """Packets at which decoding may start, by time, and whether frames behind one in the file are shown before it."""
 
     test: AccessTest
-    points: list[AccessPoint] = field(default_factory=list)
-    are_exact: bool = True
+    packets: list[tuple[int, int, int]] = field(default_factory=list)
+    has_leading_frames: bool = False
 
     def look_at(self, packet: VideoPacket) -> None:
         """Take account of the next packet."""
         is_access = self.test(memoryview(packet))
-        key_pts = self.points[-1].pts if self.points else None
-        is_leading = key_pts is not None and packet.pts is not None and packet.pts < key_pts
-        self.are_exact &= self.test.is_exact and is_access == packet.is_keyframe and not is_leading
+        is_leading = bool(self.packets) and packet.pts is not None and packet.pts < self.packets[-1][0]
+        self.has_leading_frames |= is_leading
         if not is_access or packet.is_discard or is_leading:
             return
-        if packet.pts is not None and packet.dts is not None and packet.pos is not None:
-            self.points.append(AccessPoint(packet.pts, packet.dts, packet.pos))  # by time, so that halving finds them
+        if packet.pts is not None and packet.pos is not None:
+            self.packets.append((packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos))
 
 
 def probe(path: Path) -> VideoInfo:
@@ -69,10 +68,10 @@ def probe(path: Path) -> VideoInfo:
     """
     with opened(path) as (container, stream):
         num_listed = len(stream.index_entries)  # asked before reading, which lengthens the list in some formats
-        keys: _Keys | None = None
+        access: _Access | None = None
         if container.format.name in TIMED_FORMATS:
-            keys = _Keys(AccessTest(stream.codec.canonical_name, stream.codec_context.extradata))
-            contents = _read_packets(container, stream, keys)
+            access = _Access(AccessTest(stream.codec.canonical_name, stream.codec_context.extradata))
+            contents = _read_packets(container, stream, access)
         else:
             contents = _read_frames(path, container, stream)
         check_whole(
@@ -83,10 +82,10 @@ def probe(path: Path) -> VideoInfo:
             num_listed=num_listed,
             end_seconds=contents.end_seconds,
         )
-        return _describe(path, stream, contents, keys)
+        return _describe(path, stream, contents, access)
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, keys: _Keys) -> _Contents:
+def _read_packets(container: InputContainer, stream: VideoStream, access: _Access) -> _Contents:
     """Read a file from end to end, all its streams, as the declared duration is that of the longest."""
     contents = _Contents()
     stream.codec_context.thread_count = 1
@@ -95,7 +94,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, keys: _Keys) -
             with suppress(InvalidDataError):  # a recording may start with packets that cannot be decoded
                 contents.first = next(iter(stream.decode(packet)), None)
         if packet.size:
-            keys.look_at(packet)
+            access.look_at(packet)
             if not packet.is_discard:
                 contents.ticks.append(packet.pts)
                 contents.durations.append(packet.duration or 0)
@@ -152,7 +151,7 @@ def _counted(container: InputContainer, stream: VideoStream, contents: _Contents
         yield packet
 
 
-def _describe(path: Path, stream: VideoStream, contents: _Contents, keys: _Keys | None) -> VideoInfo:
+def _describe(path: Path, stream: VideoStream, contents: _Contents, access: _Access | None) -> VideoInfo:
     ticks = [tick for tick in contents.ticks if tick is not None]
     codec, first = stream.codec.canonical_name, contents.first
     if not contents.ticks and (first is not None or not contents.num_whole):
@@ -181,9 +180,14 @@ def _describe(path: Path, stream: VideoStream, contents: _Contents, keys: _Keys 
         fps=len(ticks) / (float(pts_seconds[-1]) + last_seconds - float(pts_seconds[0])),
         pts_seconds=pts_seconds,
         duration_seconds=float(pts_seconds[-1]) + last_seconds,
-        access_points=tuple(keys.points) if keys else (),
-        has_exact_keys=keys is not None and keys.are_exact,
+        access_points=_points(access, np.array(ticks)[order]) if access else (),
+        has_leading_frames=access is None or access.has_leading_frames or not access.test.is_exact,
     )
+
+
+def _points(access: _Access, ticks: Int[np.ndarray, " frames"]) -> tuple[AccessPoint, ...]:
+    indices = np.searchsorted(ticks, [pts for pts, _, _ in access.packets]).tolist()
+    return tuple(AccessPoint(*packet, index) for packet, index in zip(access.packets, indices, strict=True))
 
 
 def _seconds(ticks: Int[np.ndarray, " frames"], stream: VideoStream) -> Float64[np.ndarray, " frames"]:
