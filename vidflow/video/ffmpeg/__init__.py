@@ -3,6 +3,7 @@
 import av
 
 from vidflow.video.ffmpeg.decoding import decode, pictures
+from vidflow.video.ffmpeg.plain import frames_in_order
 from vidflow.video.ffmpeg.probing import probe
 from vidflow.video.ffmpeg.streaming import SampledFrame, stream_frames
 from vidflow.video.ffmpeg.writing import write_h264
@@ -12,4 +13,13 @@ av.logging.set_level(None)  # its own complaints go nowhere: ours carry the path
 PYAV_VERSION = f"pyav {av.__version__}"
 """Name and version of this decoder, as clips record it."""
 
-__all__ = ["PYAV_VERSION", "SampledFrame", "decode", "pictures", "probe", "stream_frames", "write_h264"]
+__all__ = [
+    "PYAV_VERSION",
+    "SampledFrame",
+    "decode",
+    "frames_in_order",
+    "pictures",
+    "probe",
+    "stream_frames",
+    "write_h264",
+]
