@@ -43,9 +43,12 @@ class _Access:
     test: AccessTest
     packets: list[tuple[int, int, int]] = field(default_factory=list)
     has_leading_frames: bool = False
+    is_uniform: bool = True
 
     def look_at(self, packet: VideoPacket) -> None:
         """Take account of the next packet."""
+        # A file joined from several: what stands beside the pictures changes on the way, and a jump would miss it.
+        self.is_uniform &= not packet.has_sidedata("new_extradata")
         is_access = self.test(memoryview(packet))
         is_leading = bool(self.packets) and packet.pts is not None and packet.pts < self.packets[-1][0]
         self.has_leading_frames |= is_leading
@@ -180,8 +183,8 @@ def _describe(path: Path, stream: VideoStream, contents: _Contents, access: _Acc
         fps=len(ticks) / (float(pts_seconds[-1]) + last_seconds - float(pts_seconds[0])),
         pts_seconds=pts_seconds,
         duration_seconds=float(pts_seconds[-1]) + last_seconds,
-        access_points=_points(access, np.array(ticks)[order]) if access else (),
-        has_leading_frames=access is None or access.has_leading_frames or not access.test.is_exact,
+        access_points=_points(access, np.array(ticks)[order]) if access and access.is_uniform else (),
+        has_leading_frames=not access or access.has_leading_frames or not (access.test.is_exact and access.is_uniform),
     )
 
 
