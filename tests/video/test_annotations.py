@@ -101,6 +101,8 @@ def test_the_bytes_do_not_depend_on_when_they_are_made(tmp_path):
         ({"boxes": np.zeros((1, 2, 4))}, "no `pts_seconds`"),
         ({"pts_seconds": [0, 1], "boxes": np.zeros((1, 3, 4))}, "wanted it to end in"),
         ({"pts_seconds": [0, 1], "points": np.zeros((1, 2, 2))}, "`points_visible` is missing"),
+        ({"pts_seconds": [0, 1], "points_visible": np.float64(1)}, "`points` are missing"),
+        ({"pts_seconds": [0], "boxes": np.ones((1, 1, 4)), "boxes_visible": np.ones(1)}, "does not match `boxes`"),
         ({"pts_seconds": [0, 1], "frame_size": [0, 1]}, "wanted a height and a width"),
         ({"pts_seconds": [0, 1], "depth": np.zeros((3, 4, 4))}, "wanted (2, height, width)"),
         ({"pts_seconds": np.float64(0)}, "no `pts_seconds`"),
@@ -171,7 +173,7 @@ def changed(array, index, value):
     ],
 )
 def test_values_that_cannot_be_reject_the_clip(tmp_path, arrays, part):
-    visible = {"boxes_visible": VISIBLE, "points_visible": VISIBLE}
+    visible = {f"{name}_visible": VISIBLE for name in ("boxes", "points") if name in arrays}
     with pytest.raises(VideoError) as caught:
         clip(save(tmp_path, **({"pts_seconds": [0, 0.1]} | visible | arrays)), [0.0, 0.1])
     assert caught.value.reason == "Annotations"

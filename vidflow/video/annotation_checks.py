@@ -43,9 +43,11 @@ def misfits(source: Arrays) -> Iterator[str]:
         if name in source and (source[name].ndim != 3 or source[name].shape[-len(wanted) :] != wanted):
             yield f"`{name}` is {source[name].shape}, wanted it to end in {wanted}"
     for name in ("boxes", "points"):
-        visible = source.get(f"{name}_visible")
-        if name in source and (visible is None or visible.shape != source[name].shape[:2]):
-            yield f"`{name}_visible` is missing or does not match `{name}`"
+        one, visible = source.get(name), source.get(f"{name}_visible")
+        if (one is None) != (visible is None):
+            yield f"`{name}_visible` is missing" if visible is None else f"`{name}` are missing"
+        elif one is not None and visible is not None and visible.shape != one.shape[:2]:
+            yield f"`{name}_visible` is {visible.shape}, which does not match `{name}`, {one.shape}"
     depth = source.get("depth", np.empty((len(moments), 1, 1)))
     if depth.ndim != 3 or len(depth) != len(moments) or not depth.size:
         yield f"`depth` is {depth.shape}, wanted ({len(moments)}, height, width)"
