@@ -7,6 +7,7 @@ import pytest
 
 from vidflow.errors import VideoError
 from vidflow.video.annotations import camera_motion, clip_annotations
+from vidflow.video.sandbox import Sandbox
 
 
 def save(folder: Path, **arrays) -> Path:
@@ -266,3 +267,12 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
         assert caught.value.reason == "Annotations"
     with pytest.raises(VideoError, match="no such file"):
         clip(tmp_path / "gone.npz", [0.0])
+
+
+def test_arrays_larger_than_the_memory_allowed_are_a_reject(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, pts_seconds=[0.0], depth=np.broadcast_to(np.float16(1), (1, 10_000, 20_000)))
+    assert path.stat().st_size < 1 << 20
+    with Sandbox(timeout_seconds=60, memory_mib=256) as sandbox, pytest.raises(VideoError) as caught:
+        sandbox.call(clip_annotations, path, np.zeros(1), source_height=8, source_width=16, size=8)
+    assert caught.value.reason == "OutOfMemory"
