@@ -23,10 +23,9 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from pipelines.predict_files import check_files, check_folders, read_state, write_state
 from vidflow.errors import VideoError, VidflowError
 from vidflow.stages.predict import FramePrediction, VideoPredictor
 from vidflow.store.layout import publish
@@ -50,14 +49,16 @@ def main(arguments: argparse.Namespace) -> None:
     An interrupt, or a stream that breaks off, ends the video there; what came before is kept.
 
     Raises:
-        VidflowError: The trial, the source, the state or the queries cannot be used, or a file cannot be written.
+        VidflowError: The trial, the source, the state or the queries cannot be used, a prediction is not finite, or a
+            file cannot be written, or is one that is read.
     """
-    _check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)
+    check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)
     predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
+    check_files(arguments, weights=predictor.weights)
     if predictor.is_small:
         torch.set_num_threads(1)
     if arguments.load_state is not None:
-        predictor.model.load_state_dict(_read_state(arguments.load_state))
+        predictor.model.load_state_dict(read_state(arguments.load_state))
     fps = arguments.fps or predictor.fps
     frames = predictor.predict(
         arguments.source,
@@ -73,8 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
         sink = _open_lines(arguments, files)
         _write(frames, sink, depth=arguments.depth, out=arguments.out, fps=fps)
     if arguments.save_state is not None:
-        with publish(arguments.save_state) as aside:
-            save_file(predictor.model.state_dict(), aside)
+        write_state(arguments.save_state, predictor.model.state_dict())
     rate = done.num_frames / (time.monotonic() - started)
     written = [str(path) for path in (arguments.json, arguments.out, arguments.depth, arguments.save_state) if path]
     log.info("predict: %d frames, %.1f frames/s -> %s", done.num_frames, rate, ", ".join(written) or "stdout")
@@ -107,6 +107,8 @@ def load_predictor(path: Path, *, weights: str | None = None) -> VideoPredictor:
     Raises:
         VidflowError: The file is damaged, or the encoder cannot be rebuilt.
     """
+    if path.exists() and not path.is_file():
+        raise VidflowError(f"{path}: got a folder, pipe or device, wanted a trial's folder or its {BEST}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     task, identity = load_trial(path, device=device)
     return VideoPredictor(task, identity.features, weights=weights, device=device)
@@ -171,18 +173,6 @@ class _Ending:
         signal.signal(signal.SIGINT, before)
 
 
-def _check_folders(files: dict[str, Path | None], *, depth: Path | None) -> None:
-    """Make the folders that results go to, and write in each, before hours are spent."""
-    folders = {option: file.parent for option, file in files.items() if file is not None}
-    for option, folder in (folders | ({} if depth is None else {"--depth": depth})).items():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise VidflowError(f"{option}: {folder} cannot be written to ({error.strerror})") from error
-
-
 def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> IO[str] | None:
     """Open where JSON lines go; each is there as soon as its frame is done, for who follows a live stream."""
     if arguments.json == "-" or (arguments.json is None and arguments.out is None):
@@ -210,7 +200,7 @@ def _write(
 def _written(frames: Iterator[FramePrediction], lines: IO[str] | None, depth: Path | None) -> Iterator[FramePrediction]:
     for frame in frames:
         if lines is not None:
-            print(json.dumps(frame.row), file=lines)
+            print(json.dumps(frame.row, allow_nan=False), file=lines)
         if depth is not None and frame.depth is not None:
             millimetres = (frame.depth * 1000).round().clip(0, 65535).astype(np.uint16)
             Image.fromarray(millimetres).save(depth / f"{frame.row['index']:06d}.png")
@@ -225,10 +215,3 @@ def _drawn(frames: Iterator[FramePrediction]) -> Iterator[np.ndarray]:
         picture = Image.fromarray(draw_prediction(frame.pixels, list(recent), depth=frame.depth))
         size = size or picture.size  # a stream may change its size on the way, a file may not
         yield np.asarray(picture if picture.size == size else picture.resize(size))
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise VidflowError(f"--load-state {path}: cannot be read ({error}); make it with --save-state") from error

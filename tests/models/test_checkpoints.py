@@ -148,10 +148,73 @@ def test_one_error_lists_everything_that_does_not_fit_and_nothing_is_loaded():
         "missing: mamba_blocks.0.mamba.D (32,)",
         "unexpected: stranger (2,)",
         "unexpected: other (3,)",
-        "shape of output_norm.weight: got (5,), wanted (16,)",
+        "output_norm.weight is (5,), wanted (16,)",
     ):
         assert line in str(error.value)
     torch.testing.assert_close(core.state_dict(), before, rtol=0, atol=0)
+
+
+def spoilt(tensors):
+    """The tensors of a small core with every kind of fault, and what is to be said of each."""
+    bad = dict(tensors)
+    half, whole = torch.zeros(32), torch.arange(16.0)
+    bad["output_norm.weight"], bad["output_norm.bias"] = half[:16], half[8:24]
+    faults = {"output_norm.weight and output_norm.bias": "share memory"}
+    for name, value, fault in [
+        ("norm.weight", torch.full((16,), torch.nan), "holds NaN or infinite numbers in float32"),
+        ("norm.bias", whole.double() + 1e300, "holds NaN or infinite numbers in float32"),
+        ("mamba.A_log", torch.empty((32, 16), device="meta"), "is on the meta device"),
+        ("mamba.D", torch.zeros(1).expand(32), "is an expanded view"),
+        ("mamba.conv1d.bias", torch.zeros(32).to_sparse(), "is quantized, nested or sparse"),
+        ("mamba.dt_proj.bias", torch.zeros(32, dtype=torch.int8), "is int8, wanted float64, float32"),
+        ("mamba.out_proj.weight", torch.zeros(16, 32, dtype=torch.complex64), "is complex64, wanted"),
+        (
+            "mamba.in_proj.weight",
+            torch.quantize_per_tensor(torch.zeros(64, 16), 1.0, 0, torch.qint8),
+            "is quantized, nested or sparse",
+        ),
+    ]:
+        bad[f"mamba_blocks.0.{name}"], faults[f"mamba_blocks.0.{name}"] = value, fault
+    assert bad.keys() == tensors.keys()
+    return bad, faults
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says that quantized tensors will go
+def test_tensors_without_sound_values_are_all_listed_before_the_first_is_copied():
+    core = build_core("mamba", embed_dim=16, num_layers=1)
+    before = {key: value.clone() for key, value in core.state_dict().items()}
+    bad, faults = spoilt(export_released(build_core("mamba", embed_dim=16, num_layers=1)))
+    with pytest.raises(VidflowError, match=rf"\({len(faults)} problems\)") as error:
+        load_released(core, bad)
+    for name, fault in faults.items():
+        assert f"{name} {fault}" in str(error.value)
+    torch.testing.assert_close(core.state_dict(), before, rtol=0, atol=0)
+
+
+def test_views_of_the_modules_own_tensors_under_other_names_are_copied_right():
+    core = build_core("mamba", embed_dim=16, num_layers=1)
+    own, before = core.state_dict(), export_released(core)
+    load_released(
+        core, own | {"output_norm.weight": own["output_norm.bias"], "output_norm.bias": own["output_norm.weight"]}
+    )
+    after = core.state_dict()
+    assert torch.equal(after["output_norm.weight"], before["output_norm.bias"])
+    assert torch.equal(after["output_norm.bias"], before["output_norm.weight"])
+
+
+def test_a_module_without_memory_takes_no_weights():
+    tensors = export_released(build_core("mamba", embed_dim=16, num_layers=1))
+    with torch.device("meta"):
+        core = build_core("mamba", embed_dim=16, num_layers=1)
+    with pytest.raises(VidflowError, match=r"output_norm.weight has no place to go"):
+        load_released(core, tensors)
+
+
+def test_counters_are_whole_numbers():
+    task = small_task("classification", num_depths=2)
+    name = "encoder.interm_mlps.0.bn.num_batches_tracked"
+    with pytest.raises(VidflowError, match=f"{name} is float32, wanted int64"):
+        load_released(task, export_released(task) | {name: torch.tensor(1.0)})
 
 
 def test_running_statistics_are_as_necessary_as_parameters():
@@ -258,6 +321,18 @@ def test_arrays_that_do_not_fit_are_listed():
         load_rvm(build_core("gated_transformer", embed_dim=16, num_layers=2, num_heads=2, gated_variant="rvm"), arrays)
     with pytest.raises(VidflowError, match="array foo is"):
         load_rvm(core, arrays | {"rnn_core/foo": np.zeros(3)})
+    for name, array in {
+        "input_update/kernel": np.zeros((16, 16, 1), np.float32),
+        "input_update/bias": np.zeros(16, complex),
+        "input_reset/bias": np.array(["a"]),
+    }.items():
+        with pytest.raises(VidflowError, match=f"array {name} is .*; wanted one of a flax module"):
+            load_rvm(core, arrays | {f"rnn_core/{name}": array})
+    with pytest.raises(VidflowError, match="array input_update/scale is there under another name too"):
+        load_rvm(core, arrays | {"rnn_core/input_update/scale": np.zeros(16, np.float32)})
+    query = "rnn_core/transformer/xa_blocks_0/attention/query/bias"
+    with pytest.raises(VidflowError, match="wanted three of one shape"):
+        load_rvm(core, arrays | {query: np.zeros((2, 4), np.float32)})
     key = "rnn_core/transformer/xa_blocks_0/attention/out/kernel"
     with pytest.raises(VidflowError, match=r"array transformer/xa_blocks_0/attention/out/kernel is \(16,\)"):
         load_rvm(core, arrays | {key: np.zeros(16)})

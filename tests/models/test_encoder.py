@@ -1,5 +1,6 @@
 """The frozen encoder: what it refuses, what it loads, and that it computes what timm does."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder, build_encoder, check_name, patch_size_of, resolve_depths, skeleton
+from vidflow.models.encoder.loading import load_weights
 
 
 def tiny_encoder(**settings: object) -> FrozenEncoder:
@@ -207,3 +209,63 @@ def test_real_weights_of_518_pixels_load_at_smaller_sizes(shared_dir: Path, img_
     encoded = encoder(random_frames(1, img_size))
     assert encoded.tokens.shape == (1, 2, grid * grid, 384)
     assert torch.isfinite(encoded.tokens).all()
+
+
+def test_weights_without_sound_values_are_all_listed(tmp_path: Path) -> None:
+    state = tiny_encoder().vit.state_dict()
+    state["blocks.1.norm1.weight"][0] = torch.nan
+    state["blocks.1.norm1.bias"][0] = -torch.inf
+    state["blocks.0.norm1.bias"] = state["blocks.0.norm1.bias"].int()
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(VidflowError, match="3 tensors differ") as caught:
+        tiny_encoder(weights=str(tmp_path / "weights.safetensors"))
+    for part in (
+        "blocks.1.norm1.weight holds NaN",
+        "blocks.1.norm1.bias holds NaN or infinite",
+        "blocks.0.norm1.bias is int32, wanted",
+    ):
+        assert part in str(caught.value)
+
+
+def test_pickles_of_tensors_without_plain_values_are_refused(tmp_path: Path) -> None:
+    state, path = tiny_encoder().vit.state_dict(), tmp_path / "weights.pt"
+    bad = {
+        "blocks.1.norm1.weight": torch.empty_like(state["blocks.1.norm1.weight"], device="meta"),
+        "blocks.1.norm1.bias": state["blocks.1.norm1.bias"].to_sparse(),
+        "blocks.0.norm1.bias": torch.zeros(1).expand(state["blocks.0.norm1.bias"].shape),
+        "blocks.0.norm1.weight": state["blocks.0.norm2.weight"],
+    }
+    torch.save(state | bad, path)
+    with pytest.raises(VidflowError) as caught:
+        tiny_encoder(weights=str(path))
+    for part in ("meta device", "sparse", "expanded view", "blocks.0.norm1.weight and blocks.0.norm2.weight share"):
+        assert part in str(caught.value)
+    for other in ([1, 2], "text", {1: torch.zeros(1)}, {"model": {"a": 3}}, {"model": torch.zeros(3)}, torch.zeros(2)):
+        torch.save(other, path)
+        with pytest.raises(VidflowError, match=r"weights\.pt"):
+            tiny_encoder(weights=str(path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", "-legacy.pt"])
+def test_a_damaged_checkpoint_is_one_message_or_finite_weights(tmp_path: Path, suffix: str) -> None:
+    encoder, path = tiny_encoder(), tmp_path / f"weights{suffix}"
+    state = encoder.vit.state_dict()
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization="legacy" not in suffix)
+    good, generator = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(50):
+        bad = bytearray(good)
+        # Headers and pickles lie at the start.
+        bad[generator.randrange(generator.choice([200, 4000, len(bad)]))] = generator.randrange(256)
+        path.write_bytes(bad)
+        try:
+            load_weights(encoder.vit, path, name=encoder.name)
+        except VidflowError as error:
+            refused += 1
+            if str(path) not in str(error):
+                raise
+        assert all(value.isfinite().all() for value in encoder.vit.state_dict().values())
+    assert refused > 5

@@ -157,6 +157,28 @@ def test_the_state_of_another_trial_is_refused(encoder):
     other = StreamingModel(make_task("classification", "mean"), encoder)
     with pytest.raises(VidflowError, match="load it with the trial that saved it"):
         other.load_state_dict(state)
+    # Of the same shapes, but other weights; and the other way round, of the same weights.
+    task = make_task("classification", "gru")
+    with torch.no_grad():
+        next(iter(task.parameters())).add_(1e-3)
+    twin = StreamingModel(task, encoder)
+    saved_by = bytes(state["trial"].tolist()).hex()
+    with pytest.raises(VidflowError, match=f"digest {saved_by}, this trial has {twin.trial_sha256}"):
+        twin.load_state_dict(state)
+    own = StreamingModel(make_task("classification", "gru"), encoder)
+    with pytest.raises(VidflowError, match=r"the state holds core\.0"):
+        own.load_state_dict(state | {"core.0": state["core.0"][:, 1:]})
+    with pytest.raises(VidflowError, match="digest none"):
+        own.load_state_dict({name: part for name, part in state.items() if name != "trial"})
+
+
+def test_a_state_that_is_not_finite_is_refused_and_changes_nothing(encoder):
+    model = StreamingModel(make_task("classification"), encoder)
+    stream(model, FRAMES[:2], {})
+    kept = model.state_dict()
+    with pytest.raises(VidflowError, match=r"NaN or infinite numbers in core\.0"):
+        model.load_state_dict(kept | {"core.0": torch.full_like(kept["core.0"], torch.inf)})
+    torch.testing.assert_close(model.state_dict(), kept, rtol=0, atol=0)
 
 
 def test_a_state_goes_on_under_an_encoder_of_another_precision():

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +13,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from tiny_experiment import TINY
 
 from pipelines.cli import main
+from pipelines.predict import find_predictor
+from pipelines.predict_files import read_state, write_state
 from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import VidflowError
 from vidflow.store.features import FeatureReader
@@ -150,6 +155,63 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
         assert complaint in done.stderr
         assert done.returncode == code
         assert "Traceback" not in done.stderr
+
+
+def test_what_is_read_is_never_written_over(finished, gru, predict, tmp_path):
+    video, state = tmp_path / "video.mp4", tmp_path / "state.safetensors"
+    shutil.copy(validation_videos(finished)[0], video)
+    assert predict(gru, video, "--max-frames", "2", "--save-state", state).returncode == 0
+    hard, soft, pictures = tmp_path / "hard.mp4", tmp_path / "soft.mp4", tmp_path / "pictures"
+    hard.hardlink_to(video)
+    soft.symlink_to(video)
+    pictures.mkdir()
+    (pictures / "000000.png").symlink_to(video)
+    read = [video, state, *(path for path in gru.iterdir() if path.is_file())]
+    before = [path.read_bytes() for path in read]
+    for options, complaint in [
+        (("--out", video), "would write over the video"),
+        (("--out", hard), "would write over the video"),
+        (("--json", soft), "would write over the video"),
+        (("--json", tmp_path / "pictures" / ".." / "video.mp4"), "would write over the video"),
+        (("--depth", pictures), "would write over the video"),
+        (("--save-state", gru / BEST), "would write over the trial's"),
+        (("--json", gru / "result.json"), "would write over the trial's"),
+        (("--load-state", state, "--json", state), "would write over --load-state"),
+        (("--out", tmp_path / "new.mp4", "--json", tmp_path / "new.mp4"), "would write over --out"),
+        (("--out", "/dev/null"), "is no regular file"),
+    ]:
+        done = predict(gru, video, *options)
+        assert complaint in done.stderr
+        assert done.returncode == 1
+        assert done.stdout == ""
+    assert [path.read_bytes() for path in read] == before
+    # A state may be replaced by the one that follows it.
+    done = predict(gru, video, "--load-state", state, "--start", "0.5", "--max-frames", "1", "--save-state", state)
+    assert done.returncode == 0, done.stderr
+    assert state.read_bytes() != before[1]
+
+
+def test_a_state_goes_on_with_its_own_trial_alone(finished, gru, predict, tmp_path):
+    video, state = validation_videos(finished)[0], tmp_path / "state.safetensors"
+    assert predict(gru, video, "--max-frames", "2", "--save-state", state).returncode == 0
+    other = next(path.parent for path in finished.glob("trials/*/result.json") if path.parent != gru)
+    done = predict(other, video, "--load-state", state)
+    own, theirs = (find_predictor(str(trial)).model.trial_sha256 for trial in (other, gru))
+    assert f"saved by the trial with digest {theirs}, this trial has {own}" in done.stderr
+    assert done.returncode == 1
+    good = state.read_bytes()
+    place = good.index(b"}}") + 20  # in the numbers behind the header
+    state.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    assert "damaged, or no state" in predict(gru, video, "--load-state", state).stderr
+    state.write_bytes(good)
+    tensors = read_state(state)
+    tensors["core.0"][..., 0] = torch.nan
+    write_state(state, tensors)
+    assert "the state holds NaN or infinite numbers in core.0" in predict(gru, video, "--load-state", state).stderr
+    state.unlink()
+    os.mkfifo(state)
+    assert "no such file" in predict(gru, video, "--load-state", state).stderr
+    assert "wanted a trial's folder" in predict(state, video).stderr
 
 
 def test_an_interrupt_ends_the_video_and_keeps_what_came_before(gru, tmp_path):

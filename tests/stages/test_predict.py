@@ -9,6 +9,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.cores import build_core
 from vidflow.models.encoder import build_encoder
 from vidflow.models.tasks import build_task
+from vidflow.models.token_scale import TokenScale
 from vidflow.stages.predict import Square, VideoPredictor, rebuild_encoder
 from vidflow.video.ffmpeg import write_h264
 
@@ -119,6 +120,34 @@ def test_max_frames_and_start_cut_the_video(features, video):
 def test_queries_that_make_no_sense_are_refused_with_what_to_do(features, video, name, queries, complaint):
     with pytest.raises(VidflowError, match=complaint):
         next(VideoPredictor(make_task(name), features).predict(video, queries=queries))
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_trial_whose_weights_are_not_finite_is_refused(features, standardize):
+    task = make_task("classification")
+    name = next(iter(task.state_dict()))
+    if standardize:
+        task.token_scale, name = TokenScale(1, 64), "token_scale.deviation"
+    task.state_dict()[name].view(-1)[-1] = torch.nan
+    with pytest.raises(VidflowError, match=f"the trial's weights hold NaN or infinite numbers in {name};"):
+        VideoPredictor(task, features)
+
+
+@pytest.mark.parametrize(
+    ("name", "queries"),
+    [("classification", []), ("box_tracking", [[20, 8, 60, 40]]), ("point_tracking", [[20, 8]]), ("depth", [])],
+)
+def test_a_prediction_that_is_not_finite_ends_with_its_frame_named(features, video, name, queries):
+    task = make_task(name)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.fill_(3e38)  # finite, but no sum of two is
+    predictor = VideoPredictor(task, features)
+    with pytest.raises(VidflowError, match=r"frame \d at [\d.]+ s: its `\w+` holds NaN or infinite numbers"):
+        list(predictor.predict(video, queries=queries))
+    if name == "box_tracking":  # whose state is the box before
+        with pytest.raises(VidflowError, match=r"the state holds NaN or infinite numbers in readout\.\d"):
+            predictor.model.state_dict()
 
 
 def test_other_weights_are_refused(features):

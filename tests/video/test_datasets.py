@@ -1,6 +1,7 @@
 """Published annotation formats, on small files written the way the publishers write them."""
 
 import json
+import os
 
 import pytest
 
@@ -152,6 +153,9 @@ def test_a_missing_video_folder_is_named(annotations, tmp_path):
         ("kinetics400", {"t.csv": "label,youtube_id\na,b\n"}, "t.csv: .*'time_start' is missing"),
         ("kinetics400", {"t.csv": "youtube_id,time_start,time_end,split\na,x,2,train\n"}, "t.csv: .*'x'"),
         ("kinetics400", {"t.csv": "youtube_id,time_start,time_end,split\na,1,2,dev\n"}, "'dev' is missing"),
+        ("kinetics400", {"t.csv": "youtube_id,time_start,time_end,split\na,inf,2,train\n"}, "t.csv: .*infinity"),
+        ("kinetics400", {"t.csv": "youtube_id\n" + "a" * 200_000}, "t.csv: .*field limit"),
+        ("ssv2", {"labels.json": "[" * 100_000}, "labels.json: not in its published format"),
         ("ssv2", {"labels.json": "{nonsense"}, "labels.json: not in its published format"),
         ("ssv2", {"labels.json": "{}", "train.json": '[{"id": "1", "template": "X [y]"}]'}, "the class 'X y'"),
         ("ucf101", {"classInd.txt": "1 A\n", "trainlist01.txt": "B/v.avi 1\n"}, "the class 'B'"),
@@ -164,3 +168,20 @@ def test_a_file_in_another_format_is_named_with_the_reason(annotations, videos, 
         (annotations / name).write_text(content)
     with pytest.raises(ConfigError, match=complaint):
         adapt(dataset, annotations=annotations, videos=videos)
+
+
+def test_a_pipe_in_place_of_a_published_file_is_refused_at_once(annotations, videos):
+    os.mkfifo(annotations / "train.csv")
+    with pytest.raises(ConfigError, match=r"train\.csv: no regular file"):
+        adapt("kinetics400", annotations=annotations, videos=videos)
+
+
+@pytest.mark.parametrize("stop", ["00:00:nan", "00:00:inf", "00:00:-1"])
+def test_moments_that_are_no_times_are_refused(annotations, videos, stop):
+    for kind in ("verb", "noun"):
+        (annotations / f"EPIC_100_{kind}_classes.csv").write_text("id,key\n0,take\n")
+    (annotations / "EPIC_100_train.csv").write_text(
+        f"video_id,start_timestamp,stop_timestamp,verb_class,noun_class\nP01,00:00:00.10,{stop},0,0\n"
+    )
+    with pytest.raises(ConfigError, match=r"got the time '00:.*', wanted HH:MM:SS\.ss"):
+        adapt("epic_kitchens_100", annotations=annotations, videos=videos)

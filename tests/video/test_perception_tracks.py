@@ -201,6 +201,10 @@ def test_the_same_annotations_give_the_same_bytes(tmp_path):
         (_entry(points=[_point_track(3, [[0.5], [0.5], [0.5]], [0])]), r"track 3 has points of shape \(3, 1\)"),
         (_entry(points=["no track"]), "not in its published format"),
         (_entry(boxes=[_box_track(0, MOVING)], frame_rate=0), "61 frames at 0.0 per second"),
+        (_entry(boxes=[_box_track(0, MOVING)], frame_rate=float("inf")), "61 frames at inf per second"),
+        (_entry(boxes=[_box_track(0, MOVING)], num_frames=10**12), "got 1000000000000 frames"),
+        (_entry(boxes=[_box_track(0, MOVING)], num_frames=float("inf")), "not in its published format"),
+        (_entry(boxes=[_box_track(7, [*MOVING[:2], [0, 0, 1e300, 1]])]), "finite"),
         (_entry(split="dev"), "'dev' is missing"),
         (_entry("../video_1"), "'../video_1'"),
         (_entry() | {"metadata": {"video_id": "video_1"}}, "'split' is missing"),
@@ -212,7 +216,7 @@ def test_a_malformed_entry_is_named_with_the_reason(tmp_path, entry, complaint):
     assert "all_valid.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["[]", "{nonsense", '{"video_1": 3}', '{"video_1": {}}'])
+@pytest.mark.parametrize("content", ["[]", "{nonsense", "[" * 100_000, '{"video_1": 3}', '{"video_1": {}}'])
 def test_another_json_is_no_annotation_file(tmp_path, content):
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "other.json").write_text(content)

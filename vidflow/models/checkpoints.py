@@ -15,6 +15,7 @@ from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task
 from vidflow.models.temporal_core import TemporalCore
+from vidflow.models.tensor_checks import tensor_faults
 
 # (ours, released). Cores and the classification readout bear the released names already.
 _TASK_NAMES = (
@@ -64,7 +65,8 @@ def load_released(module: TemporalCore | Task, tensors: Mapping[str, Tensor]) ->
         tensors: The tensors of the checkpoint.
 
     Raises:
-        VidflowError: Names are missing, unexpected or of another shape; all of them are listed.
+        VidflowError: Names are missing, unexpected, of another shape or kind of number, without values (meta, sparse,
+            quantized), not finite, or in each other's memory; all of them are listed.
     """
     if others := [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]:
         raise VidflowError(f"{', '.join(others)}: no tensors; of a Lightning file give checkpoint['state_dict']")
@@ -100,8 +102,8 @@ def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> No
         arrays: What `numpy.load(path, allow_pickle=False)` gives.
 
     Raises:
-        VidflowError: Names are missing, unexpected or of another shape, all of which are listed, or the heads are not
-            as many, which no shape of ours shows.
+        VidflowError: Names are missing, unexpected, of another shape or not finite, all of which are listed, or the
+            heads are not as many, which no shape of ours shows.
     """
     if (num_heads := rvm_num_heads(arrays)) != core.num_heads:
         raise VidflowError(f"the core has {core.num_heads} heads, RVM's arrays {num_heads}; build it with as many")
@@ -119,8 +121,10 @@ def rvm_num_heads(arrays: Mapping[str, np.ndarray]) -> int:
         VidflowError: There is no such array.
     """
     key = "rnn_core/transformer/xa_blocks_0/attention/query/kernel"
-    if key not in arrays:
-        raise VidflowError(f"no array {key!r} among {len(arrays)}: this is not a checkpoint of RVM's recurrent core")
+    if key not in arrays or arrays[key].ndim != 3:
+        raise VidflowError(
+            f"no array {key!r} of 3 axes among {len(arrays)}: this is not a checkpoint of RVM's recurrent core"
+        )
     return int(arrays[key].shape[1])
 
 
@@ -156,16 +160,15 @@ def _load(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tenso
     state = module.state_dict()
     problems = [f"missing: {name} {tuple(state[key].shape)}" for name, key in names.items() if name not in found]
     problems += [f"unexpected: {name} {tuple(found[name].shape)}" for name in sorted(extra)]
-    problems += [
-        f"shape of {name}: got {tuple(found[name].shape)}, wanted {tuple(state[key].shape)}"
-        for name, key in names.items()
-        if name in found and found[name].shape != state[key].shape
-    ]
+    wanted = {name: state[key] for name, key in names.items()}
+    problems += tensor_faults({name: found[name] for name in names if name in found}, wanted)
     if problems:
         raise VidflowError(
             f"the checkpoint does not fit {type(module).__name__} ({len(problems)} problems); build it with the "
             "options the checkpoint was trained with:\n  " + "\n  ".join(problems)
         )
+    # Copies first: what was found may be the module's own tensors under other names.
+    copies = {key: found[name].detach().to(state[key].dtype, copy=True) for name, key in names.items()}
     with torch.no_grad():
-        for name, key in names.items():
-            state[key].copy_(found[name])
+        for key, copy in copies.items():
+            state[key].copy_(copy)

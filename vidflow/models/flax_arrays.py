@@ -26,23 +26,41 @@ def from_flax(arrays: Mapping[str, np.ndarray], *, words: Mapping[str, str], fus
         fused: Name of the fused tensor, made from that of the attention and `weight` or `bias`.
 
     Raises:
-        VidflowError: An array has fewer axes than its name says.
+        VidflowError: An array has not the axes that its name says, holds no floating-point numbers, or is there twice;
+            or queries, keys and values of an attention differ in shape.
     """
     found: dict[str, Tensor] = {}
     for name, array in arrays.items():
         *path, leaf = name.split("/")
-        least = 3 if path and leaf == "kernel" and path[-1] in (*_PROJECTIONS, "out") else 0
-        if not path or np.ndim(array) < least:
-            raise VidflowError(f"array {name} is {np.shape(array)}; wanted one of a flax module, as released")
+        if not path or not _is_flax(path[-1], leaf, array):
+            raise VidflowError(
+                f"array {name} is {np.shape(array)} {np.asarray(array).dtype}; wanted one of a flax module, as released"
+            )
         module = ".".join(_rename(word, words) for word in path)
-        kind = "bias" if leaf == "bias" else "weight"
-        found[f"{module}.{kind}"] = _in_torch_layout(path[-1], leaf, torch.tensor(array, dtype=torch.float32))
+        key = f"{module}.{'bias' if leaf == 'bias' else 'weight'}"
+        if key in found:
+            raise VidflowError(f"array {name} is there under another name too, as {key}; leave out one of them")
+        found[key] = _in_torch_layout(path[-1], leaf, torch.tensor(array, dtype=torch.float32))
     for key in sorted(found):
         module, _, kind = key.rpartition(".query.")
         parts = [f"{module}.{part}.{kind}" for part in _PROJECTIONS]
         if module and all(part in found for part in parts):
+            if len({found[part].shape for part in parts}) > 1:
+                shapes = ", ".join(str(tuple(found[part].shape)) for part in parts)
+                raise VidflowError(f"{', '.join(parts)} are {shapes}; wanted three of one shape")
             found[fused.format(module, kind)] = torch.cat([found.pop(part) for part in parts])
     return found
+
+
+def _is_flax(module: str, leaf: str, array: np.ndarray) -> bool:
+    """Whether an array is of numbers and has as many axes as its name says."""
+    if np.asarray(array).dtype.kind != "f":
+        return False
+    if leaf != "kernel":
+        return True
+    if module in (*_PROJECTIONS, "out"):
+        return np.ndim(array) == 3
+    return np.ndim(array) == 2 or (np.ndim(array) == 5 and np.shape(array)[0] == 1)
 
 
 def _rename(word: str, words: Mapping[str, str]) -> str:

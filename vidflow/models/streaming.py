@@ -4,7 +4,9 @@ Axes: H and W pixels of a frame, S pixels a side of the encoder's input, O boxes
 K tapped depths, N patches, D width.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,9 +16,11 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.encoded import EncodedFrames
 from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.encoder.loading import state_sha256
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task, TaskState
+from vidflow.models.tensor_checks import nonfinite_names
 
 Frame = UInt8[np.ndarray, "H W 3"] | UInt8[Tensor, "H W 3"]
 Prepare = Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[Tensor, "S S 3"]]
@@ -37,7 +41,14 @@ class StreamingModel:
             encoder: The encoder whose features it was trained on, on the same device.
             prepare: Makes a frame of any size the encoder's square, as the clips of the training were made; None where
                 frames have that size already.
+
+        Raises:
+            VidflowError: The task's weights are not finite.
         """
+        if bad := nonfinite_names(task.state_dict()):
+            raise VidflowError(
+                f"the trial's weights hold NaN or infinite numbers in {', '.join(bad)}; train it again, or take another"
+            )
         self._task, self._encoder, self._prepare = task.eval(), encoder, prepare or _as_it_is
         self._num_tokens = encoder.num_prefix_tokens + encoder.grid[0] * encoder.grid[1]
         self._asks = query_name(task)
@@ -49,6 +60,12 @@ class StreamingModel:
         self._state = self._fresh()
         self._queries = self._empty_queries()
         self._grid = self._empty_grid()
+
+    @cached_property
+    def trial_sha256(self) -> str:
+        """Digest of the trained weights and of the encoder's, by which a state knows its trial."""
+        weights = f"{state_sha256(self._task.state_dict())} {self._encoder.weights_sha256}"
+        return hashlib.sha256(weights.encode()).hexdigest()
 
     @property
     def num_queries(self) -> int:
@@ -93,16 +110,26 @@ class StreamingModel:
         return {name: part[0].float().cpu().numpy() for name, part in predictions.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies, on the host, of all that is remembered; together with the weights they go on where it was."""
+        """Return copies, on the host, of all that is remembered; together with the weights they go on where it was.
+
+        Raises:
+            VidflowError: It is not finite, so that nothing can go on from it.
+        """
         named = self._named(self.num_frames, self._state, self._queries, self._grid)
+        _require_finite(named)
         return {name: part.detach().cpu().clone().contiguous() for name, part in named.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` returned.
 
         Raises:
-            VidflowError: It is the state of another kind of trial.
+            VidflowError: It is the state of another trial, or not finite; what was remembered before stays.
         """
+        if (saved_by := _digest_in(state)) != self.trial_sha256:
+            raise VidflowError(
+                f"the state was saved by the trial with digest {saved_by}, this trial has {self.trial_sha256}: load it "
+                "with the trial that saved it"
+            )
         queries = {name: state[f"queries.{name}"] for name in self._queries if f"queries.{name}" in state}
         count = next((part.shape[1] for part in queries.values() if part.ndim > 1), 0)
         fresh = self._fresh(count)
@@ -112,6 +139,7 @@ class StreamingModel:
                 f"the state holds {_listed(state)}; this trial's is {_listed(wanted)}: load it with the trial that "
                 "saved it"
             )
+        _require_finite(state)
         moved = {name: part.to(self._encoder.device) for name, part in state.items()}
         self._state = TaskState(
             tuple(moved[f"core.{index}"] for index in range(len(fresh.core))),
@@ -184,9 +212,9 @@ class StreamingModel:
             "query_frames": torch.zeros(1, count, dtype=torch.int64, device=device),
         }
 
-    @staticmethod
-    def _named(num_frames: int, state: TaskState, queries: dict[str, Tensor], grid: Tensor) -> dict[str, Tensor]:
+    def _named(self, num_frames: int, state: TaskState, queries: dict[str, Tensor], grid: Tensor) -> dict[str, Tensor]:
         return {
+            "trial": torch.tensor(list(bytes.fromhex(self.trial_sha256)), dtype=torch.uint8),
             "num_frames": torch.tensor(num_frames),
             "grid": grid,
             **{f"core.{index}": part for index, part in enumerate(state.core)},
@@ -205,6 +233,19 @@ def query_name(task: Task) -> str | None:
 def _as_it_is(frame: UInt8[np.ndarray, "S S 3"]) -> UInt8[Tensor, "S S 3"]:
     """Take a frame; torch knows no views that run backwards, as those of flipped frames do."""
     return torch.from_numpy(np.ascontiguousarray(frame))
+
+
+def _digest_in(state: dict[str, Tensor]) -> str:
+    trial = state.get("trial", torch.empty(0))
+    return bytes(trial.tolist()).hex() if trial.dtype == torch.uint8 and trial.ndim == 1 else "none"
+
+
+def _require_finite(state: dict[str, Tensor]) -> None:
+    if bad := nonfinite_names(state):
+        raise VidflowError(
+            f"the state holds NaN or infinite numbers in {', '.join(bad)}; start from the first frame, or from a state "
+            "of before"
+        )
 
 
 def _signature(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

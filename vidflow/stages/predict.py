@@ -4,6 +4,7 @@ Axes: H and W pixels, O boxes, Q points.
 """
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ class VideoPredictor:
 
     Attributes:
         model: The trial behind its encoder; holds the state of the stream.
+        weights: The encoder's: `hub`, `random:SEED` or a file.
         fps: Frames per second of the clips it was trained on.
         asks: `boxes` or `points` where it must be told what to follow, else None.
         is_small: Whether a frame is so little work that CPU threads lose more by waiting for each other than they save.
@@ -100,7 +102,8 @@ class VideoPredictor:
             device: Where the encoder runs.
 
         Raises:
-            VidflowError: The trial does not know its features, or the encoder's weights are gone or others.
+            VidflowError: The trial does not know its features, its weights are not finite, or the encoder's are gone or
+                others.
         """
         if missing := [name for name in ("encoder", "clip") if name not in features]:
             raise VidflowError(
@@ -120,6 +123,7 @@ class VideoPredictor:
             return fit_frames(torch.from_numpy(square.copy())[None], encoder.img_size)[0]
 
         self.model = StreamingModel(task, encoder, prepare=prepare)
+        self.weights = encoder.weights
         self.asks = query_name(task)
         self.is_small = encoder.grid[0] * encoder.grid[1] * encoder.embed_dim < _SMALL_FRAME
         sampling = clip["sampling"]
@@ -146,7 +150,8 @@ class VideoPredictor:
             queries: Boxes (x0, y0, x1, y1) or points (x, y) in the first frame looked at, in its pixels.
 
         Raises:
-            VidflowError: The task wants queries and has none, or takes none, or they lie outside the central square.
+            VidflowError: The task wants queries and has none, or takes none, or they lie outside the central square; or
+                a prediction is not finite.
             VideoError: The source cannot be read.
         """
         self._check_queries(queries)
@@ -158,6 +163,7 @@ class VideoPredictor:
             outputs = self.model.step(frame.pixels, **asked)
             row = {"index": index, "pts_seconds": round(frame.pts_seconds, 6)}
             row |= self._describe(outputs, square, is_first=not index)
+            _require_finite(row)
             yield FramePrediction(pixels=frame.pixels, row=row, depth=outputs.get("depth"))
 
     def _check_queries(self, queries: Sequence[Sequence[float]]) -> None:
@@ -265,6 +271,18 @@ def _fractions_of(queries: Sequence[Sequence[float]], square: Square) -> Float[n
                 f"{square.left + square.side:g}, y from {square.top:g} to {square.top + square.side:g}"
             )
     return cut
+
+
+def _require_finite(row: dict[str, Any]) -> None:
+    """Check that a row is JSON, which has neither NaN nor infinity."""
+    try:
+        json.dumps(row, allow_nan=False)
+    except ValueError as error:
+        *_, name = row
+        raise VidflowError(
+            f"frame {row['index']} at {row['pts_seconds']:g} s: its `{name}` holds NaN or infinite numbers: the "
+            "encoder or the trial overflowed there; end before it with --max-frames, or begin after it with --start"
+        ) from error
 
 
 def _top_classes(logits: Float[np.ndarray, " C"], names: list[str]) -> list[dict[str, Any]]:

@@ -11,22 +11,19 @@ Axes: F source frames, T frames of a clip, O objects, Q points, H and W source p
 """
 
 import io
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
 from vidflow.errors import VideoError
+from vidflow.npz import read_npz
+from vidflow.video.annotation_checks import VISIBLE, bad_values, misfits, moments_unanswered
 
-_WANTED_ENDS = {"boxes": ("F", 4), "points": ("F", 2), "camera_pose": ("F", 4, 4)}
-# A rotation's is 1; below this a pose is no motion of a rigid camera.
-_LEAST_DETERMINANT = 0.5
-_NUMBERS = "biuf"
-_VISIBLE = ("boxes_visible", "points_visible")
-_NAMES = ("pts_seconds", "depth", "frame_size", *_WANTED_ENDS, *_VISIBLE)
+# Sides of the crop; what lies further away is as good as there.
+_FAR = 1e6
+_NAMES = ("pts_seconds", "depth", "frame_size", "boxes", "points", "camera_pose", *VISIBLE)
 
 
 def clip_annotations(
@@ -56,21 +53,27 @@ def clip_annotations(
         metres and the first two columns of the rotation from each frame's camera to the one before; zero for the first.
 
     Raises:
-        VideoError: If the file is no such archive or its arrays do not fit together.
+        VideoError: `Annotations` if the file is no such archive, is damaged, its arrays do not fit together, or what
+            they say of the clip's frames cannot be; `Unreadable` if the disk or its permissions keep it from us.
     """
     source = _load(path)
-    frames = np.abs(source["pts_seconds"][None, :] - pts_seconds[:, None]).argmin(axis=1)
-    crop = _Crop(source_height, source_width, source.get("frame_size", np.array([source_height, source_width])))
+    moments = source["pts_seconds"].astype(np.float64)
+    frames = _nearest(moments, pts_seconds)
+    _refuse(path, moments_unanswered(moments, frames, pts_seconds))
+    frame_size = source.get("frame_size", np.array([source_height, source_width]))
+    truth = _at_frames(source, frames) | {"frame_size": frame_size}
+    _refuse(path, bad_values(truth, frames, source_height=source_height, source_width=source_width))
+    crop = _Crop(source_height, source_width, frame_size)
     clip: dict[str, np.ndarray] = {}
-    if "boxes" in source:
-        clip |= _boxes(source, frames, crop)
-    if "points" in source:
-        clip |= _points(source, frames, crop)
-    if "depth" in source:
-        rows, columns = crop.pixels(source["depth"].shape[1:], size)
-        clip["depth"] = source["depth"][frames][:, rows[:, None], columns].astype(np.float16)
-    if "camera_pose" in source:
-        clip["camera_motion"] = camera_motion(source["camera_pose"][frames])
+    if "boxes" in truth:
+        clip |= _boxes(truth, crop)
+    if "points" in truth:
+        clip |= _points(truth, crop)
+    if "depth" in truth:
+        rows, columns = crop.pixels(truth["depth"].shape[1:], size)
+        clip["depth"] = truth["depth"][:, rows[:, None], columns].astype(np.float16)
+    if "camera_pose" in truth:
+        clip["camera_motion"] = camera_motion(truth["camera_pose"].astype(np.float64))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **clip)
     return buffer.getvalue()
@@ -94,8 +97,10 @@ class _Crop:
         self.origin = np.array([(width - self.side) / 2, (height - self.side) / 2])
 
     def place(self, xy: Float[np.ndarray, "*shape 2"]) -> Float32[np.ndarray, "*shape 2"]:
-        """Return coordinates of the source as fractions of the crop."""
-        placed: Float32[np.ndarray, "*shape 2"] = ((xy * self.unit - self.origin) / self.side).astype(np.float32)
+        """Return coordinates of the source as fractions of the crop, finite even for hidden things at infinity."""
+        with np.errstate(all="ignore"):
+            exact = (xy * self.unit - self.origin) / self.side
+        placed: Float32[np.ndarray, "*shape 2"] = np.nan_to_num(exact).clip(-_FAR, _FAR).astype(np.float32)
         return placed
 
     def pixels(self, shape: tuple[int, int], size: int) -> tuple[Int[np.ndarray, " h"], Int[np.ndarray, " w"]]:
@@ -108,80 +113,49 @@ class _Crop:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays that are understood, and check that they fit together."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            source = {name: archive[name] for name in _NAMES if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise VideoError("Annotations", f"{path}: not a readable .npz: {error}") from error
-    _check(path, source)
-    return source | {name: source[name].astype(bool) for name in _VISIBLE if name in source}
+        source = read_npz(path, _NAMES.__contains__)
+    except FileNotFoundError as error:
+        raise VideoError("Annotations", f"{path}: no such file; correct the manifest's `annotations`") from error
+    except OSError as error:
+        # Not the file's fault: to be tried again.
+        raise VideoError("Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError as error:
+        raise VideoError("Annotations", f"{path}: {error}") from error
+    _refuse(path, misfits(source))
+    return source
 
 
-def _check(path: Path, source: dict[str, np.ndarray]) -> None:
-    moments = source.get("pts_seconds", np.empty(0))
-    problems = [
-        f"`{name}` holds {array.dtype}, wanted numbers"
-        for name, array in source.items()
-        if array.dtype.kind not in _NUMBERS
-    ]
-    if not problems and (moments.ndim != 1 or not moments.size or not np.isfinite(moments).all()):
-        problems = ["no `pts_seconds`; wanted the time of every annotated frame"]
-    # What follows can be looked at only where the above is right.
-    problems = problems or [*_misfits(source, len(moments)), *_bad_values(source)]
-    if problems:
-        raise VideoError("Annotations", f"{path}: {'; '.join(problems)}")
+def _refuse(path: Path, problems: Iterable[str]) -> None:
+    if listed := "; ".join(problems):
+        raise VideoError("Annotations", f"{path}: {listed}")
 
 
-def _misfits(source: dict[str, np.ndarray], num_frames: int) -> Iterator[str]:
-    """Yield what has not the shape it should have."""
-    for name, ends in _WANTED_ENDS.items():
-        wanted: tuple[Any, ...] = tuple(num_frames if end == "F" else end for end in ends)
-        if name in source and (source[name].ndim != 3 or source[name].shape[-len(wanted) :] != wanted):
-            yield f"`{name}` is {source[name].shape}, wanted it to end in {wanted}"
-    for name in ("boxes", "points"):
-        visible = source.get(f"{name}_visible")
-        if name in source and (visible is None or visible.shape != source[name].shape[:2]):
-            yield f"`{name}_visible` is missing or does not match `{name}`"
-    if "depth" in source and (source["depth"].ndim != 3 or len(source["depth"]) != num_frames):
-        yield f"`depth` is {source['depth'].shape}, wanted ({num_frames}, height, width)"
+def _nearest(moments: Float64[np.ndarray, " F"], pts_seconds: Float64[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """Return which rising moment is nearest to each time, the earlier of two."""
+    after = np.searchsorted(moments, pts_seconds).clip(0, len(moments) - 1)
+    before = (after - 1).clip(0)
+    return np.where(pts_seconds - moments[before] <= np.abs(moments[after] - pts_seconds), before, after)
 
 
-def _bad_values(source: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield what no array of its name can hold."""
-    for name in _VISIBLE:
-        if name in source and not np.isin(source[name], (0, 1)).all():
-            yield f"`{name}` holds other values than false and true"
-    frame_size = source.get("frame_size", np.ones(2))
-    if frame_size.shape != (2,) or not (frame_size > 0).all():
-        yield f"`frame_size` is {frame_size.tolist()}, wanted a height and a width"
-    poses = source.get("camera_pose", np.empty((0, 4, 4)))
-    if poses.shape[1:] == (4, 4) and (lost := _lost_poses(poses)):
-        yield (
-            f"`camera_pose` is no rotation and translation in {len(lost)} frames, such as {lost[0]}; leave it out, or "
-            "cut the clip to frames that have one"
-        )
+def _at_frames(source: dict[str, np.ndarray], frames: Int[np.ndarray, " T"]) -> dict[str, np.ndarray]:
+    """Return what is said of some frames."""
+    per_object = {name: source[name][:, frames] for name in ("boxes", "points", *VISIBLE) if name in source}
+    return per_object | {name: source[name][frames] for name in ("depth", "camera_pose") if name in source}
 
 
-def _lost_poses(poses: Float[np.ndarray, "F 4 4"]) -> list[int]:
-    """Return the frames without a pose, which some data sets mark by infinities or zeros."""
-    is_finite = np.isfinite(poses).all(axis=(1, 2))
-    is_lost = ~is_finite
-    is_lost[is_finite] = np.abs(np.linalg.det(poses[is_finite])) < _LEAST_DETERMINANT
-    return np.flatnonzero(is_lost).tolist()
-
-
-def _boxes(source: dict[str, np.ndarray], frames: Int[np.ndarray, " T"], crop: _Crop) -> dict[str, np.ndarray]:
-    corners = source["boxes"][:, frames]
-    corners = crop.place(corners.reshape(*corners.shape[:2], 2, 2)).clip(0, 1)
+def _boxes(truth: dict[str, np.ndarray], crop: _Crop) -> dict[str, np.ndarray]:
+    corners = crop.place(truth["boxes"].reshape(*truth["boxes"].shape[:2], 2, 2)).clip(0, 1)
     has_area = (corners[:, :, 1] > corners[:, :, 0]).all(axis=-1)
-    visible = source["boxes_visible"][:, frames] & has_area
+    visible = truth["boxes_visible"].astype(bool) & has_area
     kept = visible[:, 0]
     return {"boxes": corners.reshape(*corners.shape[:2], 4)[kept], "boxes_visible": visible[kept]}
 
 
-def _points(source: dict[str, np.ndarray], frames: Int[np.ndarray, " T"], crop: _Crop) -> dict[str, np.ndarray]:
-    points = crop.place(source["points"][:, frames])
-    visible = source["points_visible"][:, frames] & ((points >= 0) & (points < 1)).all(axis=-1)
+def _points(truth: dict[str, np.ndarray], crop: _Crop) -> dict[str, np.ndarray]:
+    points = crop.place(truth["points"])
+    visible = truth["points_visible"].astype(bool) & ((points >= 0) & (points < 1)).all(axis=-1)
     kept = visible.any(axis=1)
     return {
         "points": points[kept],

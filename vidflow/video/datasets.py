@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, assert_never
@@ -145,6 +146,8 @@ def _read_epic_classes(file: Path) -> dict[str, str]:
 def _parse_timestamp(text: str) -> float:
     """Return the seconds of HH:MM:SS.ss."""
     hours, minutes, seconds = text.split(":")
+    if not 0 <= float(seconds) < math.inf:
+        raise ValueError(f"got the time {text!r}, wanted HH:MM:SS.ss")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 

@@ -4,6 +4,7 @@ Axes: F frames of a video, n annotated frames of a track, O objects, Q points.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
 from vidflow.video.published import SPLITS, Videos, published_format
 
+# A day at 100 frames per second; the published videos last half a minute.
+_MOST_FRAMES = 24 * 3600 * 100
 _KINDS = ("object_tracking", "point_tracking")
 
 
@@ -73,7 +76,7 @@ def _read(annotations: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
 def _arrays(entry: Mapping[str, Any], box_gap_seconds: float) -> dict[str, np.ndarray]:
     """Return what `annotations.py` reads, empty for a video without tracks."""
     num_frames, fps = int(entry["metadata"]["num_frames"]), float(entry["metadata"]["frame_rate"])
-    if num_frames < 1 or not fps > 0:
+    if not 1 <= num_frames <= _MOST_FRAMES or not 0 < fps < math.inf:
         raise ValueError(f"got {num_frames} frames at {fps} per second")
     objects = [_Track(track, "bounding_boxes", num_frames) for track in entry.get("object_tracking", ())]
     points = [_Track(track, "points", num_frames) for track in entry.get("point_tracking", ())]
@@ -132,18 +135,19 @@ def _frame_ids(track: Mapping[str, Any], num_frames: int) -> Int64[np.ndarray, "
     return frames
 
 
-def _coordinates(track: Mapping[str, Any], name: str, num_annotated: int) -> Float64[np.ndarray, "n C"]:
+def _coordinates(track: Mapping[str, Any], name: str, num_annotated: int) -> Float32[np.ndarray, "n C"]:
     """Return the coordinates of a track, x before y.
 
     The README gives points as rows of y x, the notebooks as a row of y and one of x. Files are as the notebooks read
     them; the other is understood too, but for a track of two points, which looks the same.
     """
-    drawn = np.asarray(track[name], np.float64)
+    with np.errstate(over="ignore"):  # infinities are looked for below
+        drawn = np.asarray(track[name], np.float64).astype(np.float32)
     is_box, wanted = name == "bounding_boxes", (num_annotated, 4 if name == "bounding_boxes" else 2)
     if not is_box and drawn.shape == (2, num_annotated):
         drawn = drawn.T
     if drawn.size == num_annotated == 0:
-        drawn = np.empty(wanted)
+        drawn = np.empty(wanted, np.float32)
     if drawn.shape != wanted or not np.isfinite(drawn).all():
         raise ValueError(f"track {track['id']} has {name} of shape {drawn.shape}, wanted {wanted} finite numbers")
     return drawn if is_box else drawn[:, ::-1]

@@ -1,5 +1,6 @@
 """What every adapter of a published data set needs: its videos by name, and a message where a file is another one."""
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,10 +47,21 @@ def published_format(file: Path, part: str = "") -> Iterator[None]:
         ConfigError: Instead of the errors that files which are missing or in another format raise.
     """
     where = f"{file}, {part}" if part else str(file)
+    if file.exists() and not file.is_file():  # a pipe would wait for ever
+        raise ConfigError(f"{file}: no regular file; wanted the file under the name it was published with")
     try:
         yield
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}; wanted the file under the name it was published with") from error
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        csv.Error,
+    ) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{where}: not in its published format: {problem}; get the publisher's file") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,16 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.rvm import read_rvm
+from vidflow.models.tensor_checks import tensor_faults
 from vidflow.models.vit import TimmVit
 
 # A frozen encoder has neither a classifier nor a pooling head, so a checkpoint's are left unread.
 _HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
+# What torch's reader of pickles raises for damaged ones.
+_DAMAGE = (
+    pickle.UnpicklingError, SafetensorError, struct.error, AssertionError, AttributeError, EOFError, LookupError,
+    OSError, OverflowError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
@@ -30,18 +37,18 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
         name: The model's name, for messages.
 
     Raises:
-        VidflowError: The file cannot be read, or a tensor is missing, unexpected or of another shape; all are listed.
+        VidflowError: The file cannot be read, or a tensor is missing, unexpected, of another shape or kind of number,
+            without values (meta, sparse, quantized), not finite, or in another's memory; all are listed, and the model
+            is as it was.
     """
     found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else _read_checkpoint(path)
     state = {key: value for key, value in _fit_to_model(vit, found, name).items() if _is_wanted(key)}
+    if others := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise VidflowError(f"{path} holds {', '.join(others)}, which are no tensors; wanted a model's tensors by name")
     wanted = {key: value for key, value in vit.state_dict().items() if _is_wanted(key)}
     problems = [f"missing {key} {tuple(wanted[key].shape)}" for key in sorted(wanted.keys() - state.keys())]
     problems += [f"unexpected {key} {tuple(state[key].shape)}" for key in sorted(state.keys() - wanted.keys())]
-    problems += [
-        f"{key} is {tuple(state[key].shape)}, wanted {tuple(wanted[key].shape)}"
-        for key in sorted(state.keys() & wanted.keys())
-        if state[key].shape != wanted[key].shape
-    ]
+    problems += tensor_faults({key: state[key] for key in sorted(state.keys() & wanted.keys())}, wanted)
     if problems:
         listed = "\n  ".join(problems)
         raise VidflowError(f"{path} does not fit encoder {name!r}; {len(problems)} tensors differ:\n  {listed}")
@@ -66,9 +73,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError, OSError) as error:
-        raise VidflowError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
+        found = dict(torch.load(path, map_location="cpu", weights_only=True))
+        if others := [key for key in found if not isinstance(key, str)]:
+            raise ValueError(f"got the key {others[0]!r}, wanted names")
+    except _DAMAGE as error:
+        raise VidflowError(
+            f"{path} cannot be read as a checkpoint of tensors: {error or type(error).__name__}"
+        ) from error
+    return found
 
 
 def _fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> dict[str, Tensor]:
@@ -92,6 +104,6 @@ def _fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> dict[str, T
         )
     try:
         return dict(convert(state, vit))
-    except RuntimeError:
-        # A position embedding that no grid explains: unconverted, the caller lists it with all the rest.
+    except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # A position embedding that no grid explains, or no tensors: unconverted, the caller lists it with all the rest.
         return state

@@ -3,7 +3,6 @@
 Axes: N patch tokens, D width.
 """
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from vidflow.models.encoder.architecture import skeleton
 from vidflow.models.flax_arrays import from_flax
 from vidflow.models.flops import shape_of
 from vidflow.models.vit import TimmVit
+from vidflow.npz import read_npz
 
 # What flax does unless told otherwise: GELU by its tanh, and 1e-6 under the root of a norm.
 RVM_OPTIONS = {"act_layer": "gelu_tanh", "norm_layer": "layernorm"}
@@ -67,10 +67,8 @@ def read_rvm(path: Path, vit: TimmVit, *, name: str) -> dict[str, Tensor]:
         VidflowError: It is no such file, or the heads of the model are not as many.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [key for key in archive.files if key.startswith(("encoder/", "tokenizer/")) or key == "cls_token"]
-            arrays = {key: archive[key] for key in wanted}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path, lambda key: key.startswith(("encoder/", "tokenizer/")) or key == "cls_token")
+    except (OSError, ValueError) as error:
         raise VidflowError(f"{path} cannot be read as an .npz of arrays: {error}") from error
     query = arrays.get("encoder/layers_0/attention/query/kernel")
     if query is None or "cls_token" not in arrays:

@@ -1,0 +1,108 @@
+"""Files of a prediction: what may be written where, and the state that one leaves for the next."""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vidflow.errors import VidflowError
+from vidflow.models.encoder.loading import state_sha256
+from vidflow.store.layout import publish
+from vidflow.training.snapshot import BEST, LAST, PREDICTIONS, RESULT
+
+# Under which a state's file keeps the digest of its tensors.
+_DIGEST = "sha256"
+# A state is read whole before the next one replaces it, and pictures of depth have names of their own.
+_ALLOWED = {("--save-state", "--load-state"), ("--depth", "--depth")}
+
+
+def check_folders(files: dict[str, Path | None], *, depth: Path | None) -> None:
+    """Make the folders that results go to, and write in each, before hours are spent.
+
+    Raises:
+        VidflowError: One cannot be written to.
+    """
+    folders = {option: file.parent for option, file in files.items() if file is not None}
+    for option, folder in (folders | ({} if depth is None else {"--depth": depth})).items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise VidflowError(f"{option}: {folder} cannot be written to ({error.strerror})") from error
+
+
+def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
+    """Refuse to write over anything that is read, or over another output, by whatever links.
+
+    Args:
+        arguments: Those of `vidflow predict`.
+        weights: The encoder's: a file, or no name of one.
+
+    Raises:
+        VidflowError: An output is an input, another output, or no regular file where it would be replaced.
+    """
+    replaced = {"--out": arguments.out, "--save-state": arguments.save_state}
+    outputs = [(option, file) for option, file in replaced.items() if file is not None]
+    for option, file in outputs:
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise VidflowError(f"{option}: {file} is no regular file; name another")
+    if arguments.json not in (None, "-"):
+        outputs.append(("--json", Path(arguments.json)))
+    if arguments.depth is not None:
+        outputs += [("--depth", picture) for picture in sorted(arguments.depth.glob("*.png"))]
+    # What is no file, such as an address or the id of a run, cannot be written over.
+    inputs = [(name, file) for name, file in _read(arguments, weights) if os.path.exists(file)]
+    for number, (option, file) in enumerate(outputs):
+        for name, other in [*inputs, *outputs[:number]]:
+            if (option, name) not in _ALLOWED and _is_same(file, other):
+                raise VidflowError(f"{option}: {file} would write over {name} {other}; name another file")
+
+
+def write_state(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Publish a state with its digest."""
+    with publish(path) as aside:
+        save_file(state, aside, {_DIGEST: state_sha256(state)})
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a state as they were saved.
+
+    Raises:
+        VidflowError: There is no such file, or its bytes are not those that were saved.
+    """
+    if not path.is_file():
+        raise VidflowError(f"--load-state {path}: no such file; make it with --save-state")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            # Copies, because the file may be replaced by the next state.
+            state = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            wanted = (stored.metadata() or {}).get(_DIGEST)
+    except (OSError, SafetensorError) as error:
+        raise VidflowError(f"--load-state {path}: cannot be read ({error}); make it with --save-state") from error
+    if (found := state_sha256(state)) != wanted:
+        raise VidflowError(
+            f"--load-state {path}: its tensors have digest {found}, but it says {wanted}: damaged, or no state; make "
+            "it with --save-state"
+        )
+    return state
+
+
+def _read(arguments: argparse.Namespace, weights: str) -> list[tuple[str, Path]]:
+    """Return what is read, and what it is."""
+    trial = Path(arguments.trial)
+    folder = trial if os.path.isdir(trial) else trial.parent
+    found = [("the video", Path(arguments.source)), ("the encoder's weights", Path(weights)), ("the trial's", trial)]
+    if os.path.exists(trial):
+        found += [("the trial's", folder / name) for name in (BEST, LAST, PREDICTIONS, RESULT)]
+    return found if arguments.load_state is None else [*found, ("--load-state", arguments.load_state)]
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return one.resolve() == other.resolve()
