@@ -149,7 +149,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("none.csv", None, "No such file"),
+        ("none.csv", None, "no such file"),
         ("m.txt", b"path,label,split\n", r"wanted \*.csv"),
         ("m.csv", b"file,label,split\na,b,c\n", "no column path; got file, label, split; wanted path, label, split"),
         ("m.csv", b"", "no column path, label, split; got none"),
