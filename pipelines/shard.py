@@ -2,7 +2,6 @@
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from vidflow.records import Reject
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, write_rejects
 from vidflow.stages.locate import (
     ShardWork,
+    count_reasons,
     decode_limits,
     edition_of,
     locate_shards,
@@ -160,11 +160,6 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
             f"shards.max_reject_fraction = {config.shards.max_reject_fraction}; see "
             f"{work.address.directory / REJECTS_TABLE}, mend the videos or raise the limit; what is done is kept"
         )
-
-
-def count_reasons(rejects: Sequence[Reject]) -> str:
-    """Return how often each reason is given, the most frequent first."""
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common())
 
 
 if __name__ == "__main__":

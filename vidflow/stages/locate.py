@@ -1,5 +1,6 @@
 """Where each stage of an experiment lies: addresses recomputed from the config, never passed by hand."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -135,6 +136,11 @@ def plan_shard_work(
         rejects=[*rejects, *unusable],
         num_rows=len(items) + len(rejects),
     )
+
+
+def count_reasons(rejects: Sequence[Reject]) -> str:
+    """Return how often each reason is given, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common())
 
 
 def edition_of(rejects: Sequence[Reject]) -> str:
