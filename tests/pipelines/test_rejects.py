@@ -21,7 +21,7 @@ encoder: {{img_size: 32, weights: 'random:0', name: test_vit, dtype: float32}}
 features: {{base: {{depths: [0]}}}}
 trials: {{trial: {{num_layers: 1, num_heads: 2, readout_dim: 32, readout_heads: 2, epochs: 1}}, axes: {{core: [mean]}}}}
 """
-NO_TIME = "resources.decode_timeout_seconds=0.0001"
+NO_TIME = "resources.decode_timeout_seconds=0.000001"
 ROWS = [("a.mp4", "x", "train"), ("b.mp4", "y", "val"), ("c.mp4", "y", "train"), ("text\x1b[31m.mp4", "x", "train")]
 MALFORMED = ("../outside.mp4", "x", "train")
 

@@ -16,7 +16,7 @@ from vidflow.store.layout import committed_entry
 from vidflow.video.ffmpeg import write_h264
 
 LIMITS = {"timeout_seconds": 60.0, "memory_mib": 4096}
-TOO_SHORT = {"timeout_seconds": 1e-4, "memory_mib": 4096}
+TOO_SHORT = {"timeout_seconds": 1e-6, "memory_mib": 4096}
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_video_that_timed_out_is_scanned_again_with_more_time_only(tmp_path, v
     (row,) = VideoScanner(**TOO_SHORT)([str(video)])
     assert row.reason == "Timeout"
     VideoIndex(tmp_path / "index", Limits(**TOO_SHORT)).add([row])
-    for seconds, wanted in ((1e-4, []), (1e-5, []), (1.0, [str(video)])):
+    for seconds, wanted in ((1e-6, []), (1e-7, []), (1.0, [str(video)])):
         limits = Limits(timeout_seconds=seconds, memory_mib=4096)
         assert VideoIndex(tmp_path / "index", limits).missing([str(video)]) == wanted
 

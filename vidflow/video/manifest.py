@@ -19,14 +19,14 @@ from vidflow.video.files import open_regular
 REQUIRED_COLUMNS = ("path", "label", "split")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations")
 
-# Where the csv module puts cells beyond the last column.
-_SURPLUS = "(surplus)"
+# Where the csv module puts cells beyond the last column; no column has this name.
+_SURPLUS = None
 
 # Longer than any path that Linux opens; what is longer is not one cell but a broken file.
 _MOST_CHARACTERS = 4096
 _MOST_SHOWN = 100
 
-_Row = Mapping[str, Any]
+_Row = Mapping[Any, Any]
 
 
 class _BadRowError(Exception):
