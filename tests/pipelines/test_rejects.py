@@ -55,6 +55,7 @@ def reasons(done) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_with_more_time_what_timed_out_is_tried_again_and_with_the_same_it_is_not(config, vidflow):
     empty = vidflow("shard", config, NO_TIME)
     assert (empty.returncode, "EMPTY, all 4 rows are rejected" in empty.stderr) == (0, True), empty.stderr
