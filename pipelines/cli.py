@@ -14,6 +14,8 @@ from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config
 from vidflow.config.schema import STAGES, Config
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.stages.locate import read_items
+from vidflow.stages.wanted_rows import check_rows
 
 COMMANDS = {
     "synth": "render videos with ground truth, where the config names no manifest",
@@ -29,6 +31,7 @@ COMMANDS = {
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
 BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
+REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
 EPILOG = """\
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
     if parsed.command == "bench":
         sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
+    if parsed.command == "rejects":
+        sys.exit(exit_code(lambda: run_rejects(parsed)))
     sys.exit(run_command(parsed.command, parsed.settings, show=getattr(parsed, "print", False)))
 
 
@@ -70,6 +75,8 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
     def run() -> None:
         config = parse_settings(settings)
         if show:
+            if command in ("run", "sweep"):
+                check_manifest(config)
             print(Progress(config).describe())
         else:
             run_stages(STAGES if command == "run" else [command], config)
@@ -81,6 +88,12 @@ def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
     """Load the settings and measure some groups of `BENCH_GROUPS`, all of them for None."""
     config = parse_settings(settings)
     importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
+
+
+def run_rejects(parsed: argparse.Namespace) -> None:
+    """Load the settings and list, retry or export what was left out."""
+    config = parse_settings(parsed.settings)
+    importlib.import_module("pipelines.rejects").main(config, parsed.action, parsed.to)
 
 
 def exit_code(run: Callable[[], None]) -> int:
@@ -102,6 +115,8 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
     if len(stages) == 1 and stages[0] in STAGES:
         progress.check_turn(stages[0])
     waiting = [stage for stage in stages if progress.finished(stage) is None]
+    if "sweep" in waiting:
+        check_manifest(config)
     if "extract" in waiting or "plan" in waiting:
         check = importlib.import_module("vidflow.models.checks").check_encoder
         check(
@@ -128,6 +143,16 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
                 if "sweep" in waiting:
                     job.check_hosts(config)
             module.main(config)
+
+
+def check_manifest(config: Config) -> None:
+    """Check that the manifest holds what trials will ask for, before hours go into its videos.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    if config.video.manifest is not None:
+        check_rows(config, *read_items(config))
 
 
 def parse_settings(settings: Sequence[str]) -> Config:
@@ -164,8 +189,16 @@ def _parser() -> argparse.ArgumentParser:
             add("--only", action="append", choices=BENCH_GROUPS, help="measure this group alone; may be repeated")
         if name not in TOOLS:
             command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
+    add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))
     add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))
     return parser
+
+
+def add_rejects(parser: argparse.ArgumentParser) -> None:
+    """Add what `vidflow rejects` takes."""
+    parser.add_argument("action", choices=("list", "retry", "export"), help="what to do")
+    parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="file of `export`: .csv, .jsonl or .parquet")
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:

@@ -52,9 +52,19 @@ def main(config: Config) -> None:
 
 
 def finished_shards(config: Config) -> Address:
-    """Return the address of the shards, which are finished when it is this stage's turn."""
+    """Return the address of the shards, which are finished when it is this stage's turn.
+
+    Raises:
+        VidflowError: If not one clip is in them.
+    """
     work = locate_shards(config)
     assert work is not None
+    manifest = work.address.manifest
+    if manifest is not None and not manifest["num_clips"]:
+        raise VidflowError(
+            f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
+            "says why, mend the videos"
+        )
     return work.address
 
 

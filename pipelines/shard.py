@@ -2,19 +2,21 @@
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipelines.cli import run_stage
 from pipelines.job import commit_units, log, map_units, ray_session
 from vidflow.config.schema import Config
-from vidflow.errors import ConfigError, TooManyRejectsError
+from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, write_rejects
 from vidflow.stages.locate import (
     ShardWork,
+    count_reasons,
+    decode_limits,
+    edition_of,
     locate_shards,
     open_index,
     plan_shard_work,
@@ -25,6 +27,7 @@ from vidflow.stages.locate import (
 from vidflow.stages.plan import ShardPlan
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
+from vidflow.stages.transient import is_due
 from vidflow.store.features import ClipRow
 from vidflow.store.layout import STAGE_MANIFEST, FileEntry, exclusive, publish_json
 
@@ -35,7 +38,7 @@ def main(config: Config) -> None:
     """Make the shards that are not there yet.
 
     Raises:
-        ConfigError: If the manifest names nothing usable.
+        ConfigError: If the manifest cannot be read.
         TooManyRejectsError: If more than `shards.max_reject_fraction` of its rows are rejected.
     """
     with exclusive(root_of(config)):
@@ -64,8 +67,6 @@ def _is_done(config: Config, work: ShardWork) -> bool:
 def _scan(config: Config) -> ShardWork:
     """Hash and probe what has not been, then plan."""
     items, rejects = read_items(config)
-    if not items:
-        raise ConfigError(f"video.manifest: no usable row in {config.video.manifest}; {len(rejects)} are malformed")
     index = open_index(config)
     paths = index.missing(scanned_paths(items))
     units = [paths[start : start + VIDEOS_PER_SCAN] for start in range(0, len(paths), VIDEOS_PER_SCAN)]
@@ -84,13 +85,20 @@ def _scan(config: Config) -> ShardWork:
 def _build(config: Config, work: ShardWork) -> None:
     started = time.monotonic()
     build = build_shard_builder(config, work.address.directory)
+    limits = decode_limits(config)
     entries, made = commit_units(
-        config, work.address.directory, build, work.plans, config.resources.shard, name="shard"
+        config,
+        work.address.directory,
+        build,
+        work.plans,
+        config.resources.shard,
+        name="shard",
+        is_current=lambda _, entry: not is_due(entry, limits),
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
     _check_rejects(config, work, rejects)
     finish_stage(
-        work.address,
+        replace(work.address, edition=edition_of(rejects)),
         stage="shard",
         entries=entries,
         clips=[row for plan, entry in zip(work.plans, entries, strict=True) for row in _clip_rows(plan, entry)],
@@ -100,6 +108,13 @@ def _build(config: Config, work: ShardWork) -> None:
         build_rejects=[asdict(reject) for reject in rejects],
     )
     num_clips = sum(entry.num_clips for entry in made)
+    if not any(entry.num_clips for entry in entries):
+        log.warning(
+            "shard: EMPTY, all %d rows are rejected (%s); `vidflow rejects list` says why",
+            work.num_rows,
+            count_reasons([*work.rejects, *rejects]),
+        )
+        return
     log.info(
         "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: vidflow extract",
         num_clips,
@@ -139,12 +154,11 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
     broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]
     allowed = config.shards.max_reject_fraction * work.num_rows
     if len(broken) > allowed:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in broken).most_common())
         write_rejects(work.address, [*work.rejects, *built])
         raise TooManyRejectsError(
-            f"{len(broken)} of {work.num_rows} rows are rejected ({reasons}), more than shards.max_reject_fraction = "
-            f"{config.shards.max_reject_fraction}; see {work.address.directory / REJECTS_TABLE}, mend the videos or "
-            "raise the limit; what is done is kept"
+            f"{len(broken)} of {work.num_rows} rows are rejected ({count_reasons(broken)}), more than "
+            f"shards.max_reject_fraction = {config.shards.max_reject_fraction}; see "
+            f"{work.address.directory / REJECTS_TABLE}, mend the videos or raise the limit; what is done is kept"
         )
 
 

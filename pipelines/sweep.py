@@ -137,8 +137,8 @@ class Sweep:
         return " ".join(f"{axis}={getattr(trial, axis)}" for axis in self._config.trials.axes) or trial.core
 
     def _datasets(self, features: dict[str, Address]) -> dict[str, tuple[str, str]]:
-        """Return name -> (fingerprint, place) of the feature sets, for lineage."""
-        return {name: (address.fingerprint, str(address.directory)) for name, address in features.items()}
+        """Return name -> (identity, place) of the feature sets, for lineage."""
+        return {name: (address.identity, str(address.directory)) for name, address in features.items()}
 
     def _record(self, trial: Trial, error: str) -> TrialResult:
         """Bring a trial's run up to what its folder holds; the run may have missed its last epochs."""

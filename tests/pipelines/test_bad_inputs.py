@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -55,7 +56,23 @@ def make_videos(folder: Path) -> dict[str, str]:
     expect("missing.mp4", "Missing")
     expect("folder.mp4", "NotAFile").mkdir()
     outcome["../outside.mp4"] = "PathEscapes"
+    # What would never end, or wait for ever, if it were opened.
+    os.mkfifo(expect("pipe.mp4", "NotAFile"))
+    expect("link to a pipe.mp4", "NotAFile").symlink_to(folder / "pipe.mp4")
+    expect("zeros.mp4", "NotAFile").symlink_to("/dev/zero")
+    expect("terminal.mp4", "NotAFile").symlink_to("/dev/tty")
+    expect("loop.mp4", "Unreadable").symlink_to(folder / "loop.mp4")
+    expect("gone.mp4", "Missing").symlink_to(folder / "nothing.mp4")
     return outcome
+
+
+def make_annotated(folder: Path) -> dict[str, str]:
+    """Write videos whose dense ground truth is no file; return what each must become."""
+    made = {"a folder.npz": Path.mkdir, "a pipe.npz": os.mkfifo, "zeros.npz": lambda path: path.symlink_to("/dev/zero")}
+    for number, (name, make) in enumerate(made.items()):
+        make(folder / name)
+        write_h264(folder / f"with {name}.mp4", frames(8 + number), fps=12)
+    return {f"with {name}.mp4": "Annotations" for name in made}
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +81,12 @@ def sharded(tmp_path_factory, vidflow):
     videos = folder / "videos"
     videos.mkdir()
     write_h264(folder / "outside.mp4", frames(5), fps=12)
-    outcome = make_videos(videos)
+    plain, annotated = make_videos(videos), make_annotated(videos)
+    rows = [(name, "thing", "train", "") for name in plain]
+    rows += [(name, "thing", "train", name[len("with ") : -len(".mp4")]) for name in annotated]
+    outcome = plain | annotated
     with (videos / "manifest.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("path", "label", "split"), *((name, "thing", "train") for name in outcome)])
+        csv.writer(stream).writerows([("path", "label", "split", "annotations"), *rows])
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder, manifest=videos / "manifest.csv"))
     done = vidflow("shard", config)

@@ -10,6 +10,7 @@ from vidflow.stages.shard import ShardBuilder
 from vidflow.store.layout import committed_entry
 from vidflow.store.shards import read_shard
 from vidflow.video.ffmpeg import write_h264
+from vidflow.video.files import file_state
 
 ENCODING = {"decoder": "decord", "size": 32, "resize_filter": "bilinear", "image_format": "jpg", "jpeg_quality": 90}
 
@@ -26,6 +27,7 @@ def plan_of(videos: list[Path], file: str) -> ShardPlan:
             times=(0.0, 0.2),
             annotations="",
             annotations_sha256="",
+            stamps={str(video): file_state(video).stamp},
         )
         for video in videos
     ]

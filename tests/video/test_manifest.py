@@ -1,6 +1,7 @@
 """Manifests: three formats, the same rows; what is wrong is said with its row."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidflow.errors import ConfigError
-from vidflow.records import VideoItem
+from vidflow.records import Reject, VideoItem
+from vidflow.store.rows import read_rows, write_rows
 from vidflow.video.manifest import read_manifest, write_manifest
 
 FORMATS = ["csv", "jsonl", "parquet"]
@@ -149,7 +151,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("none.csv", None, "No such file"),
+        ("none.csv", None, "no such file"),
         ("m.txt", b"path,label,split\n", r"wanted \*.csv"),
         ("m.csv", b"file,label,split\na,b,c\n", "no column path; got file, label, split; wanted path, label, split"),
         ("m.csv", b"", "no column path, label, split; got none"),
@@ -179,3 +181,93 @@ def test_a_real_manifest_is_read(shared_dir):
     assert (len(items), rejects) == (400, [])
     assert sorted({item.split for item in items}) == ["train", "val"]
     assert all(item.path.is_file() for item in items)
+
+
+def _jsonl(folder, *lines):
+    good = json.dumps({"path": "ok.mp4", "label": "x", "split": "train"})
+    return _write(folder, "\n".join([good, *lines]), "m.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r'{"path": "\ud800.mp4", "label": "x", "split": "train"}',
+        r'{"path": "\udc80.mp4", "label": "x", "split": "train"}',
+        r'{"path": "a.mp4", "label": "\udfff", "split": "train"}',
+        '{"path": "a.mp4", "label": ' + "1" * 5000 + ', "split": "train"}',
+        '{"path": "a.mp4", "label": ' + "1" * 4300 + ', "split": "train"}',
+        '{"path": "a.mp4", "label": "x", "split": "train", "start_seconds": 1' + "0" * 400 + "}",
+        '{"path": "a.mp4", "label": "x", "split": "train", "start_seconds": NaN}',
+        '{"path": "a.mp4", "label": "x", "split": "train", "end_seconds": 1e999}',
+        '{"path": "a.mp4", "label": "x", "split": "train", "split": "val"}',
+        '{"path": "a.mp4", "label": NaN, "split": "train"}',
+        '{"path": "' + "a" * 1_000_000 + '", "label": "x", "split": "train"}',
+        r'{"path": "a\u0000.mp4", "label": "x", "split": "train"}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"path": "a.mp4", "label": {"a": [null]}, "split": "train"}',
+    ],
+    ids=lambda line: line[:50],
+)
+def test_a_line_that_no_table_could_hold_is_one_reject_and_the_rest_is_kept(tmp_path, line):
+    items, (reject,) = read_manifest(_jsonl(tmp_path, line))
+    assert [item.path.name for item in items] == ["ok.mp4"]
+    assert reject.reason == "BadRow"
+    assert "row 2" in reject.message
+    assert len(reject.message) < 1000
+    write_rows(tmp_path / "rejects.parquet", Reject, [reject])
+    assert read_rows(tmp_path / "rejects.parquet", Reject) == [reject]
+
+
+def test_columns_that_nobody_reads_may_hold_anything_in_parquet(tmp_path):
+    table = {"path": ["a.mp4"], "label": ["x"], "split": ["train"]}
+    never = pa.array([2**62], pa.timestamp("ms"))  # a year that Python has no value for
+    pq.write_table(pa.table(table | {"when": never, "ns": pa.array([1], pa.timestamp("ns"))}), tmp_path / "m.parquet")
+    items, rejects = read_manifest(tmp_path / "m.parquet")
+    assert (len(items), rejects) == (1, [])
+
+
+def test_columns_of_categories_and_class_numbers_are_read_from_parquet(tmp_path):
+    table = {"path": ["a.mp4", "b.mp4"], "label": [3, 4], "split": pa.array(["train", "val"]).dictionary_encode()}
+    pq.write_table(pa.table(table), tmp_path / "m.parquet")
+    items, _ = read_manifest(tmp_path / "m.parquet")
+    assert [(item.label, item.split) for item in items] == [("3", "train"), ("4", "val")]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"start_seconds": pa.array([1], pa.timestamp("ns"))},
+        {"start_seconds": pa.array([[1.0]])},
+        {"label": pa.array([1.5])},
+        {"path": pa.array([b"a.mp4"])},
+        {"split": pa.array([{"a": 1}])},
+    ],
+)
+def test_columns_of_another_type_are_a_configuration_error(tmp_path, columns):
+    table = {"path": ["a.mp4"], "label": ["x"], "split": ["train"]} | columns
+    pq.write_table(pa.table(table), tmp_path / "m.parquet")
+    with pytest.raises(ConfigError, match=f"got the column {next(iter(columns))} with values of type"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_a_column_that_is_there_twice_is_a_configuration_error(tmp_path):
+    with pytest.raises(ConfigError, match="column split more than once"):
+        read_manifest(_write(tmp_path, "path,label,split,split\na.mp4,x,train,val\n"))
+
+
+@pytest.mark.timeout(20)
+def test_a_manifest_that_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "m.csv")
+    (tmp_path / "m.parquet").mkdir()
+    (tmp_path / "m.jsonl").symlink_to("/dev/zero")
+    for suffix in FORMATS:
+        with pytest.raises(ConfigError, match="wanted a file"):
+            read_manifest(tmp_path / f"m.{suffix}")
+
+
+def test_a_folder_whose_name_no_table_could_hold_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="no UTF-8"):
+        read_manifest(_write(folder, "path,label,split\na.mp4,x,train\n"))

@@ -76,13 +76,13 @@ def reduced_settings(features: FeatureSet, dense_fingerprint: str) -> dict[str, 
     }
 
 
-def trial_settings(trial: Trial, features_fingerprint: str, objective: str, mode: str) -> dict[str, Any]:
+def trial_settings(trial: Trial, features_identity: str, objective: str, mode: str) -> dict[str, Any]:
     """Return what decides one trial; its fingerprint is the trial's key."""
     values = dataclasses.asdict(trial)
     values.pop("features")
     return {
         "version": STAGE_VERSIONS["trial"],
-        "features": features_fingerprint,
+        "features": features_identity,
         "objective": objective,
         "mode": mode,
         **values,

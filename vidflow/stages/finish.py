@@ -38,6 +38,7 @@ def finish_stage(
         "stage": stage,
         "fingerprint": address.fingerprint,
         "settings": address.settings,
+        "edition": address.edition,
         "num_files": len(entries),
         "num_clips": len(clips),
         "num_bytes": sum(entry.num_bytes for entry in entries),

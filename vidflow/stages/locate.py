@@ -1,5 +1,6 @@
 """Where each stage of an experiment lies: addresses recomputed from the config, never passed by hand."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,8 @@ from vidflow.models.weights import weights_identity
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
 from vidflow.stages.scan import VideoIndex
-from vidflow.store.layout import read_stage
+from vidflow.stages.transient import TRANSIENT, Limits, is_due
+from vidflow.store.layout import committed_entry, read_stage
 from vidflow.video.manifest import read_manifest
 
 VIDEOS_MANIFEST = "manifest.csv"
@@ -29,10 +31,17 @@ VIDEOS_MANIFEST = "manifest.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a stage's artifacts lie, and the settings that name the place."""
+    """Where a stage's artifacts lie, and the settings that name the place.
+
+    Attributes:
+        directory: The place.
+        settings: What names it.
+        edition: Names the clips that are left out for now, though the settings would have them in; empty for none.
+    """
 
     directory: Path
     settings: dict[str, Any]
+    edition: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -40,9 +49,15 @@ class Address:
         return fingerprint(self.settings)
 
     @property
+    def identity(self) -> str:
+        """Name of the content: what is made from an edition never passes for what is made from the whole."""
+        return fingerprint([self.fingerprint, self.edition]) if self.edition else self.fingerprint
+
+    @property
     def manifest(self) -> dict[str, Any] | None:
-        """The stage's manifest, or None while it is not finished."""
-        return read_stage(self.directory)
+        """The stage's manifest, or None while it is not finished or tells of another edition."""
+        manifest = read_stage(self.directory)
+        return manifest if manifest is not None and manifest.get("edition", "") == self.edition else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +101,13 @@ def read_items(config: Config) -> tuple[list[VideoItem], list[Reject]]:
 
 def open_index(config: Config) -> VideoIndex:
     """Return all scans made under the root."""
-    return VideoIndex(root_of(config) / "index")
+    return VideoIndex(root_of(config) / "index", decode_limits(config))
+
+
+def decode_limits(config: Config) -> Limits:
+    """Return what scanning or decoding one video may take."""
+    resources = config.resources
+    return Limits(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
 
 
 def scanned_paths(items: Sequence[VideoItem]) -> list[str]:
@@ -103,13 +124,45 @@ def plan_shard_work(
         items, {path: index[path] for path in scanned_paths(items)}, **asdict(config.video.sampling)
     )
     settings = shard_settings(config, content_digest(clips), {"decord": _version("decord"), "av": _version("av")})
+    directory, plans = (
+        root_of(config) / "shards" / fingerprint(settings),
+        plan_shards(clips, config.shards.clips_per_shard),
+    )
+    edition = _edition_due(directory, plans, decode_limits(config))
     return ShardWork(
-        address=Address(directory=root_of(config) / "shards" / fingerprint(settings), settings=settings),
+        address=Address(directory=directory, settings=settings, edition=edition),
         class_names=list_class_names(items),
-        plans=plan_shards(clips, config.shards.clips_per_shard),
+        plans=plans,
         rejects=[*rejects, *unusable],
         num_rows=len(items) + len(rejects),
     )
+
+
+def count_reasons(rejects: Sequence[Reject]) -> str:
+    """Return how often each reason is given, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common())
+
+
+def edition_of(rejects: Sequence[Reject]) -> str:
+    """Return the name of the clips that are left out for transient reasons."""
+    keys = sorted(reject.key for reject in rejects if reject.reason in TRANSIENT)
+    return fingerprint(keys) if keys else ""
+
+
+def _edition_due(directory: Path, plans: Sequence[ShardPlan], limits: Limits) -> str:
+    """Return the edition that the shards would have if every clip did well that may be tried again now.
+
+    So it is that of the finished stage, unless something is due.
+    """
+    rejects = [Reject(**row) for row in (read_stage(directory) or {}).get("build_rejects", [])]
+    keys = {reject.key for reject in rejects if reject.reason in TRANSIENT}
+    due: set[str] = set()
+    for plan in plans if keys else ():
+        here = keys & {clip.key for clip in plan.clips}
+        entry = committed_entry(directory, plan.file) if here else None
+        if entry is None or is_due(entry, limits):
+            due |= here
+    return edition_of([reject for reject in rejects if reject.key not in due])
 
 
 def locate_shards(config: Config) -> ShardWork | None:
@@ -126,7 +179,7 @@ def locate_features(config: Config, name: str, shards: Address) -> Address:
     features = config.features[name]
     if is_reduced_from_cache(features):
         settings = reduced_settings(features, locate_dense(config, name, shards).fingerprint)
-        return Address(directory=root_of(config) / "features" / fingerprint(settings), settings=settings)
+        return _feature_address(config, settings, shards)
     return _locate_encoded(config, features, shards)
 
 
@@ -153,13 +206,18 @@ def is_reduced_from_cache(features: FeatureSet) -> bool:
 
 def _locate_encoded(config: Config, features: FeatureSet, shards: Address) -> Address:
     identity = weights_identity(config.encoder.name, config.encoder.weights)
-    settings = feature_settings(config, features, shards.fingerprint, identity)
-    return Address(directory=root_of(config) / "features" / fingerprint(settings), settings=settings)
+    return _feature_address(config, feature_settings(config, features, shards.fingerprint, identity), shards)
+
+
+def _feature_address(config: Config, settings: dict[str, Any], shards: Address) -> Address:
+    """Return where features lie; their files are made again one by one as their shards are."""
+    directory = root_of(config) / "features" / fingerprint(settings)
+    return Address(directory=directory, settings=settings, edition=shards.edition)
 
 
 def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
     """Return where a trial lies, given its features."""
-    settings = trial_settings(trial, features.fingerprint, *objective_of(config.trials, trial.task))
+    settings = trial_settings(trial, features.identity, *objective_of(config.trials, trial.task))
     return Address(directory=root_of(config) / "trials" / fingerprint(settings), settings=settings)
 
 
@@ -167,7 +225,7 @@ def locate_sweep(config: Config, features: dict[str, Address]) -> Address:
     """Return where the sweep over these feature sets lies."""
     settings = {
         "trials": asdict(config.trials),
-        "features": {name: address.fingerprint for name, address in sorted(features.items())},
+        "features": {name: address.identity for name, address in sorted(features.items())},
         "tracking": asdict(config.tracking),
     }
     return Address(directory=root_of(config) / "sweeps" / fingerprint(settings), settings=settings)

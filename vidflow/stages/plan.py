@@ -1,14 +1,14 @@
 """From manifest rows and scans to clips with content keys, in an order that depends on content alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from vidflow.config.fingerprints import fingerprint
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
-from vidflow.stages.scan import ScannedVideo, as_video_info
-from vidflow.video.sampling import plan_clip_times
+from vidflow.stages.scan import ScannedVideo
+from vidflow.stages.spans import Taken, find_leak, take
+from vidflow.video.sampling import Mode, plan_clip_times, row_span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class ClipPlan:
         times: Moments wanted, seconds on the video's clock.
         annotations: Path of the dense ground truth, or empty.
         annotations_sha256: Its digest, or empty.
+        stamps: Size and time of the last write of each of these files when it was scanned.
     """
 
     key: str
@@ -36,6 +37,7 @@ class ClipPlan:
     times: tuple[float, ...]
     annotations: str
     annotations_sha256: str
+    stamps: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,34 +57,41 @@ def plan_clips(
     items: Sequence[VideoItem],
     scans: Mapping[str, ScannedVideo],
     *,
-    mode: Literal["uniform", "center", "windows"],
+    mode: Mode,
     num_frames: int,
     fps: float,
     stride_seconds: float,
 ) -> tuple[list[ClipPlan], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
 
-    The first row of a content wins; a second one is a reject, with a sentence of its own where the two
-    disagree on label or split.
+    A row is all clips or one reject. Contents and times are compared, never names: where two rows do not go
+    together the first one stands, and a row that is left out stands in nobody's way.
+
+    - `Leak`: some of its seconds of that content are in another split.
+    - `LabelConflict`: one of its clips is there already with another label or other ground truth.
+    - `Duplicate`: all of its clips are there already; if only some are, those are kept once.
     """
     numbers = {name: index for index, name in enumerate(list_class_names(items))}
-    clips: dict[str, ClipPlan] = {}
+    kept = _Kept()
     rejects = []
     for item in items:
-        scan = scans[str(item.path)]
         try:
-            if scan.reason:
-                raise VideoError(scan.reason, scan.message)
+            scan = _usable_scan(item, scans)
+            span = row_span(item, first=scan.start_seconds, last=scan.end_seconds)
             grids = plan_clip_times(
-                as_video_info(scan), item, mode=mode, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds
+                item,
+                span,
+                mode=mode,
+                num_frames=num_frames,
+                fps=fps,
+                stride_seconds=stride_seconds,
+                frames_in_file=scan.num_frames,
             )
-            for times in grids:
-                clip = _clip(item, scans, tuple(float(t) for t in times), numbers.get(item.label, -1))
-                _refuse_twin(clips.get(clip.key), clip)
-                clips[clip.key] = clip
+            number = numbers.get(item.label, -1)
+            kept.add([_clip(item, scans, tuple(times.tolist()), number) for times in grids], span)
         except VideoError as error:
             rejects.append(Reject(key="", path=str(item.path), stage="scan", reason=error.reason, message=str(error)))
-    return [clips[key] for key in sorted(clips)], rejects
+    return [kept.clips[key] for key in sorted(kept.clips)], rejects
 
 
 def plan_shards(clips: Sequence[ClipPlan], clips_per_shard: int) -> list[ShardPlan]:
@@ -101,37 +110,72 @@ def content_digest(clips: Sequence[ClipPlan]) -> str:
     )
 
 
-def _clip(item: VideoItem, scans: Mapping[str, ScannedVideo], times: tuple[float, ...], label_index: int) -> ClipPlan:
+@dataclass(slots=True)
+class _Kept:
+    """What the rows so far have made: clips by key, and the seconds taken of each content, by its digest."""
+
+    clips: dict[str, ClipPlan] = field(default_factory=dict)
+    taken: dict[str, list[Taken]] = field(default_factory=dict)
+
+    def add(self, row: Sequence[ClipPlan], span: tuple[float, float]) -> None:
+        """Add the clips of one row, all of the same content, or raise without adding any."""
+        first = row[0]
+        taken = self.taken.setdefault(first.sha256, [])
+        wanted = Taken(*span, first.split, first.path)
+        if (other := find_leak(taken, wanted)) is not None:
+            raise VideoError(
+                "Leak",
+                f"{first.path}: its span {wanted.start:.3f} to {wanted.end:.3f} s shares seconds of the same content "
+                f"with {other.path}, {other.start:.3f} to {other.end:.3f} s, which is in split {other.split!r}, "
+                f"not {first.split!r}; kept there only",
+            )
+        twins = [(self.clips[clip.key], clip) for clip in row if clip.key in self.clips]
+        for earlier, clip in twins:
+            _refuse_conflict(earlier, clip)
+        if len(twins) == len(row):
+            raise VideoError("Duplicate", f"{first.path}: same content as {twins[0][0].path}; kept once")
+        take(taken, wanted)
+        for clip in row:
+            self.clips.setdefault(clip.key, clip)
+
+
+def _usable_scan(item: VideoItem, scans: Mapping[str, ScannedVideo]) -> ScannedVideo:
+    """Return the scan of a row's video, given that neither it nor the ground truth was refused."""
     scan = scans[str(item.path)]
+    if scan.reason:
+        raise VideoError(scan.reason, scan.message)
     annotations = scans[str(item.annotations)] if item.annotations else None
     if annotations is not None and annotations.reason:
         raise VideoError("Annotations", f"{item.path}: its annotations cannot be read: {annotations.message}")
+    return scan
+
+
+def _clip(item: VideoItem, scans: Mapping[str, ScannedVideo], times: tuple[float, ...], label_index: int) -> ClipPlan:
+    files = [scans[str(path)] for path in (item.path, item.annotations) if path is not None]
     return ClipPlan(
-        key=fingerprint([scan.sha256, times]),
+        key=fingerprint([files[0].sha256, times]),
         path=str(item.path),
-        sha256=scan.sha256,
+        sha256=files[0].sha256,
         label=item.label,
         label_index=label_index,
         split=item.split,
         times=times,
         annotations=str(item.annotations or ""),
-        annotations_sha256=annotations.sha256 if annotations else "",
+        annotations_sha256=files[1].sha256 if len(files) > 1 else "",
+        stamps={file.path: (file.num_bytes, file.modified_ns) for file in files},
     )
 
 
-def _refuse_twin(first: ClipPlan | None, second: ClipPlan) -> None:
-    if first is None:
-        return
-    if first.split != second.split:
-        raise VideoError(
-            "Leak",
-            f"{second.path}: same content as {first.path}, which is in split {first.split!r}, "
-            f"not {second.split!r}; kept there only",
-        )
+def _refuse_conflict(first: ClipPlan, second: ClipPlan) -> None:
     if first.label != second.label:
         raise VideoError(
             "LabelConflict",
             f"{second.path}: same content as {first.path}, which is labelled "
             f"{first.label!r}, not {second.label!r}; the first label stands",
         )
-    raise VideoError("Duplicate", f"{second.path}: same content as {first.path}; kept once")
+    if first.annotations_sha256 != second.annotations_sha256:
+        raise VideoError(
+            "LabelConflict",
+            f"{second.path}: same content as {first.path}, with annotations {second.annotations or 'none'} that are "
+            f"not those of {first.annotations or 'none'}; the first ones stand",
+        )

@@ -1,23 +1,20 @@
 """Scanning: the content hash and the headers of every video, remembered by path, size and time of change."""
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from vidflow.errors import VideoError
-from vidflow.records import VideoInfo
-from vidflow.store.layout import file_sha256
+from vidflow.stages.transient import TRANSIENT, Limits
 from vidflow.store.rows import read_rows, write_rows
-from vidflow.video.ffmpeg import probe
+from vidflow.video.files import FileState, file_state
 from vidflow.video.sandbox import Sandbox
+from vidflow.video.sandboxed import check_unchanged, scan_file
 
-ANNOTATIONS_SUFFIX = ".npz"
-"""Dense ground truth is hashed like a video, and not probed."""
+# No file's: what has it is scanned again.
+_FORGOTTEN = FileState(-1, -1, -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +24,10 @@ class ScannedVideo:
     Attributes:
         path: The file.
         num_bytes: Its size, -1 where it could not be read.
-        modified_ns: Its time of change in nanoseconds.
+        modified_ns: When its bytes last changed, in nanoseconds.
+        changed_ns: When its permissions last changed, in nanoseconds.
+        timeout_seconds: Time the scan was allowed.
+        memory_mib: Memory the scan was allowed, in MiB.
         sha256: Digest of its bytes.
         codec: FFmpeg's codec name.
         fps: Mean frame rate.
@@ -41,6 +41,9 @@ class ScannedVideo:
     path: str
     num_bytes: int
     modified_ns: int
+    changed_ns: int
+    timeout_seconds: float
+    memory_mib: int
     sha256: str = ""
     codec: str = ""
     fps: float = 0.0
@@ -50,12 +53,23 @@ class ScannedVideo:
     reason: str = ""
     message: str = ""
 
+    @property
+    def state(self) -> FileState:
+        """How the file was."""
+        return FileState(self.num_bytes, self.modified_ns, self.changed_ns)
+
+    @property
+    def limits(self) -> Limits:
+        """What the scan was allowed."""
+        return Limits(timeout_seconds=self.timeout_seconds, memory_mib=self.memory_mib)
+
 
 class VideoScanner:
-    """Hashes and probes videos; probing runs where it can be killed."""
+    """Hashes and probes videos where that can be killed."""
 
     def __init__(self, *, timeout_seconds: float, memory_mib: int) -> None:
-        """Start no process yet; the first probe does."""
+        """Start no process yet; the first scan does."""
+        self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
     def __call__(self, paths: Sequence[str]) -> list[ScannedVideo]:
@@ -63,21 +77,25 @@ class VideoScanner:
         return [self._scan(path) for path in paths]
 
     def _scan(self, path: str) -> ScannedVideo:
-        num_bytes, modified_ns = file_stamp(path)
-        if path.endswith(ANNOTATIONS_SUFFIX) and num_bytes >= 0:
-            digest = file_sha256(Path(path))
-            return ScannedVideo(path=path, num_bytes=num_bytes, modified_ns=modified_ns, sha256=digest)
-        try:
-            info: VideoInfo = self._sandbox.call(probe, Path(path))
-        except VideoError as error:
-            return ScannedVideo(
-                path=path, num_bytes=num_bytes, modified_ns=modified_ns, reason=error.reason, message=str(error)
-            )
-        return ScannedVideo(
+        limits, state = self._limits, file_state(path)
+        row = ScannedVideo(
             path=path,
-            num_bytes=num_bytes,
-            modified_ns=modified_ns,
-            sha256=file_sha256(Path(path)),
+            num_bytes=state.num_bytes,
+            modified_ns=state.modified_ns,
+            changed_ns=state.changed_ns,
+            timeout_seconds=limits.timeout_seconds,
+            memory_mib=limits.memory_mib,
+        )
+        try:
+            sha256, info = self._sandbox.call(scan_file, Path(path), limits.timeout_seconds)
+            check_unchanged({path: state.stamp})  # else hash and headers may be those of two files
+        except VideoError as error:
+            return replace(row, reason=error.reason, message=str(error))
+        if info is None:
+            return replace(row, sha256=sha256)
+        return replace(
+            row,
+            sha256=sha256,
             codec=info.codec,
             fps=info.fps,
             num_frames=len(info.pts_seconds),
@@ -89,15 +107,21 @@ class VideoScanner:
 class VideoIndex:
     """All scans ever made under one root, as Parquet parts; a file that changed since counts as not scanned."""
 
-    def __init__(self, directory: Path) -> None:
-        """Read every part."""
+    def __init__(self, directory: Path, limits: Limits) -> None:
+        """Read every part.
+
+        Args:
+            directory: Folder of the parts.
+            limits: What a scan is allowed now.
+        """
         self._directory = directory
+        self._limits = limits
         self._rows: dict[str, ScannedVideo] = {}
         for part in sorted(directory.glob("*.parquet")):
             self._rows.update((row.path, row) for row in read_rows(part, ScannedVideo))
 
     def missing(self, paths: Iterable[str]) -> list[str]:
-        """Return the paths whose present content has not been scanned."""
+        """Return the paths whose present content has not been scanned, or not under circumstances as good as now."""
         return [path for path in paths if self._stale(path)]
 
     def add(self, rows: Sequence[ScannedVideo]) -> None:
@@ -107,33 +131,22 @@ class VideoIndex:
         write_rows(self._directory / name, ScannedVideo, rows)
         self._rows.update((row.path, row) for row in rows)
 
+    def forget_transient(self, paths: Iterable[str]) -> list[str]:
+        """Let every file that was refused for a transient reason be scanned again; return these files."""
+        rows = [row for path in paths if (row := self._rows.get(path)) is not None and row.reason in TRANSIENT]
+        if rows:
+            self.add([replace(row, **_FORGOTTEN._asdict()) for row in rows])
+        return [row.path for row in rows]
+
     def __getitem__(self, path: str) -> ScannedVideo:
         """Return the newest scan of a path."""
         return self._rows[path]
 
     def _stale(self, path: str) -> bool:
         row = self._rows.get(path)
-        return row is None or (row.num_bytes, row.modified_ns) != file_stamp(path)
-
-
-def file_stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change (ns) of a file, or (-1, 0) where it cannot be read."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def as_video_info(row: ScannedVideo) -> VideoInfo:
-    """Return what planning needs of a scan: first frame and end; the frames between are read when decoding."""
-    return VideoInfo(
-        codec=row.codec,
-        pixel_format="",
-        width=0,
-        height=0,
-        rotation_degrees=0,
-        fps=row.fps,
-        pts_seconds=np.array([row.start_seconds]),
-        duration_seconds=row.end_seconds,
-    )
+        if row is None:
+            return True
+        state = file_state(path)
+        if row.reason in TRANSIENT:
+            return row.state != state or self._limits.exceed(row.limits)
+        return row.state.stamp != state.stamp

@@ -9,10 +9,13 @@ from vidflow.ahead import make_ahead
 from vidflow.errors import VideoError
 from vidflow.records import Reject
 from vidflow.stages.plan import ClipPlan, ShardPlan
+from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
-from vidflow.video.encode import EncodedClip, encode_clip
+from vidflow.video.encode import EncodedClip
+from vidflow.video.files import FileState, file_state
 from vidflow.video.sandbox import Sandbox
+from vidflow.video.sandboxed import encode_unchanged
 
 ATTEMPTS = 2
 KILLED = ("Timeout", "DecoderCrashed", "OutOfMemory")
@@ -33,14 +36,16 @@ class ShardBuilder:
         """
         self._directory = directory
         self._encoding = encoding
+        self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
     def __call__(self, plan: ShardPlan) -> FileEntry:
         """Decode, pack and commit one shard; what cannot be decoded is listed in its manifest."""
         started = time.perf_counter()
         rejects: list[Reject] = []
+        states: dict[str, FileState] = {}
         path = self._directory / plan.file
-        samples = (sample for clip in plan.clips if (sample := self._sample(clip, rejects)) is not None)
+        samples = (sample for clip in plan.clips if (sample := self._sample(clip, rejects, states)) is not None)
         self._sandbox.start()  # here, for it would die with the thread that decodes ahead
         members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
@@ -50,18 +55,21 @@ class ShardBuilder:
             num_clips=len(plan.clips) - len(rejects),
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
-            details={"members": members},
+            details={"members": members, **describe_attempt(self._limits, states)},
         )
         publish_entry(self._directory, entry)
         return entry
 
-    def _sample(self, clip: ClipPlan, rejects: list[Reject]) -> ShardSample | None:
+    def _sample(self, clip: ClipPlan, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
+        before = {path: file_state(path) for path in clip.stamps}  # what is mended meanwhile is then seen to differ
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 encoded = self._encode(clip)
             except VideoError as error:
                 if error.reason in KILLED and attempt < ATTEMPTS:
                     continue
+                if error.reason in TRANSIENT:
+                    states.update(before)
                 rejects.append(
                     Reject(
                         key=clip.key,
@@ -94,6 +102,11 @@ class ShardBuilder:
 
     def _encode(self, clip: ClipPlan) -> EncodedClip:
         encoded: EncodedClip = self._sandbox.call(
-            encode_clip, Path(clip.path), clip.times, annotations=clip.annotations, **self._encoding
+            encode_unchanged,
+            Path(clip.path),
+            clip.times,
+            stamps=clip.stamps,
+            annotations=clip.annotations,
+            **self._encoding,
         )
         return encoded

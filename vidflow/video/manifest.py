@@ -1,26 +1,32 @@
 """Manifests: the table that says which videos, or parts of videos, an experiment is about."""
 
 import csv
+import io
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, NoReturn, assert_never
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidflow.errors import ConfigError
+from vidflow.errors import ConfigError, VideoError
 from vidflow.records import Reject, VideoItem
+from vidflow.video.files import open_regular
 
 REQUIRED_COLUMNS = ("path", "label", "split")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations")
 
-# Where the csv module puts cells beyond the last column.
-_SURPLUS = "(surplus)"
+# Where the csv module puts cells beyond the last column; no column has this name.
+_SURPLUS = None
 
-_Row = Mapping[str, Any]
+# Longer than any path that Linux opens; what is longer is not one cell but a broken file.
+_MOST_CHARACTERS = 4096
+_MOST_SHOWN = 100
+
+_Row = Mapping[Any, Any]
 
 
 class _BadRowError(Exception):
@@ -46,15 +52,19 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
         ConfigError: If the manifest cannot be read, lacks a column or has no rows.
     """
     roots = [_absolute(path).parent, *([_absolute(video_root)] if video_root else [])]
+    for named in map(str, [_absolute(path), *roots]):
+        if _printable(named) != named:
+            raise ConfigError(f"{_printable(named)}: the name of this file or folder is no UTF-8; rename it")
     items, rejects = [], []
     for number, row in enumerate(_read_rows(path), 1):
         try:
             items.append(_parse_row(row, roots))
         except _BadRowError as error:
             reason, problem = error.args
-            named = row.get("path") if isinstance(row, Mapping) else None
+            given = row.get("path") if isinstance(row, Mapping) else None
+            name = _printable(given[:_MOST_CHARACTERS]) if isinstance(given, str) else ""
             message = f"{path}, row {number}: {problem}"
-            rejects.append(Reject(key="", path=str(named or ""), stage="manifest", reason=reason, message=message))
+            rejects.append(Reject(key="", path=name, stage="manifest", reason=reason, message=message))
     if not items and not rejects:
         raise ConfigError(f"{path}: got no rows; wanted one per video, with the columns {', '.join(REQUIRED_COLUMNS)}")
     return items, rejects
@@ -98,24 +108,35 @@ def _read_rows(path: Path) -> Iterator[_Row | None]:
     try:
         match _format_of(path):
             case ".csv":
-                with path.open(encoding="utf-8-sig", newline="") as file:
+                with _open_text(path) as file:
                     reader = csv.DictReader(file, restkey=_SURPLUS, strict=True)
                     _require_columns(path, reader.fieldnames or [])
                     yield from reader
             case ".jsonl":
-                rows = [_parse_line(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+                with _open_text(path) as file:
+                    rows = [_parse_line(line) for line in file.read().split("\n") if line.strip()]
                 _require_columns(path, list(dict.fromkeys(name for row in rows if row for name in row)))
                 yield from rows
             case ".parquet":
-                _require_columns(path, pq.read_schema(path).names)
-                table = pq.read_table(path)
-                yield from table.to_pylist()
+                with open_regular(path) as stream, pq.ParquetFile(stream) as table:
+                    schema = table.schema_arrow
+                    _require_columns(path, schema.names)
+                    _require_types(path, schema)
+                    # Other columns may hold anything, even what Python has no value for.
+                    wanted = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in schema.names]
+                    yield from table.read(columns=wanted).to_pylist()
             case other:
                 assert_never(other)
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except VideoError as error:
+        raise ConfigError(str(error)) from error
+    except (OSError, UnicodeError, csv.Error, pa.ArrowException) as error:
         raise ConfigError(
             f"{path}: cannot be read as a manifest ({error}); wanted CSV, JSON Lines or Parquet"
         ) from error
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="")
 
 
 def _format_of(path: Path) -> Literal[".csv", ".jsonl", ".parquet"]:
@@ -129,24 +150,58 @@ def _format_of(path: Path) -> Literal[".csv", ".jsonl", ".parquet"]:
 def _require_columns(path: Path, names: Sequence[str]) -> None:
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
-        got = ", ".join(names) or "none"
+        got = ", ".join(_printable(name[:_MOST_SHOWN]) for name in names) or "none"
         raise ConfigError(
             f"{path}: no column {', '.join(missing)}; got {got}; wanted {', '.join(REQUIRED_COLUMNS)} "
             f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}"
         )
+    twice = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{path}: got the column {', '.join(twice)} more than once; leave one of each")
+
+
+def _require_types(path: Path, schema: pa.Schema) -> None:
+    """Check the columns of a Parquet file that are read."""
+    for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        usable = _is_text(value) or pa.types.is_integer(value) or pa.types.is_null(value)
+        if name.endswith("seconds"):
+            usable |= pa.types.is_floating(value) or pa.types.is_decimal(value)
+        if not usable:
+            wanted = "seconds as numbers" if name.endswith("seconds") else "text"
+            raise ConfigError(f"{path}: got the column {name} with values of type {kind}; wanted {wanted}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _parse_line(line: str) -> _Row | None:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):  # the latter for brackets within brackets within brackets
         return None
     return row if isinstance(row, dict) else None
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, unless it gives two values to one name: which one is meant nobody knows."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name is given twice")
+    return row
+
+
 def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
     if row is None:
-        raise _BadRowError("BadRow", "got a line that is no JSON object; correct it")
+        raise _BadRowError("BadRow", "got a line that is no JSON object with names given once; correct it")
     if _SURPLUS in row:
         raise _BadRowError("BadRow", f"got {len(row[_SURPLUS])} cells more than columns; quote what has commas")
     start, end = _parse_seconds(row, "start_seconds"), _parse_seconds(row, "end_seconds")
@@ -167,22 +222,39 @@ def _parse_text(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
     value = row.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # a class number
-    if isinstance(value, str) and (value.strip() or may_be_empty) and "\0" not in value:
-        return value
-    raise _BadRowError("BadRow", f"got {name} = {value!r}; wanted text")
+    if not isinstance(value, str) or not (value.strip() or may_be_empty) or "\0" in value:
+        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted text")
+    if len(value) > _MOST_CHARACTERS:
+        raise _BadRowError("BadRow", f"got {name} of {len(value)} characters; wanted at most {_MOST_CHARACTERS}")
+    if _printable(value) != value:
+        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted text that UTF-8 can write")
+    return value
 
 
 def _parse_seconds(row: _Row, name: str) -> float | None:
     value = row.get(name)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "":
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.inf
+    if math.isnan(seconds) and not isinstance(value, str):
+        return None  # how Parquet files of pandas say that there is none
     if not math.isfinite(seconds) or isinstance(value, bool):
-        raise _BadRowError("BadRow", f"got {name} = {value!r}; wanted seconds, or nothing")
+        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted seconds, or nothing")
     return seconds
+
+
+def _shown(value: Any) -> str:
+    """Return a value as messages show it: cut, for a cell may hold megabytes."""
+    text = repr(value) if not isinstance(value, str) else repr(value[:_MOST_SHOWN])
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _printable(text: str) -> str:
+    """Return a text such that UTF-8 can write it: half a surrogate pair becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _absolute(path: Path) -> Path:
@@ -196,7 +268,7 @@ def _resolve(named: str, roots: Sequence[Path]) -> Path:
     if not any(path.is_relative_to(root) for root in roots):
         raise _BadRowError(
             "PathEscapes",
-            f"got {named}, which is outside {' and '.join(map(str, roots))}; "
+            f"got {_shown(named)}, which is outside {' and '.join(map(str, roots))}; "
             "set video.video_root to a folder that holds the videos",
         )
     return path

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from vidflow.errors import VideoError
-from vidflow.records import VideoInfo, VideoItem
+from vidflow.records import VideoItem
 
 Mode = Literal["uniform", "center", "windows"]
 
@@ -57,10 +57,9 @@ def window_times(
                           [ x  x  x  x ]
                                   [ x  x  :      left out
     """
-    spare_seconds = end - start - num_frames / fps
-    num_windows = max(1, 1 + int(np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds)))
+    num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
     offsets = (np.arange(num_frames) + 0.5) / fps
-    return [_inside(start + window * stride_seconds + offsets, start, end) for window in range(num_windows)]
+    return [_inside(start + window * stride_seconds + offsets, start, end) for window in range(int(num_windows))]
 
 
 def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
@@ -78,37 +77,17 @@ def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.nda
     return np.maximum(np.searchsorted(pts_seconds, times + _TOLERANCE_SECONDS, side="right") - 1, 0)
 
 
-def plan_clip_times(
-    info: VideoInfo, item: VideoItem, *, mode: Mode, num_frames: int, fps: float, stride_seconds: float
-) -> list[Float64[np.ndarray, " T"]]:
-    """Return the times of every clip of a manifest row; `windows` may give many, the others give one.
+def row_span(item: VideoItem, *, first: float, last: float) -> tuple[float, float]:
+    """Return the span of a row, cut to the video where rounding made it stick out.
 
     Args:
-        info: Of the video; only its first frame's time and its end are looked at.
         item: The row, with or without a span.
-        mode: How to sample the span.
-        num_frames: Frames per clip, at least 1.
-        fps: Frames per second within a clip, for `center` and `windows`.
-        stride_seconds: Distance between the starts of two windows.
+        first: Time of the video's first frame, in seconds.
+        last: End of its last frame.
 
     Raises:
-        VideoError: `SpanOutside` if the row's span is empty or sticks out of the video.
+        VideoError: `SpanOutside` if the span is empty or sticks out of the video.
     """
-    start, end = _span(info, item)
-    match mode:
-        case "uniform":
-            return [uniform_times(start, end, num_frames=num_frames)]
-        case "center":
-            return [center_times(start, end, num_frames=num_frames, fps=fps)]
-        case "windows":
-            return window_times(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
-        case _:
-            assert_never(mode)
-
-
-def _span(info: VideoInfo, item: VideoItem) -> tuple[float, float]:
-    """Return the span of a row, cut to the video where rounding made it stick out."""
-    first, last = float(info.pts_seconds[0]), info.duration_seconds
     start = first if item.start_seconds is None else item.start_seconds
     end = last if item.end_seconds is None else item.end_seconds
     if start < first - _SPAN_SLACK_SECONDS or end > last + _SPAN_SLACK_SECONDS or max(start, first) >= min(end, last):
@@ -118,6 +97,57 @@ def _span(info: VideoInfo, item: VideoItem) -> tuple[float, float]:
             "correct start_seconds and end_seconds in the manifest, or fetch the whole video",
         )
     return max(start, first), min(end, last)
+
+
+def plan_clip_times(
+    item: VideoItem,
+    span: tuple[float, float],
+    *,
+    mode: Mode,
+    num_frames: int,
+    fps: float,
+    stride_seconds: float,
+    frames_in_file: int,
+) -> list[Float64[np.ndarray, " T"]]:
+    """Return the times of every clip of a manifest row; `windows` may give many, the others give one.
+
+    Args:
+        item: The row, for messages.
+        span: Its start and end as `row_span` gives them, in seconds.
+        mode: How to sample the span.
+        num_frames: Frames per clip, at least 1.
+        fps: Frames per second within a clip, for `center` and `windows`.
+        stride_seconds: Distance between the starts of two windows.
+        frames_in_file: Frames of the whole video.
+
+    Raises:
+        VideoError: `TooManyWindows` if there are more windows than frames. Many must then show the same frames, and
+            the span may be a lie: a file of a few kilobytes can claim to last a year.
+    """
+    start, end = span
+    match mode:
+        case "uniform":
+            return [uniform_times(start, end, num_frames=num_frames)]
+        case "center":
+            return [center_times(start, end, num_frames=num_frames, fps=fps)]
+        case "windows":
+            num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
+            if num_windows > max(1, frames_in_file):
+                raise VideoError(
+                    "TooManyWindows",
+                    f"{item.path}: got {num_windows:.0f} windows in {end - start:.3f} s of a video of {frames_in_file} "
+                    "frames, wanted no more windows than frames; raise video.sampling.stride_seconds, or export the "
+                    "video again if it is not that long",
+                )
+            return window_times(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
+        case _:
+            assert_never(mode)
+
+
+def _count_windows(start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float) -> float:
+    """Return the number of whole windows, at least 1; a float, as a lie about times may make it any number."""
+    spare_seconds = end - start - num_frames / fps
+    return max(1.0, 1.0 + float(np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds)))
 
 
 def _inside(times: Float64[np.ndarray, " T"], start: float, end: float) -> Float64[np.ndarray, " T"]:

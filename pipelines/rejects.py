@@ -1,0 +1,141 @@
+"""What was left out, by every stage, and why: `vidflow rejects list|retry|export CONFIG.yaml`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from vidflow.config.schema import Config
+from vidflow.errors import ConfigError, VidflowError
+from vidflow.records import Reject
+from vidflow.stages.finish import read_rejects
+from vidflow.stages.locate import (
+    ShardWork,
+    count_reasons,
+    locate_features,
+    locate_shards,
+    open_index,
+    read_items,
+    root_of,
+    scanned_paths,
+)
+from vidflow.stages.transient import TRANSIENT
+from vidflow.store.layout import committed_entry, exclusive, publish
+
+Action = Literal["list", "retry", "export"]
+_COLUMNS = ("stage", "reason", "path", "message")
+_SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def main(config: Config, action: Action, to: Path | None) -> None:
+    """Do what was asked for.
+
+    Args:
+        config: The experiment.
+        action: What to do.
+        to: File that `export` writes.
+
+    Raises:
+        ConfigError: If `to` is missing or cannot be written, or stands beside another action.
+        VidflowError: If the videos have not been scanned.
+    """
+    if (action == "export") != (to is not None):
+        raise ConfigError(f"rejects {action}: got --to {to}; `export` wants --to FILE, the others nothing")
+    match action:
+        case "list":
+            print(describe(collect(config)))
+        case "retry":
+            print(retry(config))
+        case "export":
+            assert to is not None
+            rejects = collect(config)
+            export(config, rejects, to)
+            print(f"{len(rejects)} rejects -> {to}")
+
+
+def collect(config: Config) -> list[Reject]:
+    """Return the rejects of all stages so far, in the order of the flow.
+
+    Raises:
+        VidflowError: If some video has not been scanned as it is now.
+    """
+    work = locate_shards(config)
+    if work is None:
+        raise VidflowError(
+            f"{config.root}: not all videos are scanned as they are now; run `vidflow shard` with the same settings"
+        )
+    rejects = [*work.rejects, *_build_rejects(work)]
+    if work.address.manifest is not None:
+        for name in config.features:
+            address = locate_features(config, name, work.address)
+            if address.manifest is not None:
+                rejects += read_rejects(address)
+    return rejects
+
+
+def _build_rejects(work: ShardWork) -> list[Reject]:
+    """Return what the shards left out; they know it themselves, even where the stage was refused or killed."""
+    entries = [committed_entry(work.address.directory, plan.file) for plan in work.plans]
+    return [Reject(**row) for entry in entries if entry is not None for row in entry.rejects]
+
+
+def describe(rejects: Sequence[Reject]) -> str:
+    """Return a table with one line per reject, and how often each reason is given."""
+    if not rejects:
+        return "no rejects"
+    rows = [_COLUMNS, *(tuple(_on_one_line(getattr(reject, name)) for name in _COLUMNS) for reject in rejects)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
+    lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows]
+    return "\n".join([*lines, "", f"{len(rejects)} rejects: {count_reasons(rejects)}"])
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text without line ends and terminal commands: names of files may hold them."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def retry(config: Config) -> str:
+    """Let the next run try every input again that was left out for a transient reason; return what that is."""
+    with exclusive(root_of(config)):
+        work = locate_shards(config)
+        shards = [plan.file for plan in work.plans if _drop_transient(work, plan.file)] if work is not None else []
+        files = open_index(config).forget_transient(scanned_paths(read_items(config)[0]))
+    if not shards and not files:
+        return f"nothing was left out for {', '.join(TRANSIENT[:-1])} or {TRANSIENT[-1]}"
+    return f"{len(files)} files to scan and {len(shards)} shards to make again; next: vidflow run"
+
+
+def _drop_transient(work: ShardWork, file: str) -> bool:
+    """Forget a shard that left out clips for transient reasons; whether it did."""
+    entry = committed_entry(work.address.directory, file)
+    if entry is None or not any(row["reason"] in TRANSIENT for row in entry.rejects):
+        return False
+    (work.address.directory / f"{file}.json").unlink()
+    return True
+
+
+def export(config: Config, rejects: Sequence[Reject], path: Path) -> None:
+    """Write rejects as a table.
+
+    Raises:
+        ConfigError: If the file is no table's, is the manifest, or cannot be written.
+    """
+    manifest = config.video.manifest
+    if path.suffix not in _SUFFIXES:
+        raise ConfigError(f"--to: got {path}; wanted a name that ends in {', '.join(_SUFFIXES)}")
+    table = pd.DataFrame([asdict(reject) for reject in rejects], columns=[field.name for field in fields(Reject)])
+    try:
+        if manifest is not None and path.exists() and path.samefile(manifest):
+            raise ConfigError(f"--to: {path} is the manifest; wanted another file")
+        with publish(path) as aside:
+            match path.suffix:
+                case ".csv":
+                    table.to_csv(aside, index=False)
+                case ".jsonl":
+                    table.to_json(aside, orient="records", lines=True, force_ascii=False)
+                case ".parquet":
+                    table.to_parquet(aside, index=False)
+    except OSError as error:
+        raise ConfigError(f"--to: {path}: cannot be written ({error.strerror}); wanted a file in a folder") from error

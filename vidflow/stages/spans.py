@@ -1,0 +1,70 @@
+"""Which seconds of one video are taken by which split: sorted spans that share no time with those of another split."""
+
+import bisect
+from dataclasses import dataclass
+
+# Rows that end where the next one starts are cut at the same time, written down twice: doubles stray by far less.
+_TOLERANCE_SECONDS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Seconds of a video that rows of one split cover.
+
+    Attributes:
+        start: Their start.
+        end: Their end, after it.
+        split: Name of the split.
+        path: Video of the first of the rows.
+    """
+
+    start: float
+    end: float
+    split: str
+    path: str
+
+
+def find_leak(taken: list[Taken], wanted: Taken) -> Taken | None:
+    """Return a span of another split that shares time with a wanted one, or None.
+
+    Args:
+        taken: What `take` made.
+        wanted: The span of one more row.
+    """
+    low, high = _neighbours(taken, wanted)
+    return next((t for t in taken[low:high] if t.split != wanted.split and _share_time(t, wanted)), None)
+
+
+def take(taken: list[Taken], wanted: Taken) -> None:
+    """Add a span that `find_leak` found nothing against; spans of one split that touch become one.
+
+        taken      [--- train ---]      [- val -][- train -]
+        wanted               [ train ]
+        result     [---- train ------]  [- val -][- train -]
+
+    Args:
+        taken: Spans in order; changed in place.
+        wanted: The span to add.
+    """
+    low, high = _neighbours(taken, wanted)
+    same = [t for t in taken[low:high] if t.split == wanted.split]
+    joined = Taken(
+        min(t.start for t in [*same, wanted]),
+        max(t.end for t in [*same, wanted]),
+        wanted.split,
+        same[0].path if same else wanted.path,
+    )
+    others = [t for t in taken[low:high] if t.split != wanted.split]  # at most one at either end, which it touches
+    taken[low:high] = sorted([*others, joined], key=lambda t: t.start)
+
+
+def _neighbours(taken: list[Taken], wanted: Taken) -> tuple[int, int]:
+    """Return the range of the spans that touch a span or share time with it; starts and ends both ascend."""
+    low = bisect.bisect_left(taken, wanted.start, key=lambda t: t.end)
+    return low, max(low, bisect.bisect_right(taken, wanted.end, key=lambda t: t.start))
+
+
+def _share_time(one: Taken, other: Taken) -> bool:
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    # Half of the shorter, so that a span within another one is found however short it is.
+    return shared > min(_TOLERANCE_SECONDS, (one.end - one.start) / 2, (other.end - other.start) / 2)

@@ -1,0 +1,56 @@
+"""What a sweep wants of a manifest, known before anything starts: splits, labels and annotations."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from vidflow.config.schema import Config
+from vidflow.config.search import draw_candidates
+from vidflow.errors import ConfigError
+from vidflow.records import Reject, VideoItem
+
+WANTED_SPLITS = ("train", "val")
+"""Trials learn from the first and are ranked by the second."""
+
+
+def check_rows(config: Config, items: Sequence[VideoItem], rejects: Sequence[Reject]) -> None:
+    """Check that the rows of a manifest hold what the trials will ask for.
+
+    Args:
+        config: The experiment.
+        items: Usable rows.
+        rejects: Malformed ones.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    problems = list(_problems(config, items))
+    if problems and rejects:
+        problems.append(f"{len(rejects)} of {len(items) + len(rejects)} rows are malformed: {rejects[0].message}")
+    if problems:
+        raise ConfigError("\n".join(f"video.manifest: {config.video.manifest}: {problem}" for problem in problems))
+
+
+def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
+    counts = Counter(item.split for item in items)
+    for split in WANTED_SPLITS:
+        if not counts[split]:
+            got = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10)) or "none"
+            yield f"no row of split {split!r}; got {got}; wanted {' and '.join(WANTED_SPLITS)} to train and rank trials"
+    used = [item for item in items if item.split in WANTED_SPLITS]
+    tasks = {trial.task for trial in draw_candidates(config)[0]}
+    if "classification" in tasks and used:
+        labels = {item.label for item in items if item.label}
+        if unlabelled := [item for item in used if not item.label]:
+            yield (
+                f"{len(unlabelled)} of {len(used)} rows have no label, such as {unlabelled[0].path}; wanted one in "
+                "each, as classification is among the tasks"
+            )
+        elif len(labels) < 2:
+            yield f"got the label {', '.join(labels)} alone; wanted at least 2 to tell apart by classification"
+    if needy := sorted(tasks - {"classification"}):
+        bare = [item for item in used if item.annotations is None]
+        if bare:
+            yield (
+                f"{len(bare)} of {len(used)} rows have no annotations, such as {bare[0].path}; wanted an .npz in "
+                f"each, as the task {', '.join(needy)} learns from it"
+            )

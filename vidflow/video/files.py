@@ -1,0 +1,58 @@
+"""Files that a manifest names, which may be anything: opened without waiting, and told apart by what a stat says."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from vidflow.errors import VideoError
+
+
+class FileState(NamedTuple):
+    """What a stat says of a file: its size, and when its bytes and its permissions changed, in nanoseconds."""
+
+    num_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last write: another stamp is another content."""
+        return self.num_bytes, self.modified_ns
+
+
+def file_state(path: str | Path) -> FileState:
+    """Return the state of a file, (-1, 0, 0) where it cannot be reached."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return FileState(-1, 0, 0)
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a FIFO or a device, which may block for ever, is refused.
+
+    Raises:
+        VideoError: `Missing`, `NotAFile` or `Unreadable`.
+    """
+    try:
+        is_regular = stat.S_ISREG(path.stat().st_mode)  # asked before, for opening sets some devices to work
+        # It may have become a FIFO since: opening one without this flag waits for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) if is_regular else -1
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise VideoError("Missing", f"{path}: no such file; correct the path or leave it out") from error
+        raise unreadable(path, error) from error
+    if descriptor >= 0:
+        file = os.fdopen(descriptor, "rb")
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return file
+        file.close()
+    raise VideoError("NotAFile", f"{path}: got a folder, device, FIFO or socket, wanted a file; correct the path")
+
+
+def unreadable(path: Path, error: OSError) -> VideoError:
+    """Return the error of a file that is there and cannot be read."""
+    return VideoError("Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk")

@@ -1,0 +1,99 @@
+"""What is done to one input of a manifest in the sandbox; kept apart from the stages, as the child imports it."""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidflow.errors import VideoError
+from vidflow.records import VideoInfo
+from vidflow.video.encode import EncodedClip, encode_clip
+from vidflow.video.ffmpeg import probe
+from vidflow.video.files import file_state, open_regular, unreadable
+
+ANNOTATIONS_SUFFIX = ".npz"
+"""Dense ground truth is hashed like a video, and not probed."""
+
+_BLOCK_BYTES = 1 << 20
+# The rest of the time is for the headers, which are in memory by then, and for saying so before we are stopped.
+_HASHING_SHARE = 0.8
+
+
+def scan_file(path: Path, timeout_seconds: float) -> tuple[str, VideoInfo | None]:
+    """Hash a file, and probe it unless it is dense ground truth.
+
+    Args:
+        path: The file.
+        timeout_seconds: What the sandbox allows for both.
+
+    Raises:
+        VideoError: `Missing`, `NotAFile`, `Unreadable`, `Timeout`, or a reason of `probe`.
+    """
+    sha256 = digest_within(path, timeout_seconds)
+    return sha256, None if path.suffix == ANNOTATIONS_SUFFIX else probe(path)
+
+
+def digest_within(path: Path, timeout_seconds: float) -> str:
+    """Return the sha256 of a regular file.
+
+    Raises:
+        VideoError: `Timeout` if it takes most of the time allowed, which says how much time would do; or a reason of
+            `open_regular`.
+    """
+    started = time.monotonic()
+    digest, block = hashlib.sha256(), bytearray(_BLOCK_BYTES)
+    with open_regular(path) as file:
+        num_bytes, num_read = os.fstat(file.fileno()).st_size, 0
+        try:
+            while count := file.readinto(block):  # type: ignore[attr-defined]
+                digest.update(memoryview(block)[:count])
+                num_read += count
+                seconds = time.monotonic() - started
+                if seconds > _HASHING_SHARE * timeout_seconds and num_read < num_bytes:
+                    wanted = math.ceil(seconds * num_bytes / num_read / _HASHING_SHARE * 1.5)
+                    raise VideoError(
+                        "Timeout",
+                        f"{path}: {num_read / 1e6:.1f} of its {num_bytes / 1e6:.1f} MB could be hashed in "
+                        f"{seconds:.1f} of {timeout_seconds:g} s; set resources.decode_timeout_seconds to {wanted} "
+                        "or leave it out",
+                    )
+        except OSError as error:
+            raise unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def encode_unchanged(
+    path: Path, times: Sequence[float], *, stamps: Mapping[str, tuple[int, int]], annotations: str, **encoding: Any
+) -> EncodedClip:
+    """Make a clip from files that are those that were scanned, for it carries the digests of the scan.
+
+    Args:
+        path: The video.
+        times: As `encode_clip` takes them.
+        stamps: Size and time of the last write of every file that the clip is made from, when it was scanned.
+        annotations: As `encode_clip` takes them.
+        encoding: What `encode_clip` takes besides.
+
+    Raises:
+        VideoError: `Changed` or `Unreadable`, or a reason of `encode_clip`.
+    """
+    check_unchanged(stamps)
+    for name in stamps:
+        open_regular(Path(name)).close()
+    encoded = encode_clip(path, times, annotations=annotations, **encoding)
+    check_unchanged(stamps)
+    return encoded
+
+
+def check_unchanged(stamps: Mapping[str, tuple[int, int]]) -> None:
+    """Compare files with what they were when they were scanned.
+
+    Raises:
+        VideoError: `Changed` if one is another.
+    """
+    for name, stamp in stamps.items():
+        if file_state(name).stamp != stamp:
+            raise VideoError("Changed", f"{name}: gone or changed since it was scanned; the next run scans it again")
