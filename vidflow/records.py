@@ -21,6 +21,7 @@ class VideoItem:
         start_seconds: Start of the part on the video's own clock; None is the start of the video.
         end_seconds: End of the part, exclusive; None is the end of the video.
         annotations: Path of an `.npz` with dense ground truth, or None.
+        sha256: Digest that the video's bytes must have, in hex, or None.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class VideoItem:
     start_seconds: float | None = None
     end_seconds: float | None = None
     annotations: Path | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

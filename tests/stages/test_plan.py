@@ -1,5 +1,6 @@
 """From rows and scans to clips: a row is all clips or one reject, by content and by seconds."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -121,3 +122,10 @@ def test_leaks_are_those_that_comparing_all_pairs_finds(chosen):
             kept.append(each)
     _, rejects = plan(rows, {"/a": scan("/a", end_seconds=20.0)})
     assert [reason for _, reason in rejects].count("Leak") == wanted
+
+
+def test_a_video_whose_bytes_are_not_those_of_the_manifest_is_a_reject():
+    rows = [dataclasses.replace(row("/a"), sha256="0" * 64), dataclasses.replace(row("/b"), sha256="1" * 64)]
+    clips, rejects = plan(rows, {"/a": scan("/a", "0" * 64), "/b": scan("/b", "f" * 64)})
+    assert clips == {"/a": 1}
+    assert rejects == [("/b", "OtherBytes")]

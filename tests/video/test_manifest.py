@@ -271,3 +271,13 @@ def test_a_folder_whose_name_no_table_could_hold_is_refused(tmp_path):
     folder.mkdir()
     with pytest.raises(ConfigError, match="no UTF-8"):
         read_manifest(_write(folder, "path,label,split\na.mp4,x,train\n"))
+
+
+def test_a_digest_is_kept_and_one_that_is_none_is_a_bad_row(tmp_path):
+    path, digest = tmp_path / "manifest.csv", "AB" * 32
+    path.write_text(f"path,label,split,sha256\na.mp4,x,train,{digest}\nb.mp4,x,train,\nc.mp4,x,train,abc\n")
+    items, rejects = read_manifest(path)
+    assert [item.sha256 for item in items] == [digest.lower(), None]
+    assert [reject.reason for reject in rejects] == ["BadRow"]
+    write_manifest(tmp_path / "again.parquet", items)
+    assert read_manifest(tmp_path / "again.parquet") == (items, [])

@@ -144,6 +144,11 @@ def _usable_scan(item: VideoItem, scans: Mapping[str, ScannedVideo]) -> ScannedV
     scan = scans[str(item.path)]
     if scan.reason:
         raise VideoError(scan.reason, scan.message)
+    if item.sha256 not in (None, scan.sha256):
+        raise VideoError(
+            "OtherBytes",
+            f"{item.path}: got sha256 {scan.sha256}, wanted {item.sha256} as the manifest says; fetch it again",
+        )
     annotations = scans[str(item.annotations)] if item.annotations else None
     if annotations is not None and annotations.reason:
         raise VideoError("Annotations", f"{item.path}: its annotations cannot be read: {annotations.message}")

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, assert_never
@@ -17,7 +18,7 @@ from vidflow.records import Reject, VideoItem
 from vidflow.video.files import open_regular
 
 REQUIRED_COLUMNS = ("path", "label", "split")
-OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations")
+OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations", "sha256")
 
 # Where the csv module puts cells beyond the last column; no column has this name.
 _SURPLUS = None
@@ -39,7 +40,7 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
     Paths in it resolve against its own folder. They may not leave that folder or `video_root`, so
     that a manifest from elsewhere cannot reach into the rest of the disk; symbolic links are
     followed wherever they lead. Whether a file is there, and a video, is found out later.
-    Columns beyond `path, label, split, start_seconds, end_seconds, annotations` are left alone.
+    Columns beyond `path, label, split, start_seconds, end_seconds, annotations, sha256` are left alone.
 
     Args:
         path: The manifest; its suffix is `.csv`, `.jsonl` or `.parquet`.
@@ -215,7 +216,17 @@ def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
         start_seconds=start,
         end_seconds=end,
         annotations=_resolve(_parse_text(row, "annotations"), roots) if annotations else None,
+        sha256=_parse_digest(row),
     )
+
+
+def _parse_digest(row: _Row) -> str | None:
+    value = row.get("sha256")
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise _BadRowError("BadRow", f"got sha256 = {_shown(value)}; wanted 64 hex digits, or nothing")
+    return value.lower()
 
 
 def _parse_text(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
@@ -285,4 +296,5 @@ def _as_row(item: VideoItem, folder: Path) -> dict[str, str | float | None]:
         "start_seconds": item.start_seconds,
         "end_seconds": item.end_seconds,
         "annotations": name(item.annotations) if item.annotations else None,
+        "sha256": item.sha256,
     }
