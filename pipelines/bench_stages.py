@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import bench_workers, sweep
+from pipelines import bench_workers, extract, sweep
 from pipelines.bench_clock import ROUNDS
 from pipelines.job import WorkerPool, log
 from vidflow.config.schema import Config, StageResources
@@ -71,12 +71,12 @@ def measure_extract(config: Config) -> Row:
     work = locate_shards(config)
     assert work is not None
     name = next(iter(config.features))
-    units = bench_workers.extract_plans(work.address)
+    units = extract.extract_plans(work.address)
     build = functools.partial(
         bench_workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
     )
     return _compare(
-        "extract", build, units, config.resources.extract, "clips/s", units[0].shard.num_clips, "encoder on memory"
+        "extract", build, units, config.resources.extract, "clips/s", len(work.plans[0].clips), "encoder on memory"
     )
 
 
@@ -124,7 +124,7 @@ def measure_memory(config: Config) -> Iterator[str]:
     """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
     work = locate_shards(config)
     assert work is not None
-    plan, units = work.plans[0], bench_workers.extract_plans(work.address)
+    plan, units = work.plans[0], extract.extract_plans(work.address)
     few = dataclasses.replace(plan, clips=plan.clips[: max(1, len(plan.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
     shard_build = functools.partial(bench_workers.ShardBench, config, scratch)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from pipelines.extract import build_extractor, committed_files
+from pipelines.extract import build_extractor
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
@@ -67,7 +67,7 @@ class ExtractBench:
 
     def _loop(self, plan: ExtractPlan) -> None:
         if plan.file not in self._frames:
-            images = (image for sample in read_shard(self._shards / plan.shard.file) for image in sample.images)
+            images = (image for sample in read_shard(self._shards / plan.shard) for image in sample.images)
             self._frames[plan.file] = torch.from_numpy(np.stack([decompress(image) for image in images]))
         num_frames = self._config.video.sampling.num_frames
         for batch in self._frames[plan.file].split(
@@ -110,12 +110,6 @@ def decode_frames(clip: ClipPlan, video: Video) -> UInt8[np.ndarray, "T H W 3"]:
     return decode_clip(
         path, info, indices, decoder=video.decoder, size=video.size, resize_filter=video.resize_filter
     ).frames
-
-
-def extract_plans(shards: Address) -> list[ExtractPlan]:
-    """Return every shard as a unit of extraction."""
-    entries = committed_files(shards, "shard")
-    return [ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in entries]
 
 
 def copy_files(directory: Path, chunk: int) -> float:

@@ -154,8 +154,9 @@ def commit_units(
     resources: StageResources,
     *,
     name: str,
+    is_current: Callable[[Filed, FileEntry], bool] | None = None,
 ) -> tuple[list[FileEntry], list[FileEntry]]:
-    """Make the files of `units` that are not committed yet.
+    """Make the files of `units` that are not committed yet, or no longer current.
 
     Args:
         config: The experiment, for the Ray session.
@@ -164,12 +165,18 @@ def commit_units(
         units: Units whose `file` names what the worker commits.
         resources: What a worker takes.
         name: Shown beside the progress.
+        is_current: Whether a committed file is what its unit would become now; None takes each as current.
 
     Returns:
         The entries of all units in their order, and those made now.
     """
     remove_leftovers(directory)
-    done = {unit.file: entry for unit in units if (entry := committed_entry(directory, unit.file))}
+    found = [(unit, committed_entry(directory, unit.file)) for unit in units]
+    done = {
+        unit.file: entry
+        for unit, entry in found
+        if entry is not None and (is_current is None or is_current(unit, entry))
+    }
     waiting = [unit for unit in units if unit.file not in done]
     if done:
         log.info("%s: %d of %d files are there already", name, len(done), len(units))

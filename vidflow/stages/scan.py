@@ -1,6 +1,7 @@
 """Scanning: the content hash and the headers of every video, remembered by path, size and time of change."""
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidflow.errors import VideoError
+from vidflow.errors import DamagedError, VideoError
 from vidflow.records import VideoInfo
 from vidflow.store.layout import file_sha256
 from vidflow.store.rows import read_rows, write_rows
@@ -18,6 +19,7 @@ from vidflow.video.sandbox import Sandbox
 
 ANNOTATIONS_SUFFIX = ".npz"
 """Dense ground truth is hashed like a video, and not probed."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,12 @@ class VideoIndex:
         self._directory = directory
         self._rows: dict[str, ScannedVideo] = {}
         for part in sorted(directory.glob("*.parquet")):
-            self._rows.update((row.path, row) for row in read_rows(part, ScannedVideo))
+            try:
+                rows = read_rows(part, ScannedVideo)
+            except DamagedError as error:
+                log.warning("%s; its videos are scanned again", error)
+                continue
+            self._rows.update((row.path, row) for row in rows)
 
     def missing(self, paths: Iterable[str]) -> list[str]:
         """Return the paths whose present content has not been scanned."""
