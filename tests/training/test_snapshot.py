@@ -3,15 +3,14 @@ import dataclasses
 import pytest
 import torch
 
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 from vidflow.records import EpochResult
+from vidflow.store.layout import TRIAL_RESULT
 from vidflow.training import snapshot as snapshots
 from vidflow.training.snapshot import (
     BEST,
     LAST,
     PREDICTIONS,
-    RESULT,
-    DamagedError,
     Snapshot,
     TrialIdentity,
     load_result,
@@ -101,7 +100,7 @@ def test_a_kill_between_two_files_is_made_up_for(tmp_path, missing, monkeypatch)
 def test_lost_best_weights_of_an_earlier_epoch_are_an_error_and_not_another_epochs_weights(tmp_path):
     _write(tmp_path, True, False)
     (tmp_path / BEST).unlink()
-    with pytest.raises(DamagedError, match="not the weights of epoch 1"):
+    with pytest.raises(DamagedError, match="not that of epoch 1"):
         publish_best(tmp_path, read_snapshot(tmp_path))
 
 
@@ -137,7 +136,7 @@ def test_a_completed_trial_drops_its_snapshot_and_a_stopped_one_keeps_it(tmp_pat
         write_result(directory, status)
         assert (directory / LAST).exists() is kept
         assert sorted(path.name for path in directory.iterdir() if path.name != LAST) == sorted(
-            [BEST, PREDICTIONS, RESULT]
+            [BEST, PREDICTIONS, TRIAL_RESULT]
         )
 
 
