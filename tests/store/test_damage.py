@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import logging
 import multiprocessing
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,7 @@ def make_shard(folder: Path) -> Callable[[], str]:
 
 
 def count_outcomes(make: Callable[[Path], Callable[[], str]], folder: Path, seed: int, count: int) -> dict[str, int]:
+    logging.disable()  # a line for each damaged JSON
     read = make(folder)
     outcomes = list(judge(folder, read, read(), seed=seed, count=count))
     return {kind: outcomes.count(kind) for kind in (RIGHT, REFUSED, WRONG)}
@@ -106,8 +109,6 @@ def count_outcomes(make: Callable[[Path], Callable[[], str]], folder: Path, seed
 
 def run_apart(make: Callable[[Path], Callable[[], str]], folder: Path, *, seed: int, count: int) -> dict[str, int]:
     """Do it in a process of its own; one that dies is an error here (`BrokenProcessPool`)."""
-    from concurrent.futures import ProcessPoolExecutor
-
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(count_outcomes, make, folder, seed, count).result()
 

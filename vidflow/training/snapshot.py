@@ -30,6 +30,7 @@ from vidflow.store.layout import (
     publish_json,
     read_json,
     read_listed,
+    seal_of,
     set_aside,
 )
 
@@ -37,7 +38,7 @@ LAST = "last.safetensors"
 BEST = "best.safetensors"
 PREDICTIONS = "predictions.safetensors"
 _METADATA = "vidflow"
-_DIGEST = "sha256"
+_DIGEST = "tensors_sha256"
 log = logging.getLogger(__name__)
 
 Setting = str | int | float | bool | None
@@ -146,14 +147,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            texts = stored.metadata() or {}
+            metadata = json.loads((stored.metadata() or {})[_METADATA])
     except FileNotFoundError as error:
         raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise _damage(path, str(error)) from error
-    if _METADATA not in texts or texts.get(_DIGEST) != _digest_of(tensors, texts[_METADATA]):
+    if not isinstance(metadata, dict) or metadata.pop(_DIGEST, None) != _digest_of(tensors, metadata):
         raise _damage(path, "not the values that a trial wrote")
-    return tensors, json.loads(texts[_METADATA])
+    return tensors, metadata
 
 
 def write_result(directory: Path, status: Literal["completed", "stopped"]) -> TrialResult:
@@ -235,13 +236,14 @@ def _publish_result(result: TrialResult) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
     with publish(path) as aside:
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps(metadata)
-        save_file(on_host, aside, {_METADATA: text, _DIGEST: _digest_of(on_host, text)})
+        sealed = {**metadata, _DIGEST: _digest_of(on_host, metadata)}
+        # Under one name, because names come in a different order in every process.
+        save_file(on_host, aside, {_METADATA: json.dumps(sealed)})
 
 
-def _digest_of(tensors: Mapping[str, Tensor], metadata: str) -> str:
+def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
     """Return the digest of everything that a file says: metadata, and name, type, shape and bytes of each tensor."""
-    digest = hashlib.sha256(metadata.encode(errors="surrogatepass"))
+    digest = hashlib.sha256(seal_of(metadata).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(uint8).numpy().data)
