@@ -182,6 +182,7 @@ def test_the_same_command_makes_again_what_is_gone_or_cut_and_nothing_else(mende
     assert vidflow("run", config, f"root={copy}").stderr.count("already done") == 5
 
 
+@pytest.mark.slow
 def test_an_altered_feature_file_ends_the_sweep_with_its_name_and_the_next_run_makes_it_again(mended, vidflow):
     config, copy = mended
     before, times = contents(copy, "features/*/*.arrow"), snapshot(copy, "features/*/*.arrow")
@@ -215,6 +216,7 @@ def test_an_altered_shard_is_found_before_it_is_encoded_and_shard_makes_it_again
     assert contents(copy, "shards/*/*.tar") == before
 
 
+@pytest.mark.slow
 def test_an_altered_prediction_or_table_ends_the_report_and_the_next_run_makes_it_again(mended, vidflow):
     config, copy = mended
     before = contents(copy, *MADE)

@@ -97,7 +97,8 @@ def read_listed(path: Path) -> dict[str, Any] | None:
     if value is None:
         return None
     listed = [*value.get("files", ()), *value.get("entries", ())]
-    return value if all(has_size(path.parent / row["file"], row["num_bytes"]) for row in listed) else None
+    folder = str(path.parent)  # text, because there may be 10,000 files
+    return value if all(has_size(f"{folder}/{row['file']}", row["num_bytes"]) for row in listed) else None
 
 
 def list_file(path: Path, name: str | None = None) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def list_file(path: Path, name: str | None = None) -> dict[str, Any]:
     return {"file": name or path.name, "num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def has_size(path: Path, num_bytes: int) -> bool:
+def has_size(path: Path | str, num_bytes: int) -> bool:
     """Whether a file is there and has so many bytes."""
     try:
         status = os.stat(path)
