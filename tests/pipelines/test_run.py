@@ -7,6 +7,8 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from vidflow.store.layout import publish_json, read_json
+
 
 def snapshot(root: Path, pattern: str) -> dict[str, int]:
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.glob(pattern) if path.is_file()}
@@ -112,6 +114,11 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 3)
 
 
+def say_another_source(entry: Path) -> None:
+    """Make a feature file that of a shard with other clips in it."""
+    publish_json(entry, {**read_json(entry), "details": {"source": "0" * 64}})
+
+
 def copy_of(root: Path, folder: Path) -> Path:
     return Path(shutil.copytree(root, folder / "root"))
 
@@ -144,6 +151,7 @@ HARM = {
     "shards/*/shard-000001.tar": Path.unlink,
     "shards/*/shard-000002.tar.json": cut,
     "features/*/*-000000.arrow": cut,
+    "features/*/*-000001.arrow.json": say_another_source,
     "features/*/clips.parquet": Path.unlink,
     "features/*/manifest.json": cut,
     "sweeps/*/manifest.json": cut,
@@ -172,7 +180,9 @@ def test_the_same_command_makes_again_what_is_gone_or_cut_and_nothing_else(mende
     remade = {name for name, changed in now.items() if times.get(name) != changed and name in before}
     # Of the shard whose list of members was cut, and of the trial, all; tables and the list of videos are written anew.
     assert {name for name in remade if name.endswith((".mp4", ".tar", ".arrow"))} == {
-        name.removesuffix(".json") for name in harmed if name.endswith((".mp4", ".tar", ".tar.json", ".arrow"))
+        name.removesuffix(".json")
+        for name in harmed
+        if name.endswith((".mp4", ".tar", ".tar.json", ".arrow", ".arrow.json"))
     }
     assert len({Path(name).parent for name in remade if name.endswith(".safetensors")}) == 1
     assert {name for name in now if name.startswith("reports/")} == {
