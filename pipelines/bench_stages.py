@@ -3,21 +3,25 @@
 Loop and stage take turns in the same workers, so a slow or busy machine slows both; the ratio is what counts.
 """
 
+import contextlib
 import dataclasses
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import bench_workers, sweep
+from pipelines import bench_workers, extract, sweep
 from pipelines.bench_clock import ROUNDS
 from pipelines.job import WorkerPool, log
 from vidflow.config.schema import Config, StageResources
 from vidflow.config.search import draw_candidates
 from vidflow.stages.locate import locate_features, locate_shards, locate_trial
+from vidflow.store.digests import GRACE_SECONDS
 from vidflow.store.features import FeatureReader
+from vidflow.store.layout import file_sha256
 
 HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
 
@@ -52,7 +56,7 @@ class Row:
 def measure_stages(config: Config) -> Iterator[str]:
     """Yield one line per stage, then the peak memory of workers at one and ten times the clips."""
     yield HEADER
-    for measure in (measure_shard, measure_extract, measure_read, measure_sweep):
+    for measure in (measure_shard, measure_extract, measure_digests, measure_read, measure_sweep):
         yield str(measure(config))
     yield from measure_memory(config)
 
@@ -71,13 +75,53 @@ def measure_extract(config: Config) -> Row:
     work = locate_shards(config)
     assert work is not None
     name = next(iter(config.features))
-    units = bench_workers.extract_plans(work.address)
+    units = extract.extract_plans(work.address)
     build = functools.partial(
         bench_workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
     )
     return _compare(
-        "extract", build, units, config.resources.extract, "clips/s", units[0].shard.num_clips, "encoder on memory"
+        "extract", build, units, config.resources.extract, "clips/s", len(work.plans[0].clips), "encoder on memory"
     )
+
+
+def measure_digests(config: Config) -> Row:
+    """Compare the first check of all feature files with a loop of sha256; the line says what the next one costs."""
+    work = locate_shards(config)
+    assert work is not None
+    reader = FeatureReader(locate_features(config, next(iter(config.features)), work.address).directory)
+    paths = sorted(reader.directory.glob("*.arrow"))
+    num_gigabytes = sum(path.stat().st_size for path in paths) / 1e9
+    time.sleep(GRACE_SECONDS)  # checks of younger files are not remembered
+    rounds, again = [], []
+    for number in range(ROUNDS):
+        bare = _seconds(lambda: [file_sha256(path) for path in paths])
+        with _cache_folder(Path(config.root) / f"checked-{number}"):
+            first = _seconds(reader.check_files)
+            again.append(_seconds(reader.check_files))
+        rounds.append((num_gigabytes / bare, num_gigabytes / first))
+    row = _row("digests", rounds, "GB/s", "sha256 of the same files, one by one")
+    return dataclasses.replace(
+        row, loop=f"{row.loop}; the next check takes {1e6 * statistics.median(again) / len(paths):.0f} us a file"
+    )
+
+
+@contextlib.contextmanager
+def _cache_folder(folder: Path) -> Iterator[None]:
+    """Remember checks in a folder of their own."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def measure_read(config: Config) -> Row:
@@ -124,7 +168,7 @@ def measure_memory(config: Config) -> Iterator[str]:
     """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
     work = locate_shards(config)
     assert work is not None
-    plan, units = work.plans[0], bench_workers.extract_plans(work.address)
+    plan, units = work.plans[0], extract.extract_plans(work.address)
     few = dataclasses.replace(plan, clips=plan.clips[: max(1, len(plan.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
     shard_build = functools.partial(bench_workers.ShardBench, config, scratch)

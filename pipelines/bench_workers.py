@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from pipelines.extract import build_extractor, committed_files
+from pipelines.extract import build_extractor
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
@@ -66,7 +66,7 @@ class ExtractBench:
 
     def _loop(self, plan: ExtractPlan) -> None:
         if plan.file not in self._frames:
-            images = (image for sample in read_shard(self._shards / plan.shard.file) for image in sample.images)
+            images = (image for sample in read_shard(self._shards / plan.shard) for image in sample.images)
             self._frames[plan.file] = torch.from_numpy(np.stack([decompress(image) for image in images]))
         num_frames = self._config.video.sampling.num_frames
         for batch in self._frames[plan.file].split(
@@ -105,12 +105,6 @@ def decode_frames(clip: ClipPlan, video: Video) -> UInt8[np.ndarray, "T H W 3"]:
     """Decode a clip from its video as a loop does that proves nothing: in order, trusting the file."""
     frames = frames_in_order(Path(clip.path), clip.times)
     return np.stack([crop_square(frame, video.size, video.resize_filter) for frame in frames])
-
-
-def extract_plans(shards: Address) -> list[ExtractPlan]:
-    """Return every shard as a unit of extraction."""
-    entries = committed_files(shards, "shard")
-    return [ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in entries]
 
 
 def copy_files(directory: Path, chunk: int) -> float:

@@ -1,12 +1,15 @@
 """The frames of clips, out of the shards."""
 
+import functools
+
 import numpy as np
 from jaxtyping import UInt8
 
 from vidflow.errors import VidflowError
 from vidflow.stages.locate import ShardWork
+from vidflow.store.digests import check_once
 from vidflow.store.features import CLIPS_TABLE, ClipRow
-from vidflow.store.layout import committed_entry
+from vidflow.store.layout import FileEntry, committed_entry
 from vidflow.store.rows import read_rows
 from vidflow.store.shards import read_images
 from vidflow.video.encode import decompress
@@ -19,29 +22,28 @@ class ClipFrames:
         """Read where each clip lies."""
         self._directory = work.address.directory
         self._rows = {row.key: row for row in read_rows(self._directory / CLIPS_TABLE, ClipRow)}
+        self._open = functools.cache(self._check)
 
     def keys(self, split: str) -> list[str]:
         """Return the keys of a split's clips, in the order of the shards."""
         return [key for key, row in self._rows.items() if row.split == split]
 
-    def find(self, key: str) -> UInt8[np.ndarray, "T H W 3"] | None:
-        """Return the frames of a clip; None if its shard is gone."""
-        entry = committed_entry(self._directory, self._rows[key].file)
-        if entry is None:
-            return None
-        images = read_images(self._directory / entry.file, entry.details["members"], key)
-        return np.stack([decompress(image) for image in images])
-
     def __call__(self, key: str) -> UInt8[np.ndarray, "T H W 3"]:
         """Return the frames of a clip.
 
         Raises:
-            VidflowError: If its shard is gone.
+            VidflowError: If its shard, or the list of what is in it, is gone or damaged.
         """
-        frames = self.find(key)
-        if frames is None:
+        entry = self._open(self._rows[key].file)
+        images = read_images(self._directory / entry.file, entry.details["members"], key)
+        return np.stack([decompress(image) for image in images])
+
+    def _check(self, file: str) -> FileEntry:
+        """Return what is known of a shard, once its bytes are known to be those that were written."""
+        entry = committed_entry(self._directory, file)
+        if entry is None:
             raise VidflowError(
-                f"{self._directory / self._rows[key].file}: gone, and with it the frames of clip {key}; "
-                "run `vidflow shard` again"
+                f"{self._directory / file}: gone or cut, or its list of members is; `vidflow shard` makes it again"
             )
-        return frames
+        check_once(self._directory / file, entry.sha256)
+        return entry

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pipelines.cli import run_stage
-from pipelines.job import FileUnit, commit_units, log
+from pipelines.job import commit_units, log
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.errors import VidflowError
@@ -18,7 +18,7 @@ from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import Reject
 from vidflow.stages.extract import Extractor, ExtractPlan
-from vidflow.stages.finish import finish_stage
+from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.locate import (
     Address,
     dense_features,
@@ -30,8 +30,10 @@ from vidflow.stages.locate import (
 )
 from vidflow.stages.reduce import ReducePlan, TokenReducer
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
-from vidflow.store.layout import STAGE_MANIFEST, FileEntry, committed_entry, exclusive
+from vidflow.store.layout import FileEntry, exclusive
 from vidflow.store.rows import read_rows
+
+Plan = TypeVar("Plan", ExtractPlan, ReducePlan)
 
 
 def main(config: Config) -> None:
@@ -82,15 +84,23 @@ def _extract(config: Config, name: str, features: FeatureSet, shards: Address, a
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
-    units = [
-        ExtractPlan(file=f"{Path(entry.file).stem}.arrow", shard=entry) for entry in committed_files(shards, "shard")
-    ]
     build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(config, name, build, units, shards, address)
+    _make(config, name, build, extract_plans(shards), shards, address)
+
+
+def extract_plans(shards: Address) -> list[ExtractPlan]:
+    """Return every shard of the finished stage as a unit of extraction."""
+    return [
+        ExtractPlan(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
+        for row in (shards.manifest or {})["files"]
+    ]
 
 
 def _reduce(config: Config, name: str, dense: Address, address: Address) -> None:
-    units = [ReducePlan(file=entry.file, dense=entry) for entry in committed_files(dense, "extract")]
+    units = [
+        ReducePlan(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
+        for row in (dense.manifest or {})["files"]
+    ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
     build = functools.partial(build_token_reducer, config, name, dense.directory, address.directory, metadata)
     _make(config, name, build, units, dense, address)
@@ -100,14 +110,23 @@ def _make(
     config: Config,
     name: str,
     build: Callable[[], Callable[[Any], FileEntry]],
-    units: Sequence[FileUnit],
+    units: Sequence[Plan],
     source: Address,
     address: Address,
 ) -> None:
     """Make and commit one feature set from the files of `source`."""
+    if not units:
+        raise VidflowError(f"{source.directory}: no clips to make features of; see {source.directory / REJECTS_TABLE}")
     started = time.monotonic()
     entries, made = commit_units(
-        config, address.directory, build, units, config.resources.extract, name=f"extract {name}"
+        config,
+        address.directory,
+        build,
+        units,
+        config.resources.extract,
+        name=f"extract {name}",
+        # A shard can be made again with other clips, such as one whose video could not be read before.
+        is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
     finish_stage(
@@ -116,7 +135,7 @@ def _make(
         entries=entries,
         clips=_clip_rows(source, rejects),
         rejects=rejects,
-        metadata=FeatureFile(address.directory / entries[0].file).metadata,
+        metadata=FeatureFile(address.directory / entries[0].file, entries[0].sha256).metadata,
     )
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
@@ -129,22 +148,8 @@ def _make(
     )
 
 
-def committed_files(address: Address, stage: str) -> list[FileEntry]:
-    """Return the files of a finished stage.
-
-    Raises:
-        VidflowError: If one is not there any more.
-    """
-    entries = []
-    for file in (address.manifest or {})["files"]:
-        entry = committed_entry(address.directory, file["file"])
-        if entry is None:
-            raise VidflowError(
-                f"{address.directory / file['file']}: gone or cut short since it was made; "
-                f"delete {address.directory / STAGE_MANIFEST} and run `vidflow {stage}` again"
-            )
-        entries.append(entry)
-    return entries
+def _feature_file(shard: str) -> str:
+    return f"{Path(shard).stem}.arrow"
 
 
 def build_token_reducer(
@@ -189,7 +194,7 @@ def _clip_rows(shards: Address, rejects: list[Reject]) -> list[ClipRow]:
     for row in read_rows(shards.directory / CLIPS_TABLE, ClipRow):
         if row.key in left_out:
             continue
-        file = f"{Path(row.file).stem}.arrow"
+        file = _feature_file(row.file)
         position = rows[-1].row + 1 if rows and rows[-1].file == file else 0
         rows.append(ClipRow(key=row.key, label=row.label, split=row.split, file=file, row=position))
     return rows

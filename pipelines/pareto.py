@@ -59,9 +59,7 @@ def picture_merging(
     frames_of = ClipFrames(work)
     clips = []
     for key in frames_of.keys("val")[:NUM_CLIPS]:
-        frames = frames_of.find(key)
-        if frames is None:
-            continue
+        frames = frames_of(key)
         tinted = [
             (f"{name}: {costs[name].reducer}", picture)
             for name, reader in readers.items()

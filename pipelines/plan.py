@@ -43,7 +43,7 @@ from vidflow.stages.locate import (
     root_of,
     scanned_paths,
 )
-from vidflow.store.layout import exclusive, publish_json
+from vidflow.store.layout import exclusive, publish_json, read_json
 
 PLAN = "plan.json"
 
@@ -82,10 +82,10 @@ def compare_with_plan(config: Config, features: Mapping[str, Address], sweep: St
         features: Where each feature set lies.
         sweep: What the sweep has taken.
     """
-    try:
-        planned: dict[str, dict[str, float]] = json.loads(locate_plan(config).read_text())["stages"]
-    except FileNotFoundError:
+    plan = read_json(locate_plan(config))
+    if plan is None:
         return {}
+    planned: dict[str, dict[str, float]] = plan["stages"]
     metrics: dict[str, float] = {}
     actual = {**dict(_actual_costs(config, features)), "sweep": sweep}
     for stage in planned.keys() & actual.keys():

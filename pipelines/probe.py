@@ -206,7 +206,7 @@ def probe_features(
     entry = _settled(lambda: make("probe.arrow", sources[1]))
     clip_bytes, file_bytes = _shares(warm, entry, "num_bytes")
     clip_seconds, file_seconds = _shares(warm, entry, "seconds")
-    stored = FeatureFile(directory / entry.file)
+    stored = FeatureFile(directory / entry.file, entry.sha256)
     counts = np.concatenate([stored[row].counts[:, -1] for row in range(len(stored))])
     reducer = features.reducer
     macs = encoder_macs(
@@ -228,7 +228,7 @@ def probe_features(
 def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: Path) -> StepTime:
     """Train and validate one batch several times, after once to warm up."""
     entry = features.entries[1]
-    metadata = FeatureFile(features.directory / entry.file).metadata
+    metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
     rows = [
         ClipRow(key=f"{split}{place}", label=0, split=split, file=entry.file, row=place % entry.num_clips)
         for split in ("train", "val")
@@ -263,14 +263,14 @@ def _maker(
         made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
         assert isinstance(made, PostReducer)
         reduce = TokenReducer(made, dense=dense.directory, directory=directory, metadata=metadata)
-        return lambda file, source: reduce(ReducePlan(file=file, dense=source))
+        return lambda file, source: reduce(ReducePlan(file=file, dense=source.file, source_sha256=source.sha256))
     metadata |= {
         "class_names": list(shards.class_names),
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
     extract = build_extractor(config, features, shards.directory, directory, metadata)
-    return lambda file, source: extract(ExtractPlan(file=file, shard=source))
+    return lambda file, source: extract(ExtractPlan(file=file, shard=source.file, source_sha256=source.sha256))
 
 
 def _settled(make: Callable[[], FileEntry]) -> FileEntry:

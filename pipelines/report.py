@@ -20,6 +20,7 @@ from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
 from vidflow.config.tracking_uri import store_uri
+from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
 from vidflow.report.pictures import draw_clips
@@ -36,7 +37,7 @@ from vidflow.stages.locate import (
     root_of,
 )
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish, publish_json
+from vidflow.store.layout import STAGE_MANIFEST, exclusive, list_file, publish, publish_json, seal_of
 from vidflow.tracking import Tracker
 from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
@@ -52,20 +53,33 @@ def main(config: Config) -> None:
         sweep = locate_sweep(config, features)
         manifest = sweep.manifest
         assert manifest is not None
-        results = [load_result(root_of(config) / "trials" / key) for key in manifest["trials"]]
-        page = render_page(_gather(config, features, sweep, [result for result in results if result is not None]))
+        results = [_load(root_of(config) / "trials" / key) for key in manifest["trials"]]
+        page = render_page(_gather(config, features, sweep, results))
         address = locate_report(config, sweep)
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
         uri = store_uri(config)
         Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
-        publish_json(address.directory / STAGE_MANIFEST, {"stage": "report", "fingerprint": address.fingerprint})
+        made = {"stage": "report", "fingerprint": address.fingerprint, "sweep": seal_of(manifest)}
+        publish_json(address.directory / STAGE_MANIFEST, {**made, "files": [list_file(address.directory / PAGE)]})
     log.info(
         "report: %s, %.1f MB in %.1f s; runs: vidflow ui CONFIG, then http://127.0.0.1:5000",
         address.directory / PAGE,
         len(page) / 1e6,
         time.monotonic() - started,
     )
+
+
+def _load(directory: Path) -> TrialResult:
+    """Return what became of a trial of the finished sweep.
+
+    Raises:
+        VidflowError: If a file of it is gone or damaged.
+    """
+    result = load_result(directory)
+    if result is None:
+        raise VidflowError(f"{directory}: a file of this trial is gone or damaged; `vidflow sweep` trains it again")
+    return result
 
 
 def _gather(config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]) -> ReportData:

@@ -13,7 +13,9 @@ from vidflow.stages.locate import (
     locate_shards,
     locate_sweep,
     locate_videos,
+    root_of,
 )
+from vidflow.store.layout import TRIAL_RESULT, read_listed, seal_of
 
 
 class Progress:
@@ -23,6 +25,7 @@ class Progress:
         """Look at nothing yet."""
         self._config = config
         self._work: ShardWork | None = None
+        self._sweep: Address | None = None
 
     def describe(self) -> str:
         """Return the merged settings and one line per stage."""
@@ -30,19 +33,15 @@ class Progress:
         for stage, addresses in self._addresses().items():
             lines += [f"{stage:<8} {'not known before the stages above are done':<24}"] if addresses is None else []
             for name, address in (addresses or {}).items():
-                state = "done" if address.manifest else "to do"
+                state = "done" if self._is_done(stage, address) else "to do"
                 lines.append(f"{stage:<8} {name:<16} {address.fingerprint}  {state:<6} {address.directory}")
         return "\n".join([config_to_yaml(self._config), *lines])
 
     def finished(self, stage: str) -> str | None:
         """Return a line that says where a finished stage lies, or None while something of it is to do."""
         addresses = self._addresses().get(stage)
-        if addresses is None or not all(address.manifest for address in addresses.values()):
+        if addresses is None or not all(self._is_done(stage, address) for address in addresses.values()):
             return None
-        if stage == "shard":
-            work = self._work
-            if work is None or (work.address.manifest or {}).get("plan_rejects") != work.rejects_digest:
-                return None
         return f"{stage}: already done: {', '.join(str(address.directory) for address in addresses.values())}"
 
     def check_turn(self, stage: str) -> None:
@@ -59,6 +58,24 @@ class Progress:
                     f"{self._config.root}: the {earlier} stage of this configuration is not finished; run "
                     f"`vidflow {earlier}` first, or `vidflow run` for all of them"
                 )
+
+    def _is_done(self, stage: str, address: Address) -> bool:
+        """Whether a stage is finished and every file of it is there, with the size that was stated."""
+        manifest = address.manifest
+        if manifest is None:
+            return False
+        match stage:
+            case "shard":
+                return self._work is not None and manifest["plan_rejects"] == self._work.rejects_digest
+            case "sweep":
+                trials = root_of(self._config) / "trials"
+                return all(read_listed(trials / key / TRIAL_RESULT) for key in manifest["trials"])
+            case "report":
+                # A page about trials that were trained again since tells what was.
+                sweep = self._sweep.manifest if self._sweep is not None else None
+                return sweep is not None and manifest["sweep"] == seal_of(sweep)
+            case _:
+                return True
 
     def _addresses(self) -> dict[str, dict[str, Address] | None]:
         """Return the addresses of each stage in order, or None where they are not known yet."""
@@ -78,6 +95,6 @@ class Progress:
         yield {"": self._work.address}
         features = {name: locate_features(config, name, self._work.address) for name in config.features}
         yield features
-        sweep = locate_sweep(config, features)
-        yield {"": sweep}
-        yield {"": locate_report(config, sweep)}
+        self._sweep = locate_sweep(config, features)
+        yield {"": self._sweep}
+        yield {"": locate_report(config, self._sweep)}

@@ -1,6 +1,5 @@
 """Train temporal modules on cached features as Ray Tune trials, tracked in MLflow: `vidflow sweep CONFIG.yaml`."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
 from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json
+from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, read_json
 from vidflow.tracking import Tracker
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
@@ -87,6 +86,9 @@ class Sweep:
         if finished:
             log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
         if waiting or self._is_searching(finished):
+            for feature_set in self._features.values():
+                # Now, so that a damaged file is one message and not one failed trial after the other.
+                FeatureReader(feature_set.directory).check_files()
             logger = RunLogger(self._config, self._features, self._tracker, self._open_run)
             run_trials(
                 self._config,
@@ -108,10 +110,8 @@ class Sweep:
         """Return the candidates, or where they are chosen as results come, those started so far."""
         if self._config.trials.algorithm != "optuna":
             return draw_candidates(self._config)[0]
-        try:
-            return [Trial(**values) for values in json.loads((self._address.directory / STARTED).read_text())]
-        except FileNotFoundError:
-            return []
+        started = read_json(self._address.directory / STARTED) or {"trials": []}
+        return [Trial(**values) for values in started["trials"]]
 
     def _finished(self) -> dict[str, TrialResult]:
         results = {key: load_result(self._locate(trial).directory) for key, trial in self._trials.items()}
@@ -124,7 +124,8 @@ class Sweep:
         """Find or create the run of a trial, and note that it was started."""
         if address.fingerprint not in self._trials:
             self._trials[address.fingerprint] = trial
-            publish_json(self._address.directory / STARTED, [asdict(known) for known in self._trials.values()])
+            started = {"trials": [asdict(known) for known in self._trials.values()]}
+            publish_json(self._address.directory / STARTED, started)
         return self._tracker.trial_run(
             self._run_id,
             address.fingerprint,

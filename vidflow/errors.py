@@ -19,6 +19,10 @@ class TooManyRejectsError(VidflowError):
     exit_code = 3
 
 
+class DamagedError(VidflowError):
+    """A file that vidflow wrote is gone, or its bytes are not those that were written; it can be made again."""
+
+
 class VideoError(VidflowError):
     """One video (or clip) cannot be used; it becomes a `Reject` row and the run goes on.
 

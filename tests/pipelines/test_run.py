@@ -1,10 +1,13 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
+
+from vidflow.store.layout import publish_json, read_json
 
 
 def snapshot(root: Path, pattern: str) -> dict[str, int]:
@@ -99,30 +102,158 @@ def test_a_repeated_sweep_adds_no_run_and_trains_nothing(finished, vidflow):
     assert len(runs(root)) == count
 
 
-def test_a_shard_cut_short_is_found_before_it_is_encoded(finished, vidflow, tmp_path):
-    config, root, _ = finished
-    copy = tmp_path / "root"
-    shutil.copytree(root, copy)
-    tar = next(copy.glob("shards/*/shard-000001.tar"))
-    assert "already done" in vidflow("shard", config, f"root={copy}").stderr
-    data = bytearray(tar.read_bytes())
+def alter(path: Path) -> None:
+    """Flip one bit in the middle of a file, which changes neither its size nor, as far as anybody looks, its time."""
+    data, status = bytearray(path.read_bytes()), path.stat()
     data[len(data) // 2] ^= 1
-    tar.write_bytes(data)
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def say_another_source(entry: Path) -> None:
+    """Make a feature file that of a shard with other clips in it."""
+    publish_json(entry, {**read_json(entry), "details": {"source": "0" * 64}})
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(root, folder / "root"))
+
+
+def contents(root: Path, *patterns: str) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for pattern in patterns for path in sorted(root.glob(pattern))
+    }
+
+
+@pytest.fixture(scope="module")
+def mended(finished, vidflow, tmp_path_factory):
+    """A copy of the experiment that each test harms and makes whole again."""
+    config, root, _ = finished
+    copy = copy_of(root, tmp_path_factory.mktemp("mended"))
+    assert vidflow("shard", config, f"root={copy}").returncode == 0  # its videos are scanned where they lie now
+    return config, copy
+
+
+MADE = (
+    "videos/*/*.mp4",
+    "videos/*/*.csv",
+    "shards/*/*.tar",
+    "features/*/*.arrow",
+    "trials/*/*.safetensors",
+    "*/*/*.parquet",
+)
+HARM = {
+    "videos/*/val_00003_*.mp4": Path.unlink,
+    "shards/*/shard-000001.tar": Path.unlink,
+    "shards/*/shard-000002.tar.json": cut,
+    "features/*/*-000000.arrow": cut,
+    "features/*/*-000001.arrow.json": say_another_source,
+    "features/*/clips.parquet": Path.unlink,
+    "features/*/manifest.json": cut,
+    "sweeps/*/manifest.json": cut,
+    "trials/*/best.safetensors": Path.unlink,
+    "reports/*/report.html": Path.unlink,
+}
+
+
+def test_the_same_command_makes_again_what_is_gone_or_cut_and_nothing_else(mended, vidflow):
+    config, copy = mended
+    before, times, count = contents(copy, *MADE), snapshot(copy, "*/*/*"), len(runs(copy))
+    harmed = set()
+    for pattern, harm in HARM.items():
+        path = sorted(copy.glob(pattern))[0]
+        harm(path)
+        harmed.add(str(path.relative_to(copy)))
+    shown = vidflow("run", config, f"root={copy}", "--print")
+    assert shown.returncode == 0, shown.stderr
+    assert "synth                     " in shown.stdout
+    assert " done " not in shown.stdout
+    done = vidflow("run", config, f"root={copy}")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert contents(copy, *MADE) == before
+    now = snapshot(copy, "*/*/*")
+    remade = {name for name, changed in now.items() if times.get(name) != changed and name in before}
+    # Of the shard whose list of members was cut, and of the trial, all; tables and the list of videos are written anew.
+    assert {name for name in remade if name.endswith((".mp4", ".tar", ".arrow"))} == {
+        name.removesuffix(".json")
+        for name in harmed
+        if name.endswith((".mp4", ".tar", ".tar.json", ".arrow", ".arrow.json"))
+    }
+    assert len({Path(name).parent for name in remade if name.endswith(".safetensors")}) == 1
+    assert {name for name in now if name.startswith("reports/")} == {
+        name for name in times if name.startswith("reports/")
+    }
+    assert len(runs(copy)) == count
+    assert vidflow("run", config, f"root={copy}").stderr.count("already done") == 5
+
+
+@pytest.mark.slow
+def test_an_altered_feature_file_ends_the_sweep_with_its_name_and_the_next_run_makes_it_again(mended, vidflow):
+    config, copy = mended
+    before, times = contents(copy, "features/*/*.arrow"), snapshot(copy, "features/*/*.arrow")
+    victim = next(copy.glob("features/*/*-000001.arrow"))
+    alter(victim)
+    more = [f"root={copy}", "trials.trial.epochs=1"]
+    done = vidflow("sweep", config, *more)
+    assert done.returncode == 1
+    assert f"{victim}: its bytes are not those that were written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(copy.glob("trials/*/last.safetensors"))
+    done = vidflow("run", config, *more)
+    assert done.returncode == 0, done.stderr
+    assert contents(copy, "features/*/*.arrow") == before
+    now = snapshot(copy, "features/*/*.arrow")
+    assert {name for name in now if now[name] != times[name]} == {str(victim.relative_to(copy))}
+
+
+def test_an_altered_shard_is_found_before_it_is_encoded_and_shard_makes_it_again(mended, vidflow):
+    config, copy = mended
+    before, tar = contents(copy, "shards/*/*.tar"), next(copy.glob("shards/*/shard-000001.tar"))
+    alter(tar)
+    assert "already done" in vidflow("shard", config, f"root={copy}").stderr
     done = vidflow("extract", config, f"root={copy}", "encoder.weights=random:2")
     assert done.returncode == 1
-    assert "shard-000001.tar: its bytes differ from its manifest" in done.stderr
+    assert "shard-000001.tar: its bytes are not those that were written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert vidflow("extract", config, f"root={copy}", "encoder.weights=random:2").returncode == 1
+    done = vidflow("shard", config, f"root={copy}")
+    assert done.returncode == 0, done.stderr
+    assert contents(copy, "shards/*/*.tar") == before
+
+
+@pytest.mark.slow
+def test_an_altered_prediction_or_table_ends_the_report_and_the_next_run_makes_it_again(mended, vidflow):
+    config, copy = mended
+    before = contents(copy, *MADE)
+    alter(next(copy.glob("trials/*/predictions.safetensors")))
+    alter(next(copy.glob("shards/*/clips.parquet")))
+    next(copy.glob("reports/*/report.html")).unlink()
+    done = vidflow("report", config, f"root={copy}")
+    assert done.returncode == 1
+    assert "predictions.safetensors: its bytes are not those that were written" in done.stderr
+    assert "Traceback" not in done.stderr
+    for _ in range(2):  # what lies behind the first damage is found by the second
+        done = vidflow("run", config, f"root={copy}")
+        assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert contents(copy, *MADE) == before
 
 
 def test_a_video_that_breaks_later_becomes_a_reject_and_ends_with_3(finished, vidflow, tmp_path):
-    config, root, _ = finished
-    copy = tmp_path / "root"
-    shutil.copytree(root, copy)
+    _, root, _ = finished
+    copy = copy_of(root, tmp_path)
     for video in sorted(copy.glob("videos/*/val_*.mp4"))[:4]:
         video.write_bytes(video.read_bytes()[:-400])
-    done = vidflow("shard", config, f"root={copy}")
+    mine = [finished[0], f"root={copy}", f"video.manifest={next(copy.glob('videos/*/manifest.csv'))}"]
+    done = vidflow("shard", *mine)
     assert done.returncode == 3
     assert "4 of 60 rows are rejected" in done.stderr
-    assert vidflow("shard", config, f"root={copy}", "shards.max_reject_fraction=0.1").returncode == 0
+    assert vidflow("shard", *mine, "shards.max_reject_fraction=0.1").returncode == 0
     tables = [pq.read_table(path).to_pylist() for path in copy.glob("shards/*/rejects.parquet")]
     assert [len(rows) for rows in tables if rows] == [4]
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from feature_sets import finish_features
 from PIL import Image, ImageColor
 
 from vidflow.config.schema import Trial, Trials
@@ -10,9 +11,7 @@ from vidflow.config.search import objective_of
 from vidflow.records import ClipTokens, EpochResult, TrialResult
 from vidflow.report.pictures import PREDICTION, TRUTH, draw_boxes, draw_clips, draw_tracks
 from vidflow.report.results import Pictured, read_pictured
-from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader, write_features
-from vidflow.store.layout import STAGE_MANIFEST, publish_json
-from vidflow.store.rows import write_rows
+from vidflow.store.features import FeatureReader
 from vidflow.training.snapshot import load_result, write_result
 from vidflow.training.trial import run_trial
 
@@ -56,11 +55,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> FeatureReader:
                 annotations=buffer.getvalue(),
             )
         )
-    write_features(folder / "f.arrow", clips, metadata)
-    rows = [ClipRow(key=c.key, label=-1, split=c.split, file="f.arrow", row=row) for row, c in enumerate(clips)]
-    write_rows(folder / CLIPS_TABLE, ClipRow, rows)
-    publish_json(folder / STAGE_MANIFEST, {"metadata": metadata})
-    return FeatureReader(folder)
+    return finish_features(folder, {"f.arrow": clips}, metadata)
 
 
 @pytest.fixture(scope="module", params=TASKS)

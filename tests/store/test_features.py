@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureFile, FeatureReader, clip_order, write_features
+from vidflow.store.layout import file_sha256
 
 
 def make_clip(index: int, *, merged: bool = False, embed_dim: int = 8) -> ClipTokens:
@@ -24,11 +27,15 @@ def make_clip(index: int, *, merged: bool = False, embed_dim: int = 8) -> ClipTo
     )
 
 
+def open_file(path: Path) -> FeatureFile:
+    return FeatureFile(path, file_sha256(path))
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_what_is_written_is_read_back_exactly(tmp_path, merged):
     clips = [make_clip(index, merged=merged) for index in range(3)]
     assert write_features(tmp_path / "a.arrow", clips, {"embed_dim": 8}) == 3
-    file = FeatureFile(tmp_path / "a.arrow")
+    file = open_file(tmp_path / "a.arrow")
     assert len(file) == 3
     for wanted, got in zip(clips, (file[row] for row in range(3)), strict=True):
         assert bytes(got.annotations) == wanted.annotations
@@ -38,7 +45,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path, merged):
 
 def test_tokens_are_views_of_the_map_and_cannot_be_written(tmp_path):
     write_features(tmp_path / "a.arrow", [make_clip(0)], {"embed_dim": 8})
-    clip = FeatureFile(tmp_path / "a.arrow")[0]
+    clip = open_file(tmp_path / "a.arrow")[0]
     assert not clip.tokens.flags.owndata
     assert not clip.tokens.flags.writeable
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from feature_sets import finish_features
 
 from vidflow.records import ClipTokens
-from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader, write_features
-from vidflow.store.layout import STAGE_MANIFEST, publish_json
-from vidflow.store.rows import write_rows
+from vidflow.store.features import FeatureReader
 
 NUM_TRAIN, NUM_VAL = 24, 12
 Annotations = dict[str, np.ndarray]
@@ -61,18 +60,11 @@ def write_feature_set(
         )
         for index in range(num_clips)
     ]
-    rows, start = [], 0
+    files, start = {}, 0
     for number, size in enumerate(file_sizes or [num_clips]):
-        part = clips[start : start + size]
-        write_features(directory / f"features-{number}.arrow", part, metadata)
-        rows += [
-            ClipRow(key=clip.key, label=clip.label, split=clip.split, file=f"features-{number}.arrow", row=row)
-            for row, clip in enumerate(part)
-        ]
+        files[f"features-{number}.arrow"] = clips[start : start + size]
         start += size
-    write_rows(directory / CLIPS_TABLE, ClipRow, rows)
-    publish_json(directory / STAGE_MANIFEST, {"metadata": metadata})
-    return FeatureReader(directory)
+    return finish_features(directory, files, metadata)
 
 
 def npz(arrays: Annotations) -> bytes:

@@ -11,11 +11,11 @@ import torch
 
 from vidflow.config.schema import Trial
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.store.layout import TRIAL_RESULT
 from vidflow.training.snapshot import (
     BEST,
     LAST,
     PREDICTIONS,
-    RESULT,
     load_result,
     read_snapshot,
     read_tensors,
@@ -88,7 +88,7 @@ def test_a_trial_killed_and_resumed_equals_an_undisturbed_one_bit_for_bit(tmp_pa
     _assert_same_trial(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("victim", [LAST, BEST, PREDICTIONS, RESULT])
+@pytest.mark.parametrize("victim", [LAST, BEST, PREDICTIONS, TRIAL_RESULT])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_a_trial_killed_before_any_file_appears_equals_an_undisturbed_one(
     tmp_path, reader, undisturbed, victim, epoch, monkeypatch
@@ -178,7 +178,7 @@ def test_a_damaged_snapshot_costs_time_and_nothing_else(tmp_path, reader, undist
 def test_leftovers_of_a_killed_writer_go_away(tmp_path, reader):
     tmp_path.joinpath(f".{LAST}.0123abcd.tmp").write_bytes(b"half")
     list(_run(reader, tmp_path, dataclasses.replace(TRIAL, epochs=1)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, PREDICTIONS, RESULT]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, PREDICTIONS, TRIAL_RESULT]
 
 
 def test_the_folder_of_another_trial_is_refused(tmp_path, reader):

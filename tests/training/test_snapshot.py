@@ -1,17 +1,23 @@
 import dataclasses
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 from vidflow.records import EpochResult
+from vidflow.store.layout import TRIAL_RESULT, read_listed
 from vidflow.training import snapshot as snapshots
 from vidflow.training.snapshot import (
     BEST,
     LAST,
     PREDICTIONS,
-    RESULT,
-    DamagedError,
     Snapshot,
     TrialIdentity,
     load_result,
@@ -101,7 +107,7 @@ def test_a_kill_between_two_files_is_made_up_for(tmp_path, missing, monkeypatch)
 def test_lost_best_weights_of_an_earlier_epoch_are_an_error_and_not_another_epochs_weights(tmp_path):
     _write(tmp_path, True, False)
     (tmp_path / BEST).unlink()
-    with pytest.raises(DamagedError, match="not the weights of epoch 1"):
+    with pytest.raises(DamagedError, match="not that of epoch 1"):
         publish_best(tmp_path, read_snapshot(tmp_path))
 
 
@@ -137,7 +143,7 @@ def test_a_completed_trial_drops_its_snapshot_and_a_stopped_one_keeps_it(tmp_pat
         write_result(directory, status)
         assert (directory / LAST).exists() is kept
         assert sorted(path.name for path in directory.iterdir() if path.name != LAST) == sorted(
-            [BEST, PREDICTIONS, RESULT]
+            [BEST, PREDICTIONS, TRIAL_RESULT]
         )
 
 
@@ -160,3 +166,81 @@ def test_no_file_is_written_in_place(tmp_path):
         assert len(held.read()) > 0
     assert all((tmp_path / name).stat().st_ino != inode for name, inode in before.items())
     assert set(before) == {snapshots.LAST, snapshots.BEST, snapshots.PREDICTIONS}
+
+
+def test_a_finished_trial_whose_file_is_gone_cut_or_altered_is_not_over(tmp_path):
+    for number, (victim, harm) in enumerate(itertools.product([BEST, PREDICTIONS, TRIAL_RESULT], HARMS)):
+        directory = tmp_path / str(number)
+        _write(directory, True, False)
+        write_result(directory, "completed")
+        assert load_result(directory) is not None
+        HARMS[harm](directory / victim)
+        assert load_result(directory) is None, f"{victim} {harm}"
+        # Without reading a byte, too: what was found damaged was set aside.
+        assert read_listed(directory / TRIAL_RESULT) is None
+
+
+@pytest.mark.parametrize("victim", [BEST, PREDICTIONS])
+def test_damaged_best_weights_are_never_taken_for_those_of_a_trial_that_is_closed_later(tmp_path, victim):
+    _write(tmp_path, True, True)
+    HARMS["altered"](tmp_path / victim)
+    write_result(tmp_path, "stopped")
+    assert _best_epoch(tmp_path) == (2, 2.0, 2.0)
+    _write(tmp_path / "later", True, False)
+    HARMS["altered"](tmp_path / "later" / victim)
+    with pytest.raises(DamagedError, match=f"{victim}: not that of epoch 1"):
+        write_result(tmp_path / "later", "stopped")
+
+
+def test_a_damaged_file_is_set_aside_only_where_a_finished_trial_lists_it(tmp_path):
+    _write(tmp_path, True)
+    write_result(tmp_path, "completed")
+    copy = tmp_path / "elsewhere" / BEST
+    copy.parent.mkdir()
+    shutil.copyfile(tmp_path / BEST, copy)
+    for path in (copy, tmp_path / BEST):
+        HARMS["altered"](path)
+        with pytest.raises(DamagedError, match="damaged"):
+            read_tensors(path)
+    assert copy.exists()
+    assert not (tmp_path / BEST).exists()
+
+
+def test_no_changed_byte_of_a_snapshot_gives_other_tensors_or_metadata(tmp_path):
+    _write(tmp_path, True)
+    whole, rng = (tmp_path / LAST).read_bytes(), random.Random(0)
+    wanted, refused = _contents(tmp_path / LAST), 0
+    for _ in range(2000):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (tmp_path / LAST).write_bytes(changed)
+        try:
+            assert _contents(tmp_path / LAST) == wanted
+        except DamagedError:
+            refused += 1
+    assert refused > 1500
+
+
+def _contents(path) -> str:
+    tensors, metadata = read_tensors(path)
+    return repr((metadata, sorted((name, str(t.dtype), t.tolist()) for name, t in tensors.items())))
+
+
+def _alter(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+HARMS = {"gone": lambda path: path.unlink(), "cut": lambda path: os.truncate(path, 40), "altered": _alter}
+
+
+def test_the_bytes_of_the_best_weights_do_not_depend_on_the_process(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); "
+        "import test_snapshot; test_snapshot._write(Path(sys.argv[1]), True)"
+    )
+    for name in "abc":  # one in two would be equal by chance if there were two names to order
+        command = [sys.executable, "-c", code, tmp_path / name, str(Path(__file__).parent)]
+        subprocess.run(command, check=True)
+    assert len({(tmp_path / name / BEST).read_bytes() for name in "abc"}) == 1

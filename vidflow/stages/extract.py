@@ -19,18 +19,26 @@ from torch import Tensor
 from vidflow.ahead import make_ahead
 from vidflow.models.encoder import EncodedFrames, FrozenEncoder
 from vidflow.records import ClipTokens, Reject
+from vidflow.store.digests import check_once
 from vidflow.store.features import write_features
-from vidflow.store.layout import FileEntry, check_digest, file_sha256, publish_entry
+from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import decompress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractPlan:
-    """One feature file to make, and the shard it is made from."""
+    """One feature file to make, and the shard it is made from.
+
+    Attributes:
+        file: Name of the feature file.
+        shard: Name of the shard.
+        source_sha256: Digest of the shard.
+    """
 
     file: str
-    shard: FileEntry
+    shard: str
+    source_sha256: str
 
 
 class Extractor:
@@ -74,13 +82,13 @@ class Extractor:
         """Encode one shard and commit its features.
 
         Raises:
-            VidflowError: If the shard's bytes are not those that were committed.
+            DamagedError: If the shard's bytes are not those that were committed.
         """
         started = time.perf_counter()
-        check_digest(self._shards, plan.shard)
+        check_once(self._shards / plan.shard, plan.source_sha256)
         rejects: list[Reject] = []
         path = self._directory / plan.file
-        samples = read_shard(self._shards / plan.shard.file)
+        samples = read_shard(self._shards / plan.shard)
         num_clips = write_features(path, self._encode(samples, rejects), self._metadata)
         entry = FileEntry(
             file=path.name,
@@ -89,7 +97,7 @@ class Extractor:
             num_clips=num_clips,
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
-            details={},
+            details={"source": plan.source_sha256},
         )
         publish_entry(self._directory, entry)
         return entry

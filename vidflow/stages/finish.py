@@ -34,6 +34,7 @@ def finish_stage(
     write_rows(address.directory / CLIPS_TABLE, ClipRow, clips)
     write_rejects(address, rejects)
     files = [{"file": e.file, "num_bytes": e.num_bytes, "sha256": e.sha256, "num_clips": e.num_clips} for e in entries]
+    beside = [address.directory / f"{entry.file}.json" for entry in entries]
     manifest = {
         "stage": stage,
         "fingerprint": address.fingerprint,
@@ -44,6 +45,8 @@ def finish_stage(
         "num_bytes": sum(entry.num_bytes for entry in entries),
         "seconds": sum(entry.seconds for entry in entries),
         "files": files,
+        "entries": [{"file": path.name, "num_bytes": path.stat().st_size} for path in beside],
+        "tables": [CLIPS_TABLE, REJECTS_TABLE],
         **details,
     }
     publish_json(address.directory / STAGE_MANIFEST, manifest)

@@ -23,6 +23,7 @@ from vidflow.records import Reject, VideoItem
 from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
 from vidflow.stages.scan import VideoIndex
 from vidflow.stages.transient import TRANSIENT, Limits, is_due
+from vidflow.store.digests import check_once
 from vidflow.store.layout import committed_entry, read_stage
 from vidflow.video.manifest import read_manifest
 
@@ -92,9 +93,13 @@ def read_items(config: Config) -> tuple[list[VideoItem], list[Reject]]:
 
     Raises:
         ConfigError: If the manifest cannot be read.
+        DamagedError: If it is that of the rendered videos, and not what was written.
     """
     if config.video.manifest is None:
-        return read_manifest(locate_videos(config).directory / VIDEOS_MANIFEST)
+        videos = locate_videos(config)
+        if videos.manifest is not None:
+            check_once(videos.directory / VIDEOS_MANIFEST, videos.manifest["table_sha256"])
+        return read_manifest(videos.directory / VIDEOS_MANIFEST)
     root = Path(config.video.video_root) if config.video.video_root else None
     return read_manifest(Path(config.video.manifest), video_root=root)
 

@@ -17,15 +17,22 @@ from vidflow.models.reduction.plan import frame_counts
 from vidflow.models.reduction.seeds import seed_of_key
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureFile, unmerge, write_features
-from vidflow.store.layout import FileEntry, check_digest, file_sha256, publish_entry
+from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReducePlan:
-    """One feature file to make, and the dense one it is made from."""
+    """One feature file to make, and the dense one it is made from.
+
+    Attributes:
+        file: Name of the feature file.
+        dense: Name of the dense file.
+        source_sha256: Digest of the dense file.
+    """
 
     file: str
-    dense: FileEntry
+    dense: str
+    source_sha256: str
 
 
 class TokenReducer:
@@ -46,11 +53,10 @@ class TokenReducer:
         """Reduce one file and commit the result.
 
         Raises:
-            VidflowError: If the dense file's bytes are not those that were committed.
+            DamagedError: If the dense file's bytes are not those that were committed.
         """
         started = time.perf_counter()
-        check_digest(self._dense, plan.dense)
-        source = FeatureFile(self._dense / plan.dense.file)
+        source = FeatureFile(self._dense / plan.dense, plan.source_sha256)
         path = self._directory / plan.file
         num_clips = write_features(path, self._reduce(source), {**source.metadata, **self._metadata})
         entry = FileEntry(
@@ -60,7 +66,7 @@ class TokenReducer:
             num_clips=num_clips,
             seconds=time.perf_counter() - started,
             rejects=[],
-            details={},
+            details={"source": plan.source_sha256},
         )
         publish_entry(self._directory, entry)
         return entry

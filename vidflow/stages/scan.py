@@ -1,12 +1,13 @@
 """Scanning: the content hash and the headers of every video, remembered by path, size and time of change."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vidflow.errors import VideoError
+from vidflow.errors import DamagedError, VideoError
 from vidflow.stages.transient import TRANSIENT, Limits
 from vidflow.store.rows import read_rows, write_rows
 from vidflow.video.files import FileState, file_state
@@ -15,6 +16,7 @@ from vidflow.video.sandboxed import check_unchanged, scan_file
 
 # No file's: what has it is scanned again.
 _FORGOTTEN = FileState(-1, -1, -1)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,12 @@ class VideoIndex:
         self._limits = limits
         self._rows: dict[str, ScannedVideo] = {}
         for part in sorted(directory.glob("*.parquet")):
-            self._rows.update((row.path, row) for row in read_rows(part, ScannedVideo))
+            try:
+                rows = read_rows(part, ScannedVideo)
+            except DamagedError as error:
+                log.warning("%s; its videos are scanned again", error)
+                continue
+            self._rows.update((row.path, row) for row in rows)
 
     def missing(self, paths: Iterable[str]) -> list[str]:
         """Return the paths whose present content has not been scanned, or not under circumstances as good as now."""

@@ -6,6 +6,7 @@ Axes: T frames, K tapped depths, N tokens, P prefix tokens, D embedding width.
 import functools
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxtyping import Float16, Int64
 
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
+from vidflow.store.digests import check_once
 from vidflow.store.layout import publish, read_stage
 from vidflow.store.rows import read_rows
 
@@ -36,6 +38,8 @@ SCHEMA = pa.schema(
 CLIPS_TABLE = "clips.parquet"
 # Clips whose views a reader keeps: about 32 MB.
 _NUM_KEPT = 1 << 14
+# Files that are compared with their digests at a time.
+_NUM_CHECKERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,17 @@ def write_features(path: Path, clips: Iterable[ClipTokens], metadata: dict[str, 
 class FeatureFile:
     """The clips of one feature file, as views of its memory map."""
 
-    def __init__(self, path: Path) -> None:
-        """Map the file; nothing is read yet."""
+    def __init__(self, path: Path, sha256: str) -> None:
+        """Map the file, once its bytes are known to be those that were written.
+
+        Args:
+            path: The file.
+            sha256: Digest that was recorded when it was written.
+
+        Raises:
+            DamagedError: If its bytes are others: Arrow would read other values, or end the process.
+        """
+        check_once(path, sha256)
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self.metadata: dict[str, Any] = json.loads(self._reader.schema.metadata[b"vidflow"])
 
@@ -121,12 +134,13 @@ class FeatureReader:
         """Read the stage's manifest and its table of clips.
 
         Raises:
-            VidflowError: If the stage is not finished.
+            VidflowError: If the stage is not finished, or a file of it is gone or damaged.
         """
         manifest = read_stage(directory)
         if manifest is None:
             raise VidflowError(
-                f"{directory}: no finished feature set here; run `vidflow extract` with this configuration"
+                f"{directory}: no finished feature set here, or a file of it is gone or damaged; run `vidflow extract` "
+                "with this configuration"
             )
         self.directory = directory
         self.metadata: dict[str, Any] = manifest["metadata"]
@@ -134,7 +148,8 @@ class FeatureReader:
         self.keys = [row.key for row in self._rows]
         self.labels = [row.label for row in self._rows]
         self.splits = [row.split for row in self._rows]
-        self._open = functools.cache(lambda file: FeatureFile(directory / file))
+        self._digests: dict[str, str] = {row["file"]: row["sha256"] for row in manifest["files"]}
+        self._open = functools.cache(lambda file: FeatureFile(directory / file, self._digests[file]))
         # Views, 2 kB a clip: finding a record takes longer than copying a small clip.
         self._clips = functools.lru_cache(_NUM_KEPT)(self._find)
 
@@ -145,6 +160,16 @@ class FeatureReader:
     def __getitem__(self, index: int) -> ClipTokens:
         """Return the clip at `index` as views of the memory map."""
         return self._clips(index)
+
+    def check_files(self) -> None:
+        """Compare every file with its digest now, rather than when it is first opened.
+
+        Raises:
+            DamagedError: If one is gone or damaged.
+        """
+        with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
+            for _ in pool.map(lambda item: check_once(self.directory / item[0], item[1]), self._digests.items()):
+                pass
 
     def _find(self, index: int) -> ClipTokens:
         row = self._rows[index]

@@ -1,19 +1,28 @@
-"""How a file comes to exist: written aside, synced, renamed, and only then named in a manifest."""
+"""How a file comes to exist: written aside, synced, renamed, and only then named in a manifest.
+
+A manifest is a JSON file with a digest of what it says, its seal. One that is cut or altered counts as not there, and
+so does one that lists a file that is gone or cut.
+"""
 
 import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 
 STAGE_MANIFEST = "manifest.json"
+TRIAL_RESULT = "result.json"
+_SEAL = "seal"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +65,77 @@ def publish(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def publish_json(path: Path, value: Any) -> None:
-    """Publish a JSON file, indented for people."""
+def publish_json(path: Path, value: dict[str, Any]) -> None:
+    """Publish a JSON object, indented for people, with its seal."""
     with publish(path) as aside:
-        aside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        aside.write_text(json.dumps({**value, _SEAL: seal_of(value)}, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what `publish_json` wrote; None where there is no such file.
+
+    A file that is cut or altered is set aside and counts as not there.
+    """
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_bytes())
+        if isinstance(value, dict) and value.pop(_SEAL, None) == seal_of(value):
+            return value
+    except (ValueError, RecursionError):
+        pass
+    log.warning("%s: cut or altered, so it counts as not there; %s", path, set_aside(path))
+    return None
+
+
+def read_listed(path: Path) -> dict[str, Any] | None:
+    """Return what `publish_json` wrote, or None unless every file that it lists beside it has the size it states.
+
+    Files are listed under `files` and `entries`, each with `file` and `num_bytes`; no byte of them is read.
+    """
+    value = read_json(path)
+    if value is None:
+        return None
+    listed = [*value.get("files", ()), *value.get("entries", ())]
+    folder = str(path.parent)  # text, because there may be 10,000 files
+    return value if all(has_size(f"{folder}/{row['file']}", row["num_bytes"]) for row in listed) else None
+
+
+def list_file(path: Path, name: str | None = None) -> dict[str, Any]:
+    """Return the row by which a manifest lists a file, under another name if one is given."""
+    return {"file": name or path.name, "num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def has_size(path: Path | str, num_bytes: int) -> bool:
+    """Whether a file is there and has so many bytes."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == num_bytes
+
+
+def seal_of(value: dict[str, Any]) -> str:
+    """Return the digest of what a JSON object says, whatever the order of its keys."""
+    plain = json.loads(json.dumps(value))  # as a reader will find it: keys are text, tuples are lists
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def damage(path: Path, problem: str) -> DamagedError:
+    """Set a file aside and return the error that says so."""
+    return DamagedError(f"{path}: {problem}; {set_aside(path)}; `vidflow run` makes it again")
+
+
+def set_aside(path: Path) -> str:
+    """Rename a damaged file, so that it counts as not there, and say what became of it."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except FileNotFoundError:
+        return "it is gone"
+    except OSError as error:
+        return f"delete it, for it cannot be renamed ({error.strerror})"
+    return f"it is set aside as {aside.name}"
 
 
 def publish_entry(directory: Path, entry: FileEntry) -> None:
@@ -70,33 +146,17 @@ def publish_entry(directory: Path, entry: FileEntry) -> None:
 
 def committed_entry(directory: Path, file: str) -> FileEntry | None:
     """Return the manifest of a file, or None unless both exist and agree in size."""
-    try:
-        entry = FileEntry(**json.loads((directory / f"{file}.json").read_text()))
-        size = (directory / file).stat().st_size
-    except FileNotFoundError:
+    values = read_json(directory / f"{file}.json")
+    if values is None:
         return None
-    return entry if entry.num_bytes == size else None
-
-
-def check_digest(directory: Path, entry: FileEntry) -> None:
-    """Read a committed file once and compare it with its manifest.
-
-    Raises:
-        VidflowError: If its bytes are not those that were committed.
-    """
-    path = directory / entry.file
-    if file_sha256(path) != entry.sha256:
-        raise VidflowError(
-            f"{path}: its bytes differ from its manifest (wanted sha256 {entry.sha256}); "
-            "delete the file and run the stage that made it again"
-        )
+    entry = FileEntry(**values)
+    return entry if has_size(directory / file, entry.num_bytes) else None
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
-    """Return the manifest of a finished stage, or None if it is not finished."""
-    try:
-        manifest: dict[str, Any] = json.loads((directory / STAGE_MANIFEST).read_text())
-    except FileNotFoundError:
+    """Return the manifest of a finished stage, or None if it is not finished or a file of it is gone or cut."""
+    manifest = read_listed(directory / STAGE_MANIFEST)
+    if manifest is None or not all(read_listed(directory / f"{table}.json") for table in manifest.get("tables", ())):
         return None
     return manifest
 

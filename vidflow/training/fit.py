@@ -18,20 +18,18 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError, DamagedError, VidflowError
 from vidflow.models.metrics import Metric
 from vidflow.models.tasks import Task
 from vidflow.records import EpochResult
 from vidflow.store.features import FeatureReader, clip_order
-from vidflow.store.layout import remove_leftovers
+from vidflow.store.layout import TRIAL_RESULT, remove_leftovers
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Precision, build_optimizer, learning_rate_at, load_moments, moments
 from vidflow.training.snapshot import (
     BEST,
     LAST,
     PREDICTIONS,
-    RESULT,
-    DamagedError,
     Snapshot,
     TrialIdentity,
     load_result,
@@ -112,7 +110,7 @@ def fit(
     )
     history = _resume(directory, identity, learner)
     # The mark of an earlier stop or failure no longer holds once the weights change.
-    (directory / RESULT).unlink(missing_ok=True)
+    (directory / TRIAL_RESULT).unlink(missing_ok=True)
     num_steps = math.ceil(len(train_indices) / batch_size)
     for epoch in range(len(history) + 1, epochs + 1):
         started = time.perf_counter()

@@ -3,11 +3,14 @@
 `last.safetensors` is the truth: it is replaced in one step after every epoch, and holds the history with the weights.
 `best.safetensors` and `predictions.safetensors` follow when the epoch was the best. A kill in between leaves them one
 epoch behind; since `last.safetensors` then still holds the best epoch, `publish_best` can make up for it at any time.
-`result.json` is the mark of a trial that is over. One process at a time works on a folder.
+`result.json` is the mark of a trial that is over, and lists the files that it stands for. Where one of them is gone or
+damaged the trial is not over. One process at a time works on a folder.
 """
 
 import dataclasses
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,22 +18,28 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, uint8
 
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 from vidflow.records import EpochResult, TrialResult
-from vidflow.store.layout import publish, publish_json
+from vidflow.store.digests import check_once
+from vidflow.store.layout import (
+    TRIAL_RESULT,
+    list_file,
+    publish,
+    publish_json,
+    read_json,
+    read_listed,
+    seal_of,
+    set_aside,
+)
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
 PREDICTIONS = "predictions.safetensors"
-RESULT = "result.json"
 _METADATA = "vidflow"
-
-
-class DamagedError(VidflowError):
-    """A file of a trial is not what was written; the trial can be trained again from the start."""
-
+_DIGEST = "tensors_sha256"
+log = logging.getLogger(__name__)
 
 Setting = str | int | float | bool | None
 
@@ -79,27 +88,32 @@ def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
     tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
     history = [asdict(result) for result in snapshot.history]
     _write_tensors(directory / LAST, tensors, {"identity": asdict(snapshot.identity), "history": history})
-    publish_best(directory, snapshot)
+    if snapshot.history[-1].is_best:
+        _publish_best(directory, snapshot)
 
 
 def publish_best(directory: Path, snapshot: Snapshot) -> None:
-    """Bring the best weights and their predictions up to the snapshot, if they are behind.
+    """Bring the best weights and their predictions up to the snapshot, if they are behind or damaged.
 
     Raises:
-        DamagedError: If the best epoch is an earlier one whose weights are gone.
+        DamagedError: If the best epoch is an earlier one whose weights or predictions are gone or damaged.
     """
     best = max(result.epoch for result in snapshot.history if result.is_best)
-    if _epoch_of(directory / BEST) == best:
+    behind = [name for name in (BEST, PREDICTIONS) if _epoch_of(directory / name) != best]
+    if not behind:
         return
     if best != snapshot.history[-1].epoch:
         raise DamagedError(
-            f"{directory / BEST}: not the weights of epoch {best}, the best one; "
-            "delete the folder and train the trial again"
+            f"{directory / behind[0]}: not that of epoch {best}, the best one; `vidflow sweep` trains the trial again"
         )
-    identity = asdict(snapshot.identity)
-    _write_tensors(directory / PREDICTIONS, snapshot.predictions, {"epoch": best})
-    # The weights come last: where they are of the best epoch, so are the predictions.
-    _write_tensors(directory / BEST, snapshot.model, {"identity": identity, "epoch": best})
+    _publish_best(directory, snapshot)
+
+
+def _publish_best(directory: Path, snapshot: Snapshot) -> None:
+    """Write the weights and predictions of the snapshot's last epoch."""
+    epoch, identity = snapshot.history[-1].epoch, asdict(snapshot.identity)
+    _write_tensors(directory / PREDICTIONS, snapshot.predictions, {"epoch": epoch})
+    _write_tensors(directory / BEST, snapshot.model, {"identity": identity, "epoch": epoch})
 
 
 def read_snapshot(directory: Path) -> Snapshot | None:
@@ -123,21 +137,24 @@ def read_snapshot(directory: Path) -> Snapshot | None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the metadata of a file that this module wrote.
+    """Return the tensors and the metadata of a file that this module wrote, wherever it was copied to.
 
     Raises:
         VidflowError: If there is no such file.
-        DamagedError: If it is damaged.
+        DamagedError: If it is damaged; a trial that is over loses the file, so that it is trained again.
     """
     try:
         with safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            return tensors, json.loads((stored.metadata() or {})[_METADATA])
+            metadata = json.loads((stored.metadata() or {})[_METADATA])
     except FileNotFoundError as error:
         raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise DamagedError(f"{path}: damaged ({error}); delete the file and train the trial again") from error
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise _damage(path, str(error)) from error
+    if not isinstance(metadata, dict) or metadata.pop(_DIGEST, None) != _digest_of(tensors, metadata):
+        raise _damage(path, "not the values that a trial wrote")
+    return tensors, metadata
 
 
 def write_result(directory: Path, status: Literal["completed", "stopped"]) -> TrialResult:
@@ -181,10 +198,15 @@ def write_failure(directory: Path, *, key: str, settings: Mapping[str, Setting],
 
 
 def load_result(directory: Path) -> TrialResult | None:
-    """Return what became of the trial, or None while it is not over."""
+    """Return what became of the trial, or None while it is not over or where a file of it is gone or damaged."""
+    values = read_listed(directory / TRIAL_RESULT)
+    if values is None:
+        return None
     try:
-        values = json.loads((directory / RESULT).read_text())
-    except FileNotFoundError:
+        for row in values.pop("files"):
+            check_once(directory / row["file"], row["sha256"])
+    except DamagedError as error:
+        log.warning("%s", error)
         return None
     history = tuple(EpochResult(**result) for result in values.pop("history"))
     return TrialResult(**values, history=history, directory=directory)
@@ -205,19 +227,40 @@ def _publish_result(result: TrialResult) -> None:
     values = asdict(result)
     # The folder may be moved or mounted elsewhere.
     del values["directory"]
-    publish_json(result.directory / RESULT, values)
+    names = (BEST, PREDICTIONS) if result.best is not None else ()
+    publish_json(
+        result.directory / TRIAL_RESULT, {**values, "files": [list_file(result.directory / name) for name in names]}
+    )
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
     with publish(path) as aside:
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(on_host, aside, {_METADATA: json.dumps(metadata)})
+        sealed = {**metadata, _DIGEST: _digest_of(on_host, metadata)}
+        # Under one name, because names come in a different order in every process.
+        save_file(on_host, aside, {_METADATA: json.dumps(sealed)})
+
+
+def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
+    """Return the digest of everything that a file says: metadata, and name, type, shape and bytes of each tensor."""
+    digest = hashlib.sha256(seal_of(metadata).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _damage(path: Path, problem: str) -> DamagedError:
+    """Return the error that says so; only a file that a finished trial lists is set aside, as any path may be given."""
+    listed = read_json(path.with_name(TRIAL_RESULT)) or {}
+    is_ours = any(row["file"] == path.name for row in listed.get("files", ()))
+    done = f"; {set_aside(path)}" if is_ours else ""
+    return DamagedError(f"{path}: damaged ({problem}){done}; `vidflow sweep` trains the trial again")
 
 
 def _epoch_of(path: Path) -> int:
-    """Return the epoch whose weights a file holds; 0 where there is no usable file."""
+    """Return the epoch that a file is of; 0 where there is no usable file."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            return int(json.loads((stored.metadata() or {})[_METADATA])["epoch"])
-    except (FileNotFoundError, SafetensorError, KeyError, json.JSONDecodeError):
+        return int(read_tensors(path)[1]["epoch"])
+    except VidflowError:
         return 0

@@ -1,0 +1,75 @@
+"""Bytes are compared with their digest before they are first trusted on a node, and never again while they stay.
+
+What was compared is remembered in the user's cache folder, one small note per file: its size, its times of change, its
+inode and the digest it had. Where the folder cannot be written, files are compared again each time.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import time
+from pathlib import Path
+
+from vidflow.errors import DamagedError, VidflowError
+from vidflow.store.layout import damage, file_sha256
+
+# A change so soon after another can leave the same time of change, so a check that soon is not remembered.
+# Two seconds are the coarsest clock of a file system in use.
+GRACE_SECONDS = 2.0
+
+
+def check_once(path: Path, sha256: str) -> None:
+    """Compare a file with its digest, unless that was done on this node and the file has not changed since.
+
+    Args:
+        path: The file; set aside if its bytes are others.
+        sha256: Digest that was recorded when it was written.
+
+    Raises:
+        DamagedError: If it is gone or its bytes are others.
+        VidflowError: If it cannot be read.
+    """
+    try:
+        status = os.stat(path)
+        note = _note_of(path)
+        # A change of the bytes always moves ctime, which unlike mtime no program can set.
+        fields = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev, sha256)
+        stamp = " ".join(map(str, fields))
+        if note is not None and _read(note) == stamp:
+            return
+        is_settled = time.time() - status.st_ctime > GRACE_SECONDS
+        got = file_sha256(path)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: gone; `vidflow run` makes it again") from error
+    except OSError as error:
+        raise VidflowError(f"{path}: cannot be read ({error.strerror})") from error
+    if got != sha256:
+        raise damage(path, f"its bytes are not those that were written (sha256 {got}, wanted {sha256})")
+    if note is not None and is_settled:
+        _write(note, stamp)
+
+
+def _note_of(path: Path) -> Path | None:
+    """Return where a check of a file is remembered; None where the user has no home."""
+    # The node's name, because a home can be shared by nodes.
+    name = hashlib.sha256(f"{platform.node()} {os.path.realpath(path)}".encode(errors="surrogateescape")).hexdigest()
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    return cache / "vidflow" / "checked" / name
+
+
+def _read(note: Path) -> str:
+    try:
+        return note.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _write(note: Path, stamp: str) -> None:
+    # In place: a note that is cut differs from every stamp.
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(stamp)
