@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.interrupts import INTERRUPTED, interruptible
 from pipelines.state import Progress
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config
@@ -86,12 +87,13 @@ def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
 def exit_code(run: Callable[[], None]) -> int:
     """Run something, say what went wrong without a traceback, and return the exit code."""
     try:
-        run()
+        with interruptible():
+            run()
     except VidflowError as error:
         print(f"vidflow: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("vidflow: interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 1
     return 0
 
