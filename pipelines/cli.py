@@ -12,8 +12,9 @@ from pathlib import Path
 from pipelines.interrupts import INTERRUPTED, interruptible
 from pipelines.state import Progress
 from vidflow.allocator import keep_freed_memory
-from vidflow.config.load import load_config
+from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
+from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 
 COMMANDS = {
@@ -71,7 +72,7 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
     def run() -> None:
         config = parse_settings(settings)
         if show:
-            print(Progress(config).describe())
+            print(without_credentials(Progress(config).describe()))
         else:
             run_stages(STAGES if command == "run" else [command], config)
 
@@ -104,17 +105,7 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
     if len(stages) == 1 and stages[0] in STAGES:
         progress.check_turn(stages[0])
     waiting = [stage for stage in stages if progress.finished(stage) is None]
-    if "extract" in waiting or "plan" in waiting:
-        check = importlib.import_module("vidflow.models.checks").check_encoder
-        check(
-            name=config.encoder.name,
-            img_size=config.encoder.img_size,
-            num_frames=config.video.sampling.num_frames,
-            depths=[features.depths for features in config.features.values()],
-            reducers=[
-                (r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())
-            ],
-        )
+    check_before_start(waiting, config)
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
@@ -130,6 +121,39 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
                 if "sweep" in waiting:
                     job.check_hosts(config)
             module.main(config)
+
+
+def check_before_start(waiting: Sequence[str], config: Config) -> None:
+    """Check what only the machine and the libraries can tell: the root, the encoder, the store of runs.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    problems = []
+    if waiting and (problem := writing_problem(config)) is not None:
+        problems.append(problem)
+    checks: list[Callable[[], None]] = []
+    if "extract" in waiting or "plan" in waiting:
+        checks.append(lambda: _check_encoder(config))
+    if "sweep" in waiting or "report" in waiting:
+        checks.append(lambda: importlib.import_module("vidflow.tracking").check_store(store_uri(config)))
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _check_encoder(config: Config) -> None:
+    importlib.import_module("vidflow.models.checks").check_encoder(
+        name=config.encoder.name,
+        img_size=config.encoder.img_size,
+        num_frames=config.video.sampling.num_frames,
+        depths=[features.depths for features in config.features.values()],
+        reducers=[(r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())],
+    )
 
 
 def parse_settings(settings: Sequence[str]) -> Config:

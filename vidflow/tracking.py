@@ -28,12 +28,13 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from vidflow.config.schema import Scalar
-from vidflow.config.tracking_uri import check_uri, without_credentials
+from vidflow.config.tracking_uri import check_uri, keep_credentials, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line per retry
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -72,6 +73,21 @@ def ui_page(host: str = "127.0.0.1", port: int = 5000) -> str:
     return f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
 
 
+def check_store(uri: str) -> None:
+    """Ask a store for something small, before hours are spent on what it is to keep.
+
+    Raises:
+        ConfigError: If it gives no answer within seconds, or refuses.
+    """
+    if uri.startswith("sqlite:") and not _sqlite_file(uri).exists():
+        return
+    try:
+        with _brief_retries():
+            MlflowClient(uri).search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise _unusable(uri, error) from error
+
+
 def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     """Copy a file of a run into a local folder and return where it is.
 
@@ -84,6 +100,7 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     Raises:
         VidflowError: If there is no such store, run or file.
     """
+    uri = keep_credentials(uri)
     check_uri(uri, num_hosts=1)
     if uri.startswith("sqlite:") and not _sqlite_file(uri).is_file():
         raise VidflowError(f"{_sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
@@ -139,8 +156,7 @@ class Tracker:
                 self._client = MlflowClient(uri)
                 self._experiment_id = _find_or_create_experiment(self._client, uri, experiment)
         except MlflowException as error:
-            reason = without_credentials(str(error))
-            raise ConfigError(f"tracking.uri: no use of {without_credentials(uri)}: {reason}") from error
+            raise _unusable(uri, error) from error
         self._logged_epochs: dict[str, set[int]] = {}
 
     def sweep_run(
@@ -307,6 +323,13 @@ class Tracker:
         return self._logged_epochs[run_id]
 
 
+def _unusable(uri: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"tracking.uri: no use of {without_credentials(uri)}: {without_credentials(str(error))}; start or mend it, or "
+        "name another store"
+    )
+
+
 def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -367,15 +390,14 @@ def _milliseconds() -> int:
 @contextmanager
 def _brief_retries() -> Iterator[None]:
     """Give up on a silent server after seconds; once it has answered, MLflow's own minutes hold."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "2"
+    brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    ours = {name: value for name, value in brief.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager
