@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.disk import explain_disk_failures
 from pipelines.interrupts import INTERRUPTED, interruptible
 from pipelines.state import Progress
 from vidflow.allocator import keep_freed_memory
@@ -74,7 +75,8 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
         if show:
             print(without_credentials(Progress(config).describe()))
         else:
-            run_stages(STAGES if command == "run" else [command], config)
+            with explain_disk_failures(Path(config.root)):
+                run_stages(STAGES if command == "run" else [command], config)
 
     return exit_code(run)
 
@@ -82,7 +84,8 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
     """Load the settings and measure some groups of `BENCH_GROUPS`, all of them for None."""
     config = parse_settings(settings)
-    importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
+    with explain_disk_failures(Path(config.root)):
+        importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
 
 
 def exit_code(run: Callable[[], None]) -> int:

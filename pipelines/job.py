@@ -134,7 +134,8 @@ class WorkerPool:
                     self._idle.append(self._start())
                     continue
                 except ray.exceptions.RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, VidflowError) else error from None
+                    # The cause is what others know to explain; with the worker's traceback where nobody does.
+                    raise error.cause if isinstance(error.cause, VidflowError | OSError) else error from error
                 self._idle.append(actor)
                 bar.update()
                 yield result

@@ -358,10 +358,13 @@ def _make_store(path: Path) -> None:
         made = Path(folder, path.name)
         MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
         staged = path.with_name(f".{path.name}.{os.getpid()}")
-        shutil.copyfile(made, staged)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        staged.replace(path)
+        try:
+            shutil.copyfile(made, staged)
+            with staged.open("rb") as file:
+                os.fsync(file.fileno())
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
 
 
 def _sqlite_file(uri: str) -> Path:

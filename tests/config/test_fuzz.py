@@ -137,7 +137,7 @@ contents = texts.map(lambda text: text.encode(errors="surrogatepass")) | st.bina
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@settings(max_examples=1_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(contents, st.lists(override, max_size=2))
 def test_a_hostile_config_is_read_or_refused_in_one_message(tmp_path_factory, content, overrides):
     path = tmp_path_factory.getbasetemp() / "hostile.yaml"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 LISTENERS = """
-import os, sys
+import contextlib, os, sys
 from pathlib import Path
 import ray
 import psutil  # Ray brings it
@@ -19,9 +19,11 @@ with ray_session(config):
     list(map_units(lambda: abs, [1, 2], config.resources.shard, name="x"))
     us = psutil.Process()
     for process in [us, *us.children(recursive=True)]:
-        for link in process.net_connections("inet"):
-            if link.status in ("LISTEN", "NONE") and not link.raddr:
-                print(link.laddr.ip, process.name())
+        # Short-lived helpers come and go.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for link in process.net_connections("inet"):
+                if link.status in ("LISTEN", "NONE") and not link.raddr:
+                    print(link.laddr.ip, process.name())
 """
 
 
