@@ -37,7 +37,7 @@ from vidflow.stages.locate import (
 )
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish, publish_json
-from vidflow.tracking import Tracker
+from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
 
@@ -58,7 +58,8 @@ def main(config: Config) -> None:
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
         uri = store_uri(config)
-        Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
+        with explain_failures(uri):
+            Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
         publish_json(address.directory / STAGE_MANIFEST, {"stage": "report", "fingerprint": address.fingerprint})
     log.info(
         "report: %s, %.1f MB in %.1f s; runs: vidflow ui CONFIG, then http://127.0.0.1:5000",

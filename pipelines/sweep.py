@@ -25,7 +25,7 @@ from vidflow.report.results import read_classified
 from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json
-from vidflow.tracking import Tracker
+from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
 
@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     with exclusive(root_of(config)):
         features = finished_features(config)
         sweep = locate_sweep(config, features)
-        with ray_session(config):
+        with explain_failures(store_uri(config)), ray_session(config):
             check_hosts(config)
             Sweep(config, features, sweep).run()
 

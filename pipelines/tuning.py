@@ -24,11 +24,12 @@ from pipelines.interrupts import raise_if_interrupted
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
+from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.locate import Address, locate_trial
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import Tracker
+from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.trial import run_trial
 
 
@@ -61,13 +62,13 @@ def run_trials(
 
     Raises:
         KeyboardInterrupt: If the command was interrupted.
-        VidflowError: If Tune was made to end the search before its time.
+        VidflowError: If the search ended before its time.
     """
     # Tune would take Ctrl-C as the end of the search, and return as if all were well.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner whatever `verbose` says
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trials, resources = config.trials, config.resources.trials
     searching = trials.algorithm == "optuna"
     # Only what chooses among trials needs the metric, and then all have the one task (see `draw_candidates`).
@@ -99,7 +100,14 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=resources.attempts - 1),
         ),
     )
-    ran = tuner.fit()
+    try:
+        ran = tuner.fit()
+    except tune.TuneError as error:
+        # Its message is a traceback, of whatever went wrong in the driver; the last line says what.
+        raise VidflowError(
+            f"the search was broken off: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
+            "command goes on from here"
+        ) from error
     raise_if_interrupted()
     if len(ran) < num_samples:
         raise VidflowError(f"the search was ended after {len(ran)} of {num_samples} trials; the same command goes on")
@@ -108,7 +116,7 @@ def run_trials(
     )
 
 
-class StoppingScheduler(AsyncHyperBandScheduler):  # type: ignore[misc] # Ray's classes have no types
+class StoppingScheduler(AsyncHyperBandScheduler):
     """ASHA that remembers whom it stopped: Tune ends trials for other causes too, and gives them the same mark."""
 
     def __init__(self, **settings: Any) -> None:
@@ -185,7 +193,8 @@ class RunLogger(tune.Callback):
         epoch = EpochResult(
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
-        self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
+        with explain_failures(store_uri(self._config)):
+            self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
         objective, _ = objective_of(self._config.trials, self._address(trial)[0].task)
         self._show(trials, f"{objective} {metrics.get(objective, math.nan):.3f}")
 

@@ -3,6 +3,7 @@
 Everything here may be repeated: a run is found by its key before one is made, and an epoch is logged once.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -321,6 +322,26 @@ class Tracker:
             history = self._client.get_metric_history(run_id, EPOCH_SECONDS)
             self._logged_epochs[run_id] = {metric.step for metric in history}
         return self._logged_epochs[run_id]
+
+
+@contextmanager
+def explain_failures(uri: str) -> Iterator[None]:
+    """Turn a store's failures within the block, such as a full disk or a server that went away, into sentences.
+
+    Raises:
+        VidflowError: If there is one.
+        OSError: If the disk of a sqlite store is full.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        if uri.startswith("sqlite:") and "disk is full" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_sqlite_file(uri))) from error
+        reason = " ".join(without_credentials(str(error)).split())
+        raise VidflowError(
+            f"the runs cannot be kept by {without_credentials(uri)}: {reason}; what is "
+            "committed stays, and the same command goes on from here"
+        ) from error
 
 
 def _unusable(uri: str, error: Exception) -> ConfigError:

@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import re
+import tempfile
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -302,9 +303,12 @@ def writing_problem(config: Config) -> str | None:
     if uri.startswith("sqlite:"):
         places["tracking.uri"] = Path(uri.removeprefix("sqlite:///")).absolute().parent
     for key, path in places.items():
-        nearest = _nearest_existing(path)
-        if nearest is None or not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            return f"{key}: cannot write to {nearest or path}; wanted a folder of yours on a disk that can be written"
+        nearest = _nearest_existing(path) or path
+        try:
+            # Permissions tell less: the superuser has them all, and some disks refuse him too.
+            tempfile.TemporaryDirectory(prefix=".vidflow-", dir=nearest).cleanup()
+        except OSError as error:
+            return f"{key}: cannot write to {nearest} ({error.strerror}); wanted a folder of yours on a disk with room"
     return None
 
 

@@ -8,6 +8,8 @@ epoch behind; since `last.safetensors` then still holds the best epoch, `publish
 
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -211,7 +213,13 @@ def _publish_result(result: TrialResult) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
     with publish(path) as aside:
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(on_host, aside, {_METADATA: json.dumps(metadata)})
+        try:
+            save_file(on_host, aside, {_METADATA: json.dumps(metadata)})
+        except SafetensorError as error:
+            # The system's error, such as a full disk, is a number in its text.
+            if found := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(aside)) from error
+            raise
 
 
 def _epoch_of(path: Path) -> int:
