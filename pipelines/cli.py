@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.disk import explain_disk_failures
+from pipelines.interrupts import INTERRUPTED, interruptible
 from pipelines.state import Progress
 from vidflow.allocator import keep_freed_memory
-from vidflow.config.load import load_config
+from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
+from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.stages.locate import read_items
 from vidflow.stages.wanted_rows import check_rows
@@ -77,9 +80,10 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
         if show:
             if command in ("run", "sweep"):
                 check_manifest(config)
-            print(Progress(config).describe())
+            print(without_credentials(Progress(config).describe()))
         else:
-            run_stages(STAGES if command == "run" else [command], config)
+            with explain_disk_failures(Path(config.root)):
+                run_stages(STAGES if command == "run" else [command], config)
 
     return exit_code(run)
 
@@ -87,7 +91,8 @@ def run_command(command: str, settings: Sequence[str], *, show: bool = False) ->
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
     """Load the settings and measure some groups of `BENCH_GROUPS`, all of them for None."""
     config = parse_settings(settings)
-    importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
+    with explain_disk_failures(Path(config.root)):
+        importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
@@ -99,12 +104,13 @@ def run_rejects(parsed: argparse.Namespace) -> None:
 def exit_code(run: Callable[[], None]) -> int:
     """Run something, say what went wrong without a traceback, and return the exit code."""
     try:
-        run()
+        with interruptible():
+            run()
     except VidflowError as error:
         print(f"vidflow: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("vidflow: interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 1
     return 0
 
@@ -115,19 +121,7 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
     if len(stages) == 1 and stages[0] in STAGES:
         progress.check_turn(stages[0])
     waiting = [stage for stage in stages if progress.finished(stage) is None]
-    if "sweep" in waiting:
-        check_manifest(config)
-    if "extract" in waiting or "plan" in waiting:
-        check = importlib.import_module("vidflow.models.checks").check_encoder
-        check(
-            name=config.encoder.name,
-            img_size=config.encoder.img_size,
-            num_frames=config.video.sampling.num_frames,
-            depths=[features.depths for features in config.features.values()],
-            reducers=[
-                (r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())
-            ],
-        )
+    check_before_start(waiting, config)
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
@@ -153,6 +147,41 @@ def check_manifest(config: Config) -> None:
     """
     if config.video.manifest is not None:
         check_rows(config, *read_items(config))
+
+
+def check_before_start(waiting: Sequence[str], config: Config) -> None:
+    """Check what only the machine and the libraries can tell: the root, the encoder, the store of runs.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    problems = []
+    if waiting and (problem := writing_problem(config)) is not None:
+        problems.append(problem)
+    checks: list[Callable[[], None]] = []
+    if "extract" in waiting or "plan" in waiting:
+        checks.append(lambda: _check_encoder(config))
+    if "sweep" in waiting:
+        checks.append(lambda: check_manifest(config))
+    if "sweep" in waiting or "report" in waiting:
+        checks.append(lambda: importlib.import_module("vidflow.tracking").check_store(store_uri(config)))
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _check_encoder(config: Config) -> None:
+    importlib.import_module("vidflow.models.checks").check_encoder(
+        name=config.encoder.name,
+        img_size=config.encoder.img_size,
+        num_frames=config.video.sampling.num_frames,
+        depths=[features.depths for features in config.features.values()],
+        reducers=[(r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())],
+    )
 
 
 def parse_settings(settings: Sequence[str]) -> Config:

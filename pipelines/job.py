@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import sys
 import time
 from collections import deque
@@ -12,8 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.exceptions
+from ray._private import ray_constants
 from tqdm import tqdm
 
+from pipelines.interrupts import watch_signals
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, StageResources
 from vidflow.config.tracking_uri import check_uri, store_uri
@@ -45,14 +48,34 @@ def ray_session(config: Config) -> Iterator[None]:
     address = config.resources.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     # A worker that asks for no GPU must still see none; this is Ray's coming default, chosen now to keep it quiet.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":
+        _stay_private()
     started = time.monotonic()
     # A local cluster needs no dashboard; of one that is there the argument would be refused.
     ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False if address == "local" else None)
+    watch_signals()  # Ray has set a handler of its own for SIGTERM
     log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _stay_private() -> None:
+    """Bind a local cluster to 127.0.0.1, and keep the token that opens it from other users of the machine."""
+    # Ray binds to all interfaces unless its node is at 127.0.0.1. It replaces that address by the machine's own, even
+    # where `_node_ip_address` names it, except under this switch, which it sets on other systems than Linux.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Made here, for Ray would let everybody read it; one that is there may be such.
+    with (
+        contextlib.suppress(FileExistsError),
+        open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file,
+    ):
+        file.write(secrets.token_hex(32))
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def check_hosts(config: Config) -> None:
@@ -111,7 +134,8 @@ class WorkerPool:
                     self._idle.append(self._start())
                     continue
                 except ray.exceptions.RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, VidflowError) else error from None
+                    # The cause is what others know to explain; with the worker's traceback where nobody does.
+                    raise error.cause if isinstance(error.cause, VidflowError | OSError) else error from error
                 self._idle.append(actor)
                 bar.update()
                 yield result

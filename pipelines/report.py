@@ -38,7 +38,7 @@ from vidflow.stages.locate import (
 )
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, list_file, publish, publish_json, seal_of
-from vidflow.tracking import Tracker
+from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
 
@@ -59,7 +59,8 @@ def main(config: Config) -> None:
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
         uri = store_uri(config)
-        Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
+        with explain_failures(uri):
+            Tracker(uri, config.tracking.experiment).log_file(manifest["run_id"], address.directory / PAGE, PAGE)
         made = {"stage": "report", "fingerprint": address.fingerprint, "sweep": seal_of(manifest)}
         publish_json(address.directory / STAGE_MANIFEST, {**made, "files": [list_file(address.directory / PAGE)]})
     log.info(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +24,12 @@ from vidflow.report.results import read_classified
 from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, read_json
-from vidflow.tracking import Tracker
+from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
 
 STARTED = "started.json"
+STOPPED = "stopped.json"
 MODEL_SCRIPT = Path(__file__).with_name("mlflow_model.py")
 MODEL_REQUIREMENTS = [f"{name}=={version(name)}" for name in ("av", "mlflow", "safetensors", "timm", "torch")]
 
@@ -42,7 +43,7 @@ def main(config: Config) -> None:
     with exclusive(root_of(config)):
         features = finished_features(config)
         sweep = locate_sweep(config, features)
-        with ray_session(config):
+        with explain_failures(store_uri(config)), ray_session(config):
             check_hosts(config)
             Sweep(config, features, sweep).run()
 
@@ -70,7 +71,7 @@ class Sweep:
         """Run what has no result, log every trial, and commit.
 
         Raises:
-            VidflowError: If trials failed; the others are kept and logged.
+            VidflowError: If trials failed or did not end; the others are kept.
         """
         started = time.monotonic()
         self._run_id = self._tracker.sweep_run(
@@ -90,7 +91,7 @@ class Sweep:
                 # Now, so that a damaged file is one message and not one failed trial after the other.
                 FeatureReader(feature_set.directory).check_files()
             logger = RunLogger(self._config, self._features, self._tracker, self._open_run)
-            run_trials(
+            stopped = run_trials(
                 self._config,
                 waiting,
                 list(finished.values()),
@@ -99,6 +100,8 @@ class Sweep:
                 callback=logger,
             )
             errors = logger.errors
+            self._note_stopped(stopped)
+            self._check_ended(errors)
         results = [self._record(trial, errors.get(key, "")) for key, trial in self._trials.items()]
         self._commit(results, time.monotonic() - started)
 
@@ -114,8 +117,41 @@ class Sweep:
         return [Trial(**values) for values in started["trials"]]
 
     def _finished(self) -> dict[str, TrialResult]:
+        """Return the trials that are over; what another sweep's scheduler stopped, this one may want to train on."""
         results = {key: load_result(self._locate(trial).directory) for key, trial in self._trials.items()}
-        return {key: result for key, result in results.items() if result is not None and result.status != "failed"}
+        stopped = self._stopped()
+        return {
+            key: result
+            for key, result in results.items()
+            if result is not None and (result.status == "completed" or (result.status == "stopped" and key in stopped))
+        }
+
+    def _stopped(self) -> set[str]:
+        """Return the keys of the trials that this sweep's scheduler has stopped."""
+        stopped = read_json(self._address.directory / STOPPED) or {"trials": []}
+        return set(stopped["trials"])
+
+    def _note_stopped(self, stopped: set[str]) -> None:
+        """Mark trials as stopped by this sweep's scheduler, those that came to their end in the same epoch excepted."""
+        over = {key: load_result(self._locate(self._trials[key]).directory) for key in stopped}
+        ended_early = {key for key, result in over.items() if result is None or result.status != "completed"}
+        if ended_early:
+            publish_json(self._address.directory / STOPPED, {"trials": sorted(self._stopped() | ended_early)})
+        for key in ended_early:
+            write_result(self._locate(self._trials[key]).directory, "stopped")
+
+    def _check_ended(self, errors: Collection[str]) -> None:
+        """Refuse to go on where a trial has neither a result nor an error: nobody decided that it was over.
+
+        Raises:
+            VidflowError: If there is one.
+        """
+        open_ended = [key for key in self._trials.keys() - self._finished().keys() if key not in errors]
+        if open_ended:
+            raise VidflowError(
+                f"{len(open_ended)} of {len(self._trials)} trials were ended before their time, such as "
+                f"{self._name(self._trials[min(open_ended)])}; nothing is committed, and the same command trains on"
+            )
 
     def _locate(self, trial: Trial) -> Address:
         return locate_trial(self._config, trial, self._features[trial.features])
@@ -147,8 +183,9 @@ class Sweep:
         if error:
             result = write_failure(address.directory, key=address.fingerprint, settings=asdict(trial), error=error)
         else:
-            # Whatever ended without a result was stopped by the scheduler.
-            result = load_result(address.directory) or write_result(address.directory, "stopped")
+            known = load_result(address.directory)
+            assert known is not None
+            result = known
         run_id = self._open_run(trial, address)
         self._tracker.log_history(run_id, result.history)
         if result.best is not None:

@@ -20,13 +20,16 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
+from pipelines.interrupts import raise_if_interrupted
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
+from vidflow.config.tracking_uri import store_uri
+from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.locate import Address, locate_trial
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import Tracker
+from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.trial import run_trial
 
 
@@ -43,7 +46,7 @@ def run_trials(
     *,
     storage: Path,
     callback: "RunLogger",
-) -> None:
+) -> set[str]:
     """Run trials under Tune until each has finished, was stopped, or has failed `resources.trials.attempts` times.
 
     Args:
@@ -53,16 +56,27 @@ def run_trials(
         features: Where each feature set lies.
         storage: Folder for Tune's own bookkeeping.
         callback: Takes the results to MLflow.
+
+    Returns:
+        The keys of the trials that the scheduler stopped; nothing else stops one.
+
+    Raises:
+        KeyboardInterrupt: If the command was interrupted.
+        VidflowError: If the search ended before its time.
     """
+    # Tune would take Ctrl-C as the end of the search, and return as if all were well.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner whatever `verbose` says
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trials, resources = config.trials, config.resources.trials
     searching = trials.algorithm == "optuna"
     # Only what chooses among trials needs the metric, and then all have the one task (see `draw_candidates`).
     chooses = searching or trials.scheduler != "fifo"
     metric, mode = objective_of(trials, trials.trial.task) if chooses else (None, None)
     space = None if searching else {"trial": tune.grid_search([asdict(candidate) for candidate in candidates])}
+    scheduler = _scheduler(config)
+    num_samples = max(1, trials.num_samples - len(finished)) if searching else 1
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(train, config=config, features=features),
@@ -72,9 +86,9 @@ def run_trials(
         tune_config=tune.TuneConfig(
             metric=metric,
             mode=mode,
-            num_samples=max(1, trials.num_samples - len(finished)) if searching else 1,
+            num_samples=num_samples,
             search_alg=_optuna(config, candidates, finished) if searching else None,
-            scheduler=_scheduler(config),
+            scheduler=scheduler,
             max_concurrent_trials=resources.workers,
             reuse_actors=True,
         ),
@@ -86,7 +100,35 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=resources.attempts - 1),
         ),
     )
-    tuner.fit()
+    try:
+        ran = tuner.fit()
+    except tune.TuneError as error:
+        # Its message is a traceback, of whatever went wrong in the driver; the last line says what.
+        raise VidflowError(
+            f"the search was broken off: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
+            "command goes on from here"
+        ) from error
+    raise_if_interrupted()
+    if len(ran) < num_samples:
+        raise VidflowError(f"the search was ended after {len(ran)} of {num_samples} trials; the same command goes on")
+    return (
+        {callback.key_of(trial) for trial in scheduler.stopped} if isinstance(scheduler, StoppingScheduler) else set()
+    )
+
+
+class StoppingScheduler(AsyncHyperBandScheduler):
+    """ASHA that remembers whom it stopped: Tune ends trials for other causes too, and gives them the same mark."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.stopped: list[TuneTrial] = []
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Decide on a trial after an epoch."""
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        if decision == TrialScheduler.STOP:
+            self.stopped.append(trial)
+        return decision
 
 
 def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address]) -> None:
@@ -151,13 +193,18 @@ class RunLogger(tune.Callback):
         epoch = EpochResult(
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
-        self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
+        with explain_failures(store_uri(self._config)):
+            self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
         objective, _ = objective_of(self._config.trials, self._address(trial)[0].task)
         self._show(trials, f"{objective} {metrics.get(objective, math.nan):.3f}")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Keep the message of a trial that has failed for good."""
-        self.errors[self._address(trial)[1].fingerprint] = str(trial.get_error()).strip().splitlines()[-1]
+        self.errors[self.key_of(trial)] = str(trial.get_error()).strip().splitlines()[-1]
+
+    def key_of(self, trial: TuneTrial) -> str:
+        """Return the key of the trial that Tune ran."""
+        return self._address(trial)[1].fingerprint
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
         """Take the progress bar away."""
@@ -183,9 +230,7 @@ def _scheduler(config: Config) -> TrialScheduler:
         return FIFOScheduler()
     epochs = trials.axes.get("epochs", [trials.trial.epochs])
     longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
-    return AsyncHyperBandScheduler(
-        time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest
-    )
+    return StoppingScheduler(time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest)
 
 
 def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialResult]) -> OptunaSearch:

@@ -1,9 +1,13 @@
 """MLflow's own server, started by the command that `vidflow ui` becomes."""
 
+import base64
 import contextlib
+import http.client
+import http.server
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -33,6 +37,39 @@ def serve(uri: str) -> Iterator[Server]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+@contextlib.contextmanager
+def behind_password(server: Server, user: str, password: str) -> Iterator[int]:
+    """Put a proxy before a server that wants basic authentication, as a site's gateway does; yield its port."""
+    wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    class Gate(http.server.BaseHTTPRequestHandler):
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Authorization") != wanted:
+                self.send_error(401)
+                return
+            inner = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            kept = {k: v for k, v in self.headers.items() if k not in ("Authorization", "Host", "Connection")}
+            inner.request(self.command, self.path, body, kept)
+            answer = inner.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.getheader("Content-Type", "application/json"))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate) as gate:
+        threading.Thread(target=gate.serve_forever, daemon=True).start()
+        yield gate.server_address[1]
+        gate.shutdown()
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:

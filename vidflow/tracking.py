@@ -3,6 +3,7 @@
 Everything here may be repeated: a run is found by its key before one is made, and an epoch is logged once.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,12 +29,13 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from vidflow.config.schema import Scalar
-from vidflow.config.tracking_uri import check_uri, without_credentials
+from vidflow.config.tracking_uri import check_uri, keep_credentials, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line per retry
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -72,6 +74,21 @@ def ui_page(host: str = "127.0.0.1", port: int = 5000) -> str:
     return f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
 
 
+def check_store(uri: str) -> None:
+    """Ask a store for something small, before hours are spent on what it is to keep.
+
+    Raises:
+        ConfigError: If it gives no answer within seconds, or refuses.
+    """
+    if uri.startswith("sqlite:") and not _sqlite_file(uri).exists():
+        return
+    try:
+        with _brief_retries():
+            MlflowClient(uri).search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise _unusable(uri, error) from error
+
+
 def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     """Copy a file of a run into a local folder and return where it is.
 
@@ -84,6 +101,7 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     Raises:
         VidflowError: If there is no such store, run or file.
     """
+    uri = keep_credentials(uri)
     check_uri(uri, num_hosts=1)
     if uri.startswith("sqlite:") and not _sqlite_file(uri).is_file():
         raise VidflowError(f"{_sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
@@ -139,8 +157,7 @@ class Tracker:
                 self._client = MlflowClient(uri)
                 self._experiment_id = _find_or_create_experiment(self._client, uri, experiment)
         except MlflowException as error:
-            reason = without_credentials(str(error))
-            raise ConfigError(f"tracking.uri: no use of {without_credentials(uri)}: {reason}") from error
+            raise _unusable(uri, error) from error
         self._logged_epochs: dict[str, set[int]] = {}
 
     def sweep_run(
@@ -307,6 +324,33 @@ class Tracker:
         return self._logged_epochs[run_id]
 
 
+@contextmanager
+def explain_failures(uri: str) -> Iterator[None]:
+    """Turn a store's failures within the block, such as a full disk or a server that went away, into sentences.
+
+    Raises:
+        VidflowError: If there is one.
+        OSError: If the disk of a sqlite store is full.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        if uri.startswith("sqlite:") and "disk is full" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_sqlite_file(uri))) from error
+        reason = " ".join(without_credentials(str(error)).split())
+        raise VidflowError(
+            f"the runs cannot be kept by {without_credentials(uri)}: {reason}; what is "
+            "committed stays, and the same command goes on from here"
+        ) from error
+
+
+def _unusable(uri: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"tracking.uri: no use of {without_credentials(uri)}: {without_credentials(str(error))}; start or mend it, or "
+        "name another store"
+    )
+
+
 def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -335,10 +379,13 @@ def _make_store(path: Path) -> None:
         made = Path(folder, path.name)
         MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
         staged = path.with_name(f".{path.name}.{os.getpid()}")
-        shutil.copyfile(made, staged)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        staged.replace(path)
+        try:
+            shutil.copyfile(made, staged)
+            with staged.open("rb") as file:
+                os.fsync(file.fileno())
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
 
 
 def _sqlite_file(uri: str) -> Path:
@@ -367,15 +414,14 @@ def _milliseconds() -> int:
 @contextmanager
 def _brief_retries() -> Iterator[None]:
     """Give up on a silent server after seconds; once it has answered, MLflow's own minutes hold."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "2"
+    brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    ours = {name: value for name, value in brief.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,44 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("video: {manifest: nowhere.csv}", "no such file: nowhere.csv"),
         ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
         ("features: {../x: {depths: [1]}}", "letters, digits"),
+        ("root: s3://b/x", "root: got 's3://b/x', wanted a path on a disk"),
+        ("root: gs:/b/x", "wanted a path on a disk"),
+        ("video: {manifest: 's3://b/x.csv'}", "video.manifest: got 's3://b/x.csv', wanted a path on a disk"),
+        ("video: {video_root: 'file:///x'}", "video.video_root: got 'file:///x', wanted a path on a disk"),
+        ("encoder: {weights: 'https://h/w.pt'}", "encoder.weights: got 'https://h/w.pt', wanted a path on a disk"),
+        ("root: a%b", "wanted a path without `%`"),
+        ("root: a?b#c", "wanted a path without `?` or `#`"),
+        ("root: /etc/passwd/x", "root: /etc/passwd is a file"),
+        ("video: {sampling: {fps: .inf}}", "got inf; input should be a finite number"),
+        ("video: {sampling: {stride_seconds: .nan}}", "got nan; input should be a finite number"),
+        ("resources: {decode_timeout_seconds: .inf}", "got inf; input should be a finite number"),
+        ("resources: {trials: {num_cpus: .inf}}", "got inf; input should be a finite number"),
+        ("encoder: {mean: [.nan, 0, 0]}", "got nan; input should be a finite number"),
+        ("encoder: {std: [0, 1, 1]}", "encoder.std.0: got 0; input should be greater than 0"),
+        ("trials: {trial: {learning_rate: .inf}}", "got inf; input should be a finite number"),
+        ("trials: {axes: {learning_rate: [.nan]}}", "got nan; input should be a finite number"),
+        ("trials: {algorithm: random, axes: {learning_rate: {low: .nan, high: 1}}}", "input should be a finite number"),
+        ("features: {base: {reducer: {settings: {keep: .nan}}}}", "keep: got nan; input should be a finite number"),
+        ("features: {base: {reducer: {settings: {keep: [1, -.inf]}}}}", "got -inf; input should be a finite number"),
+        ("trials: {num_samples: 3000000000}", "input should be less than 2147483648"),
+        ("tracking: {uri: 'http://h/?token=x'}", "wanted an address without '?'"),
+        ("tracking: {uri: 'http://u@h'}", "no user name and password"),
+        ("tracking: {uri: 'http://h:x'}", "which is no address"),
+        ("tracking: {uri: 'sqlite:////a%b/x.db'}", "wanted an address without '%'"),
     ],
 )
 def test_what_single_fields_cannot_see_is_found_before_anything_starts(tmp_path, text, part):
     with pytest.raises(ConfigError, match="nothing was started") as caught:
         load_config([write(tmp_path, text)])
     assert part in str(caught.value)
+
+
+def test_user_name_and_password_go_to_the_environment_and_the_address_keeps_neither(tmp_path, monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "old")
+    config = load_config([write(tmp_path, "tracking: {uri: 'https://me:p%40%2Fw@host:5000/x'}")])
+    assert config.tracking.uri == "https://host:5000/x"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("me", "p@/w")
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path):

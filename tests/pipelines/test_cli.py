@@ -41,3 +41,21 @@ def test_an_unknown_encoder_is_refused_with_the_nearest_name(vidflow, tiny):
     assert done.returncode == 2
     assert "vit_small_patch16_224" in done.stderr
     assert not (tiny.parent / "root").exists()
+
+
+def test_a_server_that_gives_no_answer_is_said_before_anything_starts(vidflow, tiny):
+    silent = "tracking.uri=http://127.0.0.1:9"
+    done = vidflow("run", tiny, silent, "encoder.name=vit_smal_patch16_224")
+    assert done.returncode == 2
+    assert "vit_small_patch16_224" in done.stderr
+    assert "no use of http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tiny.parent / "root").exists()
+    assert vidflow("run", tiny, silent, "--print").returncode == 0
+
+
+def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(vidflow, tiny):
+    for root, place in (("/proc/x/y", "/proc"), (tiny, tiny)):
+        done = vidflow("run", tiny, f"root={root}")
+        assert done.returncode == 2
+        assert f"root: cannot write to {place}" in done.stderr or f"root: {place} is a file" in done.stderr

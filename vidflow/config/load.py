@@ -2,9 +2,13 @@
 
 import dataclasses
 import difflib
+import io
+import os
+import re
+import tempfile
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
-from vidflow.config.tracking_uri import check_uri, store_uri
+from vidflow.config.tracking_uri import check_uri, keep_credentials, split_credentials, store_uri, without_credentials
 from vidflow.errors import ConfigError
+
+_MAX_VALUES = 100_000
+_MAX_SHOWN = 200
+_MAX_PATH = 4096
+# What YAML and OmegaConf raise for text such as 2001-99-99, 0x, a thousand brackets or `a[b=1`.
+_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,14 +54,27 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         paths: YAML files; at least one.
         overrides: Settings such as `encoder.img_size=112`.
 
+    Returns:
+        The settings. User name and password in `tracking.uri` are not among them: see `keep_credentials`.
+
     Raises:
         ConfigError: With every problem found, each with its file, key, value got and value wanted.
     """
+    try:
+        return _load(paths, overrides)
+    except ConfigError as error:
+        # A mistyped setting may hold a password as well; and what is chained to the error holds the same values.
+        raise ConfigError(without_credentials(str(error))) from None
+
+
+def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
     sources = [_read_yaml(path) for path in paths] + [_read_override(text) for text in overrides]
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(OmegaConf.create(s.values) for s in sources)), resolve=True)
-    except OmegaConfBaseException as error:
+    except (*_UNREADABLE, OmegaConfBaseException) as error:
         raise ConfigError(f"settings cannot be merged: {error}") from error
+    if garbled := next(_garbled(merged), None):
+        raise ConfigError(f"settings hold text that is no Unicode: {garbled}")
     try:
         config = TypeAdapter(Config).validate_python(merged)
     except ValidationError as error:
@@ -59,12 +82,25 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     problems = _cross_checks(config)
     if problems:
         raise ConfigError(_join(problems))
-    return _with_absolute_paths(config)
+    return _settled(config)
 
 
-def _with_absolute_paths(config: Config) -> Config:
-    """Resolve paths here, once: workers run in other folders."""
-    video, encoder = config.video, config.encoder
+def _garbled(value: Any) -> Iterator[str]:
+    """Yield the texts that cannot be written to a file, as a half of a surrogate pair cannot."""
+    if isinstance(value, str):
+        if value != value.encode(errors="replace").decode():
+            yield ascii(value)
+    elif isinstance(value, dict):
+        for item in value.items():
+            yield from _garbled(list(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _garbled(item)
+
+
+def _settled(config: Config) -> Config:
+    """Resolve paths here, once, for workers run in other folders; and part the password from the rest."""
+    video, encoder, tracking = config.video, config.encoder, config.tracking
     is_file = encoder.weights != "hub" and not encoder.weights.startswith("random:")
     return dataclasses.replace(
         config,
@@ -75,6 +111,7 @@ def _with_absolute_paths(config: Config) -> Config:
             video_root=_absolute(video.video_root) if video.video_root else None,
         ),
         encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights)) if is_file else encoder,
+        tracking=dataclasses.replace(tracking, uri=keep_credentials(tracking.uri)) if tracking.uri else tracking,
     )
 
 
@@ -94,29 +131,58 @@ def config_to_yaml(config: Config) -> str:
 
 def _read_yaml(path: Path) -> _Source:
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        text = path.read_text()
+        _check_size(yaml.compose(text, yaml.CSafeLoader))
+        loaded = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except FileNotFoundError as error:
         nearby = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
         hint = f"; did you mean {nearby[0]}?" if nearby else ""
         raise ConfigError(f"{path}: no such configuration file{hint}") from error
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, *_UNREADABLE, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: wanted sections such as `video:` at the top, got {type(loaded).__name__}")
     return _Source(str(path), loaded)
 
 
+def _check_size(node: yaml.Node | None) -> None:
+    """Refuse YAML that anchors blow up: a few lines of `*name` may stand for billions of values.
+
+    Raises:
+        ValueError: If it stands for more than `_MAX_VALUES`, or for itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _MAX_VALUES  # what is met again within itself
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(node)] = 1 + sum(map(size, flat))
+        return sizes[id(node)]
+
+    if node is not None and size(node) > _MAX_VALUES:
+        raise ValueError(f"its anchors stand for more than {_MAX_VALUES} values")
+
+
 def _read_override(text: str) -> _Source:
     try:
         return _Source(f"command line ({text})", OmegaConf.to_container(OmegaConf.from_dotlist([text])))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (*_UNREADABLE, OmegaConfBaseException) as error:
         raise ConfigError(f"command line: {text!r} is not `key=value`: {error}") from error
 
 
 def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
     problems = []
-    for item in error.errors():
-        location = [part for part in item["loc"] if not _is_union_branch(part, item["loc"])]
+    items = [
+        ([part for part in item["loc"] if not _is_union_branch(part, item["loc"])], item)
+        for item in error.errors(include_url=False)
+    ]
+    # That infinity is no text, no truth value and no list either need not be said.
+    infinite = [location for location, item in items if item["type"] == "finite_number"]
+    for location, item in items:
+        if location in infinite and item["type"] != "finite_number":
+            continue
         key = ".".join(str(part) for part in location)
         origin = next((s.name for s in reversed(sources) if s.sets(location)), sources[0].name)
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -125,8 +191,17 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
             hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid here: {', '.join(names)}"
             problems.append(f"{origin}: {key}: no such setting; {hint}")
         else:
-            problems.append(f"{origin}: {key}: got {item['input']!r}; {item['msg'][0].lower()}{item['msg'][1:]}")
-    return _join(problems)
+            problems.append(f"{origin}: {key}: got {_shown(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}")
+    return _join(list(dict.fromkeys(problems)))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text of a bearable length."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
@@ -177,20 +252,95 @@ def _feature_problems(config: Config) -> list[str]:
 
 
 def _source_problems(config: Config) -> list[str]:
-    problems = []
-    if config.video.manifest is not None and not Path(config.video.manifest).expanduser().is_file():
+    problems = _path_problems(config)
+    if problems:
+        return problems
+    if config.video.manifest is not None and not _is_file(config.video.manifest):
         problems.append(f"video.manifest: no such file: {config.video.manifest}")
     weights = config.encoder.weights
-    if weights != "hub" and not weights.startswith("random:") and not Path(weights).expanduser().is_file():
+    if weights != "hub" and not weights.startswith("random:") and not _is_file(weights):
         problems.append(f"encoder.weights: got {weights!r}, wanted `hub`, `random:SEED` or an existing file")
-    if weights.startswith("random:") and not weights.removeprefix("random:").isdigit():
+    if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
         problems.append(f"encoder.weights: got {weights!r}, wanted a whole number after `random:`")
     return problems
 
 
-def _tracking_problems(config: Config) -> list[str]:
+def _path_problems(config: Config) -> list[str]:
+    """Return what is wrong with paths by their text alone, and a root that is no folder."""
+    paths = {
+        "root": config.root,
+        "video.manifest": config.video.manifest,
+        "video.video_root": config.video.video_root,
+        "encoder.weights": config.encoder.weights,
+    }
+    problems = []
+    for key, path in paths.items():
+        if path is None:
+            continue
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
+            problems.append(f"{key}: got {path!r}, wanted a path on a disk: object stores and other URLs are not read")
+        elif any(ord(letter) < ord(" ") for letter in path) or not path:
+            problems.append(f"{key}: got {path!r}, wanted a path without control characters")
+        elif len(os.fsencode(path)) >= _MAX_PATH:
+            problems.append(f"{key}: got a path of {len(path)} letters, wanted fewer than {_MAX_PATH}")
+        elif path.startswith("~") and not _has_home(path):
+            problems.append(f"{key}: got {path!r}, wanted a user who has a home folder behind `~`")
+    if problems:
+        return problems
+    root = Path(_absolute(config.root))
+    # MLflow and Tune keep the folder's name within addresses, and read it out of them again.
+    if marks := [mark for mark in "%?#" if mark in str(root)]:
+        problems.append(f"root: got {str(root)!r}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}")
+    if (nearest := _nearest_existing(root)) is not None and not nearest.is_dir():
+        problems.append(f"root: {nearest} is a file, wanted a folder")
+    return problems
+
+
+def writing_problem(config: Config) -> str | None:
+    """Say why nothing can be written under the root, or beside a sqlite file of its own; None where it can be."""
+    uri = store_uri(config)
+    places = {"root": Path(config.root)}
+    if uri.startswith("sqlite:"):
+        places["tracking.uri"] = Path(uri.removeprefix("sqlite:///")).absolute().parent
+    for key, path in places.items():
+        nearest = _nearest_existing(path) or path
+        try:
+            # Permissions tell less: the superuser has them all, and some disks refuse him too.
+            tempfile.TemporaryDirectory(prefix=".vidflow-", dir=nearest).cleanup()
+        except OSError as error:
+            return f"{key}: cannot write to {nearest} ({error.strerror}); wanted a folder of yours on a disk with room"
+    return None
+
+
+def _nearest_existing(path: Path) -> Path | None:
+    """Return the path or the nearest folder above it that is there; None where that cannot be seen."""
     try:
-        check_uri(store_uri(config), num_hosts=1)
+        return next(place for place in (path, *path.parents) if os.path.lexists(place))
+    except (OSError, StopIteration):
+        return None
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
+
+
+def _has_home(path: str) -> bool:
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _tracking_problems(config: Config) -> list[str]:
+    if config.tracking.uri is None:
+        return []
+    try:
+        uri, _ = split_credentials(config.tracking.uri)
+        check_uri(uri, num_hosts=1)
     except ConfigError as error:
         return [str(error)]
     return []

@@ -5,9 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+# Up to eleven days: a wait of more does not fit the milliseconds of poll(2).
+Seconds = Annotated[float, Field(ge=1e-3, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
+Deviation = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Mode = Literal["max", "min"]
 Scalar = str | int | float | bool
@@ -16,7 +19,7 @@ CoreName = Literal[
     "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
 ]
 TaskName = Literal["classification", "box_tracking", "point_tracking", "depth", "camera_pose"]
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,9 +31,9 @@ class Synthetic:
     """Training videos."""
     num_val: Count = 200
     """Validation videos."""
-    size: Annotated[int, Field(ge=16, multiple_of=2)] = 96
+    size: Annotated[int, Field(ge=16, le=2**14, multiple_of=2)] = 96
     """Side of the square frame in pixels, even."""
-    num_frames: Annotated[int, Field(ge=2)] = 24
+    num_frames: Annotated[int, Field(ge=2, lt=2**31)] = 24
     """Frames per video."""
     fps: Count = 12
     """Frames per second."""
@@ -55,7 +58,7 @@ class Sampling:
     """`uniform` spreads over the span, `center` takes `fps` from its middle, `windows` slides over all of it."""
     num_frames: Count = 16
     """Frames per clip."""
-    fps: Annotated[float, Field(gt=0)] = 8.0
+    fps: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
     """Frames per second within a clip, for `center` and `windows`."""
     stride_seconds: Seconds = 2.0
     """Distance between the starts of two windows."""
@@ -72,11 +75,12 @@ class Video:
     """Folder that absolute paths in the manifest may point into, besides the manifest's own."""
     synthetic: Synthetic = field(default_factory=Synthetic)
     """Rendered videos, used where `manifest` is None."""
-    decoder: Literal["decord", "pyav"] = "decord"
-    """First choice of decoder; what decord refuses goes to PyAV."""
+    decoder: Literal["decord", "pyav"] = "pyav"
+    """Who decodes; `decord` takes twice as long, as PyAV must watch for damage beside it, and hands on what it is not
+    proven to decode exactly."""
     sampling: Sampling = field(default_factory=Sampling)
     """Which frames make a clip."""
-    size: Annotated[int, Field(ge=8)] = 224
+    size: Annotated[int, Field(ge=8, le=2**14)] = 224
     """Short side after resizing, and side of the square centre crop, in pixels."""
     resize_filter: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
     """Resampling filter, antialiased; another filter is another feature."""
@@ -110,8 +114,8 @@ class Encoder:
     """Side of the encoder's input in pixels, a multiple of its patch size, at most `video.size`."""
     mean: tuple[float, float, float] | None = None
     """Channel means of the input in [0, 1]; None takes timm's for this model, or RVM's."""
-    std: tuple[float, float, float] | None = None
-    """Channel deviations of the input; None takes timm's for this model, or RVM's."""
+    std: tuple[Deviation, Deviation, Deviation] | None = None
+    """Channel deviations of the input, above 0; None takes timm's for this model, or RVM's."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
 
@@ -194,9 +198,9 @@ class Range:
     """A continuous axis of a `random` or `optuna` search."""
 
     __pydantic_config__ = _STRICT
-    low: float
+    low: Bound
     """Smallest value."""
-    high: float
+    high: Bound
     """Largest value."""
     log: bool = False
     """Whether values are spread evenly on a logarithmic scale."""
@@ -281,7 +285,7 @@ class Resources:
     """Frames per call of the encoder."""
     decode_timeout_seconds: Seconds = 60.0
     """Wall time one video may take to decode."""
-    decode_memory_mib: Annotated[int, Field(ge=256)] = 4096
+    decode_memory_mib: Annotated[int, Field(ge=256, lt=2**31)] = 4096
     """Memory the decoder may take for one video."""
 
 

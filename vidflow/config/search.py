@@ -22,6 +22,9 @@ _OBJECTIVES: dict[TaskName, tuple[str, Mode]] = {
 }
 
 
+_MAX_CANDIDATES = 100_000
+
+
 def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
     """Return every candidate known beforehand, and the problems of those that are not valid.
 
@@ -40,6 +43,8 @@ def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
             problems += _range_problems(axis, values, trials)
         elif not values:
             problems.append(f"trials.axes.{axis}: got no values, wanted at least one")
+    if not problems and (number := _num_candidates(trials)) > _MAX_CANDIDATES:
+        problems.append(f"trials: {number:.3g} trials, wanted at most {_MAX_CANDIDATES}; drop axes or values")
     if problems:
         return [], problems
     candidates = []
@@ -73,6 +78,12 @@ def apply_overrides(trial: Trial, overrides: Mapping[str, Scalar]) -> Trial:
     except ValidationError as error:
         described = "; ".join(f"{'.'.join(map(str, e['loc']))}: got {e['input']!r}; {e['msg']}" for e in error.errors())
         raise ValueError(described) from error
+
+
+def _num_candidates(trials: Trials) -> int:
+    if trials.algorithm != "grid":
+        return trials.num_samples
+    return math.prod(len(_values(axis)) for axis in trials.axes.values())
 
 
 def _overrides(trials: Trials) -> list[dict[str, Scalar]]:

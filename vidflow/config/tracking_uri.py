@@ -1,17 +1,28 @@
 """Addresses of MLflow stores: the default one, which are safe, and how to show one without its password."""
 
+import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 
-# https://user:password@host, and ?token=... as in presigned addresses.
-_USERINFO = re.compile(r"(?<=://)[^/?#\s\"']*@")
+# https://user:password@host. A password may hold what ends a host, such as `/`: from `user:`, where no port follows,
+# all up to the last `@` of the word is secret.
+_USERINFO = re.compile(
+    r"""(?<=://)(?:[^/?#\s"'@:]*:(?!\d+(?:[/?#\s"',;)\]}]|$))[^\s"']*@|[^/?#\s"']*@)"""
+    # The same where the scheme was forgotten.
+    r"""|(?<![\w:/.@%~-])[\w.%~+-]+:[^\s"'/@]+@(?=[\w\[])"""
+)
+# ?token=..., as in presigned addresses.
 _SECRET_QUERY = re.compile(
     r"([?&][\w.-]*(?:password|passwd|secret|token|signature|credential|api[_-]?key)[\w.-]*=)[^&\s\"']*", re.IGNORECASE
 )
+
+
+# What cannot stand in an address to which MLflow adds paths, or in the name of a file that it reads out of one.
+_MARKS = {"http": "?# ", "https": "?# ", "sqlite": "?#%"}
 
 
 def default_uri(root: str | Path) -> str:
@@ -34,8 +45,21 @@ def check_uri(uri: str, *, num_hosts: int) -> None:
     Raises:
         ConfigError: If the address is neither, or is sqlite although there are several hosts.
     """
-    scheme = urlsplit(uri).scheme
     shown = without_credentials(uri)
+    try:
+        parts = urlsplit(uri)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(
+            f"tracking.uri: got {shown}, which is no address: {without_credentials(str(error))}"
+        ) from None
+    if marks := [mark for mark in _MARKS.get(scheme, "") if mark in uri]:
+        raise ConfigError(
+            f"tracking.uri: got {shown}, wanted an address without {' or '.join(map(repr, marks))}; a token goes into "
+            "MLFLOW_TRACKING_TOKEN"
+        )
+    if scheme in ("http", "https") and not host:
+        raise ConfigError(f"tracking.uri: got {shown}, wanted a host, as in http://HOST:5000")
     if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", ":memory:", uri):
         raise ConfigError(f"tracking.uri: got {shown}, wanted sqlite:///FILE: runs must outlive the process")
     if scheme == "sqlite" and num_hosts > 1:
@@ -54,6 +78,40 @@ def check_uri(uri: str, *, num_hosts: int) -> None:
         f"tracking.uri: got {shown}, wanted sqlite:///FILE or the http:// address of an MLflow server; "
         "put a server before a database, so that its password stays there"
     )
+
+
+def split_credentials(uri: str) -> tuple[str, tuple[str, str] | None]:
+    """Return the address of a server without its user name and password, and those two; None where it has none.
+
+    Raises:
+        ConfigError: If it has one of them, but not the other.
+    """
+    if not re.match(r"https?://", uri, re.IGNORECASE) or "@" not in uri:
+        return uri, None
+    scheme, rest = uri.split("://", 1)
+    userinfo, host = rest.rsplit("@", 1)
+    user, _, password = userinfo.partition(":")
+    if not user or not password or any(mark in userinfo for mark in "/?#"):
+        raise ConfigError(
+            f"tracking.uri: got {scheme}://{without_credentials(host)} behind something that is no user name and "
+            "password; wanted both, with %2F for `/`, %3F for `?` and %23 for `#`, or both in the environment, as "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return f"{scheme}://{host}", (unquote(user), unquote(password))
+
+
+def keep_credentials(uri: str) -> str:
+    """Move user name and password of a server's address into this process's environment, where MLflow reads them.
+
+    So the address that is left may be shown, kept and sent to other hosts.
+
+    Raises:
+        ConfigError: If it has one of them, but not the other.
+    """
+    bare, credentials = split_credentials(uri)
+    if credentials is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = credentials
+    return bare
 
 
 def without_credentials(text: str) -> str:

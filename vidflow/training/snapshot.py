@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -238,7 +240,13 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         sealed = {**metadata, _DIGEST: _digest_of(on_host, metadata)}
         # Under one name, because names come in a different order in every process.
-        save_file(on_host, aside, {_METADATA: json.dumps(sealed)})
+        try:
+            save_file(on_host, aside, {_METADATA: json.dumps(sealed)})
+        except SafetensorError as error:
+            # The system's error, such as a full disk, is a number in its text.
+            if found := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(aside)) from error
+            raise
 
 
 def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:

@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM while the real command is at work: it commits nothing, ends with 1, and goes on when repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_experiment import TINY
+
+LONGER = ["trials.trial.epochs=60", "trials.axes={core: [mean, gru]}"]
+SAID = "vidflow: interrupted; the same command goes on from here"
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory, vidflow):
+    """The config of an experiment whose features are there."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    config = folder / "tiny.yaml"
+    config.write_text(TINY.format(root=folder / "root"))
+    for stage in ("synth", "shard", "extract"):
+        done = vidflow(stage, config)
+        assert done.returncode == 0, done.stderr
+    return config
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_until(driver: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not happened():
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def epochs_done(root: Path) -> int:
+    from vidflow.training.snapshot import read_snapshot
+
+    snapshots = [read_snapshot(path.parent) for path in root.glob("trials/*/last.safetensors")]
+    return sum(len(snapshot.history) for snapshot in snapshots if snapshot is not None)
+
+
+def send(driver: subprocess.Popen[str], number: int, *, group: bool) -> str:
+    os.killpg(driver.pid, number) if group else driver.send_signal(number)
+    return driver.communicate(timeout=60)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "group", "seed"),
+    [(signal.SIGINT, False, 1), (signal.SIGINT, True, 2), (signal.SIGTERM, True, 3)],
+)
+def test_an_interrupted_sweep_commits_nothing_and_the_same_command_trains_on(extracted, vidflow, number, group, seed):
+    root = extracted.parent / "root"
+    command = ["sweep", extracted, *LONGER, f"trials.trial.seed={seed}"]
+    driver = start(*command)
+    before = epochs_done(root)
+    wait_until(driver, lambda: epochs_done(root) >= before + 6)
+    said = send(driver, number, group=group)
+    assert driver.returncode == 1
+    assert said.rstrip().endswith(SAID)
+    assert "Traceback" not in said
+    sweeps = list(root.glob("sweeps/*/manifest.json"))
+    results = list(root.glob("trials/*/result.json"))
+    done = vidflow(*command)
+    assert done.returncode == 0, done.stderr
+    new = set(root.glob("trials/*/result.json")) - set(results)
+    assert len(set(root.glob("sweeps/*/manifest.json")) - set(sweeps)) == 1
+    assert [(r["status"], len(r["history"])) for r in (json.loads(path.read_text()) for path in new)] == [
+        ("completed", 60)
+    ] * 2
+
+
+@pytest.mark.slow
+def test_a_search_that_tune_ends_for_a_cause_of_its_own_is_not_a_finished_one(extracted):
+    root = extracted.parent / "root"
+    driver = start("sweep", extracted, *LONGER, "trials.trial.seed=5", "trials.trial.epochs=400")
+    before = epochs_done(root)
+    wait_until(driver, lambda: epochs_done(root) >= before + 6)
+    said = send(driver, signal.SIGUSR1, group=False)
+    assert driver.returncode == 1
+    assert "trials were ended before their time" in said
+    assert "Traceback" not in said
+    assert not any("stopped" in path.read_text() for path in root.glob("trials/*/result.json"))
