@@ -205,9 +205,10 @@ def test_a_process_killed_at_random_moments_leaves_a_trial_that_ends_the_same(tm
     rng = random.Random(0)
     num_kills = 0
     while load_result(tmp_path) is None and num_kills < 30:
+        left = set(tmp_path.glob(".*.tmp"))  # by the one killed before
         process = subprocess.Popen(command)
         # Wait until it trains, and then for part of an epoch.
-        while process.poll() is None and not list(tmp_path.glob(".*.tmp")):
+        while process.poll() is None and not set(tmp_path.glob(".*.tmp")) - left:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
