@@ -371,7 +371,7 @@ def test_a_checkpoint_of_the_readout_alone_gets_its_core_from_the_arrays_of_rvm(
     load_rvm(trained.core, arrays)
     frozen = {f"sequential_core.{key}" for key in trained.core.state_dict() if not key.startswith("output_norm.")}
     tensors = {f"model.{key}": value for key, value in export_released(trained).items() if key not in frozen}
-    with pytest.raises(VidflowError, match=r"does not hold the transformer of the core; .*rvm=arrays"):
+    with pytest.raises(VidflowError, match=r"does not hold the core's transformer; .*rvm=arrays"):
         load_released(task, tensors)
     load_released(task, tensors, rvm=arrays)
     torch.testing.assert_close(task.state_dict(), trained.state_dict(), rtol=0, atol=0)

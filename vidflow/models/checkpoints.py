@@ -144,7 +144,7 @@ def _core_of_rvm(
             name.startswith(f"{prefix}transformer.") for name in found
         ):
             raise VidflowError(
-                "the checkpoint does not hold the transformer of the core; if it was trained on RVM's frozen core, give "
+                "the checkpoint does not hold the core's transformer; if it was trained on RVM's frozen core, give "
                 "RVM's arrays as well: load_released(module, tensors, rvm=arrays)"
             )
         return {}
