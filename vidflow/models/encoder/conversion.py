@@ -115,6 +115,10 @@ def _dropped(convert: Convert, state: dict[str, Any], vit: TimmVit) -> dict[str,
         }
         fitted = convert({**state, **leaves}, vit).values()
         reached = [value for value in fitted if isinstance(value, Tensor) and value.requires_grad]
+        taken = set(map(id, reached))
+        leaves = {key: leaf for key, leaf in leaves.items() if id(leaf) not in taken}
+        if not leaves:
+            return {}
         ones = [torch.ones(()).expand(value.shape) for value in reached]
         gradients = torch.autograd.grad(reached, list(leaves.values()), ones, allow_unused=True)
     return {

@@ -72,7 +72,7 @@ def _is_wanted(key: str) -> bool:
 def _better_name(name: str, problems: list[str]) -> list[str]:
     """Name the model that has the biases of queries and values which this one lacks: timm has DINOv3 both ways."""
     variant = f"{name.partition('.')[0]}_qkvb"
-    lacks_biases = any(".attn.qkv.bias " in problem for problem in problems)
+    lacks_biases = any(".attn.qkv.bias " in problem and "is not zero" in problem for problem in problems)
     return [f"encoder.name {variant!r} has these biases"] if lacks_biases and timm.is_model(variant) else []
 
 
