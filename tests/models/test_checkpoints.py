@@ -28,20 +28,11 @@ def small_task(name, **kwargs):
 
 
 def golden_task(shared_dir, name):
-    """Load a task's file and rebuild the tokens that its outputs were computed from.
-
-    The `tokens` in these files were taken before the last change of the stub image encoder that made them, a 16 x 16
-    convolution whose final weights are in the file. Its input was uniform noise: the generator of seed 11 after 318,208
-    draws.
-    """
+    """Load a task's file: the task, the tokens that its outputs were computed from, and the file."""
     file = load_file(shared_dir / f"fixtures/task_{name}.safetensors")
-    generator = torch.Generator().manual_seed(11)
-    torch.rand(318_208, generator=generator)
-    frames = torch.rand(10, 3, 64, 64, generator=generator)
-    patches = functional.conv2d(frames, file["w.encoder.proj.weight"], file["w.encoder.proj.bias"], stride=16)
     task = small_task(name)
     load_released(task, weights_of(file))
-    return task, patches.flatten(2).transpose(1, 2).reshape(2, 5, 16, 32), file
+    return task, file["tokens"], file
 
 
 def run_both_ways(task, tokens, queries):
@@ -127,7 +118,9 @@ def test_an_exported_core_loads_into_another(name):
 def test_an_exported_task_loads_into_another_with_the_prefix_of_lightning(name):
     first, second = (small_task(name, num_depths=2, readout_width=16) for _ in range(2))
     with torch.no_grad():
-        for value in first.state_dict().values():
+        for key, value in first.state_dict().items():
+            if key.endswith("freqs"):
+                continue  # computed, and refused if other
             value.copy_(torch.randn(value.shape) if value.is_floating_point() else value + 3)
     exported = {f"model.{key}": value for key, value in export_released(first).items()}
     assert any(key.startswith("model.encoder.interm_mlps.1.bn.running_mean") for key in exported)
@@ -225,6 +218,33 @@ def test_running_statistics_are_as_necessary_as_parameters():
         load_released(task, tensors)
 
 
+@torch.no_grad()
+def test_what_is_computed_may_be_absent(shared_dir):
+    file = load_file(shared_dir / "fixtures/task_point_tracking.safetensors")
+    tensors = weights_of(file)
+    del tensors["fourier_enc.freqs"]
+    task = small_task("point_tracking")
+    load_released(task, tensors)
+    points = task(file["tokens"][:, :, None], None, {"points": file["query_point"][:, None]})["points"]
+    torch.testing.assert_close(points[:, 0], file["output.pred_points"], **GOLDEN)
+    boxes = small_task("box_tracking", num_depths=2)
+    exported = export_released(boxes)
+    computed = [key for key in exported if key.endswith(("num_batches_tracked", "fourier_enc.freqs"))]
+    assert len(computed) == 3
+    load_released(boxes, {key: value for key, value in exported.items() if key not in computed})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_frequencies_that_are_there_must_be_those_that_are_computed(dtype):
+    task, name = small_task("box_tracking"), "bbox_query_encoder.fourier_enc.freqs"
+    tensors = export_released(task)
+    load_released(task, tensors | {name: tensors[name].to(dtype)})
+    before = export_released(task)
+    with pytest.raises(VidflowError, match=rf"{name} is \[2.0, 4.0.*, but BoxTrackingTask computes \[1.0, 2.0"):
+        load_released(task, {key: value + 1 for key, value in tensors.items()} | {name: (2 * tensors[name]).double()})
+    torch.testing.assert_close(export_released(task), before, rtol=0, atol=0)
+
+
 def test_the_frozen_encoder_and_the_loss_of_a_checkpoint_are_passed_over():
     task = small_task("camera_pose")
     tensors = export_released(task)
@@ -263,8 +283,11 @@ def jax_arrays(width, num_heads, num_layers, generator):
     return arrays
 
 
-def jax_step(arrays, x, state, num_layers):
-    """One frame of RVM's core in numpy, from the arrays as they are laid out in JAX."""
+def jax_step(arrays, x, state, num_layers, variant="rvm"):
+    """One frame of RVM's core in numpy, from the arrays as they are laid out in JAX.
+
+    `released`: with the epsilon and the GELU that the frozen-encoder paper has.
+    """
 
     def norm(name, value, eps=1e-6):
         value = (value - value.mean(-1, keepdims=True)) / np.sqrt(value.var(-1, keepdims=True) + eps)
@@ -284,14 +307,17 @@ def jax_step(arrays, x, state, num_layers):
         return 1 / (1 + np.exp(-raw))
 
     update, z = gate("update"), x
-    memory = gate("reset") * norm("rnn_core/state_layer_norm", state, 1e-4)
+    memory = gate("reset") * norm("rnn_core/state_layer_norm", state, 1e-4 if variant == "rvm" else 1e-6)
     for layer in range(num_layers):
         block = f"rnn_core/transformer/xa_blocks_{layer}"
         z = z + attend(f"{block}/ca_attention", norm(f"{block}/ca_attention_norm", z), memory)
         hidden = (
             norm(f"{block}/mlp_norm", z) @ arrays[f"{block}/mlp/dense_in/kernel"] + arrays[f"{block}/mlp/dense_in/bias"]
         )
-        hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+        if variant == "rvm":
+            hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+        else:
+            hidden = 0.5 * hidden * (1 + torch.from_numpy(hidden / np.sqrt(2)).erf().numpy())
         z = z + hidden @ arrays[f"{block}/mlp/dense_out/kernel"] + arrays[f"{block}/mlp/dense_out/bias"]
         normed = norm(f"{block}/attention_norm", z)
         z = z + attend(f"{block}/attention", normed, normed)
@@ -310,6 +336,57 @@ def test_arrays_in_the_layout_of_rvm_give_the_core_that_jax_would_run():
     for t in range(3):
         state = jax_step(arrays, clip[t], state, 2)
         torch.testing.assert_close(output[0, t], torch.from_numpy(state).float(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_core_as_in_the_paper_takes_the_arrays_of_rvm_and_keeps_its_output_norm():
+    generator = np.random.default_rng(0)
+    arrays = jax_arrays(16, 4, 2, generator)
+    core = build_core("gated_transformer", embed_dim=16, num_layers=2, num_heads=4).eval()
+    core.state_layer_norm.bias.fill_(3)
+    core.output_norm.weight.copy_(torch.rand(16))
+    load_rvm(core, arrays)
+    clip, state = 0.1 * generator.normal(size=(3, 5, 16)).astype(np.float32), np.zeros((5, 16), np.float32)
+    output, _ = core(torch.from_numpy(clip)[None])
+    for t in range(3):
+        state = jax_step(arrays, clip[t], state, 2, variant="released")
+        memory = torch.from_numpy(state).float()
+        wanted = functional.layer_norm(memory, [16], core.output_norm.weight, None, 1e-5)
+        torch.testing.assert_close(output[0, t], wanted, rtol=1e-4, atol=1e-5)
+
+
+def rvm_task(variant):
+    torch.manual_seed(0)
+    core = build_core("gated_transformer", embed_dim=16, num_layers=2, num_heads=4, gated_variant=variant)
+    return build_task("classification", core=core, embed_dim=16, num_classes=3, readout_width=16, readout_heads=4)
+
+
+@pytest.mark.parametrize("variant", ["released", "rvm"])
+def test_a_checkpoint_of_the_readout_alone_gets_its_core_from_the_arrays_of_rvm(variant):
+    arrays = jax_arrays(16, 4, 2, np.random.default_rng(0))
+    trained, task = rvm_task(variant), rvm_task(variant)
+    with torch.no_grad():
+        for value in trained.parameters():
+            value.add_(torch.rand(value.shape))
+    load_rvm(trained.core, arrays)
+    frozen = {f"sequential_core.{key}" for key in trained.core.state_dict() if not key.startswith("output_norm.")}
+    tensors = {f"model.{key}": value for key, value in export_released(trained).items() if key not in frozen}
+    with pytest.raises(VidflowError, match=r"does not hold the core's transformer; .*rvm=arrays"):
+        load_released(task, tensors)
+    load_released(task, tensors, rvm=arrays)
+    torch.testing.assert_close(task.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_arrays_of_rvm_are_no_second_core():
+    arrays, task = jax_arrays(16, 4, 2, np.random.default_rng(0)), rvm_task("released")
+    with pytest.raises(VidflowError, match=r"holds the core itself \(sequential_core.*leave out rvm"):
+        load_released(task, export_released(task), rvm=arrays)
+    readout = {key: value for key, value in export_released(task).items() if key.startswith("readout.")}
+    # The paper trains the output norm of the core with the readout.
+    with pytest.raises(VidflowError, match=r"missing: sequential_core\.output_norm\.weight"):
+        load_released(task, readout, rvm=arrays)
+    with pytest.raises(VidflowError, match=r"the core is a MambaCore; wanted a gated transformer"):
+        load_released(small_task("classification"), {}, rvm=arrays)
 
 
 def test_arrays_that_do_not_fit_are_listed():

@@ -179,6 +179,16 @@ def test_reducers_that_look_at_whole_clips_are_refused(features, settings):
         VideoPredictor(make_task("classification"), {**features, "settings": settings})
 
 
+def test_a_reducer_of_an_older_version_of_extraction_is_refused(features):
+    reducer = {"name": "tome", "stage": None, "settings": {"num_merged": 1}}
+    with pytest.raises(VidflowError, match=r"'tome' reduced in version 2 of extraction; this is version \d"):
+        VideoPredictor(
+            make_task("classification"), {**features, "settings": {"version": 2, "features": {"reducer": reducer}}}
+        )
+    # Without a reducer nothing was reduced otherwise.
+    VideoPredictor(make_task("classification"), {**features, "settings": {"version": 2}})
+
+
 def test_a_trial_on_reduced_tokens_as_stored_is_refused(features):
     settings = {"features": {"reducer": {"name": "tome", "stage": None, "settings": {"num_merged": 1}}}}
     task = make_task("classification")

@@ -1,6 +1,6 @@
 """Released checkpoints to our modules and back: the torch files of the frozen-encoder paper, and RVM's JAX arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ _POINT_NAMES = (
     ("decoder.", "readout."),
     ("head.", "prediction_head."),
 )
+_FREQUENCIES = "fourier_enc.freqs"
 _ADAPTERS = "encoder.interm_mlps."
 # Words of RVM's names that we have others for.
 _RVM_WORDS = {
@@ -52,21 +53,27 @@ _RVM_WORDS = {
 }
 
 
-def load_released(module: TemporalCore | Task, tensors: Mapping[str, Tensor]) -> None:
+def load_released(
+    module: TemporalCore | Task, tensors: Mapping[str, Tensor], *, rvm: Mapping[str, np.ndarray] | None = None
+) -> None:
     """Load weights that bear the released names into a core or a task.
 
     A `model.` prefix, as Lightning writes it, is taken off. The frozen encoder is no part of our modules, so
     `encoder.*` counts only where it is an adapter of a tapped depth; `loss_fn.*` is not needed to predict, and the
-    weights of the loss stay as they are where it is absent. Buffers, such as the running statistics of batch norm,
-    are as necessary as parameters. Nothing is loaded unless everything fits.
+    weights of the loss stay as they are where it is absent. So do the frequencies of Fourier encodings and the
+    counters of batch norm: frequencies are computed, and must agree where the checkpoint has them. Other buffers, such
+    as the running statistics of batch norm, are as necessary as parameters. Nothing is loaded unless everything fits.
 
     Args:
         module: A core, for tensors of a core alone, or a task.
         tensors: The tensors of the checkpoint.
+        rvm: RVM's arrays, as for `load_rvm`. They are for a checkpoint that was trained on RVM's frozen core and does
+            not hold it: the core is loaded from them, all but its output norm, which RVM does not have.
 
     Raises:
         VidflowError: Names are missing, unexpected, of another shape or kind of number, without values (meta, sparse,
-            quantized), not finite, or in each other's memory; all of them are listed.
+            quantized), not finite, or in each other's memory, or frequencies differ; all of them are listed. Or
+            `rvm` does not fit the core.
     """
     if others := [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]:
         raise VidflowError(f"{', '.join(others)}: no tensors; of a Lightning file give checkpoint['state_dict']")
@@ -75,7 +82,8 @@ def load_released(module: TemporalCore | Task, tensors: Mapping[str, Tensor]) ->
     if len(found) < len(tensors):
         twice = [key for key in tensors if f"model.{key}" in tensors]
         raise VidflowError(f"{', '.join(twice)}: there with and without `model.`; leave out one of them")
-    wanted = {name for name in names.values() if not name.startswith("loss_fn.") or name in found}
+    found |= _core_of_rvm(module, found.keys(), rvm)
+    wanted = {name for name in names.values() if not _is_optional(name) or name in found}
     extra = {name for name in found.keys() - wanted if not _is_foreign(name)}
     _load(module, {name: key for key, name in names.items() if name in wanted}, found, extra)
 
@@ -90,27 +98,25 @@ def export_released(module: TemporalCore | Task) -> dict[str, Tensor]:
 
 
 def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> None:
-    """Load the recurrent core of RVM's released `.npz` into a gated transformer core of variant `rvm`.
+    """Load the recurrent core of RVM's released `.npz` into a gated transformer core of either variant.
 
     Arrays outside `rnn_core/` are ignored: those of RVM's image encoder are loaded by naming the file in
-    `encoder.weights`, with the timm model of its size.
+    `encoder.weights`, with the timm model of its size. `rvm` computes what RVM does. The frozen-encoder paper puts
+    RVM's weights into `released`: the bias of its state norm becomes zero, and its output norm, which RVM does not
+    have, stays as it is.
 
     Source: google-deepmind/representations4d, `colabs/rvm_inference_demo.ipynb`, names of the modules.
 
     Args:
-        core: Built with `gated_variant="rvm"` and `rvm_num_heads(arrays)` heads.
+        core: Built with `rvm_num_heads(arrays)` heads.
         arrays: What `numpy.load(path, allow_pickle=False)` gives.
 
     Raises:
         VidflowError: Names are missing, unexpected, of another shape or not finite, all of which are listed, or the
             heads are not as many, which no shape of ours shows.
     """
-    if (num_heads := rvm_num_heads(arrays)) != core.num_heads:
-        raise VidflowError(f"the core has {core.num_heads} heads, RVM's arrays {num_heads}; build it with as many")
-    prefix = "rnn_core/"
-    ours = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-    found = from_flax(ours, words=_RVM_WORDS, fused="{}.in_proj_{}")
-    names = {key: key for key in core.state_dict()}
+    found = _rvm_tensors(core, arrays)
+    names = {key: key for key in core.state_dict() if not key.startswith("output_norm.")}
     _load(core, names, found, found.keys() - names.keys())
 
 
@@ -126,6 +132,41 @@ def rvm_num_heads(arrays: Mapping[str, np.ndarray]) -> int:
             f"no array {key!r} of 3 axes among {len(arrays)}: this is not a checkpoint of RVM's recurrent core"
         )
     return int(arrays[key].shape[1])
+
+
+def _core_of_rvm(
+    module: TemporalCore | Task, found: Collection[str], rvm: Mapping[str, np.ndarray] | None
+) -> dict[str, Tensor]:
+    """Return the core's tensors from RVM's arrays under the released names, if arrays are given."""
+    core, prefix = (module.core, "sequential_core.") if isinstance(module, Task) else (module, "")
+    if rvm is None:
+        if isinstance(core, GatedTransformerCore) and not any(
+            name.startswith(f"{prefix}transformer.") for name in found
+        ):
+            raise VidflowError(
+                "the checkpoint does not hold the core's transformer; if it was trained on RVM's frozen core, give "
+                "RVM's arrays as well: load_released(module, tensors, rvm=arrays)"
+            )
+        return {}
+    if not isinstance(core, GatedTransformerCore):
+        raise VidflowError(f"rvm is given, but the core is a {type(core).__name__}; wanted a gated transformer")
+    tensors = {f"{prefix}{key}": tensor for key, tensor in _rvm_tensors(core, rvm).items()}
+    if both := sorted(tensors.keys() & found):
+        raise VidflowError(f"the checkpoint holds the core itself ({', '.join(both)}); leave out rvm")
+    return tensors
+
+
+def _rvm_tensors(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Return the tensors of RVM's recurrent core under the names of ours."""
+    if (num_heads := rvm_num_heads(arrays)) != core.num_heads:
+        raise VidflowError(f"the core has {core.num_heads} heads, RVM's arrays {num_heads}; build it with as many")
+    prefix = "rnn_core/"
+    ours = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    found = from_flax(ours, words=_RVM_WORDS, fused="{}.in_proj_{}")
+    if core.state_layer_norm.bias is not None:
+        # RVM's norm of the state only scales.
+        found.setdefault("state_layer_norm.bias", torch.zeros(core.embed_dim))
+    return found
 
 
 def _released_names(module: TemporalCore | Task) -> dict[str, str]:
@@ -150,6 +191,11 @@ def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
     return key
 
 
+def _is_optional(name: str) -> bool:
+    """Whether a module predicts the same without a tensor of the checkpoint."""
+    return name.startswith("loss_fn.") or name.endswith((_FREQUENCIES, ".num_batches_tracked"))
+
+
 def _is_foreign(name: str) -> bool:
     is_frozen_encoder = name.startswith("encoder.") and not name.startswith(_ADAPTERS)
     return is_frozen_encoder or name.startswith("loss_fn.")
@@ -162,6 +208,11 @@ def _load(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tenso
     problems += [f"unexpected: {name} {tuple(found[name].shape)}" for name in sorted(extra)]
     wanted = {name: state[key] for name, key in names.items()}
     problems += tensor_faults({name: found[name] for name in names if name in found}, wanted)
+    problems = problems or [
+        f"{name} is {found[name].tolist()}, but {type(module).__name__} computes {own.tolist()}"
+        for name, own in wanted.items()
+        if name.endswith(_FREQUENCIES) and not torch.equal(found[name].to(own), own)
+    ]
     if problems:
         raise VidflowError(
             f"the checkpoint does not fit {type(module).__name__} ({len(problems)} problems); build it with the "

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vidflow.config.fingerprints import STAGE_VERSIONS
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
 from vidflow.models.reduction.build import Reducer, build_reducer
@@ -245,11 +246,17 @@ def _reducer_of(features: dict[str, Any]) -> Reducer | None:
     """Build the reducer that made the features, where it looks at single frames.
 
     Raises:
-        VidflowError: It looks at whole clips, which a stream has not.
+        VidflowError: It looks at whole clips, which a stream has not, or an older version of it made the features.
     """
     settings = features.get("settings", {})
     spec = settings.get("reducer") or settings.get("features", {}).get("reducer") or {"name": "none"}
     reducer = build_reducer(spec["name"], stage=spec.get("stage"), **spec.get("settings", {}))
+    version, current = settings.get("version"), STAGE_VERSIONS["extract"]
+    if reducer is not None and version not in (None, current):
+        raise VidflowError(
+            f"the trial was trained on tokens that {spec['name']!r} reduced in version {version} of extraction; this "
+            f"is version {current}, which may reduce otherwise; run the experiment again to train it on new features"
+        )
     if reducer is None or reducer.stage == "block" or isinstance(reducer, InputLowerResolution):
         return reducer
     raise VidflowError(

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from safetensors.torch import load_file
 
 from vidflow.models.reduction.bipartite import plan_matched
-from vidflow.models.reduction.matching import match_tokens
+from vidflow.models.reduction.matching import Order, match_tokens
 from vidflow.models.reduction.plan import Plan, follow
 
 
-def slow_groups(metric: torch.Tensor, num_merged: int, num_prefix: int) -> list[list[int]]:
+def slow_groups(metric: torch.Tensor, num_merged: int, num_prefix: int, order: Order = "index") -> list[list[int]]:
     """Group tokens of one sample as the method is described, with lists; rows in output order."""
     unit = [row / row.norm() for row in metric.double()]
     first = [token for token in range(len(unit)) if (token + num_prefix) % 2 == 0]
@@ -22,15 +22,17 @@ def slow_groups(metric: torch.Tensor, num_merged: int, num_prefix: int) -> list[
     for token in first:
         similarity = [float(unit[token] @ unit[other]) for other in second]
         best[token] = (max(similarity), second[similarity.index(max(similarity))])
-    sources = sorted(first, key=lambda token: -best[token][0])[: min(num_merged, len(unit) // 2)]
-    groups = {token: [token] for token in [t for t in first if t not in sources] + second}
+    best_first = sorted(first, key=lambda token: -best[token][0])
+    sources = best_first[: min(num_merged, len(unit) // 2)]
+    kept = [token for token in (first if order == "index" else best_first) if token not in sources]
+    groups = {token: [token] for token in kept + second}
     for token in sources:
         groups[best[token][1]].append(token)
     return [sorted(group) for group in groups.values()]
 
 
 def merge_plan(
-    metric: torch.Tensor, num_merged: int, num_prefix: int = 0, mode: str = "tome", **settings: float
+    metric: torch.Tensor, num_merged: int, num_prefix: int = 0, mode: str = "tome", **settings: float | str
 ) -> Plan:
     matching = match_tokens(metric, first=num_prefix % 2)
     return plan_matched(matching, mode=mode, num_merged=num_merged, **settings)  # type: ignore[arg-type]
@@ -42,15 +44,21 @@ def groups_of(plan: Plan, sample: int = 0) -> list[list[int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 14), st.integers(0, 9), st.integers(0, 5), st.integers(0, 10**6))
+@given(
+    st.integers(2, 14),
+    st.integers(0, 9),
+    st.integers(0, 5),
+    st.integers(0, 10**6),
+    st.sampled_from(["index", "similarity"]),
+)
 def test_groups_equal_those_of_the_slow_description(
-    num_tokens: int, num_merged: int, num_prefix: int, seed: int
+    num_tokens: int, num_merged: int, num_prefix: int, seed: int, order: Order
 ) -> None:
     metric = torch.randn(2, num_tokens, 6, generator=torch.Generator().manual_seed(seed))
-    plan = merge_plan(metric, num_merged, num_prefix)
+    plan = merge_plan(metric, num_merged, num_prefix, order=order)
     assert plan.num_rows == num_tokens - min(num_merged, num_tokens // 2)
     for sample in range(2):
-        assert groups_of(plan, sample) == slow_groups(metric[sample], num_merged, num_prefix)
+        assert groups_of(plan, sample) == slow_groups(metric[sample], num_merged, num_prefix, order)
     owners = plan.assignment.gather(1, plan.owners)
     assert torch.equal(owners, torch.arange(plan.num_rows).expand(2, -1))
 
@@ -132,17 +140,18 @@ def test_pairs_of_duplicates_merge_without_loss() -> None:
     assert sizes.tolist() == [[2.0] * 6]
 
 
-def test_padding_is_never_a_partner_and_gets_no_row() -> None:
+@pytest.mark.parametrize("order", ["index", "similarity"])
+def test_padding_is_never_a_partner_and_gets_no_row(order: Order) -> None:
     metric = torch.randn(2, 9, 4)
     # The padding would be everybody's best partner.
     metric[1, 6:] = metric[1, 0]
     valid = torch.arange(9) < torch.tensor([[9], [6]])
     matching = match_tokens(metric, first=0, valid=valid)
-    plan = plan_matched(matching, mode="tome", num_merged=2)
+    plan = plan_matched(matching, mode="tome", num_merged=2, order=order)
     assert plan.counts is not None
     assert plan.counts.tolist() == [7, 4]
     assert (plan.assignment[1, 6:] == -1).all()
-    assert groups_of(plan, 1)[:4] == slow_groups(metric[1, :6], 2, 0)
+    assert groups_of(plan, 1)[:4] == slow_groups(metric[1, :6], 2, 0, order)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,17 @@
 import hashlib
 import pickle
 import struct
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import eva, vision_transformer
-from timm.models.eva import Eva
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.conversion import fit_to_model
 from vidflow.models.encoder.rvm import read_rvm
 from vidflow.models.tensor_checks import tensor_faults
 from vidflow.models.vit import TimmVit
@@ -38,19 +37,20 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
 
     Raises:
         VidflowError: The file cannot be read, or a tensor is missing, unexpected, of another shape or kind of number,
-            without values (meta, sparse, quantized), not finite, or in another's memory; all are listed, and the model
-            is as it was.
+            without values (meta, sparse, quantized), not finite, or in another's memory, or the model does without it
+            though it changes the features; all are listed, and the model is as it was.
     """
     found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else _read_checkpoint(path)
-    state = {key: value for key, value in _fit_to_model(vit, found, name).items() if _is_wanted(key)}
+    fitted, problems = fit_to_model(vit, found, name)
+    state = {key: value for key, value in fitted.items() if _is_wanted(key)}
     if others := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
         raise VidflowError(f"{path} holds {', '.join(others)}, which are no tensors; wanted a model's tensors by name")
     wanted = {key: value for key, value in vit.state_dict().items() if _is_wanted(key)}
-    problems = [f"missing {key} {tuple(wanted[key].shape)}" for key in sorted(wanted.keys() - state.keys())]
+    problems += [f"missing {key} {tuple(wanted[key].shape)}" for key in sorted(wanted.keys() - state.keys())]
     problems += [f"unexpected {key} {tuple(state[key].shape)}" for key in sorted(state.keys() - wanted.keys())]
     problems += tensor_faults({key: state[key] for key in sorted(state.keys() & wanted.keys())}, wanted)
     if problems:
-        listed = "\n  ".join(problems)
+        listed = "\n  ".join([*problems, *_better_name(name, problems)])
         raise VidflowError(f"{path} does not fit encoder {name!r}; {len(problems)} tensors differ:\n  {listed}")
     vit.load_state_dict(state, strict=False)
 
@@ -69,6 +69,13 @@ def _is_wanted(key: str) -> bool:
     return not key.startswith(_HEAD_PREFIXES)
 
 
+def _better_name(name: str, problems: list[str]) -> list[str]:
+    """Name the model that has the biases of queries and values which this one lacks: timm has DINOv3 both ways."""
+    variant = f"{name.partition('.')[0]}_qkvb"
+    lacks_biases = any(".attn.qkv.bias " in problem and "is not zero" in problem for problem in problems)
+    return [f"encoder.name {variant!r} has these biases"] if lacks_biases and timm.is_model(variant) else []
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
@@ -81,29 +88,3 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint of tensors: {error or type(error).__name__}"
         ) from error
     return found
-
-
-def _fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> dict[str, Tensor]:
-    """Apply timm's own conversion of published formats, which also resamples the position embedding."""
-    if "radio" in name:
-        raise VidflowError(
-            f"encoder.name is {name!r}: RADIO checkpoints resample unlike other models and are not offered"
-        )
-    if isinstance(vit, Eva):
-        convert = eva.checkpoint_filter_fn
-    elif "flexi" in name:
-        convert = partial(vision_transformer.checkpoint_filter_fn, interpolation="bilinear", antialias=False)
-    else:
-        convert = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale="deit3" in name)
-    # timm would also resample the patch projection; another patch size is another model, so that is refused below.
-    patches = state.get("patch_embed.proj.weight")
-    if isinstance(patches, Tensor) and patches.ndim == 4 and patches.shape != vit.patch_embed.proj.weight.shape:
-        raise VidflowError(
-            f"the checkpoint's patch_embed.proj.weight is {tuple(patches.shape)}, but encoder {name!r} has "
-            f"{tuple(vit.patch_embed.proj.weight.shape)}: these weights are of another architecture"
-        )
-    try:
-        return dict(convert(state, vit))
-    except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # A position embedding that no grid explains, or no tensors: unconverted, the caller lists it with all the rest.
-        return state

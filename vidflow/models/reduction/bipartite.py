@@ -16,6 +16,7 @@ from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.in_block import BlockView, HeadPooling, Metric, PositionPolicy
 from vidflow.models.reduction.matching import (
     Matching,
+    Order,
     best_sources,
     drop_sources,
     match_at_random,
@@ -79,10 +80,12 @@ def spread_merges(num_patches: int, num_left: int, schedule: Schedule, *, depth:
     return merges
 
 
-def plan_matched(matching: Matching, *, mode: Mode, num_merged: int, threshold: float = 0.0) -> Plan:
+def plan_matched(
+    matching: Matching, *, mode: Mode, num_merged: int, threshold: float = 0.0, order: Order = "index"
+) -> Plan:
     """Return what a mode does with the `num_merged` best edges."""
     sources = best_sources(matching, num_merged)
-    plan = merge_sources(matching, sources, num_merged=num_merged)
+    plan = merge_sources(matching, sources, num_merged=num_merged, order=order)
     match mode:
         case "tome" | "random_merge":
             return plan
@@ -108,6 +111,9 @@ class BlockBipartite:
         head_pooling: Whether keys of several heads are averaged or concatenated.
         proportional_attention: Whether keys count by the patches they stand for; moot when dropping.
         positions: Where a merged token is for rotary embeddings.
+        order: How unmerged tokens of the sources' half enter the next block, which decides who can merge with whom
+            there: by place (`index`), or the most similar to its partner first (`similarity`). None is as published:
+            `index` where the encoder has a class token or registers, `similarity` where it has none.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
         seed: Which draw of random partners; random modes only.
 
@@ -124,6 +130,7 @@ class BlockBipartite:
     head_pooling: HeadPooling = "mean"
     proportional_attention: bool = True
     positions: PositionPolicy = "mean"
+    order: Order | None = None
     threshold: float = 0.0
     seed: int = 0
     stage: ClassVar[Literal["block"]] = "block"
@@ -177,7 +184,14 @@ class BlockBipartite:
             )
         else:
             matching = match_tokens(view.metric(self.metric, self.head_pooling), first=first, valid=view.valid)
-        return plan_matched(matching, mode=self.mode, num_merged=num_merged, threshold=self.threshold)
+        published: Order = "index" if view.num_prefix else "similarity"
+        return plan_matched(
+            matching,
+            mode=self.mode,
+            num_merged=num_merged,
+            threshold=self.threshold,
+            order=self.order or published,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

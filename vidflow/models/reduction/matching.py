@@ -4,6 +4,7 @@ Axes: B samples, N patch tokens, A sources' half, C metric channels.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from vidflow.models.reduction.plan import Plan, owners_of
 from vidflow.models.reduction.seeds import uniform
+
+Order = Literal["index", "similarity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +77,18 @@ def best_sources(matching: Matching, num_merged: int) -> Bool[Tensor, "B A"]:
     return best if matching.valid is None else best & matching.scores.isfinite()
 
 
-def merge_sources(matching: Matching, sources: Bool[Tensor, "B A"], *, num_merged: int | None) -> Plan:
+def merge_sources(
+    matching: Matching, sources: Bool[Tensor, "B A"], *, num_merged: int | None, order: Order = "index"
+) -> Plan:
     """Return the plan that merges the marked sources into their partners.
 
-    Rows are the rest of the sources' half in their order, then the other half.
+    Rows are the rest of the sources' half, then the other half in its order.
 
     Args:
         matching: The edges.
         sources: Which of them are used.
         num_merged: How many are used in every sample, where that is known; None counts them, waiting for the device.
+        order: Whether the rest of the sources' half stays in its order, or the most similar to its partner comes first.
     """
     first, num_tokens = matching.first, matching.num_tokens
     batch = sources.shape[0]
@@ -91,7 +97,7 @@ def merge_sources(matching: Matching, sources: Bool[Tensor, "B A"], *, num_merge
     num_staying = stays.sum(1, keepdim=True)
     ranks = torch.arange((num_tokens + first) // 2, device=sources.device)
     rows = torch.empty(batch, num_tokens, dtype=torch.int64, device=sources.device)
-    rows[:, first::2] = torch.where(sources, num_staying + matching.partners, stays.cumsum(1) - 1)
+    rows[:, first::2] = torch.where(sources, num_staying + matching.partners, _ranks(matching, stays, order))
     rows[:, 1 - first :: 2] = num_staying + ranks
     is_owner = torch.ones_like(rows, dtype=torch.bool)
     is_owner[:, first::2] = stays
@@ -110,6 +116,18 @@ def merge_sources(matching: Matching, sources: Bool[Tensor, "B A"], *, num_merge
         counts=counts,
         has_drops=valid is not None,
     )
+
+
+def _ranks(matching: Matching, stays: Bool[Tensor, "B A"], order: Order) -> Int[Tensor, "B A"]:
+    """Return the place of every token that stays among those that stay."""
+    match order:
+        case "index":
+            return stays.cumsum(1) - 1
+        case "similarity":
+            best_first = matching.scores.argsort(dim=1, descending=True, stable=True)
+            return torch.empty_like(best_first).scatter_(1, best_first, stays.gather(1, best_first).cumsum(1) - 1)
+        case _:
+            assert_never(order)
 
 
 def drop_sources(plan: Plan, matching: Matching, sources: Bool[Tensor, "B A"]) -> Plan:
@@ -139,6 +157,7 @@ def replace_destinations(plan: Plan, matching: Matching, sources: Bool[Tensor, "
 
 __all__ = [
     "Matching",
+    "Order",
     "best_sources",
     "drop_sources",
     "match_at_random",

@@ -2,7 +2,7 @@
 
 import math
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -13,7 +13,7 @@ def fits(value: object, kind: Any) -> bool:
         kind: `bool`, `int`, `float`, None, a `Literal`, a tuple of these, or a union.
     """
     origin, parts = get_origin(kind), get_args(kind)
-    if origin is UnionType:
+    if origin in (Union, UnionType):  # of a Literal and None, or of classes
         return any(fits(value, part) for part in parts)
     if origin is Literal:
         return any(type(value) is type(part) and value == part for part in parts)
@@ -30,7 +30,7 @@ def fits(value: object, kind: Any) -> bool:
 def in_words(kind: Any) -> str:
     """Name an annotated kind for a message."""
     origin, parts = get_origin(kind), get_args(kind)
-    if origin is UnionType:
+    if origin in (Union, UnionType):  # of a Literal and None, or of classes
         return " or ".join(map(in_words, parts))
     if origin is Literal:
         return f"one of {', '.join(parts)}"
