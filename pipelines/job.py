@@ -66,14 +66,18 @@ def _stay_private() -> None:
     # Ray binds to all interfaces unless its node is at 127.0.0.1. It replaces that address by the machine's own, even
     # where `_node_ip_address` names it, except under this switch, which it sets on other systems than Linux.
     ray_constants.ENABLE_RAY_CLUSTER = False
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        return  # the user's own arrangement, which needs no file
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Made here, for Ray would let everybody read it; one that is there may be such.
-    with (
-        contextlib.suppress(FileExistsError),
-        open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file,
-    ):
-        file.write(secrets.token_hex(32))
+    if not path.exists():
+        # Made here, for Ray would let everybody read it; whole before it has its name, as other commands may start now.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(os.open(aside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(aside)
+        aside.unlink()
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
 

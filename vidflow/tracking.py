@@ -34,6 +34,7 @@ from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line per retry
 

@@ -41,16 +41,17 @@ def test_a_full_disk_ends_each_stage_with_one_sentence_and_loses_nothing(small_d
     config.write_text(TINY.format(root=small_disk / "root"))
     rooms = [("synth", 1 << 14), ("shard", 1 << 14), ("extract", 1 << 14), ("sweep", 1 << 14), ("report", 1 << 13)]
     # Room for the store of runs, but not for what trials write; then for some of that.
-    rooms[3:3] = [("sweep", (3 << 20) // 2)]
-    for stage, but in rooms:
+    rooms[3:3] = [("sweep trials.trial.seed=1", 900_000), ("sweep trials.trial.seed=2", 700_000)]
+    for words, but in rooms:
+        stage, *changes = words.split()
         before = {path: path.stat().st_mtime_ns for path in small_disk.glob("root/*/*/*") if path.is_file()}
         with filled(small_disk, but=but):
-            done = vidflow(stage, config)
-        assert done.returncode == 1, (stage, done.stderr)
-        assert "Traceback" not in done.stderr, (stage, done.stderr)
-        assert str(small_disk) in done.stderr.splitlines()[-1], (stage, done.stderr)
+            done = vidflow(stage, config, *changes)
+        assert done.returncode == 1, (words, done.stderr)
+        assert "Traceback" not in done.stderr, (words, done.stderr)
+        assert str(small_disk) in done.stderr.splitlines()[-1], (words, done.stderr)
         assert "the same command" in done.stderr.splitlines()[-1]
         for path, modified in before.items():
             assert path.stat().st_mtime_ns == modified
-        done = vidflow(stage, config)
-        assert done.returncode == 0, (stage, done.stderr)
+        done = vidflow(stage, config, *changes)
+        assert done.returncode == 0, (words, done.stderr)
