@@ -29,6 +29,7 @@ def finished(tmp_path_factory, vidflow):
     config.write_text(TINY.format(root=folder / "root"))
     done = vidflow("run", config)
     assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "root", folder / "untouched")  # tests add to the root
     return config, folder / "root", done.stderr
 
 
@@ -133,7 +134,7 @@ def contents(root: Path, *patterns: str) -> dict[str, bytes]:
 def mended(finished, vidflow, tmp_path_factory):
     """A copy of the experiment that each test harms and makes whole again."""
     config, root, _ = finished
-    copy = copy_of(root, tmp_path_factory.mktemp("mended"))
+    copy = copy_of(root.with_name("untouched"), tmp_path_factory.mktemp("mended"))
     assert vidflow("shard", config, f"root={copy}").returncode == 0  # its videos are scanned where they lie now
     return config, copy
 

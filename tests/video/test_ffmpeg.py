@@ -19,6 +19,7 @@ from clip_factory import (
 
 from vidflow.errors import VideoError
 from vidflow.video.ffmpeg import decode, probe, write_h264
+from vidflow.video.ffmpeg.bitstream import AccessTest
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -202,6 +203,15 @@ def test_damage_inside_the_frames_is_an_error_where_a_damaged_frame_is_wanted(tm
     with pytest.raises(VideoError) as caught:
         list(decode(path, info, range(60)))
     assert caught.value.reason == "DecodeError"
+
+
+@pytest.mark.parametrize(
+    ("head", "is_key"),
+    [(0b10000000, True), (0b10000100, False), (0b10001000, False), (0b10110000, True), (0b10110010, False)],
+)
+def test_vp9_says_in_every_profile_which_pictures_are_keys(head, is_key):
+    # Marker 10, profile (low bit first), in profile 3 a reserved bit, shown again, type: VP9 bitstream, section 6.2.
+    assert AccessTest("vp9", None)(memoryview(bytes([head, 0, 0]))) is is_key
 
 
 def test_real_clips_are_probed_and_decoded(shared_dir):

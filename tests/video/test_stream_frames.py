@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clip_factory import numbered_frames, read_number
+from clip_factory import cut, mux, numbered_frames, read_number
 
 from vidflow.errors import VideoError
 from vidflow.video.ffmpeg import probe, stream_frames, write_h264
@@ -100,6 +100,29 @@ def test_a_video_is_read_over_http(steady):
         got = numbers(f"http://127.0.0.1:{server.server_address[1]}/{steady.name}", fps=5)
         server.shutdown()
     assert got == numbers(steady, fps=5)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[bad", "http://user:p/w@127.0.0.1:9/x", "http://user:p#w@127.0.0.1:9/x?t=secret"]
+)
+def test_no_way_to_write_an_address_shows_its_password_or_is_a_bug(address):
+    with pytest.raises(VideoError) as caught:
+        next(stream_frames(address, fps=1))
+    assert not any(word in str(caught.value) for word in ("p/w", "p#w", "user", "secret"))
+
+
+def test_a_cut_file_and_one_with_times_of_decoding_are_no_streams(tmp_path):
+    whole = mux(tmp_path / "whole.mkv", frames=numbered_frames(200), gop=10)
+    short = cut(whole, tmp_path / "short.mkv", 0.6)
+    with pytest.raises(VideoError) as caught:
+        list(stream_frames(str(short), fps=25))
+    assert caught.value.reason in ("Truncated", "DecodeError")
+    with pytest.raises(VideoError) as caught:
+        list(stream_frames(str(mux(tmp_path / "a.wmv", frames=numbered_frames(50))), fps=25))
+    assert caught.value.reason == "UnorderedTimes"
+    with pytest.raises(VideoError) as caught:
+        list(stream_frames(str(mux(tmp_path / "a.h264", frames=numbered_frames(50))), fps=25))
+    assert caught.value.reason == "NoTimestamps"
 
 
 def test_a_live_clock_that_jumps_ahead_is_taken_as_set_anew_and_a_files_is_not(tmp_path):

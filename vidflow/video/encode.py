@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vidflow.errors import VideoError
 from vidflow.records import VideoInfo
 from vidflow.video.annotations import clip_annotations
 from vidflow.video.decode import decode_clip
 from vidflow.video.ffmpeg import probe
+from vidflow.video.files import file_state
 from vidflow.video.sampling import frames_at
 
 
@@ -54,11 +54,7 @@ def encode_clip(
     Raises:
         VideoError: If the video cannot be decoded.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise VideoError("Missing", f"{path}: gone since it was scanned: {error}") from error
-    info = _probe_once(path, status.st_size, status.st_mtime_ns)
+    info = _probe_once(path, *file_state(path).stamp)
     indices = frames_at(info.pts_seconds, np.asarray(times))
     clip = decode_clip(path, info, indices, decoder=decoder, size=size, resize_filter=resize_filter)
     metadata = {

@@ -146,7 +146,9 @@ class Sandbox:
             reply: _Reply = child.connection.recv()
             return reply
         raise VideoError(
-            "Timeout", f"{subject}: took longer than {seconds:g} s and was stopped; leave it out or allow more time"
+            "Timeout",
+            f"{subject}: took longer than {seconds:g} s and was stopped; raise "
+            "resources.decode_timeout_seconds or leave it out",
         )
 
     def _raise_crash(self, child: _Child, subject: str) -> NoReturn:
@@ -160,7 +162,8 @@ class Sandbox:
 
     def _out_of_memory(self) -> str:
         return (
-            f"needs more than the {self._memory_mib} MiB allowed, or than the machine has; allow more or leave it out"
+            f"needs more than the {self._memory_mib} MiB allowed, or than the machine has; raise "
+            "resources.decode_memory_mib or leave it out"
         )
 
 

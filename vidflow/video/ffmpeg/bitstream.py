@@ -53,8 +53,8 @@ class AccessTest:
                 return self._refreshes(is_access, {*kinds} & _HEVC_PARAMETERS, {33, 34})
             case "vp8":
                 return not packet[0] & 1
-            case "vp9":  # marker 2, profile below 3, no repeated frame, key
-                return packet[0] & 0b11001100 == 0b10000000
+            case "vp9":
+                return _starts_vp9(packet[0])
             case "av1":
                 return _starts_av1(packet)
             case _:
@@ -75,6 +75,12 @@ class AccessTest:
             if length:
                 yield packet[start : start + length]
             start += length
+
+
+def _starts_vp9(head: int) -> bool:
+    """Return whether a picture is a key frame and none that is shown again (VP9 bitstream, section 6.2)."""
+    has_reserved_bit = head & 0b00110000 == 0b00110000  # profile 3
+    return head >> 6 == 2 and head & (0b110 if has_reserved_bit else 0b1100) == 0
 
 
 def _starts_av1(packet: memoryview) -> bool:

@@ -4,7 +4,6 @@ Axes: a tick is one unit of a stream's time base.
 """
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vidflow.errors import VideoError
+from vidflow.video.files import open_regular
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -39,7 +39,7 @@ _DEMUXERS = ",".join(
 
 # How a file starts that FFmpeg ought to be able to read: what fails after these is damaged, not foreign.
 _BOX_TYPES = {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"}
-_SIGNATURES = (b"RIFF", b"\x1a\x45\xdf\xa3", b"GIF8", b"OggS", b"FLV\x01")
+_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"GIF8", b"OggS", b"FLV\x01")
 
 
 @contextmanager
@@ -92,20 +92,9 @@ def demuxed(container: InputContainer, stream: VideoStream | None = None) -> Ite
 
 
 def _check_file(path: Path) -> None:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VideoError(
-            "Missing", f"{path}: no such file; correct the path or remove the row from the manifest"
-        ) from error
-    except OSError as error:
-        raise VideoError(
-            "Unreadable", f"{path}: cannot be reached ({error.strerror}); check its permissions"
-        ) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError("NotAFile", f"{path}: got a folder or device, wanted a video file; correct the path")
-    if not status.st_size:
-        raise VideoError("Empty", f"{path}: got 0 bytes, wanted a video; fetch it again")
+    with open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise VideoError("Empty", f"{path}: got 0 bytes, wanted a video; fetch it again")
 
 
 def _refusal(path: Path, error: FFmpegError) -> VideoError:
@@ -117,8 +106,9 @@ def _refusal(path: Path, error: FFmpegError) -> VideoError:
             "Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
         )
     with path.open("rb") as file:
-        start = file.read(8)
-    if start[4:] in _BOX_TYPES or start.startswith(_SIGNATURES):
+        start = file.read(12)
+    is_avi = start.startswith(b"RIFF") and start[8:] == b"AVI "  # pictures and sounds are RIFF as well
+    if start[4:8] in _BOX_TYPES or start.startswith(_SIGNATURES) or is_avi:
         return VideoError(
             "Truncated",
             f"{path}: got the start of a video without a usable index or header; the file was cut off: fetch it again",

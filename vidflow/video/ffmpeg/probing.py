@@ -26,14 +26,37 @@ from vidflow.video.ffmpeg.truncation import check_whole
 
 
 @dataclass(slots=True)
-class _Contents:
-    """What the packets of a video stream told, in coding order: the tick and duration of every frame shown."""
+class Contents:
+    """What the packets of a video stream told.
+
+    Attributes:
+        num_whole: Packets that are there and whole.
+        ticks: Presentation time of every frame shown, in coding order.
+        durations: How long each lasts, in ticks.
+        end_seconds: End of the last packet of any stream.
+        first: The first frame that could be decoded.
+    """
 
     num_whole: int = 0
     ticks: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     end_seconds: float = 0.0
     first: VideoFrame | None = None
+
+    def check_whole(self, path: Path, container: InputContainer, stream: VideoStream, num_listed: int) -> None:
+        """Refuse a file that is shorter than it says; `num_listed` packets stood in its index before it was read.
+
+        Raises:
+            VideoError: `Truncated`.
+        """
+        check_whole(
+            path,
+            container,
+            stream,
+            num_whole=self.num_whole,
+            num_listed=num_listed,
+            end_seconds=self.end_seconds,
+        )
 
 
 @dataclass(slots=True)
@@ -77,22 +100,15 @@ def probe(path: Path) -> VideoInfo:
             contents = _read_packets(container, stream, access)
         else:
             contents = _read_frames(path, container, stream)
-        check_whole(
-            path,
-            container,
-            stream,
-            num_whole=contents.num_whole,
-            num_listed=num_listed,
-            end_seconds=contents.end_seconds,
-        )
+        contents.check_whole(path, container, stream, num_listed)
         return _describe(path, stream, contents, access)
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, access: _Access) -> _Contents:
+def _read_packets(container: InputContainer, stream: VideoStream, access: _Access) -> Contents:
     """Read a file from end to end, all its streams, as the declared duration is that of the longest."""
-    contents = _Contents()
+    contents = Contents()
     stream.codec_context.thread_count = 1
-    for packet in _counted(container, stream, contents):
+    for packet in counted(container, stream, contents):
         if contents.first is None:
             with suppress(InvalidDataError):  # a recording may start with packets that cannot be decoded
                 contents.first = next(iter(stream.decode(packet)), None)
@@ -104,16 +120,16 @@ def _read_packets(container: InputContainer, stream: VideoStream, access: _Acces
     return contents
 
 
-def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> _Contents:
+def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> Contents:
     """Read a file from end to end and decode all its frames, whose times then are those of the frames shown.
 
     Packets without a picture, as old AVI files end with, are none. A frame that cannot be decoded keeps its place, so
     that it is missed where it is wanted; in a container that tells frames apart by order alone it spoils the rest.
     """
-    contents, coded = _Contents(), dict[int, int]()
+    contents, coded = Contents(), dict[int, int]()
     is_untimed, decoder = container.format.name in UNTIMED_FORMATS, SoundDecoder(stream, lambda _: False)
     are_sound = True
-    for packet in _counted(container, stream, contents):
+    for packet in counted(container, stream, contents):
         if packet.size and packet.pts is not None:
             coded[packet.pts] = packet.duration or 0
         for frame, is_sound in decoder(packet):
@@ -139,7 +155,7 @@ def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
     return contents
 
 
-def _counted(container: InputContainer, stream: VideoStream, contents: _Contents) -> Iterator[VideoPacket]:
+def counted(container: InputContainer, stream: VideoStream, contents: Contents) -> Iterator[VideoPacket]:
     """Yield the packets of the video stream while all packets of the file are counted in."""
     untimed = container.format.name in UNTIMED_FORMATS
     for packet in demuxed(container):
@@ -154,7 +170,7 @@ def _counted(container: InputContainer, stream: VideoStream, contents: _Contents
         yield packet
 
 
-def _describe(path: Path, stream: VideoStream, contents: _Contents, access: _Access | None) -> VideoInfo:
+def _describe(path: Path, stream: VideoStream, contents: Contents, access: _Access | None) -> VideoInfo:
     ticks = [tick for tick in contents.ticks if tick is not None]
     codec, first = stream.codec.canonical_name, contents.first
     if not contents.ticks and (first is not None or not contents.num_whole):

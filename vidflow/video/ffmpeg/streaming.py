@@ -3,11 +3,11 @@
 Files, cameras and network streams alike. Axes: H and W pixels, 3 the channels red, green, blue.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -19,8 +19,9 @@ from jaxtyping import UInt8
 
 from vidflow.errors import VideoError
 from vidflow.video.ffmpeg.decoding import SoundDecoder
-from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, demuxed, opened
+from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened
 from vidflow.video.ffmpeg.orientation import orientation_of
+from vidflow.video.ffmpeg.probing import Contents, counted
 
 # What a network stream may use: no local file, so that a playlist elsewhere cannot read this machine's.
 _PROTOCOLS = "http,https,tcp,tls,udp,rtp,rtsp,rtmp,crypto,httpproxy"
@@ -78,7 +79,7 @@ def stream_frames(source: str, *, fps: float, start_seconds: float | None = None
 @contextmanager
 def _opened_source(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file, camera or address; FFmpeg's errors become ours, here and in the caller's block."""
-    if not source.isdecimal() and "://" not in source:
+    if _is_file(source):
         with opened(Path(source)) as both:
             yield both
         return
@@ -98,7 +99,7 @@ def _opened_source(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _connect(source: str) -> InputContainer:
     if source.isdecimal():
         return av.open(f"/dev/video{source}", format="v4l2", timeout=_TIMEOUT_SECONDS)
-    scheme = urlsplit(source).scheme
+    scheme = source.partition("://")[0]
     if scheme not in _SCHEMES:
         raise VideoError(
             "NotAVideo", f"{_shown(source)}: scheme {scheme!r}; wanted one of {', '.join(sorted(_SCHEMES))}"
@@ -109,47 +110,66 @@ def _connect(source: str) -> InputContainer:
     return av.open(source, options=options, timeout=_TIMEOUT_SECONDS)
 
 
+def _is_file(source: str) -> bool:
+    return not source.isdecimal() and "://" not in source
+
+
 def _is_live(source: str) -> bool:
-    return source.isdecimal() or ("://" in source and urlsplit(source).scheme not in _FILE_SCHEMES)
+    return source.isdecimal() or ("://" in source and source.partition("://")[0] not in _FILE_SCHEMES)
 
 
 def _shown(source: str) -> str:
-    """Return a source as messages may name it: without user, password or query."""
-    if "://" not in source:
+    """Return a source as messages may name it: without user, password or query, however they are written."""
+    scheme, mark, rest = source.partition("://")
+    if not mark:
         return f"/dev/video{source}" if source.isdecimal() else source
-    parts = urlsplit(source)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 def _timed(container: InputContainer, stream: VideoStream, source: str) -> Iterator[tuple[float, float, VideoFrame]]:
-    """Yield start and end of every decoded frame in seconds, on a clock that goes neither back nor too far on.
+    """Yield start and end of every decoded frame in seconds, on a clock that never goes back.
 
-    A live stream loses packets: what they leave damaged is left out, up to the next keyframe.
+    A live stream may start its clock anew and loses packets: what they leave damaged is left out, up to the next
+    keyframe.
 
     Raises:
-        VideoError: `DecodeError` where a file is damaged.
+        VideoError: `DecodeError`, `UnorderedTimes`, `NoTimestamps` or `Truncated`, all of files only.
     """
-    is_live = _is_live(source)
-    spacing, most = float(1 / (stream.guessed_rate or 25)), _LIVE_GAP_SECONDS if is_live else np.inf
-    untimed = container.format.name in UNTIMED_FORMATS
-    following, shift = 0.0, 0.0
+    is_live, untimed = _is_live(source), container.format.name in UNTIMED_FORMATS
+    spacing, following, shift = float(1 / (stream.guessed_rate or 25)), 0.0, 0.0
     latest: float | None = None
+    contents, num_listed = Contents(), len(stream.index_entries)
     decoder = SoundDecoder(stream, lambda packet: packet.is_keyframe)
-    for frame, is_sound in (pair for packet in demuxed(container, stream) for pair in decoder(packet)):
+    for frame, is_sound in (pair for packet in counted(container, stream, contents) for pair in decoder(packet)):
         if not is_sound:
             if is_live or latest is None:  # a recording may start in the middle of a group of pictures
                 continue
             raise _damaged(source, following)
         seconds = following if untimed or frame.time is None else frame.time + shift
-        # A camera that reconnects starts its clock anew.
-        if latest is not None and (seconds < latest or seconds > following + most):
-            shift += following - seconds
+        if latest is not None and is_live and (seconds < latest or seconds > following + _LIVE_GAP_SECONDS):
+            shift += following - seconds  # a camera that reconnects starts its clock anew
             seconds = following
+        if not is_live and not untimed:
+            _check_time(source, frame, latest)
         lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else spacing
         latest, following = seconds, seconds + lasting
         yield seconds, following, frame
     if decoder.is_broken and not is_live and latest is not None:
         raise _damaged(source, following)
+    if _is_file(source):
+        contents.check_whole(Path(source), container, stream, num_listed)
+
+
+def _check_time(source: str, frame: VideoFrame, latest: float | None) -> None:
+    """Refuse a file whose frames have no times, or other ones than those of presentation."""
+    if frame.time is None:
+        raise VideoError("NoTimestamps", f"{_shown(source)}: its frames have no time; remux it to MP4")
+    if latest is not None and frame.time < latest:
+        raise VideoError(
+            "UnorderedTimes",
+            f"{_shown(source)}: the frame after {latest:.3f} s has time {frame.time:.3f} s; remux it to MP4 with new "
+            "times or re-encode it",
+        )
 
 
 def _damaged(source: str, seconds: float) -> VideoError:
