@@ -230,7 +230,7 @@ def _parse_digest(row: _Row) -> str | None:
 
 
 def _parse_name(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
-    """Return the text of a cell whose like is looked for in other rows, where a space that nobody sees makes another."""
+    """Return the text of a cell that groups rows; a space that nobody sees would make a group of its own."""
     value = _parse_text(row, name, may_be_empty=may_be_empty)
     if value != value.strip():
         raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted it without spaces before or after")
