@@ -154,9 +154,9 @@ def edition_of(rejects: Sequence[Reject]) -> str:
 
 
 def _edition_due(directory: Path, plans: Sequence[ShardPlan], limits: Limits) -> str:
-    """Return the edition that the shards would have if every clip did well that may be tried again now.
+    """Return the edition as it will be if every clip that is due succeeds.
 
-    So it is that of the finished stage, unless something is due.
+    Equal to the finished stage's edition when nothing is due.
     """
     rejects = [Reject(**row) for row in (read_stage(directory) or {}).get("build_rejects", [])]
     keys = {reject.key for reject in rejects if reject.reason in TRANSIENT}

@@ -64,8 +64,8 @@ def plan_clips(
 ) -> tuple[list[ClipPlan], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
 
-    A row is all clips or one reject. Contents and times are compared, never names: where two rows do not go
-    together the first one stands, and a row that is left out stands in nobody's way.
+    A row is all clips or one reject. Contents and times are compared, never names: where two rows conflict the first
+    one is kept, and a rejected row does not block later rows.
 
     - `Leak`: some of its seconds of that content are in another split.
     - `LabelConflict`: one of its clips is there already with another label or other ground truth.
