@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipelines.cli import run_stage
-from pipelines.extract import finished_shards
+from pipelines.extract import finished_manifest, finished_shards
 from pipelines.job import check_hosts, log, ray_session
 from pipelines.plan import PLAN, compare_with_plan
 from pipelines.plan_table import StageCost
@@ -21,7 +21,7 @@ from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
-from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
+from vidflow.stages.locate import Address, ShardWork, locate_features, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, read_json
 from vidflow.tracking import Tracker, explain_failures
@@ -41,17 +41,23 @@ def main(config: Config) -> None:
         VidflowError: If trials failed.
     """
     with exclusive(root_of(config)):
-        features = finished_features(config)
+        features = finished_features(config, finished_shards(config))
         sweep = locate_sweep(config, features)
         with explain_failures(store_uri(config)), ray_session(config):
             check_hosts(config)
             Sweep(config, features, sweep).run()
 
 
-def finished_features(config: Config) -> dict[str, Address]:
-    """Return the addresses of all feature sets, which are finished when it is this stage's turn."""
-    shards = finished_shards(config)
-    return {name: locate_features(config, name, shards) for name in config.features}
+def finished_features(config: Config, work: ShardWork) -> dict[str, Address]:
+    """Return the addresses of all feature sets, which were finished when it was this stage's turn.
+
+    Raises:
+        VidflowError: If one no longer is.
+    """
+    features = {name: locate_features(config, name, work.address) for name in config.features}
+    for address in features.values():
+        finished_manifest(address)
+    return features
 
 
 class Sweep:
