@@ -21,6 +21,7 @@ from vidflow.stages.extract import Extractor, ExtractPlan
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.locate import (
     Address,
+    ShardWork,
     dense_features,
     is_reduced_from_cache,
     locate_dense,
@@ -33,13 +34,15 @@ from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
 from vidflow.store.layout import FileEntry, exclusive
 from vidflow.store.rows import read_rows
 
+# A stage does not hold the videos: they may be written while it is at work.
+_CHANGED = "the videos, or the files made of them, changed while this command was at work; run the same command again"
 Plan = TypeVar("Plan", ExtractPlan, ReducePlan)
 
 
 def main(config: Config) -> None:
     """Make the feature sets that are not there yet, those that reduce cached tokens from the dense ones."""
     with exclusive(root_of(config)):
-        shards = finished_shards(config)
+        shards = finished_shards(config).address
         for name, features in config.features.items():
             address = locate_features(config, name, shards)
             if address.manifest is not None:
@@ -53,26 +56,36 @@ def main(config: Config) -> None:
             _reduce(config, name, dense, address)
 
 
-def finished_shards(config: Config) -> Address:
-    """Return the address of the shards, which are finished when it is this stage's turn.
+def finished_shards(config: Config) -> ShardWork:
+    """Return the shards, which were finished when it was this stage's turn.
 
     Raises:
-        VidflowError: If not one clip is in them.
+        VidflowError: If they no longer are, or if not one clip is in them.
     """
     work = locate_shards(config)
-    assert work is not None
-    manifest = work.address.manifest
-    if manifest is not None and not manifest["num_clips"]:
+    if work is None:
+        raise VidflowError(f"{config.root}: {_CHANGED}")
+    if not finished_manifest(work.address)["num_clips"]:
         raise VidflowError(
             f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
             "says why, mend the videos"
         )
-    return work.address
+    return work
+
+
+def finished_manifest(address: Address) -> dict[str, Any]:
+    """Return the manifest of a stage that was finished when this command, which holds the root, looked at it.
+
+    Raises:
+        VidflowError: If it no longer is.
+    """
+    manifest = address.manifest
+    if manifest is None:
+        raise VidflowError(f"{address.directory}: {_CHANGED}")
+    return manifest
 
 
 def _extract(config: Config, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
-    manifest = shards.manifest
-    assert manifest is not None
     if config.encoder.weights.startswith("random:"):
         log.warning(
             "extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights
@@ -80,7 +93,7 @@ def _extract(config: Config, name: str, features: FeatureSet, shards: Address, a
     metadata = {
         "fingerprint": address.fingerprint,
         "settings": address.settings,
-        "class_names": manifest["class_names"],
+        "class_names": finished_manifest(shards)["class_names"],
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
@@ -92,14 +105,14 @@ def extract_plans(shards: Address) -> list[ExtractPlan]:
     """Return every shard of the finished stage as a unit of extraction."""
     return [
         ExtractPlan(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
-        for row in (shards.manifest or {})["files"]
+        for row in finished_manifest(shards)["files"]
     ]
 
 
 def _reduce(config: Config, name: str, dense: Address, address: Address) -> None:
     units = [
         ReducePlan(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
-        for row in (dense.manifest or {})["files"]
+        for row in finished_manifest(dense)["files"]
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
     build = functools.partial(build_token_reducer, config, name, dense.directory, address.directory, metadata)

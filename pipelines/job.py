@@ -66,9 +66,43 @@ def _stay_private() -> None:
     # Ray binds to all interfaces unless its node is at 127.0.0.1. It replaces that address by the machine's own, even
     # where `_node_ip_address` names it, except under this switch, which it sets on other systems than Linux.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN" in os.environ:
+    # As Ray reads them: a variable that is empty is not set.
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return  # the user's own arrangement, which needs no file
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        _check_token(Path(named))
+        return
+    try:
+        _make_token(Path.home() / ".ray" / "auth_token")
+    except (OSError, RuntimeError) as error:  # the latter where nobody knows the home folder
+        raise VidflowError(
+            f"the home folder cannot hold Ray's token ({error}); set HOME to a folder that can be written, "
+            "RAY_AUTH_TOKEN_PATH to a file that holds a token, or RAY_AUTH_MODE=disabled"
+        ) from error
+
+
+def _check_token(path: Path) -> None:
+    """Check that the user's file holds a token, for Ray answers with a traceback where it does not.
+
+    Raises:
+        VidflowError: If it is empty or cannot be read.
+    """
+    try:
+        problem = "" if path.read_bytes().strip() else "it is empty"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise VidflowError(
+            f"RAY_AUTH_TOKEN_PATH: got {path} ({problem}); wanted a file that holds Ray's token, or no such variable"
+        )
+
+
+def _make_token(path: Path) -> None:
+    """Make a file with a token, unless it is there, and let only its owner read it.
+
+    Raises:
+        OSError: If the file cannot be made.
+    """
     if not path.exists():
         # Made here, for Ray would let everybody read it; whole before it has its name, as other commands may start now.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

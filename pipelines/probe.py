@@ -164,10 +164,10 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     resources = config.resources
     scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
     paths = scanned_paths(items)
-    scans = {row.path: row for row in scan(paths[:1])}
+    scans = {row.input: row for row in scan(paths[:1])}
     rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
     scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
-    scans |= {row.path: row for row in rows}
+    scans |= {row.input: row for row in rows}
     clips, rejects = plan_clips(items, scans, **asdict(config.video.sampling))
     if not clips:
         raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")

@@ -13,6 +13,7 @@ import torch
 
 from pipelines.cli import run_stage
 from pipelines.clip_frames import ClipFrames
+from pipelines.extract import finished_manifest, finished_shards
 from pipelines.job import log
 from pipelines.pareto import compare_costs
 from pipelines.sweep import finished_features
@@ -31,7 +32,6 @@ from vidflow.stages.locate import (
     Address,
     ShardWork,
     locate_report,
-    locate_shards,
     locate_sweep,
     locate_videos,
     root_of,
@@ -49,12 +49,12 @@ def main(config: Config) -> None:
     """Write the page to disk and to the parent run."""
     started = time.monotonic()
     with exclusive(root_of(config)):
-        features = finished_features(config)
+        work = finished_shards(config)
+        features = finished_features(config, work)
         sweep = locate_sweep(config, features)
-        manifest = sweep.manifest
-        assert manifest is not None
+        manifest = finished_manifest(sweep)
         results = [_load(root_of(config) / "trials" / key) for key in manifest["trials"]]
-        page = render_page(_gather(config, features, sweep, results))
+        page = render_page(_gather(config, work, features, sweep, results))
         address = locate_report(config, sweep)
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
@@ -83,9 +83,9 @@ def _load(directory: Path) -> TrialResult:
     return result
 
 
-def _gather(config: Config, features: dict[str, Address], sweep: Address, results: list[TrialResult]) -> ReportData:
-    work = locate_shards(config)
-    assert work is not None
+def _gather(
+    config: Config, work: ShardWork, features: dict[str, Address], sweep: Address, results: list[TrialResult]
+) -> ReportData:
     stages = [locate_videos(config)] if config.video.manifest is None else []
     stages += [work.address, *features.values(), sweep]
     notices = []
@@ -110,8 +110,7 @@ def _sections(
     config: Config, work: ShardWork, features: dict[str, Address], sweep: Address, results: list[TrialResult]
 ) -> list[TaskSection]:
     """Return a section per task."""
-    manifest = sweep.manifest
-    assert manifest is not None
+    baselines = finished_manifest(sweep).get("baselines", {})
     sections = []
     frames = ClipFrames(work)
     for task in get_args(TaskName):
@@ -128,7 +127,7 @@ def _sections(
                 objective=objective,
                 mode=mode,
                 trials=trials,
-                baseline=manifest.get("baselines", {}).get(task, {}),
+                baseline=baselines.get(task, {}),
                 baseline_answer=describe_baseline(task),
                 class_names=reader.metadata["class_names"] if task == "classification" else (),
                 examples=_examples(frames, reader, classified, config.report.num_examples) if classified else (),

@@ -25,6 +25,7 @@ from vidflow.stages.locate import (
     scanned_paths,
 )
 from vidflow.stages.plan import ShardPlan
+from vidflow.stages.reject_limit import built_rejects, limit_problem
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.transient import is_due
@@ -53,12 +54,13 @@ def main(config: Config) -> None:
 
 def _is_done(config: Config, work: ShardWork) -> bool:
     """Whether the shards are there; brings the table of rejects up to date and refuses if it is too long."""
-    _check_rejects(config, work, [])
     manifest = work.address.manifest
+    built = built_rejects(manifest) if manifest is not None else []
+    _check_rejects(config, work, built)
     if manifest is None:
         return False
     # Broken videos may have come or gone since: they change the table, not the shards.
-    write_rejects(work.address, [*work.rejects, *(Reject(**row) for row in manifest["build_rejects"])])
+    write_rejects(work.address, [*work.rejects, *built])
     publish_json(work.address.directory / STAGE_MANIFEST, {**manifest, "plan_rejects": work.rejects_digest})
     log.info("shard: already done, %d clips in %s", manifest["num_clips"], work.address.directory)
     return True
@@ -150,15 +152,12 @@ def _clip_rows(plan: ShardPlan, entry: FileEntry) -> list[ClipRow]:
 
 
 def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> None:
-    """Refuse to go on when too much is broken; a second copy of a video is left out, but not broken."""
-    broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]
-    allowed = config.shards.max_reject_fraction * work.num_rows
-    if len(broken) > allowed:
+    """Refuse to go on when too much is broken."""
+    if problem := limit_problem(config, work, built):
         write_rejects(work.address, [*work.rejects, *built])
         raise TooManyRejectsError(
-            f"{len(broken)} of {work.num_rows} rows are rejected ({count_reasons(broken)}), more than "
-            f"shards.max_reject_fraction = {config.shards.max_reject_fraction}; see "
-            f"{work.address.directory / REJECTS_TABLE}, mend the videos or raise the limit; what is done is kept"
+            f"{problem}; see {work.address.directory / REJECTS_TABLE}, mend the videos or raise the limit; "
+            "what is done is kept"
         )
 
 

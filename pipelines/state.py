@@ -15,6 +15,7 @@ from vidflow.stages.locate import (
     locate_videos,
     root_of,
 )
+from vidflow.stages.reject_limit import built_rejects, limit_problem
 from vidflow.store.layout import TRIAL_RESULT, read_listed, seal_of
 
 
@@ -66,7 +67,12 @@ class Progress:
             return False
         match stage:
             case "shard":
-                return self._work is not None and manifest["plan_rejects"] == self._work.rejects_digest
+                work = self._work
+                return (
+                    work is not None
+                    and manifest["plan_rejects"] == work.rejects_digest
+                    and not limit_problem(self._config, work, built_rejects(manifest))
+                )
             case "sweep":
                 trials = root_of(self._config) / "trials"
                 return all(read_listed(trials / key / TRIAL_RESULT) for key in manifest["trials"])

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipelines.cli import run_stage
-from pipelines.extract import finished_shards
+from pipelines.extract import finished_manifest, finished_shards
 from pipelines.job import check_hosts, log, ray_session
 from pipelines.plan import PLAN, compare_with_plan
 from pipelines.plan_table import StageCost
@@ -17,16 +17,16 @@ from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
-from vidflow.stages.locate import Address, locate_features, locate_sweep, locate_trial, root_of
+from vidflow.stages.locate import Address, ShardWork, locate_features, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, read_json
 from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.baselines import baseline_metrics
-from vidflow.training.snapshot import BEST, load_result, write_failure, write_result
+from vidflow.training.snapshot import BEST, load_result, read_snapshot, write_failure, write_result
 
 STARTED = "started.json"
 STOPPED = "stopped.json"
@@ -41,17 +41,23 @@ def main(config: Config) -> None:
         VidflowError: If trials failed.
     """
     with exclusive(root_of(config)):
-        features = finished_features(config)
+        features = finished_features(config, finished_shards(config))
         sweep = locate_sweep(config, features)
         with explain_failures(store_uri(config)), ray_session(config):
             check_hosts(config)
             Sweep(config, features, sweep).run()
 
 
-def finished_features(config: Config) -> dict[str, Address]:
-    """Return the addresses of all feature sets, which are finished when it is this stage's turn."""
-    shards = finished_shards(config)
-    return {name: locate_features(config, name, shards) for name in config.features}
+def finished_features(config: Config, work: ShardWork) -> dict[str, Address]:
+    """Return the addresses of all feature sets, which were finished when it was this stage's turn.
+
+    Raises:
+        VidflowError: If one no longer is.
+    """
+    features = {name: locate_features(config, name, work.address) for name in config.features}
+    for address in features.values():
+        finished_manifest(address)
+    return features
 
 
 class Sweep:
@@ -81,6 +87,7 @@ class Sweep:
             config_yaml=config_to_yaml(self._config),
             datasets=self._datasets(self._features),
         )
+        self._end_stopped()  # those that the scheduler of a killed run had stopped
         finished = self._finished()
         waiting = [trial for key, trial in self._trials.items() if key not in finished]
         errors: dict[str, str] = {}
@@ -91,16 +98,17 @@ class Sweep:
                 # Now, so that a damaged file is one message and not one failed trial after the other.
                 FeatureReader(feature_set.directory).check_files()
             logger = RunLogger(self._config, self._features, self._tracker, self._open_run)
-            stopped = run_trials(
+            run_trials(
                 self._config,
                 waiting,
                 list(finished.values()),
                 self._features,
                 storage=self._address.directory / "tune",
                 callback=logger,
+                note_stopped=self._note_stopped,
             )
             errors = logger.errors
-            self._note_stopped(stopped)
+            self._end_stopped()
             self._check_ended(errors)
         results = [self._record(trial, errors.get(key, "")) for key, trial in self._trials.items()]
         self._commit(results, time.monotonic() - started)
@@ -123,22 +131,37 @@ class Sweep:
         return {
             key: result
             for key, result in results.items()
-            if result is not None and (result.status == "completed" or (result.status == "stopped" and key in stopped))
+            if result is not None
+            and (
+                result.status == "completed"
+                or (result.status == "stopped" and len(result.history) >= stopped.get(key, math.inf))
+            )
         }
 
-    def _stopped(self) -> set[str]:
-        """Return the keys of the trials that this sweep's scheduler has stopped."""
-        stopped = read_json(self._address.directory / STOPPED) or {"trials": []}
-        return set(stopped["trials"])
+    def _stopped(self) -> dict[str, int]:
+        """Return key -> epoch of the trials that this sweep's scheduler has stopped."""
+        stopped: dict[str, int] = (read_json(self._address.directory / STOPPED) or {}).get("epochs", {})
+        return stopped
 
-    def _note_stopped(self, stopped: set[str]) -> None:
-        """Mark trials as stopped by this sweep's scheduler, those that came to their end in the same epoch excepted."""
-        over = {key: load_result(self._locate(self._trials[key]).directory) for key in stopped}
-        ended_early = {key for key, result in over.items() if result is None or result.status != "completed"}
-        if ended_early:
-            publish_json(self._address.directory / STOPPED, {"trials": sorted(self._stopped() | ended_early)})
-        for key in ended_early:
-            write_result(self._locate(self._trials[key]).directory, "stopped")
+    def _note_stopped(self, key: str, epoch: int) -> None:
+        """Remember after which epoch this sweep's scheduler stopped a trial."""
+        publish_json(self._address.directory / STOPPED, {"epochs": {**self._stopped(), key: epoch}})
+
+    def _end_stopped(self) -> None:
+        """Mark the trials that the scheduler has stopped as over, those that came to their end excepted."""
+        stopped = self._stopped()
+        for key, trial in self._trials.items():
+            directory = self._locate(trial).directory
+            result = load_result(directory)
+            if key not in stopped or (result is not None and result.status in ("completed", "stopped")):
+                continue
+            try:
+                snapshot = read_snapshot(directory)
+                # Fewer epochs are there if it was lost since, and is now trained again.
+                if snapshot is not None and len(snapshot.history) >= stopped[key]:
+                    write_result(directory, "stopped")
+            except DamagedError as error:
+                log.warning("%s", error)
 
     def _check_ended(self, errors: Collection[str]) -> None:
         """Refuse to go on where a trial has neither a result nor an error: nobody decided that it was over.

@@ -7,7 +7,7 @@ resumed by starting the trials that have no result; each goes on from its own sn
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ def run_trials(
     *,
     storage: Path,
     callback: "RunLogger",
-) -> set[str]:
+    note_stopped: Callable[[str, int], None],
+) -> None:
     """Run trials under Tune until each has finished, was stopped, or has failed `resources.trials.attempts` times.
 
     Args:
@@ -56,9 +57,8 @@ def run_trials(
         features: Where each feature set lies.
         storage: Folder for Tune's own bookkeeping.
         callback: Takes the results to MLflow.
-
-    Returns:
-        The keys of the trials that the scheduler stopped; nothing else stops one.
+        note_stopped: Takes the key of each trial that the scheduler stops, and after which epoch; nothing else stops
+            one.
 
     Raises:
         KeyboardInterrupt: If the command was interrupted.
@@ -75,7 +75,11 @@ def run_trials(
     chooses = searching or trials.scheduler != "fifo"
     metric, mode = objective_of(trials, trials.trial.task) if chooses else (None, None)
     space = None if searching else {"trial": tune.grid_search([asdict(candidate) for candidate in candidates])}
-    scheduler = _scheduler(config)
+
+    def note(trial: TuneTrial, epoch: int) -> None:
+        if epoch < trial_of(config, trial.config).epochs:  # else it came to its end, which Tune also calls stopping
+            note_stopped(callback.key_of(trial), epoch)
+
     num_samples = max(1, trials.num_samples - len(finished)) if searching else 1
     tuner = tune.Tuner(
         tune.with_resources(
@@ -88,7 +92,7 @@ def run_trials(
             mode=mode,
             num_samples=num_samples,
             search_alg=_optuna(config, candidates, finished) if searching else None,
-            scheduler=scheduler,
+            scheduler=_scheduler(config, note),
             max_concurrent_trials=resources.workers,
             reuse_actors=True,
         ),
@@ -111,23 +115,26 @@ def run_trials(
     raise_if_interrupted()
     if len(ran) < num_samples:
         raise VidflowError(f"the search was ended after {len(ran)} of {num_samples} trials; the same command goes on")
-    return (
-        {callback.key_of(trial) for trial in scheduler.stopped} if isinstance(scheduler, StoppingScheduler) else set()
-    )
 
 
 class StoppingScheduler(AsyncHyperBandScheduler):
-    """ASHA that remembers whom it stopped: Tune ends trials for other causes too, and gives them the same mark."""
+    """ASHA that says whom it stops: Tune ends trials for other causes too, and gives them the same mark."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, note_stopped: Callable[[TuneTrial, int], None], **settings: Any) -> None:
+        """Keep whom to tell.
+
+        Args:
+            note_stopped: Told which trial is stopped after which epoch; at once, for the command may be killed.
+            settings: Of ASHA.
+        """
         super().__init__(**settings)
-        self.stopped: list[TuneTrial] = []
+        self._note_stopped = note_stopped
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Decide on a trial after an epoch."""
         decision = str(super().on_trial_result(tune_controller, trial, result))
         if decision == TrialScheduler.STOP:
-            self.stopped.append(trial)
+            self._note_stopped(trial, result["epoch"])
         return decision
 
 
@@ -224,13 +231,15 @@ class RunLogger(tune.Callback):
         self._bar.set_postfix_str(latest)
 
 
-def _scheduler(config: Config) -> TrialScheduler:
+def _scheduler(config: Config, note_stopped: Callable[[TuneTrial, int], None]) -> TrialScheduler:
     trials = config.trials
     if trials.scheduler == "fifo":
         return FIFOScheduler()
     epochs = trials.axes.get("epochs", [trials.trial.epochs])
     longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
-    return StoppingScheduler(time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest)
+    return StoppingScheduler(
+        note_stopped, time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest
+    )
 
 
 def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialResult]) -> OptunaSearch:

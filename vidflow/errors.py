@@ -28,9 +28,11 @@ class VideoError(VidflowError):
 
     Attributes:
         reason: Short CamelCase class of the problem, such as `Truncated` or `NoVideoStream`.
+        attempts: How often the input was tried.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, attempts: int = 1) -> None:
         """Keep `reason` beside the message, so that rejects can be grouped by it."""
         super().__init__(message)
         self.reason = reason
+        self.attempts = attempts

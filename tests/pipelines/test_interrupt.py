@@ -90,3 +90,21 @@ def test_a_search_that_tune_ends_for_a_cause_of_its_own_is_not_a_finished_one(ex
     assert "trials were ended before their time" in said
     assert "Traceback" not in said
     assert not any("stopped" in path.read_text() for path in root.glob("trials/*/result.json"))
+
+
+@pytest.mark.slow
+def test_whom_the_scheduler_has_stopped_stays_stopped_after_a_kill(extracted, vidflow):
+    root = extracted.parent / "root"
+    search = ["trials.scheduler=asha", "trials.asha_grace_epochs=1", "trials.trial.epochs=30", "trials.trial.seed=6"]
+    search += ["trials.axes={learning_rate: [0.001, 1.0e-09, 1.0e-10, 1.0e-11, 1.0e-12]}", "resources.trials.workers=1"]
+    driver = start("sweep", extracted, *search)
+    wait_until(driver, lambda: any(root.glob("sweeps/*/stopped.json")))
+    driver.kill()
+    driver.communicate()
+    (file,) = root.glob("sweeps/*/stopped.json")
+    stopped = json.loads(file.read_text())["epochs"]
+    done = vidflow("sweep", extracted, *search)
+    assert done.returncode == 0, done.stderr
+    for key, epoch in stopped.items():
+        result = json.loads((root / "trials" / key / "result.json").read_text())
+        assert (result["status"], len(result["history"]) in (epoch, epoch + 1)) == ("stopped", True)

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from vidflow.records import VideoItem
 from vidflow.stages.plan import plan_clips
-from vidflow.stages.scan import ScannedVideo
+from vidflow.stages.scan import ScannedVideo, inputs_of
 
 UNIFORM = {"mode": "uniform", "num_frames": 4, "fps": 4.0, "stride_seconds": 1.0}
 WINDOWS = UNIFORM | {"mode": "windows"}
 
 
 def scan(path: str, sha256: str = "", **facts) -> ScannedVideo:
-    known = {"num_bytes": 1, "modified_ns": 2, "changed_ns": 3, "timeout_seconds": 60.0, "memory_mib": 4096}
+    known = {"is_video": True}
+    known |= {"num_bytes": 1, "modified_ns": 2, "changed_ns": 3, "timeout_seconds": 60.0, "memory_mib": 4096}
     known |= {"fps": 25.0, "num_frames": 250, "end_seconds": 10.0, "sha256": sha256 or path}
     return ScannedVideo(path=path, **(known | facts))
 
@@ -34,8 +35,12 @@ def row(path: str, split: str = "train", span=(None, None), label: str = "a", an
 
 def plan(rows, scans=None, sampling=UNIFORM):
     """Plan rows whose files have a content each, unless `scans` says otherwise; return clips per path, and reasons."""
-    names = {str(path) for item in rows for path in (item.path, item.annotations) if path is not None}
-    clips, rejects = plan_clips(rows, {name: scan(name) for name in names} | (scans or {}), **sampling)
+    inputs = {each for item in rows for each in inputs_of(item)}
+    known = {
+        each: dataclasses.replace((scans or {}).get(each.path) or scan(each.path), is_video=each.is_video)
+        for each in inputs
+    }
+    clips, rejects = plan_clips(rows, known, **sampling)
     return Counter(clip.path for clip in clips), [(reject.path, reject.reason) for reject in rejects]
 
 

@@ -1,5 +1,6 @@
 """Rejects that do not outlive their cause: the index and the shards know when one is due again."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from test_shard import ENCODING, plan_of
 
 from vidflow.config.schema import Config, Trial
-from vidflow.records import Reject
+from vidflow.errors import VideoError
+from vidflow.records import Reject, VideoItem
 from vidflow.stages.locate import Address, edition_of, locate_features, locate_sweep, locate_trial
-from vidflow.stages.scan import VideoIndex, VideoScanner
+from vidflow.stages.plan import plan_clips
+from vidflow.stages.scan import ScanInput, VideoIndex, VideoScanner
 from vidflow.stages.shard import ShardBuilder
-from vidflow.stages.transient import TRANSIENT, Limits, is_due
+from vidflow.stages.transient import KILLED, TRANSIENT, Limits, is_due, try_twice
 from vidflow.store.layout import committed_entry
 from vidflow.video.ffmpeg import write_h264
 
@@ -26,50 +29,81 @@ def video(tmp_path):
     return path
 
 
+def as_video(path) -> ScanInput:
+    return ScanInput(str(path), is_video=True)
+
+
 def index_of(folder, rows, **limits) -> VideoIndex:
     VideoIndex(folder / "index", Limits(**LIMITS)).add(rows)
     return VideoIndex(folder / "index", Limits(**(LIMITS | limits)))
 
 
 def test_a_video_that_timed_out_is_scanned_again_with_more_time_only(tmp_path, video):
-    (row,) = VideoScanner(**LIMITS)([str(video)])
+    (row,) = VideoScanner(**LIMITS)([as_video(video)])
     VideoIndex(tmp_path / "index", Limits(**TOO_SHORT)).add([replace(row, reason="Timeout", **TOO_SHORT)])
-    for seconds, wanted in ((1e-6, []), (1e-7, []), (1.0, [str(video)])):
+    for seconds, wanted in ((1e-6, []), (1e-7, []), (1.0, [as_video(video)])):
         limits = Limits(timeout_seconds=seconds, memory_mib=4096)
-        assert VideoIndex(tmp_path / "index", limits).missing([str(video)]) == wanted
+        assert VideoIndex(tmp_path / "index", limits).missing([as_video(video)]) == wanted
+
+
+@pytest.mark.parametrize("reason", [*TRANSIENT, "Truncated"])
+def test_what_was_killed_is_tried_once_more_and_nothing_else_is(reason):
+    results = iter([VideoError(reason, "first"), "second"])
+
+    def call() -> str:
+        if isinstance(result := next(results), VideoError):
+            raise result
+        return result
+
+    if reason in KILLED:
+        assert try_twice(call) == "second"
+        return
+    with pytest.raises(VideoError, match="first") as caught:
+        try_twice(call)
+    assert (caught.value.attempts, next(results)) == (1, "second")
+
+
+def test_scanning_and_sharding_try_what_timed_out_twice_and_their_rejects_say_so(tmp_path, video):
+    os.truncate(video, 64 << 20)  # so that it cannot be hashed in time
+    (row,) = VideoScanner(**TOO_SHORT)([as_video(video)])
+    assert (row.reason, row.attempts) == ("Timeout", 2)
+    item = VideoItem(path=video, label="a", split="train")
+    _, (scanned,) = plan_clips([item], {row.input: row}, mode="uniform", num_frames=4, fps=4.0, stride_seconds=1.0)
+    entry = ShardBuilder(directory=tmp_path / "shards", **TOO_SHORT, **ENCODING)(plan_of([video], "a.tar"))
+    assert (scanned.attempts, [reject["attempts"] for reject in entry.rejects]) == (2, [2])
 
 
 @pytest.mark.parametrize("reason", [*TRANSIENT, "Truncated", ""])
 def test_permissions_matter_to_what_could_not_be_read_and_to_nothing_else(tmp_path, video, reason):
-    (row,) = VideoScanner(**LIMITS)([str(video)])
+    (row,) = VideoScanner(**LIMITS)([as_video(video)])
     index = index_of(tmp_path, [replace(row, reason=reason)])
-    assert index.missing([str(video)]) == []
+    assert index.missing([as_video(video)]) == []
     video.chmod(0o600)
-    assert index.missing([str(video)]) == ([str(video)] if reason in TRANSIENT else [])
+    assert index.missing([as_video(video)]) == ([as_video(video)] if reason in TRANSIENT else [])
 
 
 def test_a_file_that_could_not_be_reached_is_scanned_when_it_can(tmp_path, video):
     loop = tmp_path / "loop.mp4"
     loop.symlink_to(loop)
-    rows = VideoScanner(**LIMITS)([str(loop)])
+    rows = VideoScanner(**LIMITS)([as_video(loop)])
     assert [row.reason for row in rows] == ["Unreadable"]
     index = index_of(tmp_path, rows)
-    assert index.missing([str(loop)]) == []
+    assert index.missing([as_video(loop)]) == []
     loop.unlink()
     loop.symlink_to(video)
-    assert index.missing([str(loop)]) == [str(loop)]
+    assert index.missing([as_video(loop)]) == [as_video(loop)]
 
 
 def test_what_is_forgotten_is_scanned_again_and_the_rest_is_not(tmp_path, video):
     loop, text = tmp_path / "loop.mp4", tmp_path / "text.mp4"
     loop.symlink_to(loop)
     text.write_text("no video")
-    paths = [str(video), str(loop), str(text)]
-    index = index_of(tmp_path, VideoScanner(**LIMITS)(paths))
-    assert index.missing(paths) == []
-    assert index.forget_transient(paths) == [str(loop)]
-    assert index.missing(paths) == [str(loop)]
-    assert VideoIndex(tmp_path / "index", Limits(**LIMITS)).missing(paths) == [str(loop)]
+    inputs = [as_video(path) for path in (video, loop, text)]
+    index = index_of(tmp_path, VideoScanner(**LIMITS)(inputs))
+    assert index.missing(inputs) == []
+    assert index.forget_transient(inputs) == [as_video(loop)]
+    assert index.missing(inputs) == [as_video(loop)]
+    assert VideoIndex(tmp_path / "index", Limits(**LIMITS)).missing(inputs) == [as_video(loop)]
 
 
 def test_a_shard_knows_when_the_clip_it_left_out_is_due(tmp_path, video):

@@ -18,7 +18,7 @@ FORMATS = ["csv", "jsonl", "parquet"]
 
 def _items(folder):
     return [
-        VideoItem(path=folder / "videos/a b, ü.mp4", label='say "hi"\u2028', split="train"),
+        VideoItem(path=folder / "videos/a b, ü.mp4", label='say\u2028"hi"', split="train"),
         VideoItem(path=folder / "c.webm", label="", split="val", start_seconds=0.1, end_seconds=1 / 3),
         VideoItem(path=folder / "d.mp4", label="x", split="val", annotations=folder / "d.npz"),
     ]
@@ -101,6 +101,9 @@ def test_a_symbolic_link_inside_the_folder_is_followed_wherever_it_leads(tmp_pat
         (",x,train", "path = ''"),
         ("a.mp4,x,", "split = ''"),
         ("a.mp4,x", "split = None"),
+        ("a.mp4,x, train", "split = ' train'; wanted it without spaces"),
+        ("a.mp4,x\u00a0,train", "label = 'x\\xa0'; wanted it without spaces"),
+        ("a.mp4, ,train", "label = ' '; wanted it without spaces"),
         ("a.mp4,x,train,one", "start_seconds = 'one'"),
         ("a.mp4,x,train,inf", "start_seconds = 'inf'"),
         ("a.mp4,x,train,2.0,1.0", "the span 2.0 to 1.0 s"),

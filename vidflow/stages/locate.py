@@ -21,7 +21,7 @@ from vidflow.config.search import objective_of
 from vidflow.models.weights import weights_identity
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
-from vidflow.stages.scan import VideoIndex
+from vidflow.stages.scan import ScanInput, VideoIndex, inputs_of
 from vidflow.stages.transient import TRANSIENT, Limits, is_due
 from vidflow.store.digests import check_once
 from vidflow.store.layout import committed_entry, read_stage
@@ -115,10 +115,9 @@ def decode_limits(config: Config) -> Limits:
     return Limits(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
 
 
-def scanned_paths(items: Sequence[VideoItem]) -> list[str]:
-    """Return every file whose content the plan depends on, each once."""
-    paths = [item.path for item in items] + [item.annotations for item in items if item.annotations]
-    return sorted({str(path) for path in paths})
+def scanned_paths(items: Sequence[VideoItem]) -> list[ScanInput]:
+    """Return every file whose content the plan depends on, once as each of what the rows name it."""
+    return sorted({each for item in items for each in inputs_of(item)})
 
 
 def plan_shard_work(
@@ -126,7 +125,7 @@ def plan_shard_work(
 ) -> ShardWork:
     """Return the shards to make, given that every file has been scanned."""
     clips, unusable = plan_clips(
-        items, {path: index[path] for path in scanned_paths(items)}, **asdict(config.video.sampling)
+        items, {scanned: index[scanned] for scanned in scanned_paths(items)}, **asdict(config.video.sampling)
     )
     settings = shard_settings(config, content_digest(clips), {"decord": _version("decord"), "av": _version("av")})
     directory, plans = (
@@ -155,9 +154,9 @@ def edition_of(rejects: Sequence[Reject]) -> str:
 
 
 def _edition_due(directory: Path, plans: Sequence[ShardPlan], limits: Limits) -> str:
-    """Return the edition that the shards would have if every clip did well that may be tried again now.
+    """Return the edition as it will be if every clip that is due succeeds.
 
-    So it is that of the finished stage, unless something is due.
+    Equal to the finished stage's edition when nothing is due.
     """
     rejects = [Reject(**row) for row in (read_stage(directory) or {}).get("build_rejects", [])]
     keys = {reject.key for reject in rejects if reject.reason in TRANSIENT}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from vidflow.config.fingerprints import fingerprint
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
-from vidflow.stages.scan import ScannedVideo
+from vidflow.stages.scan import ScanInput, ScannedVideo, inputs_of
 from vidflow.stages.spans import Taken, find_leak, take
 from vidflow.video.sampling import Mode, plan_clip_times, row_span
 
@@ -55,7 +55,7 @@ def list_class_names(items: Sequence[VideoItem]) -> list[str]:
 
 def plan_clips(
     items: Sequence[VideoItem],
-    scans: Mapping[str, ScannedVideo],
+    scans: Mapping[ScanInput, ScannedVideo],
     *,
     mode: Mode,
     num_frames: int,
@@ -64,8 +64,8 @@ def plan_clips(
 ) -> tuple[list[ClipPlan], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
 
-    A row is all clips or one reject. Contents and times are compared, never names: where two rows do not go
-    together the first one stands, and a row that is left out stands in nobody's way.
+    A row is all clips or one reject. Contents and times are compared, never names: where two rows conflict the first
+    one is kept, and a rejected row does not block later rows.
 
     - `Leak`: some of its seconds of that content are in another split.
     - `LabelConflict`: one of its clips is there already with another label or other ground truth.
@@ -90,7 +90,16 @@ def plan_clips(
             number = numbers.get(item.label, -1)
             kept.add([_clip(item, scans, tuple(times.tolist()), number) for times in grids], span)
         except VideoError as error:
-            rejects.append(Reject(key="", path=str(item.path), stage="scan", reason=error.reason, message=str(error)))
+            rejects.append(
+                Reject(
+                    key="",
+                    path=str(item.path),
+                    stage="scan",
+                    reason=error.reason,
+                    message=str(error),
+                    attempts=error.attempts,
+                )
+            )
     return [kept.clips[key] for key in sorted(kept.clips)], rejects
 
 
@@ -139,24 +148,30 @@ class _Kept:
             self.clips.setdefault(clip.key, clip)
 
 
-def _usable_scan(item: VideoItem, scans: Mapping[str, ScannedVideo]) -> ScannedVideo:
+def _usable_scan(item: VideoItem, scans: Mapping[ScanInput, ScannedVideo]) -> ScannedVideo:
     """Return the scan of a row's video, given that neither it nor the ground truth was refused."""
-    scan = scans[str(item.path)]
+    scan, *truth = [scans[each] for each in inputs_of(item)]
     if scan.reason:
-        raise VideoError(scan.reason, scan.message)
+        raise VideoError(scan.reason, scan.message, attempts=scan.attempts)
     if item.sha256 not in (None, scan.sha256):
         raise VideoError(
             "OtherBytes",
             f"{item.path}: got sha256 {scan.sha256}, wanted {item.sha256} as the manifest says; fetch it again",
         )
-    annotations = scans[str(item.annotations)] if item.annotations else None
-    if annotations is not None and annotations.reason:
-        raise VideoError("Annotations", f"{item.path}: its annotations cannot be read: {annotations.message}")
+    for annotations in truth:
+        if annotations.reason:
+            raise VideoError(
+                "Annotations",
+                f"{item.path}: its annotations cannot be read: {annotations.message}",
+                attempts=annotations.attempts,
+            )
     return scan
 
 
-def _clip(item: VideoItem, scans: Mapping[str, ScannedVideo], times: tuple[float, ...], label_index: int) -> ClipPlan:
-    files = [scans[str(path)] for path in (item.path, item.annotations) if path is not None]
+def _clip(
+    item: VideoItem, scans: Mapping[ScanInput, ScannedVideo], times: tuple[float, ...], label_index: int
+) -> ClipPlan:
+    files = [scans[each] for each in inputs_of(item)]
     return ClipPlan(
         key=fingerprint([files[0].sha256, times]),
         path=str(item.path),

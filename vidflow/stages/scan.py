@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vidflow.errors import DamagedError, VideoError
-from vidflow.stages.transient import TRANSIENT, Limits
+from vidflow.records import VideoItem
+from vidflow.stages.transient import TRANSIENT, Limits, try_twice
 from vidflow.store.rows import read_rows, write_rows
 from vidflow.video.files import FileState, file_state
 from vidflow.video.sandbox import Sandbox
@@ -19,12 +21,31 @@ _FORGOTTEN = FileState(-1, -1, -1)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScannedVideo:
-    """What is known of one file; `reason` and `message` say why it is unusable, and are empty otherwise.
+class ScanInput(NamedTuple):
+    """A file to scan, as what its row names it: the same file may be a video to one row and ground truth to another.
 
     Attributes:
         path: The file.
+        is_video: Whether it is to be a video; else it is dense ground truth.
+    """
+
+    path: str
+    is_video: bool
+
+
+def inputs_of(item: VideoItem) -> list[ScanInput]:
+    """Return what is to be scanned for a row: its video, and then its ground truth if there is one."""
+    truth = [ScanInput(str(item.annotations), is_video=False)] if item.annotations else []
+    return [ScanInput(str(item.path), is_video=True), *truth]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannedVideo:
+    """What is known of one input; `reason` and `message` say why it is unusable, and are empty otherwise.
+
+    Attributes:
+        path: The file.
+        is_video: Whether it was scanned as a video.
         num_bytes: Its size, -1 where it could not be read.
         modified_ns: When its bytes last changed, in nanoseconds.
         changed_ns: When its permissions last changed, in nanoseconds.
@@ -38,9 +59,11 @@ class ScannedVideo:
         end_seconds: End of the last frame.
         reason: Short class of the problem.
         message: One sentence about it.
+        attempts: How often the scan was tried.
     """
 
     path: str
+    is_video: bool
     num_bytes: int
     modified_ns: int
     changed_ns: int
@@ -54,6 +77,12 @@ class ScannedVideo:
     end_seconds: float = 0.0
     reason: str = ""
     message: str = ""
+    attempts: int = 1
+
+    @property
+    def input(self) -> ScanInput:
+        """What was scanned."""
+        return ScanInput(self.path, self.is_video)
 
     @property
     def state(self) -> FileState:
@@ -74,14 +103,15 @@ class VideoScanner:
         self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
-    def __call__(self, paths: Sequence[str]) -> list[ScannedVideo]:
-        """Return one row per path, in order; a broken video is a row with a reason."""
-        return [self._scan(path) for path in paths]
+    def __call__(self, inputs: Sequence[ScanInput]) -> list[ScannedVideo]:
+        """Return one row per input, in order; a broken video is a row with a reason."""
+        return [self._scan(*each) for each in inputs]
 
-    def _scan(self, path: str) -> ScannedVideo:
+    def _scan(self, path: str, is_video: bool) -> ScannedVideo:
         limits, state = self._limits, file_state(path)
         row = ScannedVideo(
             path=path,
+            is_video=is_video,
             num_bytes=state.num_bytes,
             modified_ns=state.modified_ns,
             changed_ns=state.changed_ns,
@@ -89,10 +119,12 @@ class VideoScanner:
             memory_mib=limits.memory_mib,
         )
         try:
-            sha256, info = self._sandbox.call(scan_file, Path(path), limits.timeout_seconds)
+            sha256, info = try_twice(
+                lambda: self._sandbox.call(scan_file, Path(path), limits.timeout_seconds, is_video=is_video)
+            )
             check_unchanged({path: state.stamp})  # else hash and headers may be those of two files
         except VideoError as error:
-            return replace(row, reason=error.reason, message=str(error))
+            return replace(row, reason=error.reason, message=str(error), attempts=error.attempts)
         if info is None:
             return replace(row, sha256=sha256)
         return replace(
@@ -118,42 +150,42 @@ class VideoIndex:
         """
         self._directory = directory
         self._limits = limits
-        self._rows: dict[str, ScannedVideo] = {}
+        self._rows: dict[ScanInput, ScannedVideo] = {}
         for part in sorted(directory.glob("*.parquet")):
             try:
                 rows = read_rows(part, ScannedVideo)
             except DamagedError as error:
                 log.warning("%s; its videos are scanned again", error)
                 continue
-            self._rows.update((row.path, row) for row in rows)
+            self._rows.update((row.input, row) for row in rows)
 
-    def missing(self, paths: Iterable[str]) -> list[str]:
-        """Return the paths whose present content has not been scanned, or not under circumstances as good as now."""
-        return [path for path in paths if self._stale(path)]
+    def missing(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
+        """Return the inputs whose present content has not been scanned, or not under circumstances as good as now."""
+        return [each for each in inputs if self._stale(each)]
 
     def add(self, rows: Sequence[ScannedVideo]) -> None:
         """Publish one more part."""
         # Time first, so that parts are read in the order they were made and the newest scan wins.
         name = f"{time.time_ns():020d}-{hashlib.sha256(rows[0].path.encode()).hexdigest()[:8]}.parquet"
         write_rows(self._directory / name, ScannedVideo, rows)
-        self._rows.update((row.path, row) for row in rows)
+        self._rows.update((row.input, row) for row in rows)
 
-    def forget_transient(self, paths: Iterable[str]) -> list[str]:
-        """Let every file that was refused for a transient reason be scanned again; return these files."""
-        rows = [row for path in paths if (row := self._rows.get(path)) is not None and row.reason in TRANSIENT]
+    def forget_transient(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
+        """Let every input that was refused for a transient reason be scanned again; return these inputs."""
+        rows = [row for each in inputs if (row := self._rows.get(each)) is not None and row.reason in TRANSIENT]
         if rows:
             self.add([replace(row, **_FORGOTTEN._asdict()) for row in rows])
-        return [row.path for row in rows]
+        return [row.input for row in rows]
 
-    def __getitem__(self, path: str) -> ScannedVideo:
-        """Return the newest scan of a path."""
-        return self._rows[path]
+    def __getitem__(self, scanned: ScanInput) -> ScannedVideo:
+        """Return the newest scan of an input."""
+        return self._rows[scanned]
 
-    def _stale(self, path: str) -> bool:
-        row = self._rows.get(path)
+    def _stale(self, scanned: ScanInput) -> bool:
+        row = self._rows.get(scanned)
         if row is None:
             return True
-        state = file_state(path)
+        state = file_state(scanned.path)
         if row.reason in TRANSIENT:
             return row.state != state or self._limits.exceed(row.limits)
         return row.state.stamp != state.stamp

@@ -9,17 +9,13 @@ from vidflow.ahead import make_ahead
 from vidflow.errors import VideoError
 from vidflow.records import Reject
 from vidflow.stages.plan import ClipPlan, ShardPlan
-from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt
+from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
 from vidflow.video.encode import EncodedClip
 from vidflow.video.files import FileState, file_state
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import encode_unchanged
-
-ATTEMPTS = 2
-KILLED = ("Timeout", "DecoderCrashed", "OutOfMemory")
-"""Reasons for one more attempt: the machine may have been at fault, not the video."""
 
 
 class ShardBuilder:
@@ -62,27 +58,23 @@ class ShardBuilder:
 
     def _sample(self, clip: ClipPlan, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
         before = {path: file_state(path) for path in clip.stamps}  # what is mended meanwhile is then seen to differ
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                encoded = self._encode(clip)
-            except VideoError as error:
-                if error.reason in KILLED and attempt < ATTEMPTS:
-                    continue
-                if error.reason in TRANSIENT:
-                    states.update(before)
-                rejects.append(
-                    Reject(
-                        key=clip.key,
-                        path=clip.path,
-                        stage="shard",
-                        reason=error.reason,
-                        message=str(error),
-                        attempts=attempt,
-                    )
+        try:
+            encoded = try_twice(lambda: self._encode(clip))
+        except VideoError as error:
+            if error.reason in TRANSIENT:
+                states.update(before)
+            rejects.append(
+                Reject(
+                    key=clip.key,
+                    path=clip.path,
+                    stage="shard",
+                    reason=error.reason,
+                    message=str(error),
+                    attempts=error.attempts,
                 )
-                return None
-            return self._pack(clip, encoded)
-        raise AssertionError("every attempt returns")
+            )
+            return None
+        return self._pack(clip, encoded)
 
     def _pack(self, clip: ClipPlan, encoded: EncodedClip) -> ShardSample:
         origin = {

@@ -1,13 +1,17 @@
 """Rejects that must not outlive their cause: an input may do well with more time, memory or permissions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from vidflow.errors import VideoError
 from vidflow.store.layout import FileEntry
 from vidflow.video.files import FileState, file_state
 
-TRANSIENT = ("Timeout", "OutOfMemory", "DecoderCrashed", "Unreadable", "Changed")
+Result = TypeVar("Result")
+KILLED = ("Timeout", "OutOfMemory", "DecoderCrashed")
+"""Reasons for one more attempt at once: the machine may have been at fault, not the input."""
+TRANSIENT = (*KILLED, "Unreadable", "Changed")
 """Reasons that say nothing final about an input."""
 
 
@@ -26,6 +30,24 @@ class Limits:
     def exceed(self, others: "Limits") -> bool:
         """Whether these allow more of something, so that what failed under the others may succeed."""
         return self.timeout_seconds > others.timeout_seconds or self.memory_mib > others.memory_mib
+
+
+def try_twice(call: Callable[[], Result]) -> Result:
+    """Return what a call returns; one that ends for a reason of `KILLED` is made once more.
+
+    Raises:
+        VideoError: That of the last attempt.
+    """
+    try:
+        return call()
+    except VideoError as error:
+        if error.reason not in KILLED:
+            raise
+    try:
+        return call()
+    except VideoError as error:
+        error.attempts = 2
+        raise
 
 
 def describe_attempt(limits: Limits, states: Mapping[str, FileState]) -> dict[str, Any]:

@@ -36,6 +36,9 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
         if not counts[split]:
             got = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10)) or "none"
             yield f"no row of split {split!r}; got {got}; wanted {' and '.join(WANTED_SPLITS)} to train and rank trials"
+    for split in counts:
+        if split not in WANTED_SPLITS and split.casefold() in WANTED_SPLITS:
+            yield f"{counts[split]} rows are of split {split!r}; wanted {split.casefold()!r}, in small letters"
     used = [item for item in items if item.split in WANTED_SPLITS]
     tasks = {trial.task for trial in draw_candidates(config)[0]}
     if "classification" in tasks and used:
@@ -46,7 +49,7 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
                 "each, as classification is among the tasks"
             )
         elif len(labels) < 2:
-            yield f"got the label {', '.join(labels)} alone; wanted at least 2 to tell apart by classification"
+            yield f"only one label, {', '.join(map(repr, labels))}; classification needs at least 2"
     if needy := sorted(tasks - {"classification"}):
         bare = [item for item in used if item.annotations is None]
         if bare:

@@ -211,8 +211,8 @@ def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
     annotations = row.get("annotations")
     return VideoItem(
         path=_resolve(_parse_text(row, "path"), roots),
-        label=_parse_text(row, "label", may_be_empty=True),
-        split=_parse_text(row, "split"),
+        label=_parse_name(row, "label", may_be_empty=True),
+        split=_parse_name(row, "split"),
         start_seconds=start,
         end_seconds=end,
         annotations=_resolve(_parse_text(row, "annotations"), roots) if annotations else None,
@@ -227,6 +227,14 @@ def _parse_digest(row: _Row) -> str | None:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
         raise _BadRowError("BadRow", f"got sha256 = {_shown(value)}; wanted 64 hex digits, or nothing")
     return value.lower()
+
+
+def _parse_name(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
+    """Return the text of a cell that groups rows; a space that nobody sees would make a group of its own."""
+    value = _parse_text(row, name, may_be_empty=may_be_empty)
+    if value != value.strip():
+        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted it without spaces before or after")
+    return value
 
 
 def _parse_text(row: _Row, name: str, *, may_be_empty: bool = False) -> str:

@@ -14,26 +14,24 @@ from vidflow.video.encode import EncodedClip, encode_clip
 from vidflow.video.ffmpeg import probe
 from vidflow.video.files import file_state, open_regular, unreadable
 
-ANNOTATIONS_SUFFIX = ".npz"
-"""Dense ground truth is hashed like a video, and not probed."""
-
 _BLOCK_BYTES = 1 << 20
 # The rest of the time is for the headers, which are in memory by then, and for saying so before we are stopped.
 _HASHING_SHARE = 0.8
 
 
-def scan_file(path: Path, timeout_seconds: float) -> tuple[str, VideoInfo | None]:
-    """Hash a file, and probe it unless it is dense ground truth.
+def scan_file(path: Path, timeout_seconds: float, *, is_video: bool) -> tuple[str, VideoInfo | None]:
+    """Hash a file, and probe it if it is to be a video.
 
     Args:
         path: The file.
         timeout_seconds: What the sandbox allows for both.
+        is_video: Whether its row names it as the video; dense ground truth is hashed alone.
 
     Raises:
         VideoError: `Missing`, `NotAFile`, `Unreadable`, `Timeout`, or a reason of `probe`.
     """
     sha256 = digest_within(path, timeout_seconds)
-    return sha256, None if path.suffix == ANNOTATIONS_SUFFIX else probe(path)
+    return sha256, probe(path) if is_video else None
 
 
 def digest_within(path: Path, timeout_seconds: float) -> str:

@@ -1,0 +1,31 @@
+"""What a sweep wants of the rows of a manifest."""
+
+from pathlib import Path
+
+import pytest
+
+from vidflow.config.schema import Config
+from vidflow.errors import ConfigError
+from vidflow.records import VideoItem
+from vidflow.stages.wanted_rows import check_rows
+
+
+def rows(*named: tuple[str, str]) -> list[VideoItem]:
+    return [VideoItem(path=Path(f"/{n}.mp4"), label=label, split=split) for n, (label, split) in enumerate(named)]
+
+
+def problem_of(*named: tuple[str, str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_rows(Config(), rows(*named), [])
+    return str(caught.value)
+
+
+def test_a_split_that_is_train_or_val_but_for_case_is_refused():
+    good = [("a", "train"), ("b", "val")]
+    check_rows(Config(), rows(*good, ("a", "test"), ("a", "Test")), [])
+    assert "2 rows are of split 'Train'; wanted 'train', in small letters" in problem_of(*good, *[("a", "Train")] * 2)
+    assert "1 rows are of split 'VAL'; wanted 'val', in small letters" in problem_of(*good, ("b", "VAL"))
+
+
+def test_one_label_is_too_few_for_classification():
+    assert "only one label, 'a'; classification needs at least 2" in problem_of(("a", "train"), ("a", "val"))

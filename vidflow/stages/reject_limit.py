@@ -1,0 +1,32 @@
+"""Whether more rows of a manifest are left out than `shards.max_reject_fraction` allows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vidflow.config.schema import Config
+from vidflow.records import Reject
+from vidflow.stages.locate import ShardWork, count_reasons
+
+
+def built_rejects(manifest: dict[str, Any]) -> list[Reject]:
+    """Return what a finished shard stage left out while it made the shards."""
+    return [Reject(**row) for row in manifest["build_rejects"]]
+
+
+def limit_problem(config: Config, work: ShardWork, built: Sequence[Reject]) -> str:
+    """Return what is wrong if more is left out than the config allows; empty if not.
+
+    A second copy of a video is left out, but not broken, and so does not count.
+
+    Args:
+        config: The experiment.
+        work: The planned shards; what the plan left out counts.
+        built: What was left out while they were made.
+    """
+    broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]
+    if len(broken) <= config.shards.max_reject_fraction * work.num_rows:
+        return ""
+    return (
+        f"{len(broken)} of {work.num_rows} rows are rejected ({count_reasons(broken)}), more than "
+        f"shards.max_reject_fraction = {config.shards.max_reject_fraction}"
+    )
