@@ -84,10 +84,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             wanted = (stored.metadata() or {}).get(_DIGEST)
     except (OSError, SafetensorError) as error:
         raise VidflowError(f"--load-state {path}: cannot be read ({error}); make it with --save-state") from error
+    if wanted is None:
+        raise VidflowError(
+            f"--load-state {path}: written by an older vidflow or another program, as it has no digest of its tensors; "
+            "make it again with --save-state"
+        )
     if (found := state_sha256(state)) != wanted:
         raise VidflowError(
-            f"--load-state {path}: its tensors have digest {found}, but it says {wanted}: damaged, or no state; make "
-            "it with --save-state"
+            f"--load-state {path}: damaged: its tensors have digest {found}, but it says {wanted}; make it with "
+            "--save-state"
         )
     return state
 

@@ -202,7 +202,7 @@ def test_a_state_goes_on_with_its_own_trial_alone(finished, gru, predict, tmp_pa
     good = state.read_bytes()
     place = good.index(b"}}") + 20  # in the numbers behind the header
     state.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-    assert "damaged, or no state" in predict(gru, video, "--load-state", state).stderr
+    assert "damaged: its tensors have digest" in predict(gru, video, "--load-state", state).stderr
     state.write_bytes(good)
     tensors = read_state(state)
     tensors["core.0"][..., 0] = torch.nan
