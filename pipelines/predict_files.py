@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.loading import state_sha256
 from vidflow.store.layout import TRIAL_RESULT, publish
-from vidflow.training.snapshot import BEST, LAST, PREDICTIONS
+from vidflow.training.snapshot import BEST, LAST, PREDICTIONS, save_tensors
 
 # Under which a state's file keeps the digest of its tensors.
 _DIGEST = "sha256"
@@ -66,7 +65,7 @@ def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
 def write_state(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Publish a state with its digest."""
     with publish(path) as aside:
-        save_file(state, aside, {_DIGEST: state_sha256(state)})
+        save_tensors(state, aside, {_DIGEST: state_sha256(state)})
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

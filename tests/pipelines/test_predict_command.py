@@ -148,6 +148,7 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
         ((gru, video, "--out", "/proc/x/x.mp4"), "--out: /proc/x cannot be written to", 1),
         ((gru, video, "--depth", video), "cannot be written to (File exists)", 1),
         ((gru, video, "--save-state", "/proc/s.safetensors"), "--save-state: /proc cannot be written to", 1),
+        ((gru, video, "--json", "/dev/full"), "/dev/full: cannot be written (No space left on device)", 1),
         ((gru, video, "--load-state", tmp_path / "state.safetensors"), "make it with --save-state", 1),
         ((gru, video, "--weights", tmp_path / "w.safetensors"), "no such file, wanted the weights of test_vit", 1),
     ]:

@@ -78,9 +78,10 @@ def kill_between(table, people, monkeypatch) -> None:
             raise KeyboardInterrupt
         return replace(path, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(type(table), "replace", die)
-        write_rows(table, Person, people)
+        with pytest.raises(KeyboardInterrupt):
+            write_rows(table, Person, people)
 
 
 def test_a_kill_between_the_digest_and_the_table_leaves_the_table_before(tmp_path, monkeypatch):

@@ -220,7 +220,7 @@ def test_reading_a_file_beside_somebody_elses_result_leaves_that_where_it_is(tmp
 def test_a_file_without_a_digest_is_said_to_be_of_an_older_vidflow(tmp_path):
     metadata = {"vidflow": json.dumps({"identity": {}, "epoch": 1})}
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / BEST, metadata)
-    with pytest.raises(DamagedError, match="written by an older vidflow.*train it again"):
+    with pytest.raises(DamagedError, match=r"written by an older vidflow.*train it again"):
         read_tensors(tmp_path / BEST)
 
 

@@ -66,7 +66,7 @@ def _intact_sha256(path: Path) -> str | None:
     return found if found in digests else None
 
 
-def _digests(listed: dict[str, Any] | None) -> list[str]:
+def _digests(listed: dict[str, Any] | None) -> list[str | None]:
     """Return the digests that a table may have."""
     return [] if listed is None else [listed["files"][0]["sha256"], listed.get(_REPLACED)]
 

@@ -247,13 +247,22 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         sealed = {**metadata, _DIGEST: _digest_of(on_host, metadata)}
         # Under one name, because names come in a different order in every process.
-        try:
-            save_file(on_host, aside, {_METADATA: json.dumps(sealed)})
-        except SafetensorError as error:
-            # The system's error, such as a full disk, is a number in its text.
-            if found := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(aside)) from error
-            raise
+        save_tensors(on_host, aside, {_METADATA: json.dumps(sealed)})
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: If the system refuses it, as where the disk is full.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        # The system's error is a number in its text.
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
 
 
 def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
