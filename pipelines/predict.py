@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from pipelines.predict_files import check_files, check_folders, read_state, write_state
+from pipelines.predict_files import check_files, check_folders, check_local, read_state, write_state
 from vidflow.errors import VideoError, VidflowError
 from vidflow.stages.predict import FramePrediction, VideoPredictor
 from vidflow.store.layout import publish
@@ -52,6 +52,8 @@ def main(arguments: argparse.Namespace) -> None:
         VidflowError: The trial, the source, the state or the queries cannot be used, a prediction is not finite, or a
             file cannot be written, or is one that is read.
     """
+    if arguments.json is not None:
+        check_local("--json", Path(arguments.json))
     check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)
     predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
     check_files(arguments, weights=predictor.weights)

@@ -59,7 +59,7 @@ def test_a_server_that_gives_no_answer_is_said_before_anything_starts(vidflow, t
     done = vidflow("run", tiny, silent, "encoder.name=vit_smal_patch16_224")
     assert done.returncode == 2
     assert "vit_small_patch16_224" in done.stderr
-    assert "no use of http://127.0.0.1:9" in done.stderr
+    assert "cannot use http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.parent / "root").exists()
     assert vidflow("run", tiny, silent, "--print").returncode == 0
