@@ -65,7 +65,7 @@ def finished_shards(config: Config) -> Address:
     if manifest is not None and not manifest["num_clips"]:
         raise VidflowError(
             f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
-            "says why, mend the videos"
+            "says why, repair the videos"
         )
     return work.address
 

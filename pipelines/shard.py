@@ -158,7 +158,7 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
         raise TooManyRejectsError(
             f"{len(broken)} of {work.num_rows} rows are rejected ({count_reasons(broken)}), more than "
             f"shards.max_reject_fraction = {config.shards.max_reject_fraction}; see "
-            f"{work.address.directory / REJECTS_TABLE}, mend the videos or raise the limit; what is done is kept"
+            f"{work.address.directory / REJECTS_TABLE}, repair the videos or raise the limit; what is done is kept"
         )
 
 
