@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.disk import explain_disk_failures
-from pipelines.interrupts import INTERRUPTED, interruptible
+from pipelines.disk import explain_output_failures, explain_system_failures
+from pipelines.interrupts import interrupted_message, interruptible
 from pipelines.state import Progress
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config, writing_problem
@@ -74,43 +74,57 @@ def run_stage(stage: str) -> None:
 
 def run_command(command: str, settings: Sequence[str], *, show: bool = False) -> int:
     """Load the settings and run a command; return its exit code."""
+    resumes = command in (*STAGES, "run")
 
-    def run() -> None:
-        config = parse_settings(settings)
+    def run(config: Config) -> None:
         if show:
             if command in ("run", "sweep"):
                 check_manifest(config)
             print(without_credentials(Progress(config).describe()))
         else:
-            with explain_disk_failures(Path(config.root)):
-                run_stages(STAGES if command == "run" else [command], config)
+            run_stages(STAGES if command == "run" else [command], config)
 
-    return exit_code(run)
+    return exit_code(lambda: run_configured(settings, run, resumes=resumes), resumes=resumes)
+
+
+def run_configured(settings: Sequence[str], run: Callable[[Config], None], *, resumes: bool = False) -> None:
+    """Load the settings and run something with them."""
+    config = parse_settings(settings)
+    with explain_system_failures(Path(config.root), resumes=resumes):
+        run(config)
 
 
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
     """Load the settings and measure some groups of `BENCH_GROUPS`, all of them for None."""
-    config = parse_settings(settings)
-    with explain_disk_failures(Path(config.root)):
-        importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
+    run_configured(
+        settings, lambda config: importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
+    )
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
     """Load the settings and list, retry or export what was left out."""
-    config = parse_settings(parsed.settings)
-    importlib.import_module("pipelines.rejects").main(config, parsed.action, parsed.to)
+    run_configured(
+        parsed.settings,
+        lambda config: importlib.import_module("pipelines.rejects").main(config, parsed.action, parsed.to),
+    )
 
 
-def exit_code(run: Callable[[], None]) -> int:
-    """Run something, say what went wrong without a traceback, and return the exit code."""
+def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
+    """Run something, say what went wrong without a traceback, and return the exit code.
+
+    Args:
+        run: What to run.
+        resumes: Whether the same command, repeated, resumes from what is committed.
+    """
+    message = interrupted_message(resumes=resumes)
     try:
-        with interruptible():
+        with interruptible(message), explain_system_failures(Path(), resumes=resumes), explain_output_failures():
             run()
     except VidflowError as error:
         print(f"vidflow: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(message, file=sys.stderr)
         return 1
     return 0
 

@@ -1,13 +1,16 @@
-"""A disk that is full, or that may not be written: one sentence in place of a traceback."""
+"""What the system refuses, such as a write to a full disk: one sentence in place of a traceback."""
 
 import contextlib
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO, cast
 
+from pipelines.interrupts import RESUMES
 from vidflow.errors import VidflowError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -15,32 +18,78 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 @contextlib.contextmanager
-def explain_disk_failures(root: Path) -> Iterator[None]:
-    """Turn the disk's own failures within the block into sentences; every other error passes.
+def explain_system_failures(root: Path, *, resumes: bool) -> Iterator[None]:
+    """Turn what the system refused within the block into sentences; every other error passes.
+
+    Args:
+        root: Folder that the command most likely writes to, for failures that name no file.
+        resumes: Whether the same command, repeated, resumes from what is committed.
 
     Raises:
-        VidflowError: If a disk is full, or refused a file.
+        VidflowError: If a disk is full, a file was refused, or any other call failed with an error number.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise VidflowError(
-                f"no space left in {_full_folder(error, root)} ({error.strerror or error}); free some there; what is "
-                "committed stays, and the same command goes on from here"
-            ) from error
-        if error.errno in _REFUSED:
-            raise VidflowError(
-                f"{error.filename or root}: {error.strerror or error}; mend the disk or its permissions; what is "
-                "committed stays, and the same command goes on from here"
-            ) from error
-        raise
+        if error.errno is None:
+            raise
+        raise VidflowError(_explain(error, root) + resumes * f"; what is committed stays, and {RESUMES}") from error
+
+
+@contextlib.contextmanager
+def explain_output_failures() -> Iterator[None]:
+    """Write out what was printed within the block, and explain where that fails.
+
+    Raises:
+        VidflowError: If standard output cannot be written, as where its reader has gone.
+    """
+    with contextlib.redirect_stdout(cast(TextIO, _Output(sys.stdout))):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+
+
+class _Output:
+    """Standard output, whose failures name no file, told from other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._explained():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._explained():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # What is left goes nowhere; else Python tries to write it again when it ends, and complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise VidflowError(f"standard output cannot be written ({error.strerror})") from error
+
+
+def _explain(error: OSError, root: Path) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"no space left in {_full_folder(error, root)} ({reason}); free some there"
+    if error.errno in _REFUSED:
+        return f"{error.filename or root}: {reason}; correct the disk or its permissions"
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def _full_folder(error: OSError, root: Path) -> str:
     """Return the folder that is full, as far as can be told: an error on writing names no file."""
     written = error.filename2 or error.filename  # a copy names both its files
-    if written is not None:
+    if written is not None and not isinstance(written, int):
         return str(Path(os.fsdecode(written)).parent)
     temporary = (Path(os.environ.get("RAY_TMPDIR", "/tmp")), Path(tempfile.gettempdir()))  # noqa: S108 - where Ray writes
     places = [place for place in (root, *temporary) if place.exists()]

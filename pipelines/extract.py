@@ -68,7 +68,7 @@ def finished_shards(config: Config) -> ShardWork:
     if not finished_manifest(work.address)["num_clips"]:
         raise VidflowError(
             f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
-            "says why, mend the videos"
+            "says why, repair the videos"
         )
     return work
 

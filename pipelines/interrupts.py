@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command: nothing more is committed, and the same command goes on from there."""
+"""Ctrl-C and SIGTERM end a command: nothing more is committed."""
 
 import contextlib
 import os
@@ -6,18 +6,27 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-INTERRUPTED = "vidflow: interrupted; the same command goes on from here"
+RESUMES = "the same command goes on from here"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_watched: set[signal.Signals] = set()
+_watched: dict[signal.Signals, str] = {}
 _received: list[int] = []
 
 
+def interrupted_message(*, resumes: bool) -> str:
+    """Return what an interrupted command says; one that does not resume starts at its beginning when repeated."""
+    return f"vidflow: interrupted; {RESUMES}" if resumes else "vidflow: interrupted"
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn both signals into `KeyboardInterrupt` for the time of the block; a second one ends the process at once."""
+def interruptible(message: str) -> Iterator[None]:
+    """Turn both signals into `KeyboardInterrupt` for the time of the block; a second one ends the process at once.
+
+    Args:
+        message: What is said when the process ends at once.
+    """
     # What the caller ignores stays ignored, as below `nohup`.
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    _watched.update(number for number in _SIGNALS if before[number] != signal.SIG_IGN)
+    _watched.update({number: message for number in _SIGNALS if before[number] != signal.SIG_IGN})
     watch_signals()
     try:
         yield
@@ -49,7 +58,7 @@ def raise_if_interrupted() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as Python calls it
     if _received:
         # Not `print`: the stream may be in use by what was interrupted.
-        os.write(2, f"{INTERRUPTED}\n".encode())
+        os.write(2, f"{_watched[signal.Signals(number)]}\n".encode())
         os._exit(1)
     _received.append(number)
     raise KeyboardInterrupt

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from pipelines.predict_files import check_files, check_folders, read_state, write_state
+from pipelines.predict_files import check_files, check_folders, check_local, read_state, write_state
 from vidflow.errors import VideoError, VidflowError
 from vidflow.stages.predict import FramePrediction, VideoPredictor
 from vidflow.store.layout import publish
@@ -52,6 +52,8 @@ def main(arguments: argparse.Namespace) -> None:
         VidflowError: The trial, the source, the state or the queries cannot be used, a prediction is not finite, or a
             file cannot be written, or is one that is read.
     """
+    if arguments.json is not None:
+        check_local("--json", Path(arguments.json))
     check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)
     predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
     check_files(arguments, weights=predictor.weights)
@@ -70,14 +72,18 @@ def main(arguments: argparse.Namespace) -> None:
     started, done = time.monotonic(), _Ending()
     # The first frame before anything is written: most that can go wrong has gone wrong by then.
     frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames)
-    with contextlib.ExitStack() as files:
-        sink = _open_lines(arguments, files)
-        _write(frames, sink, depth=arguments.depth, out=arguments.out, fps=fps)
-    if arguments.save_state is not None:
-        write_state(arguments.save_state, predictor.model.state_dict())
+    outputs = (arguments.json, arguments.out, arguments.depth, arguments.save_state)
+    written = ", ".join(str(path) for path in outputs if path) or "stdout"
+    try:
+        with contextlib.ExitStack() as files:
+            sink = _open_lines(arguments, files)
+            _write(frames, sink, depth=arguments.depth, out=arguments.out, fps=fps)
+        if arguments.save_state is not None:
+            write_state(arguments.save_state, predictor.model.state_dict())
+    except OSError as error:
+        raise VidflowError(f"{written}: cannot be written ({error.strerror or error})") from error
     rate = done.num_frames / (time.monotonic() - started)
-    written = [str(path) for path in (arguments.json, arguments.out, arguments.depth, arguments.save_state) if path]
-    log.info("predict: %d frames, %.1f frames/s -> %s", done.num_frames, rate, ", ".join(written) or "stdout")
+    log.info("predict: %d frames, %.1f frames/s -> %s", done.num_frames, rate, written)
     if done.error is not None:
         raise done.error
 
@@ -200,7 +206,7 @@ def _write(
 def _written(frames: Iterator[FramePrediction], lines: IO[str] | None, depth: Path | None) -> Iterator[FramePrediction]:
     for frame in frames:
         if lines is not None:
-            print(json.dumps(frame.row, allow_nan=False), file=lines)
+            print(json.dumps(frame.row, allow_nan=False), file=lines, flush=True)
         if depth is not None and frame.depth is not None:
             millimetres = (frame.depth * 1000).round().clip(0, 65535).astype(np.uint16)
             Image.fromarray(millimetres).save(depth / f"{frame.row['index']:06d}.png")

@@ -2,17 +2,16 @@
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from vidflow.errors import VidflowError
+from vidflow.config.load import NO_URLS, folder_problem, is_url
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.encoder.loading import state_sha256
 from vidflow.store.layout import TRIAL_RESULT, publish
-from vidflow.training.snapshot import BEST, LAST, PREDICTIONS
+from vidflow.training.snapshot import BEST, LAST, PREDICTIONS, save_tensors
 
 # Under which a state's file keeps the digest of its tensors.
 _DIGEST = "sha256"
@@ -23,17 +22,35 @@ _ALLOWED = {("--save-state", "--load-state"), ("--depth", "--depth")}
 def check_folders(files: dict[str, Path | None], *, depth: Path | None) -> None:
     """Make the folders that results go to, and write in each, before hours are spent.
 
+    Args:
+        files: Option -> the file that it writes, if it is given.
+        depth: The folder of depth maps, if it is given.
+
     Raises:
         VidflowError: One cannot be written to.
+        ConfigError: One is a URL.
     """
-    folders = {option: file.parent for option, file in files.items() if file is not None}
-    for option, folder in (folders | ({} if depth is None else {"--depth": depth})).items():
+    given = {option: file for option, file in {**files, "--depth": depth}.items() if file is not None}
+    for option, path in given.items():
+        check_local(option, path)
+    for option, path in given.items():
+        folder = path if option == "--depth" else path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
         except OSError as error:
-            raise VidflowError(f"{option}: {folder} cannot be written to ({error.strerror})") from error
+            raise VidflowError(f"{option}: cannot make {folder} ({error.strerror})") from error
+        if (problem := folder_problem(folder)) is not None:
+            raise VidflowError(f"{option}: {problem}")
+
+
+def check_local(option: str, path: Path) -> None:
+    """Check that an output is a path on a disk.
+
+    Raises:
+        ConfigError: If it is a URL, of which a local folder of that name would be made.
+    """
+    if is_url(str(path)):
+        raise ConfigError(f"{option}: got a URL, wanted a path on a disk: {NO_URLS}")
 
 
 def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
@@ -66,7 +83,7 @@ def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
 def write_state(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Publish a state with its digest."""
     with publish(path) as aside:
-        save_file(state, aside, {_DIGEST: state_sha256(state)})
+        save_tensors(state, aside, {_DIGEST: state_sha256(state)})
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -84,10 +101,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             wanted = (stored.metadata() or {}).get(_DIGEST)
     except (OSError, SafetensorError) as error:
         raise VidflowError(f"--load-state {path}: cannot be read ({error}); make it with --save-state") from error
+    if wanted is None:
+        raise VidflowError(
+            f"--load-state {path}: written by an older vidflow or another program, as it has no digest of its tensors; "
+            "make it again with --save-state"
+        )
     if (found := state_sha256(state)) != wanted:
         raise VidflowError(
-            f"--load-state {path}: its tensors have digest {found}, but it says {wanted}: damaged, or no state; make "
-            "it with --save-state"
+            f"--load-state {path}: damaged: its tensors have digest {found}, but it says {wanted}; make it with "
+            "--save-state"
         )
     return state
 

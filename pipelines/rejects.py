@@ -7,6 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
+from pipelines.predict_files import check_local
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import Reject
@@ -120,9 +121,10 @@ def export(config: Config, rejects: Sequence[Reject], path: Path) -> None:
     """Write rejects as a table.
 
     Raises:
-        ConfigError: If the file is no table's, is the manifest, or cannot be written.
+        ConfigError: If the file is no table's, is a URL or the manifest, or cannot be written.
     """
     manifest = config.video.manifest
+    check_local("--to", path)
     if path.suffix not in _SUFFIXES:
         raise ConfigError(f"--to: got {path}; wanted a name that ends in {', '.join(_SUFFIXES)}")
     table = pd.DataFrame([asdict(reject) for reject in rejects], columns=[field.name for field in fields(Reject)])

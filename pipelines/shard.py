@@ -156,7 +156,7 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
     if problem := limit_problem(config, work, built):
         write_rejects(work.address, [*work.rejects, *built])
         raise TooManyRejectsError(
-            f"{problem}; see {work.address.directory / REJECTS_TABLE}, mend the videos or raise the limit; "
+            f"{problem}; see {work.address.directory / REJECTS_TABLE}, repair the videos or raise the limit; "
             "what is done is kept"
         )
 

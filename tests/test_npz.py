@@ -133,3 +133,12 @@ def test_names_that_come_twice_and_other_packings_are_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="encrypted"):
         read(path)
+
+
+def test_an_archive_that_states_another_number_of_arrays_is_refused_with_both(tmp_path):
+    path = zipped(tmp_path / "a.npz", {"a.npy": b"", "b.npy": b""})
+    data = bytearray(path.read_bytes())
+    data[-22 + 10] = 7  # the end record's number of members, which zipfile does not compare
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="2 members found, but the archive's end record says 7"):
+        read(path)

@@ -1,4 +1,5 @@
 import math
+import os
 import shutil
 import time
 import urllib.error
@@ -19,6 +20,8 @@ from vidflow.records import EpochResult
 from vidflow.tracking import (
     EPOCH_SECONDS,
     Tracker,
+    check_store,
+    explain_failures,
     fetch_file,
     ui_command,
 )
@@ -199,11 +202,57 @@ def test_a_file_comes_back_from_its_run(uri: str, tmp_path: Path) -> None:
 def test_what_cannot_be_fetched_is_named(uri: str, tmp_path: Path) -> None:
     _, trials = run_sweep(uri, num_trials=1)
     for run_id, path in ((trials[0], "checkpoint/other"), ("f" * 32, "checkpoint/best.safetensors")):
-        with pytest.raises(VidflowError, match=f"run {run_id}: no {path} to be had from sqlite:"):
+        with pytest.raises(VidflowError, match=f"run {run_id}: cannot download {path} from sqlite:"):
             fetch_file(uri, run_id, path, tmp_path)
     with pytest.raises(VidflowError, match=r"gone\.db: no such file"):
         fetch_file(f"sqlite:///{tmp_path}/gone.db", trials[0], "x", tmp_path)
     assert not (tmp_path / "gone.db").exists()
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+BAD_STORES = {
+    "garbage": (lambda path: path.write_bytes(b"no database" * 1000), "is damaged or no sqlite database"),
+    "folder": (_folder, "is a folder, pipe or device"),
+    "pipe": (_pipe, "is a folder, pipe or device"),
+    "header alone": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"x" * 9000), "cannot use sqlite"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STORES)
+def test_a_damaged_sqlite_store_is_a_sentence_within_seconds(uri: str, tmp_path: Path, kind: str) -> None:
+    harm, complaint = BAD_STORES[kind]
+    harm(tmp_path / "mlflow.db")
+    started = time.monotonic()
+    for use in (lambda: check_store(uri), lambda: Tracker(uri, "demo")):
+        with pytest.raises(ConfigError, match=complaint) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(VidflowError, match=complaint.replace("use sqlite", "download x from sqlite")):
+        fetch_file(uri, "f" * 32, "x", tmp_path)
+    assert time.monotonic() - started < 20
+
+
+def test_a_sqlite_store_that_is_damaged_while_it_is_written_is_a_sentence(uri: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+    with (tmp_path / "mlflow.db").open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(VidflowError, match="the runs cannot be kept by sqlite"), explain_failures(uri):
+        tracker.finish(sweep, "FINISHED")
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    check_store(default_uri(tmp_path))
 
 
 def test_a_model_is_kept_as_text_and_loaded_by_running_it(uri: str, tmp_path: Path) -> None:
@@ -281,7 +330,7 @@ def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path: Path, u
 
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    with pytest.raises(ConfigError, match=r"tracking.uri: no use of sqlite.*mlflow db upgrade"):
+    with pytest.raises(ConfigError, match=r"tracking.uri: cannot use sqlite.*mlflow db upgrade"):
         Tracker(uri, "demo")
 
 
@@ -337,6 +386,6 @@ def test_the_ui_answers_this_machine_and_no_foreign_page(server: Server) -> None
 @pytest.mark.slow
 def test_a_server_that_does_not_answer_is_given_up_within_half_a_minute() -> None:
     started = time.monotonic()
-    with pytest.raises(ConfigError, match=r"tracking\.uri: no use of http://127\.0\.0\.1:9"):
+    with pytest.raises(ConfigError, match=r"tracking\.uri: cannot use http://127\.0\.0\.1:9"):
         Tracker("http://u:pw@127.0.0.1:9", "demo")
     assert time.monotonic() - started < 30  # two retries with a back-off of seconds; MLflow's default is minutes

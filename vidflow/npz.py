@@ -74,7 +74,7 @@ def _check_count(file: IO[bytes], num_members: int) -> None:
     file.seek(-_END.size, os.SEEK_END)
     signature, *_, stored = _END.unpack(file.read(_END.size))
     if signature != b"PK\5\6" or stored != min(num_members, 0xFFFF):
-        raise EOFError(f"{num_members} members found, which its end does not say")
+        raise EOFError(f"{num_members} members found, but the archive's end record says {stored}")
 
 
 def _read_members(archive: zipfile.ZipFile, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:

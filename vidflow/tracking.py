@@ -4,7 +4,6 @@ Everything here may be repeated: a run is found by its key before one is made, a
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -27,11 +26,13 @@ os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from vidflow.config.schema import Scalar
-from vidflow.config.tracking_uri import check_uri, keep_credentials, without_credentials
+from vidflow.config.tracking_uri import check_uri, keep_credentials, sqlite_file, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
+from vidflow.store.layout import file_sha256
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well
@@ -52,6 +53,10 @@ _MAX_BATCH = 100  # params or tags per call
 _MAX_PARAM = 6000  # characters
 _MAX_TAG = 8000  # characters
 _MAX_DIGEST = 36  # characters
+# What MLflow raises for a store that it cannot use; SQLAlchemy's errors pass through it where a sqlite file is damaged.
+_FAILURES = (MlflowException, SQLAlchemyError, OSError)
+# Source: "Database File Format", section 1.3, https://www.sqlite.org/fileformat.html.
+_SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
@@ -61,11 +66,12 @@ def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]
     elsewhere can read runs through the user's browser.
 
     Raises:
-        ConfigError: If a server keeps the runs, for then that server has the UI.
+        ConfigError: If a server keeps the runs, for then that server has the UI, or the store is damaged.
     """
     check_uri(uri, num_hosts=1)
     if not uri.startswith("sqlite:"):
         raise ConfigError(f"tracking.uri: runs are kept by {without_credentials(uri)}; open that address in a browser")
+    _check_sqlite(uri)
     store = ["--backend-store-uri", uri, "--artifacts-destination", str(_artifact_root(uri))]
     return [sys.executable, "-m", "mlflow", "server", *store, "--host", host, "--port", str(port), "--workers", "1"]
 
@@ -81,12 +87,13 @@ def check_store(uri: str) -> None:
     Raises:
         ConfigError: If it gives no answer within seconds, or refuses.
     """
-    if uri.startswith("sqlite:") and not _sqlite_file(uri).exists():
+    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
         return
+    _check_sqlite(uri)
     try:
         with _brief_retries():
             MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
+    except _FAILURES as error:
         raise _unusable(uri, error) from error
 
 
@@ -104,15 +111,15 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     """
     uri = keep_credentials(uri)
     check_uri(uri, num_hosts=1)
-    if uri.startswith("sqlite:") and not _sqlite_file(uri).is_file():
-        raise VidflowError(f"{_sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
+    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
+        raise VidflowError(f"{sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
+    _check_sqlite(uri)
     try:
         with _brief_retries(), _quietly():
             return Path(MlflowClient(uri).download_artifacts(run_id, artifact_path, str(folder)))
-    except (MlflowException, OSError) as error:
-        reason = without_credentials(str(error))
+    except _FAILURES as error:
         raise VidflowError(
-            f"run {run_id}: no {artifact_path} to be had from {without_credentials(uri)}: {reason}"
+            f"run {run_id}: cannot download {artifact_path} from {without_credentials(uri)}: {_reason(error)}"
         ) from error
 
 
@@ -151,13 +158,14 @@ class Tracker:
 
     def __init__(self, uri: str, experiment: str) -> None:
         check_uri(uri, num_hosts=1)
+        _check_sqlite(uri)
         try:
             with _brief_retries():
                 if uri.startswith("sqlite:"):
-                    _make_store(_sqlite_file(uri))
+                    _make_store(sqlite_file(uri))
                 self._client = MlflowClient(uri)
                 self._experiment_id = _find_or_create_experiment(self._client, uri, experiment)
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             raise _unusable(uri, error) from error
         self._logged_epochs: dict[str, set[int]] = {}
 
@@ -254,7 +262,7 @@ class Tracker:
         """
         import mlflow.pyfunc  # takes a while, and most who write runs log no model
 
-        digest = _file_digest(file)
+        digest = file_sha256(file)
         if self._client.get_run(run_id).data.tags.get(_MODEL_TAG) == digest:
             return
         with tempfile.TemporaryDirectory() as folder, _quietly():
@@ -335,21 +343,47 @@ def explain_failures(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         if uri.startswith("sqlite:") and "disk is full" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_sqlite_file(uri))) from error
-        reason = " ".join(without_credentials(str(error)).split())
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(sqlite_file(uri))) from error
         raise VidflowError(
-            f"the runs cannot be kept by {without_credentials(uri)}: {reason}; what is "
+            f"the runs cannot be kept by {without_credentials(uri)}: {_reason(error)}; what is "
             "committed stays, and the same command goes on from here"
         ) from error
 
 
 def _unusable(uri: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"tracking.uri: no use of {without_credentials(uri)}: {without_credentials(str(error))}; start or mend it, or "
+        f"tracking.uri: cannot use {without_credentials(uri)}: {_reason(error)}; start the server, or "
         "name another store"
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return what a store said, on one line."""
+    return " ".join(without_credentials(str(error)).split())
+
+
+def _check_sqlite(uri: str) -> None:
+    """Look at a sqlite store's first bytes: of a damaged one MLflow makes a traceback, after minutes of trying.
+
+    Raises:
+        ConfigError: If it is there and no database.
+    """
+    if not uri.startswith("sqlite:") or not (file := sqlite_file(uri)).exists():
+        return
+    if not file.is_file():
+        raise ConfigError(f"tracking.uri: {file} is a folder, pipe or device, wanted a sqlite file")
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_SQLITE_MAGIC))
+    except OSError as error:
+        raise ConfigError(f"tracking.uri: {file} cannot be read ({error.strerror})") from error
+    if start not in (b"", _SQLITE_MAGIC):
+        raise ConfigError(
+            f"tracking.uri: {file} is damaged or no sqlite database; restore it from a copy, or move it away to start "
+            "with an empty store"
+        )
 
 
 def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -389,23 +423,14 @@ def _make_store(path: Path) -> None:
             staged.unlink(missing_ok=True)
 
 
-def _sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///")).resolve()
-
-
 def _artifact_root(uri: str) -> Path:
     """Return the folder beside a sqlite store that holds its artifacts."""
-    return _sqlite_file(uri).parent / "mlartifacts"
+    return sqlite_file(uri).parent / "mlartifacts"
 
 
 def _dataset_input(name: str, fingerprint: str, place: str) -> DatasetInput:
     source = json.dumps({"uri": without_credentials(place)})
     return DatasetInput(Dataset(name=name, digest=fingerprint[:_MAX_DIGEST], source_type="local", source=source))
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _milliseconds() -> int:

@@ -50,7 +50,7 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("encoder: {img_size: 448}", "at most video.size = 224"),
         ("encoder: {weights: 'random:x'}", "wanted a whole number after `random:`"),
         ("encoder: {weights: nowhere.safetensors}", "wanted `hub`, `random:SEED` or an existing file"),
-        ("video: {manifest: nowhere.csv}", "no such file: nowhere.csv"),
+        ("video: {manifest: nowhere.csv}", "no such file: 'nowhere.csv'"),
         ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
         ("features: {../x: {depths: [1]}}", "letters, digits"),
         ("root: s3://b/x", "root: got 's3://b/x', wanted a path on a disk"),
@@ -157,3 +157,16 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
 
 def test_clip_settings_hold_what_changes_a_frame():
     assert set(clip_settings(load_config([CONF / "demo.yaml"]))) == {"decoder", "sampling", "size", "resize_filter"}
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_that_nobody_writes_to_is_refused_and_one_of_the_shell_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match="got a folder, pipe or device, wanted a YAML file"):
+            load_config([path])
+    reader, writer = os.pipe()
+    os.write(writer, b"root: here")
+    os.close(writer)
+    assert Path(load_config([Path(f"/dev/fd/{reader}")]).root).name == "here"
+    os.close(reader)

@@ -29,7 +29,7 @@ def write_truths(folder: Path) -> dict[str, str]:
         "nan": ({"pts_seconds": PTS, "depth": DEPTH * np.float16(np.nan)}, "wanted metres"),
         "infinite": ({"pts_seconds": PTS, "depth": DEPTH * np.float16(np.inf)}, "wanted metres"),
         "narrow": ({"pts_seconds": PTS, "depth": DEPTH[:, :, :0]}, "wanted (10, height, width)"),
-        "outside": ({**seen, "boxes": BOX + 100}, "that no frame can show"),
+        "outside": ({**seen, "boxes": BOX + 100}, "empty or outside the frame"),
     }
     for name, (arrays, _) in truths.items():
         np.savez_compressed(folder / f"{name}.npz", **arrays)

@@ -1,3 +1,14 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import exit_code, main
+
+
 def test_help_names_every_command_and_the_exit_codes(vidflow):
     done = vidflow("--help")
     assert done.returncode == 0
@@ -48,7 +59,7 @@ def test_a_server_that_gives_no_answer_is_said_before_anything_starts(vidflow, t
     done = vidflow("run", tiny, silent, "encoder.name=vit_smal_patch16_224")
     assert done.returncode == 2
     assert "vit_small_patch16_224" in done.stderr
-    assert "no use of http://127.0.0.1:9" in done.stderr
+    assert "cannot use http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.parent / "root").exists()
     assert vidflow("run", tiny, silent, "--print").returncode == 0
@@ -59,3 +70,34 @@ def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(vi
         done = vidflow("run", tiny, f"root={root}")
         assert done.returncode == 2
         assert f"root: cannot write to {place}" in done.stderr or f"root: {place} is a file" in done.stderr
+
+
+def test_a_root_that_cannot_be_made_is_a_sentence_for_rejects_too(vidflow, tiny):
+    done = vidflow("rejects", "retry", tiny, "root=/proc/xyz")
+    assert done.returncode == 1
+    assert done.stderr == "vidflow: /proc/xyz: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("size", "is_unbuffered"), [(1, False), (100_000, False), (1, True)])
+def test_output_that_cannot_be_written_is_a_sentence(size, is_unbuffered):
+    code = f"from pipelines.cli import exit_code; import sys; sys.exit(exit_code(lambda: print('x' * {size})))"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1" * is_unbuffered}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "vidflow: standard output cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize(("resumes", "promise"), [(True, "; the same command goes on from here"), (False, "")])
+def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, promise, capsys):
+    assert exit_code(lambda: signal.raise_signal(signal.SIGINT), resumes=resumes) == 1
+    assert capsys.readouterr().err == f"vidflow: interrupted{promise}\n"
+
+
+@pytest.mark.parametrize(("command", "resumes"), [("plan", False), ("bench", False), ("sweep", True), ("run", True)])
+def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resumes, tiny, capsys, monkeypatch):
+    monkeypatch.setattr("pipelines.cli.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit):
+        main([command, str(tiny)])
+    assert ("goes on from here" in capsys.readouterr().err) is resumes

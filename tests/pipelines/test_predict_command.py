@@ -137,7 +137,7 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
         ((gru, tmp_path / "gone.mp4"), "no such file", 1),
         ((tmp_path, video), "has not finished an epoch", 1),
         ((tmp_path / "gone", video), "wanted a trial's folder, or the id of an MLflow run", 1),
-        (("f" * 32, video, "--tracking-uri", uri), "no checkpoint/best.safetensors to be had", 1),
+        (("f" * 32, video, "--tracking-uri", uri), "cannot download checkpoint/best.safetensors from", 1),
         ((gru, video, "--box", "1,2,3,4"), "follows neither boxes nor points", 1),
         ((gru, video, "--box", "1,2"), "got 2 numbers in '1,2', wanted 4", 2),
         ((gru, video, "--fps", "0"), "wanted a number above 0", 2),
@@ -145,9 +145,10 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
         ((gru, video, "--start", "nan"), "wanted a finite number", 2),
         ((gru, video, "--box", "nan,0,1,1"), "wanted a finite number", 2),
         ((gru, video, "--max-frames", "0"), "wanted a number from 1", 2),
-        ((gru, video, "--out", "/proc/x/x.mp4"), "--out: /proc/x cannot be written to", 1),
-        ((gru, video, "--depth", video), "cannot be written to (File exists)", 1),
-        ((gru, video, "--save-state", "/proc/s.safetensors"), "--save-state: /proc cannot be written to", 1),
+        ((gru, video, "--out", "/proc/x/x.mp4"), "--out: cannot make /proc/x", 1),
+        ((gru, video, "--depth", video), "(File exists)", 1),
+        ((gru, video, "--save-state", "/proc/s.safetensors"), "--save-state: cannot write to /proc", 1),
+        ((gru, video, "--json", "/dev/full"), "/dev/full: cannot be written (No space left on device)", 1),
         ((gru, video, "--load-state", tmp_path / "state.safetensors"), "make it with --save-state", 1),
         ((gru, video, "--weights", tmp_path / "w.safetensors"), "no such file, wanted the weights of test_vit", 1),
     ]:
@@ -202,7 +203,7 @@ def test_a_state_goes_on_with_its_own_trial_alone(finished, gru, predict, tmp_pa
     good = state.read_bytes()
     place = good.index(b"}}") + 20  # in the numbers behind the header
     state.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-    assert "damaged, or no state" in predict(gru, video, "--load-state", state).stderr
+    assert "damaged: its tensors have digest" in predict(gru, video, "--load-state", state).stderr
     state.write_bytes(good)
     tensors = read_state(state)
     tensors["core.0"][..., 0] = torch.nan

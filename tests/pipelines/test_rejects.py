@@ -112,12 +112,16 @@ def test_what_was_left_out_is_exported_as_any_table(config, tmp_path, capsys):
         (("export",), "`export` wants --to FILE"),
         (("export", "--to", "rejects.txt"), "ends in .csv, .jsonl, .parquet"),
         (("export", "--to", "manifest.csv"), "is the manifest"),
+        (("export", "--to", "s3://bucket/x.csv"), "--to: got a URL, wanted a path on a disk"),
     ],
 )
-def test_what_cannot_be_exported_is_said_and_nothing_is_written(config, tmp_path, arguments, complaint, capsys):
+def test_what_cannot_be_exported_is_said_and_nothing_is_written(
+    config, tmp_path, arguments, complaint, capsys, monkeypatch
+):
     write_manifest(tmp_path, [MALFORMED])
+    monkeypatch.chdir(tmp_path)
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir())
-    given = [str(tmp_path / word) if "." in word else word for word in arguments[1:]]
+    given = [str(tmp_path / word) if "." in word and ":" not in word else word for word in arguments[1:]]
     assert rejects(config, arguments[0], *given) == 2
     assert complaint in capsys.readouterr().err
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before

@@ -1,14 +1,17 @@
 import dataclasses
 import itertools
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vidflow.errors import DamagedError, VidflowError
 from vidflow.records import EpochResult
@@ -204,6 +207,52 @@ def test_a_damaged_file_is_set_aside_only_where_a_finished_trial_lists_it(tmp_pa
             read_tensors(path)
     assert copy.exists()
     assert not (tmp_path / BEST).exists()
+
+
+def test_reading_a_file_beside_somebody_elses_result_leaves_that_where_it_is(tmp_path):
+    (tmp_path / "result.json").write_text('{"score": 1}')
+    (tmp_path / "x.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DamagedError, match="damaged"):
+        read_tensors(tmp_path / "x.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "x.safetensors"]
+
+
+def test_a_file_without_a_digest_is_said_to_be_of_an_older_vidflow(tmp_path):
+    metadata = {"vidflow": json.dumps({"identity": {}, "epoch": 1})}
+    save_file({"layer.weight": torch.zeros(2)}, tmp_path / BEST, metadata)
+    with pytest.raises(DamagedError, match=r"written by an older vidflow.*train it again"):
+        read_tensors(tmp_path / BEST)
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from vidflow.errors import DamagedError, VidflowError
+from vidflow.training.snapshot import publish_best, read_snapshot
+folder = Path(sys.argv[1])
+snapshot = read_snapshot(folder)
+os.setuid(65534)
+for read in (lambda: read_snapshot(folder), lambda: publish_best(folder, snapshot)):
+    try:
+        read()
+    except VidflowError as error:
+        assert not isinstance(error, DamagedError), error
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can become another user")
+def test_a_file_that_may_not_be_read_is_neither_gone_nor_damaged():
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        _write(folder, True)
+        for file in (LAST, BEST):
+            (folder / file).chmod(0)
+        command = [sys.executable, "-c", UNREADABLE, name]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for file in (LAST, BEST):
+        assert f"{name}/{file}: cannot be read (Permission denied)" in said
 
 
 def test_no_changed_byte_of_a_snapshot_gives_other_tensors_or_metadata(tmp_path):

@@ -19,12 +19,22 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
-from vidflow.config.tracking_uri import check_uri, keep_credentials, split_credentials, store_uri, without_credentials
+from vidflow.config.tracking_uri import (
+    check_uri,
+    keep_credentials,
+    may_hold_password,
+    split_credentials,
+    sqlite_file,
+    store_uri,
+    without_credentials,
+)
 from vidflow.errors import ConfigError
 
 _MAX_VALUES = 100_000
 _MAX_SHOWN = 200
 _MAX_PATH = 4096
+_DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
+NO_URLS = "object stores and other URLs are neither read nor written"
 # What YAML and OmegaConf raise for text such as 2001-99-99, 0x, a thousand brackets or `a[b=1`.
 _UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -72,7 +82,8 @@ def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(OmegaConf.create(s.values) for s in sources)), resolve=True)
     except (*_UNREADABLE, OmegaConfBaseException) as error:
-        raise ConfigError(f"settings cannot be merged: {error}") from error
+        reason = "in a value that is not shown, as it may hold a password" if may_hold_password(str(error)) else error
+        raise ConfigError(f"settings cannot be merged: {reason}") from error
     if garbled := next(_garbled(merged), None):
         raise ConfigError(f"settings hold text that is no Unicode: {garbled}")
     try:
@@ -82,14 +93,14 @@ def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
     problems = _cross_checks(config)
     if problems:
         raise ConfigError(_join(problems))
-    return _settled(config)
+    return _resolve_paths_and_credentials(config)
 
 
 def _garbled(value: Any) -> Iterator[str]:
     """Yield the texts that cannot be written to a file, as a half of a surrogate pair cannot."""
     if isinstance(value, str):
         if value != value.encode(errors="replace").decode():
-            yield ascii(value)
+            yield _shown(value)
     elif isinstance(value, dict):
         for item in value.items():
             yield from _garbled(list(item))
@@ -98,8 +109,8 @@ def _garbled(value: Any) -> Iterator[str]:
             yield from _garbled(item)
 
 
-def _settled(config: Config) -> Config:
-    """Resolve paths here, once, for workers run in other folders; and part the password from the rest."""
+def _resolve_paths_and_credentials(config: Config) -> Config:
+    """Resolve paths here, once, as workers run in other folders; and remove the password from the address."""
     video, encoder, tracking = config.video, config.encoder, config.tracking
     is_file = encoder.weights != "hub" and not encoder.weights.startswith("random:")
     return dataclasses.replace(
@@ -130,11 +141,18 @@ def config_to_yaml(config: Config) -> str:
 
 
 def _read_yaml(path: Path) -> _Source:
+    # A shell passes `<(command)` as a pipe below /dev/fd; any other pipe may wait for ever.
+    if path.exists() and not path.is_file() and path.parent not in _DESCRIPTORS and str(path) != "/dev/stdin":
+        raise ConfigError(f"{path}: got a folder, pipe or device, wanted a YAML file")
     try:
         text = path.read_text()
         _check_size(yaml.compose(text, yaml.CSafeLoader))
         loaded = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except FileNotFoundError as error:
+        if may_hold_password(str(path)):
+            raise ConfigError(
+                "command line: an address is no configuration file; write `tracking.uri=ADDRESS`"
+            ) from None
         nearby = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
         hint = f"; did you mean {nearby[0]}?" if nearby else ""
         raise ConfigError(f"{path}: no such configuration file{hint}") from error
@@ -166,10 +184,18 @@ def _check_size(node: yaml.Node | None) -> None:
 
 
 def _read_override(text: str) -> _Source:
+    key = text.partition("=")[0]
+    if may_hold_password(text):
+        if "://" in key:
+            raise ConfigError("command line: an address is no `key=value`; write `tracking.uri=ADDRESS`")
+        name = f"command line ({key})"
+    else:
+        name = f"command line ({text})"
     try:
-        return _Source(f"command line ({text})", OmegaConf.to_container(OmegaConf.from_dotlist([text])))
+        return _Source(name, OmegaConf.to_container(OmegaConf.from_dotlist([text])))
     except (*_UNREADABLE, OmegaConfBaseException) as error:
-        raise ConfigError(f"command line: {text!r} is not `key=value`: {error}") from error
+        reason = "" if may_hold_password(text) else f": {error}"
+        raise ConfigError(f"{name}: not `key=value`{reason}") from error
 
 
 def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
@@ -196,11 +222,13 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text of a bearable length."""
+    """Return a value as text of a bearable length, without what may be a password."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of thousands of digits
         return f"a {type(value).__name__} of thousands of digits"
+    if may_hold_password(text):
+        return "a value that is not shown, as it may hold a password"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
@@ -256,12 +284,12 @@ def _source_problems(config: Config) -> list[str]:
     if problems:
         return problems
     if config.video.manifest is not None and not _is_file(config.video.manifest):
-        problems.append(f"video.manifest: no such file: {config.video.manifest}")
+        problems.append(f"video.manifest: no such file: {_shown(config.video.manifest)}")
     weights = config.encoder.weights
     if weights != "hub" and not weights.startswith("random:") and not _is_file(weights):
-        problems.append(f"encoder.weights: got {weights!r}, wanted `hub`, `random:SEED` or an existing file")
+        problems.append(f"encoder.weights: got {_shown(weights)}, wanted `hub`, `random:SEED` or an existing file")
     if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
-        problems.append(f"encoder.weights: got {weights!r}, wanted a whole number after `random:`")
+        problems.append(f"encoder.weights: got {_shown(weights)}, wanted a whole number after `random:`")
     return problems
 
 
@@ -277,20 +305,22 @@ def _path_problems(config: Config) -> list[str]:
     for key, path in paths.items():
         if path is None:
             continue
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path):
-            problems.append(f"{key}: got {path!r}, wanted a path on a disk: object stores and other URLs are not read")
+        if is_url(path):
+            problems.append(f"{key}: got {_shown(path)}, wanted a path on a disk: {NO_URLS}")
         elif any(ord(letter) < ord(" ") for letter in path) or not path:
-            problems.append(f"{key}: got {path!r}, wanted a path without control characters")
+            problems.append(f"{key}: got {_shown(path)}, wanted a path without control characters")
         elif len(os.fsencode(path)) >= _MAX_PATH:
             problems.append(f"{key}: got a path of {len(path)} letters, wanted fewer than {_MAX_PATH}")
         elif path.startswith("~") and not _has_home(path):
-            problems.append(f"{key}: got {path!r}, wanted a user who has a home folder behind `~`")
+            problems.append(f"{key}: got {_shown(path)}, wanted a user who has a home folder behind `~`")
     if problems:
         return problems
     root = Path(_absolute(config.root))
     # MLflow and Tune keep the folder's name within addresses, and read it out of them again.
     if marks := [mark for mark in "%?#" if mark in str(root)]:
-        problems.append(f"root: got {str(root)!r}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}")
+        problems.append(
+            f"root: got {_shown(str(root))}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}"
+        )
     if (nearest := _nearest_existing(root)) is not None and not nearest.is_dir():
         problems.append(f"root: {nearest} is a file, wanted a folder")
     return problems
@@ -301,15 +331,27 @@ def writing_problem(config: Config) -> str | None:
     uri = store_uri(config)
     places = {"root": Path(config.root)}
     if uri.startswith("sqlite:"):
-        places["tracking.uri"] = Path(uri.removeprefix("sqlite:///")).absolute().parent
+        places["tracking.uri"] = sqlite_file(uri).parent
     for key, path in places.items():
         nearest = _nearest_existing(path) or path
-        try:
-            # Permissions tell less: the superuser has them all, and some disks refuse him too.
-            tempfile.TemporaryDirectory(prefix=".vidflow-", dir=nearest).cleanup()
-        except OSError as error:
-            return f"{key}: cannot write to {nearest} ({error.strerror}); wanted a folder of yours on a disk with room"
+        if (problem := folder_problem(nearest)) is not None:
+            return f"{key}: {problem}; wanted a folder of yours on a disk with room"
     return None
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Say why nothing can be written in a folder; None where it can be."""
+    try:
+        # Permissions tell less: the superuser has them all, and some disks refuse him too.
+        tempfile.TemporaryDirectory(prefix=".vidflow-", dir=folder).cleanup()
+    except OSError as error:
+        return f"cannot write to {folder} ({error.strerror})"
+    return None
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is the address of an object store or a server, also where `Path` has merged its slashes."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
 
 
 def _nearest_existing(path: Path) -> Path | None:

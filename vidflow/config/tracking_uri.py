@@ -1,4 +1,4 @@
-"""Addresses of MLflow stores: the default one, which are safe, and how to show one without its password."""
+"""MLflow stores: the default address, which addresses are safe, and how to print one without its password."""
 
 import os
 import re
@@ -30,6 +30,11 @@ def default_uri(root: str | Path) -> str:
     return f"sqlite:///{Path(root).resolve() / 'mlflow.db'}"
 
 
+def sqlite_file(uri: str) -> Path:
+    """Return the file of a `sqlite:///FILE` address."""
+    return Path(uri.removeprefix("sqlite:///")).resolve()
+
+
 def store_uri(config: Config) -> str:
     """Return the address of the store that keeps an experiment's runs."""
     return config.tracking.uri or default_uri(config.root)
@@ -46,13 +51,14 @@ def check_uri(uri: str, *, num_hosts: int) -> None:
         ConfigError: If the address is neither, or is sqlite although there are several hosts.
     """
     shown = without_credentials(uri)
+    if "@" in shown:  # the rest of a password that holds spaces or quotes
+        shown = "an address that is not shown, as it may hold a password"
     try:
         parts = urlsplit(uri)
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigError(
-            f"tracking.uri: got {shown}, which is no address: {without_credentials(str(error))}"
-        ) from None
+        reason = "" if "@" in uri else f": {error}"
+        raise ConfigError(f"tracking.uri: got {shown}, which is no address{reason}") from None
     if marks := [mark for mark in _MARKS.get(scheme, "") if mark in uri]:
         raise ConfigError(
             f"tracking.uri: got {shown}, wanted an address without {' or '.join(map(repr, marks))}; a token goes into "
@@ -112,6 +118,11 @@ def keep_credentials(uri: str) -> str:
     if credentials is not None:
         os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = credentials
     return bare
+
+
+def may_hold_password(text: str) -> bool:
+    """Whether text could be an address with a password, however mistyped, so that it must not be printed."""
+    return ("@" in text and ":" in text) or ("://" in text and "?" in text)
 
 
 def without_credentials(text: str) -> str:

@@ -57,7 +57,7 @@ class ShardBuilder:
         return entry
 
     def _sample(self, clip: ClipPlan, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
-        before = {path: file_state(path) for path in clip.stamps}  # what is mended meanwhile is then seen to differ
+        before = {path: file_state(path) for path in clip.stamps}  # what is repaired meanwhile is then seen to differ
         try:
             encoded = try_twice(lambda: self._encode(clip))
         except VideoError as error:

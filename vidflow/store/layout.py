@@ -78,14 +78,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
+    value = read_sealed(path)
+    if value is None:
+        log.warning("%s: cut or altered, so it counts as not there; %s", path, set_aside(path))
+    return value
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """Return what `publish_json` wrote; None where there is no such file, or where it is cut or altered.
+
+    Nothing is set aside, so the file may be anyone's.
+    """
     try:
-        value = json.loads(path.read_bytes())
-        if isinstance(value, dict) and value.pop(_SEAL, None) == seal_of(value):
-            return value
+        value = json.loads(path.read_bytes()) if path.is_file() else None
+        return value if isinstance(value, dict) and value.pop(_SEAL, None) == seal_of(value) else None
     except (ValueError, RecursionError):
-        pass
-    log.warning("%s: cut or altered, so it counts as not there; %s", path, set_aside(path))
-    return None
+        return None
 
 
 def read_listed(path: Path) -> dict[str, Any] | None:

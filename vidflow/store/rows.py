@@ -1,4 +1,8 @@
-"""Tables of records: flat dataclasses as a Parquet file with its digest in a JSON file beside it, and back."""
+"""Tables of records: flat dataclasses as a Parquet file with its digest in a JSON file beside it, and back.
+
+The JSON file is replaced first, and also holds the digest of the table that is there until then. So a reader finds a
+table with a digest of it at every moment, also beside a writer and after one that was killed.
+"""
 
 import dataclasses
 import hashlib
@@ -12,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidflow.errors import DamagedError
-from vidflow.store.layout import damage, list_file, publish, publish_json, read_json
+from vidflow.store.layout import damage, file_sha256, list_file, publish, publish_json, read_json, read_sealed
 
 Row = TypeVar("Row")
+_REPLACED = "replaced_sha256"
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -23,8 +28,7 @@ def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in dataclasses.fields(row_type)}  # type: ignore[arg-type]
     with publish(path) as aside:
         pq.write_table(pa.table(columns, schema=_schema(row_type)), aside, compression="zstd")
-        # Before the table: whoever finds a table finds its digest.
-        publish_json(_digest_path(path), {"files": [list_file(aside, path.name)]})
+        publish_json(_digest_path(path), {"files": [list_file(aside, path.name)], _REPLACED: _intact_sha256(path)})
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -33,17 +37,38 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     Raises:
         DamagedError: If it is gone, or is not what was written; then it is set aside.
     """
-    listed = read_json(_digest_path(path))
-    if listed is None:
-        raise damage(path, f"no digest beside it in {_digest_path(path).name}")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path}: gone; `vidflow run` makes it again") from error
-    if hashlib.sha256(data).hexdigest() != listed["files"][0]["sha256"]:
-        raise damage(path, "its bytes are not those that were written")
-    table = pq.read_table(pa.BufferReader(data), schema=_schema(row_type))
+    table = pq.read_table(pa.BufferReader(_read_intact(path)), schema=_schema(row_type))
     return [row_type(**row) for row in table.to_pylist()]
+
+
+def _read_intact(path: Path) -> bytes:
+    """Return the bytes of a table, once they agree with the digests that were beside it meanwhile."""
+    listed = read_json(_digest_path(path))
+    while True:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path}: gone; `vidflow run` makes it again") from error
+        if hashlib.sha256(data).hexdigest() in _digests(listed):
+            return data
+        before, listed = listed, read_json(_digest_path(path))
+        if listed != before:
+            continue  # a writer has replaced the table
+        if listed is None:
+            raise damage(path, f"no digest beside it in {_digest_path(path).name}")
+        raise damage(path, "its bytes are not those that were written")
+
+
+def _intact_sha256(path: Path) -> str | None:
+    """Return the digest of the table that is there; None where there is none, or a damaged one."""
+    digests = _digests(read_sealed(_digest_path(path)))
+    found = file_sha256(path) if digests and path.is_file() else None
+    return found if found in digests else None
+
+
+def _digests(listed: dict[str, Any] | None) -> list[str | None]:
+    """Return the digests that a table may have."""
+    return [] if listed is None else [listed["files"][0]["sha256"], listed.get(_REPLACED)]
 
 
 def _digest_path(path: Path) -> Path:

@@ -30,8 +30,8 @@ from vidflow.store.layout import (
     list_file,
     publish,
     publish_json,
-    read_json,
     read_listed,
+    read_sealed,
     seal_of,
     set_aside,
 )
@@ -142,19 +142,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the metadata of a file that this module wrote, wherever it was copied to.
 
     Raises:
-        VidflowError: If there is no such file.
+        VidflowError: If there is no such file, or it cannot be read.
         DamagedError: If it is damaged; a trial that is over loses the file, so that it is trained again.
     """
     try:
-        with safe_open(path, framework="pt") as stored:
+        # Opened here first, as safetensors says of every file that it cannot open that it is not there.
+        with path.open("rb"), safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
             metadata = json.loads((stored.metadata() or {})[_METADATA])
     except FileNotFoundError as error:
         raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise VidflowError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except KeyError as error:
+        raise _damage(path, "it does not say which trial it is of") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise _damage(path, str(error)) from error
-    if not isinstance(metadata, dict) or metadata.pop(_DIGEST, None) != _digest_of(tensors, metadata):
+    if isinstance(metadata, dict) and _DIGEST not in metadata:
+        raise DamagedError(f"{path}: written by an older vidflow, as it has no digest of its values; train it again")
+    if not isinstance(metadata, dict) or metadata.pop(_DIGEST) != _digest_of(tensors, metadata):
         raise _damage(path, "not the values that a trial wrote")
     return tensors, metadata
 
@@ -240,13 +247,22 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         sealed = {**metadata, _DIGEST: _digest_of(on_host, metadata)}
         # Under one name, because names come in a different order in every process.
-        try:
-            save_file(on_host, aside, {_METADATA: json.dumps(sealed)})
-        except SafetensorError as error:
-            # The system's error, such as a full disk, is a number in its text.
-            if found := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(aside)) from error
-            raise
+        save_tensors(on_host, aside, {_METADATA: json.dumps(sealed)})
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: If the system refuses it, as where the disk is full.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        # The system's error is a number in its text.
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
 
 
 def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
@@ -260,15 +276,15 @@ def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
 
 def _damage(path: Path, problem: str) -> DamagedError:
     """Return the error that says so; only a file that a finished trial lists is set aside, as any path may be given."""
-    listed = read_json(path.with_name(TRIAL_RESULT)) or {}
+    listed = read_sealed(path.with_name(TRIAL_RESULT)) or {}
     is_ours = any(row["file"] == path.name for row in listed.get("files", ()))
     done = f"; {set_aside(path)}" if is_ours else ""
     return DamagedError(f"{path}: damaged ({problem}){done}; `vidflow sweep` trains the trial again")
 
 
 def _epoch_of(path: Path) -> int:
-    """Return the epoch that a file is of; 0 where there is no usable file."""
+    """Return the epoch that a file is of; 0 where it is gone or damaged."""
     try:
-        return int(read_tensors(path)[1]["epoch"])
-    except VidflowError:
+        return int(read_tensors(path)[1]["epoch"]) if path.exists() else 0
+    except DamagedError:
         return 0

@@ -13,6 +13,8 @@ Arrays = Mapping[str, np.ndarray]
 
 _WANTED_ENDS = {"boxes": ("F", 4), "points": ("F", 2), "camera_pose": ("F", 4, 4)}
 VISIBLE = ("boxes_visible", "points_visible")
+# What `_outside` finds.
+_WHAT_IS_BAD = {"boxes": "empty or outside the frame", "points": "outside the frame"}
 # A moment may lie this many usual gaps between annotated frames from the nearest: two frames in a row may be missing.
 _MOST_GAPS = 1.5
 # It may always lie the first of these from it, as clocks of containers and published frame rates are rounded, and
@@ -92,7 +94,7 @@ def bad_values(clip: Arrays, frames: Int[np.ndarray, " T"], *, source_height: in
             if is_bad.any():
                 row, t = np.argwhere(is_bad)[0].tolist()
                 yield (
-                    f"`{name}` has {int(is_bad.sum())} visible ones that no frame can show, such as "
+                    f"{int(is_bad.sum())} visible {name} are {_WHAT_IS_BAD[name]}, such as "
                     f"{clip[name][row, t].tolist()} in frame {frames[t]} of {frame_size.tolist()} height and width; "
                     f"correct them or `{name}_visible`"
                 )
