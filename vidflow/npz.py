@@ -8,7 +8,6 @@ import errno
 import math
 import os
 import re
-import stat
 import struct
 import zipfile
 import zlib
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from vidflow.files import open_if_regular
 
 # What numpy.save writes for arrays of plain numbers.
 # Source: numpy.lib.format, "Format Version 1.0".
@@ -49,7 +50,10 @@ def read_npz(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarr
         ValueError: If it is no regular file, no such archive, damaged, or an array holds anything but numbers.
         MemoryError: If the arrays are larger than memory.
     """
-    with _open_regular(path) as file:
+    opened = open_if_regular(path)
+    if opened is None:
+        raise ValueError("got a folder, pipe or device, wanted an .npz file")
+    with opened as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 _check_count(file, len(archive.infolist()))
@@ -58,15 +62,6 @@ def read_npz(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarr
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise  # the disk's fault; a damaged archive names places before its start, or another packing
             raise ValueError(f"not a readable .npz ({error}); write it again with numpy.savez") from error
-
-
-def _open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file; a pipe or a device would wait for ever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise ValueError("got a folder, pipe or device, wanted an .npz file")
 
 
 def _check_count(file: IO[bytes], num_members: int) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vidflow.files import file_state
 from vidflow.stages.plan import ClipPlan, ShardPlan
 from vidflow.stages.shard import ShardBuilder
 from vidflow.store.layout import committed_entry
 from vidflow.store.shards import read_shard
 from vidflow.video.ffmpeg import write_h264
-from vidflow.video.files import file_state
 
 ENCODING = {"decoder": "decord", "size": 32, "resize_filter": "bilinear", "image_format": "jpg", "jpeg_quality": 90}
 

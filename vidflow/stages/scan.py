@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vidflow.errors import DamagedError, VideoError
+from vidflow.files import FileState, file_state
 from vidflow.records import VideoItem
 from vidflow.stages.transient import TRANSIENT, Limits, try_twice
 from vidflow.store.rows import read_rows, write_rows
-from vidflow.video.files import FileState, file_state
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import check_unchanged, scan_file
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from vidflow.ahead import make_ahead
 from vidflow.errors import VideoError
+from vidflow.files import FileState, file_state
 from vidflow.records import Reject
 from vidflow.stages.plan import ClipPlan, ShardPlan
 from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
 from vidflow.video.encode import EncodedClip
-from vidflow.video.files import FileState, file_state
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import encode_unchanged
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vidflow.errors import VideoError
+from vidflow.files import FileState, file_state
 from vidflow.store.layout import FileEntry
-from vidflow.video.files import FileState, file_state
 
 Result = TypeVar("Result")
 KILLED = ("Timeout", "OutOfMemory", "DecoderCrashed")

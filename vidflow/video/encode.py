@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vidflow.files import file_state
 from vidflow.records import VideoInfo
 from vidflow.video.annotations import clip_annotations
 from vidflow.video.decode import decode_clip
 from vidflow.video.ffmpeg import probe
-from vidflow.video.files import file_state
 from vidflow.video.sampling import frames_at
 
 

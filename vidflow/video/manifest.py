@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidflow.errors import ConfigError, VideoError
+from vidflow.files import open_regular
 from vidflow.records import Reject, VideoItem
-from vidflow.video.files import open_regular
 
 REQUIRED_COLUMNS = ("path", "label", "split")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations", "sha256")

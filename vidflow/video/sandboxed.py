@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.errors import VideoError
+from vidflow.files import file_state, open_regular, unreadable
 from vidflow.records import VideoInfo
 from vidflow.video.encode import EncodedClip, encode_clip
 from vidflow.video.ffmpeg import probe
-from vidflow.video.files import file_state, open_regular, unreadable
 
 _BLOCK_BYTES = 1 << 20
 # The rest of the time is for the headers, which are in memory by then, and for saying so before we are stopped.
@@ -79,8 +79,6 @@ def encode_unchanged(
         VideoError: `Changed` or `Unreadable`, or a reason of `encode_clip`.
     """
     check_unchanged(stamps)
-    for name in stamps:
-        open_regular(Path(name)).close()
     encoded = encode_clip(path, times, annotations=annotations, **encoding)
     check_unchanged(stamps)
     return encoded

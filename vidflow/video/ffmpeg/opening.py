@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vidflow.errors import VideoError
-from vidflow.video.files import open_regular
+from vidflow.files import open_regular
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 

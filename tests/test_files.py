@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vidflow.errors import VideoError
-from vidflow.video.files import file_state, open_regular
+from vidflow.files import file_state, open_regular
 from vidflow.video.sandboxed import check_unchanged, digest_within
 
 

@@ -31,26 +31,37 @@ def file_state(path: str | Path) -> FileState:
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+def open_if_regular(path: Path) -> BinaryIO | None:
+    """Open a file for reading; None for a folder, and for a FIFO or a device, which may block for ever.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # asked before, for opening sets some devices to work
+        return None
+    # It may have become a FIFO since: opening one without this flag waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; a FIFO or a device, which may block for ever, is refused.
+    """Open a regular file for reading.
 
     Raises:
         VideoError: `Missing`, `NotAFile` or `Unreadable`.
     """
     try:
-        is_regular = stat.S_ISREG(path.stat().st_mode)  # asked before, for opening sets some devices to work
-        # It may have become a FIFO since: opening one without this flag waits for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) if is_regular else -1
+        file = open_if_regular(path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise VideoError("Missing", f"{path}: no such file; correct the path or leave it out") from error
         raise unreadable(path, error) from error
-    if descriptor >= 0:
-        file = os.fdopen(descriptor, "rb")
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return file
-        file.close()
-    raise VideoError("NotAFile", f"{path}: got a folder, device, FIFO or socket, wanted a file; correct the path")
+    if file is None:
+        raise VideoError("NotAFile", f"{path}: got a folder, device, FIFO or socket, wanted a file; correct the path")
+    return file
 
 
 def unreadable(path: Path, error: OSError) -> VideoError:
