@@ -75,7 +75,7 @@ def measure_extract(config: Config) -> Row:
     work = locate_shards(config)
     assert work is not None
     name = next(iter(config.features))
-    units = extract.extract_plans(work.address)
+    units = extract.extract_plans(extract.finished_manifest(work.address))
     build = functools.partial(
         bench_workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
     )
@@ -168,7 +168,7 @@ def measure_memory(config: Config) -> Iterator[str]:
     """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
     work = locate_shards(config)
     assert work is not None
-    plan, units = work.plans[0], extract.extract_plans(work.address)
+    plan, units = work.plans[0], extract.extract_plans(extract.finished_manifest(work.address))
     few = dataclasses.replace(plan, clips=plan.clips[: max(1, len(plan.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
     shard_build = functools.partial(bench_workers.ShardBench, config, scratch)

@@ -90,22 +90,23 @@ def _extract(config: Config, name: str, features: FeatureSet, shards: Address, a
         log.warning(
             "extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights
         )
+    manifest = finished_manifest(shards)
     metadata = {
         "fingerprint": address.fingerprint,
         "settings": address.settings,
-        "class_names": finished_manifest(shards)["class_names"],
+        "class_names": manifest["class_names"],
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
     build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(config, name, build, extract_plans(shards), shards, address)
+    _make(config, name, build, extract_plans(manifest), shards, address)
 
 
-def extract_plans(shards: Address) -> list[ExtractPlan]:
-    """Return every shard of the finished stage as a unit of extraction."""
+def extract_plans(manifest: dict[str, Any]) -> list[ExtractPlan]:
+    """Return every shard that the manifest of the shard stage lists as a unit of extraction."""
     return [
         ExtractPlan(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
-        for row in finished_manifest(shards)["files"]
+        for row in manifest["files"]
     ]
 
 

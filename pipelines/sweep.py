@@ -149,16 +149,18 @@ class Sweep:
 
     def _end_stopped(self) -> None:
         """Mark the trials that the scheduler has stopped as over, those that came to their end excepted."""
-        stopped = self._stopped()
-        for key, trial in self._trials.items():
-            directory = self._locate(trial).directory
+        for key, epoch in self._stopped().items():
+            # Unknown where the list of started trials was lost.
+            if key not in self._trials:
+                continue
+            directory = self._locate(self._trials[key]).directory
             result = load_result(directory)
-            if key not in stopped or (result is not None and result.status in ("completed", "stopped")):
+            if result is not None and result.status in ("completed", "stopped"):
                 continue
             try:
                 snapshot = read_snapshot(directory)
                 # Fewer epochs are there if it was lost since, and is now trained again.
-                if snapshot is not None and len(snapshot.history) >= stopped[key]:
+                if snapshot is not None and len(snapshot.history) >= epoch:
                     write_result(directory, "stopped")
             except DamagedError as error:
                 log.warning("%s", error)
