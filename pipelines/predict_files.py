@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vidflow.config.load import NO_URLS, folder_problem, is_url
+from vidflow.config.paths import NO_URLS, folder_problem, is_url
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.encoder.loading import state_sha256
 from vidflow.store.layout import TRIAL_RESULT, publish

@@ -5,7 +5,6 @@ import difflib
 import io
 import os
 import re
-import tempfile
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_url, nearest_existing
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import (
@@ -34,7 +34,6 @@ _MAX_VALUES = 100_000
 _MAX_SHOWN = 200
 _MAX_PATH = 4096
 _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
-NO_URLS = "object stores and other URLs are neither read nor written"
 # What YAML and OmegaConf raise for text such as 2001-99-99, 0x, a thousand brackets or `a[b=1`.
 _UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -283,10 +282,10 @@ def _source_problems(config: Config) -> list[str]:
     problems = _path_problems(config)
     if problems:
         return problems
-    if config.video.manifest is not None and not _is_file(config.video.manifest):
+    if config.video.manifest is not None and not is_file(config.video.manifest):
         problems.append(f"video.manifest: no such file: {_shown(config.video.manifest)}")
     weights = config.encoder.weights
-    if weights != "hub" and not weights.startswith("random:") and not _is_file(weights):
+    if weights != "hub" and not weights.startswith("random:") and not is_file(weights):
         problems.append(f"encoder.weights: got {_shown(weights)}, wanted `hub`, `random:SEED` or an existing file")
     if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
         problems.append(f"encoder.weights: got {_shown(weights)}, wanted a whole number after `random:`")
@@ -311,7 +310,7 @@ def _path_problems(config: Config) -> list[str]:
             problems.append(f"{key}: got {_shown(path)}, wanted a path without control characters")
         elif len(os.fsencode(path)) >= _MAX_PATH:
             problems.append(f"{key}: got a path of {len(path)} letters, wanted fewer than {_MAX_PATH}")
-        elif path.startswith("~") and not _has_home(path):
+        elif path.startswith("~") and not has_home(path):
             problems.append(f"{key}: got {_shown(path)}, wanted a user who has a home folder behind `~`")
     if problems:
         return problems
@@ -321,7 +320,7 @@ def _path_problems(config: Config) -> list[str]:
         problems.append(
             f"root: got {_shown(str(root))}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}"
         )
-    if (nearest := _nearest_existing(root)) is not None and not nearest.is_dir():
+    if (nearest := nearest_existing(root)) is not None and not nearest.is_dir():
         problems.append(f"root: {nearest} is a file, wanted a folder")
     return problems
 
@@ -333,48 +332,10 @@ def writing_problem(config: Config) -> str | None:
     if uri.startswith("sqlite:"):
         places["tracking.uri"] = sqlite_file(uri).parent
     for key, path in places.items():
-        nearest = _nearest_existing(path) or path
+        nearest = nearest_existing(path) or path
         if (problem := folder_problem(nearest)) is not None:
             return f"{key}: {problem}; wanted a folder of yours on a disk with room"
     return None
-
-
-def folder_problem(folder: Path) -> str | None:
-    """Say why nothing can be written in a folder; None where it can be."""
-    try:
-        # Permissions tell less: the superuser has them all, and some disks refuse him too.
-        tempfile.TemporaryDirectory(prefix=".vidflow-", dir=folder).cleanup()
-    except OSError as error:
-        return f"cannot write to {folder} ({error.strerror})"
-    return None
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is the address of an object store or a server, also where `Path` has merged its slashes."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
-
-
-def _nearest_existing(path: Path) -> Path | None:
-    """Return the path or the nearest folder above it that is there; None where that cannot be seen."""
-    try:
-        return next(place for place in (path, *path.parents) if os.path.lexists(place))
-    except (OSError, StopIteration):
-        return None
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).expanduser().is_file()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False
-
-
-def _has_home(path: str) -> bool:
-    try:
-        Path(path).expanduser()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _tracking_problems(config: Config) -> list[str]:

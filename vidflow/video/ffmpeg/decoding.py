@@ -147,6 +147,7 @@ class _ByTime:
         assert stream.time_base is not None
         self._path, self._container, self._stream = path, container, stream
         second = 1 / stream.time_base
+        self._tick_seconds = float(stream.time_base)
         # Exact, as a double holds any tick that was divided into seconds.
         self._ticks = [round(pts * second.numerator / second.denominator) for pts in info.pts_seconds.tolist()]
         self._points = info.access_points
@@ -180,7 +181,7 @@ class _ByTime:
         for packet in self._packets:
             for frame, is_sound in self._decoder(packet):
                 if latest is not None and frame.pts is not None and frame.pts < latest:
-                    raise unordered(self._path, latest, frame.pts)
+                    raise unordered(self._path, latest * self._tick_seconds, frame.pts * self._tick_seconds)
                 latest = frame.pts
                 yield frame, is_sound
 
@@ -204,10 +205,10 @@ def _chained(first: VideoPacket, rest: Iterator[VideoPacket]) -> Iterator[VideoP
     yield from rest
 
 
-def unordered(path: Path, earlier: int, later: int) -> VideoError:
-    """Return the error of a video whose frames come out in another order than their times."""
+def unordered(source: Path | str, earlier: float, later: float) -> VideoError:
+    """Return the error of a video whose frames come out in another order than their times (seconds)."""
     return VideoError(
         "UnorderedTimes",
-        f"{path}: the frame after tick {earlier} has tick {later}, so its times are not those of presentation; "
-        "remux it to MP4 with new times (`ffmpeg -fflags +genpts`) or re-encode it",
+        f"{source}: the frame after that at {earlier:.3f} s has time {later:.3f} s, so its times are not those of "
+        "presentation; remux it to MP4 with new times (`ffmpeg -fflags +genpts`) or re-encode it",
     )

@@ -148,7 +148,7 @@ def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
     shown = [tick for tick in contents.ticks if tick is not None]
     for earlier, later in itertools.pairwise(shown):
         if later <= earlier:
-            raise unordered(path, earlier, later)
+            raise unordered(path, *_seconds(np.array([earlier, later]), stream).tolist())
     lost = sorted(tick for tick in coded.keys() - set(shown) if shown and tick > shown[0])
     contents.ticks += lost
     contents.durations += [coded[tick] for tick in lost]

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from vidflow.errors import VideoError
-from vidflow.video.ffmpeg.decoding import SoundDecoder
+from vidflow.video.ffmpeg.decoding import SoundDecoder, unordered
 from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened
 from vidflow.video.ffmpeg.orientation import orientation_of
 from vidflow.video.ffmpeg.probing import Contents, counted
@@ -165,11 +165,7 @@ def _check_time(source: str, frame: VideoFrame, latest: float | None) -> None:
     if frame.time is None:
         raise VideoError("NoTimestamps", f"{_shown(source)}: its frames have no time; remux it to MP4")
     if latest is not None and frame.time < latest:
-        raise VideoError(
-            "UnorderedTimes",
-            f"{_shown(source)}: the frame after {latest:.3f} s has time {frame.time:.3f} s; remux it to MP4 with new "
-            "times or re-encode it",
-        )
+        raise unordered(_shown(source), latest, frame.time)
 
 
 def _damaged(source: str, seconds: float) -> VideoError:
