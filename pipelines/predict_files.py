@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from vidflow.config.paths import NO_URLS, folder_problem, is_url
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.models.encoder.loading import state_sha256
+from vidflow.models.tensor_checks import state_sha256
 from vidflow.store.layout import TRIAL_RESULT, publish
 from vidflow.training.snapshot import BEST, LAST, PREDICTIONS, save_tensors
 

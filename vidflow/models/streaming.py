@@ -16,11 +16,10 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.encoded import EncodedFrames
 from vidflow.models.encoder import FrozenEncoder
-from vidflow.models.encoder.loading import state_sha256
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task, TaskState
-from vidflow.models.tensor_checks import nonfinite_names
+from vidflow.models.tensor_checks import nonfinite_names, state_sha256
 
 Frame = UInt8[np.ndarray, "H W 3"] | UInt8[Tensor, "H W 3"]
 Prepare = Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[Tensor, "S S 3"]]

@@ -1,5 +1,6 @@
-"""What tensors from elsewhere must be before their values are copied into a module."""
+"""What tensors from elsewhere must be before their values are copied into a module, and the digest of a module's."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
@@ -25,6 +26,16 @@ def tensor_faults(found: Mapping[str, object], wanted: Mapping[str, Tensor]) -> 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the tensors that hold a NaN or an infinity."""
     return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """Hash names, shapes, dtypes and bytes of a state dict in the order of its names."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _fault(value: object, wanted: Tensor) -> str | None:

@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, uint8
+from torch import Tensor
 
 from vidflow.errors import DamagedError, VidflowError
+from vidflow.models.tensor_checks import state_sha256
 from vidflow.records import EpochResult, TrialResult
 from vidflow.store.digests import check_once
 from vidflow.store.layout import (
@@ -265,13 +266,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         raise
 
 
-def _digest_of(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
+def _digest_of(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
     """Return the digest of everything that a file says: metadata, and name, type, shape and bytes of each tensor."""
-    digest = hashlib.sha256(seal_of(metadata).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(uint8).numpy().data)
-    return digest.hexdigest()
+    return hashlib.sha256(f"{seal_of(metadata)} {state_sha256(tensors)}".encode()).hexdigest()
 
 
 def _damage(path: Path, problem: str) -> DamagedError:

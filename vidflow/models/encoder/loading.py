@@ -1,6 +1,5 @@
 """Load a checkpoint into an encoder, strictly, and say which weights it then has."""
 
-import hashlib
 import pickle
 import struct
 from pathlib import Path
@@ -53,16 +52,6 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
         listed = "\n  ".join([*problems, *_better_name(name, problems)])
         raise VidflowError(f"{path} does not fit encoder {name!r}; {len(problems)} tensors differ:\n  {listed}")
     vit.load_state_dict(state, strict=False)
-
-
-def state_sha256(state: dict[str, Tensor]) -> str:
-    """Hash names, shapes, dtypes and bytes of a state dict in the order of its names."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _is_wanted(key: str) -> bool:

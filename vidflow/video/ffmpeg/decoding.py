@@ -3,6 +3,7 @@
 Axes: H and W pixels, 3 the channels red, green, blue. A tick is one unit of a stream's time base.
 """
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -193,16 +194,11 @@ class _ByTime:
         for packet in self._packets:
             if (packet.pts, packet.pos) == (point.pts, point.position):
                 self._decoder.restart()
-                self._packets = _chained(packet, self._packets)
+                self._packets = itertools.chain([packet], self._packets)
                 return self._frames()
             if packet.dts is not None and packet.dts > point.dts:
                 break
         raise _SeekMissedError
-
-
-def _chained(first: VideoPacket, rest: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
-    yield first
-    yield from rest
 
 
 def unordered(source: Path | str, earlier: float, later: float) -> VideoError:
