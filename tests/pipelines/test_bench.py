@@ -106,7 +106,8 @@ def test_the_plain_scan_and_ours_agree_and_both_are_timed():
 
 
 def test_an_encoder_has_a_row_for_every_share_of_tokens_removed():
-    rows = measure_encoder("test_vit", CPU, img_size=96, most_images=2, rounds=2)
+    # Of medians, as a share is a difference of times, which other work on the machine can turn around.
+    rows = measure_encoder("test_vit", CPU, img_size=96, most_images=2, rounds=15)
     # 36 patches and 6 blocks.
     assert [(row.removed, row.num_merged, row.tokens_left) for row in rows] == [
         (0.25, 2, 24),
