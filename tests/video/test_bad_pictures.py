@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+from contextlib import nullcontext
 from fractions import Fraction
 
 import av
@@ -11,7 +12,7 @@ import pytest
 from clip_factory import cut, mux, numbered_frame, numbered_frames, read_number
 
 from vidflow.errors import VideoError
-from vidflow.video.ffmpeg import decode, probe, stream_frames
+from vidflow.video.ffmpeg import decode, probe, probed, stream_frames
 from vidflow.video.ffmpeg.opening import opened
 
 
@@ -63,15 +64,17 @@ def test_only_frames_that_lean_on_the_damage_are_rejected(tmp_path):
     truth = dict(decode(path, probe(path), range(60)))
     path.write_bytes(content)
     info, rejected = probe(path), set()
-    for index in range(60):
+    for index, is_same_opening in itertools.product(range(60), (False, True)):
         try:
-            ((_, frame),) = decode(path, info, [index])
+            with probed(path) if is_same_opening else nullcontext((info, None)) as (told, opening):
+                ((_, frame),) = decode(path, told, [index], opened=opening)
         except VideoError:
-            rejected.add(index)
+            rejected.add((index, is_same_opening))
         else:
             np.testing.assert_array_equal(frame, truth[index])
     assert rejected
-    assert rejected <= set(range(12, 24))
+    assert {index for index, _ in rejected} <= set(range(12, 24))
+    assert len(rejected) == 2 * len({index for index, _ in rejected})
 
 
 def test_prediction_stops_where_a_file_is_damaged(tmp_path):

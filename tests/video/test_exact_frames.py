@@ -4,9 +4,11 @@ Container x codec x (B-frames, open groups, intra refresh, hidden frames, variab
 of keyframes, joined recordings), through both decoders, for random sets of frames.
 """
 
+import itertools
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from clip_factory import mux, numbered_frames
 
 from vidflow.errors import VideoError
 from vidflow.video.decode import crop_square, decode_clip
-from vidflow.video.ffmpeg import probe
+from vidflow.video.ffmpeg import probe, probed
 
 NUM_FRAMES, SIZE = 150, 48
 CODECS = {
@@ -94,9 +96,12 @@ def compare(path: Path, *, decoders=("pyav", "decord"), rounds: int = 6) -> Coun
     generator = np.random.default_rng(0)
     for number in range(rounds):
         wanted = np.sort(generator.integers(0, len(info.pts_seconds), 1 + number % 5))
-        for decoder in decoders:
+        for decoder, is_same_opening in itertools.product(decoders, (False, True)):
             try:
-                clip = decode_clip(path, info, wanted, decoder=decoder, size=SIZE, resize_filter="box")
+                with probed(path) if is_same_opening else nullcontext((info, None)) as (told, opened):
+                    clip = decode_clip(
+                        path, told, wanted, decoder=decoder, size=SIZE, resize_filter="box", opened=opened
+                    )
             except VideoError as error:
                 counts[f"rejected: {error.reason}"] += len(wanted)
                 continue

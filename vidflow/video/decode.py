@@ -43,6 +43,7 @@ def decode_clip(
     decoder: Decoder,
     size: int,
     resize_filter: ResizeFilter,
+    opened: ffmpeg.Pictures | None = None,
 ) -> Clip:
     """Decode frames and make each a square: short side to `size`, centre crop.
 
@@ -60,13 +61,14 @@ def decode_clip(
         decoder: First choice.
         size: Side of the square, in pixels.
         resize_filter: Resampling filter, antialiased.
+        opened: What `ffmpeg.probed` gave, if the file is still open.
 
     Raises:
         VideoError: `DecodeError` if a wanted frame cannot be had from PyAV either, or a reason of
             `ffmpeg.probe` if the file has changed.
     """
     wanted = sorted(set(indices.tolist()))
-    frames, name = _decode(path, info, wanted, decoder, size, resize_filter)
+    frames, name = _decode(path, info, wanted, decoder, size, resize_filter, opened)
     return Clip(
         frames=np.stack([frames[index] for index in indices.tolist()]),
         pts_seconds=info.pts_seconds[indices],
@@ -106,7 +108,13 @@ def _pillow_filter(resize_filter: ResizeFilter) -> Image.Resampling:
 
 
 def _decode(
-    path: Path, info: VideoInfo, wanted: Sequence[int], decoder: Decoder, size: int, resize_filter: ResizeFilter
+    path: Path,
+    info: VideoInfo,
+    wanted: Sequence[int],
+    decoder: Decoder,
+    size: int,
+    resize_filter: ResizeFilter,
+    opened: ffmpeg.Pictures | None,
 ) -> tuple[dict[int, Frame], str]:
     """Return each wanted frame, cropped, and the name of the decoder that made them all."""
     if decoder == "decord":
@@ -115,12 +123,12 @@ def _decode(
         except _NotForDecordError:
             pass
         else:
-            for _ in ffmpeg.pictures(path, info, wanted):
+            for _ in opened(wanted) if opened else ffmpeg.pictures(path, info, wanted):
                 pass  # raises where decord's frame would be one that was painted over
             return {index: crop_square(frame, size, resize_filter) for index, frame in frames}, name
     # One at a time, as the full frames of a clip of 4K video would fill the memory.
-    cropped = {index: crop_square(frame, size, resize_filter) for index, frame in ffmpeg.decode(path, info, wanted)}
-    return cropped, ffmpeg.PYAV_VERSION
+    shown = ffmpeg.decode(path, info, wanted, opened=opened)
+    return {index: crop_square(frame, size, resize_filter) for index, frame in shown}, ffmpeg.PYAV_VERSION
 
 
 def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> tuple[list[tuple[int, Frame]], str]:

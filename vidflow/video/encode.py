@@ -1,8 +1,8 @@
 """One clip as a shard holds it: decoded, resized, cropped, and each frame compressed again as an image."""
 
-import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,12 @@ from vidflow.files import file_state
 from vidflow.records import VideoInfo
 from vidflow.video.annotations import clip_annotations
 from vidflow.video.decode import decode_clip
-from vidflow.video.ffmpeg import probe
+from vidflow.video.ffmpeg import Pictures, probed
 from vidflow.video.sampling import frames_at
+
+# What probing said of the last few files, by path, size and time of change.
+_INFOS: dict[tuple[Path, int, int], VideoInfo] = {}
+_NUM_INFOS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,9 @@ def encode_clip(
     Raises:
         VideoError: If the video cannot be decoded.
     """
-    info = _probe_once(path, *file_state(path).stamp)
-    indices = frames_at(info.pts_seconds, np.asarray(times))
-    clip = decode_clip(path, info, indices, decoder=decoder, size=size, resize_filter=resize_filter)
+    with _probed_once(path) as (info, opened):
+        indices = frames_at(info.pts_seconds, np.asarray(times))
+        clip = decode_clip(path, info, indices, decoder=decoder, size=size, resize_filter=resize_filter, opened=opened)
     metadata = {
         "pts_seconds": clip.pts_seconds.tolist(),
         "codec": info.codec,
@@ -78,10 +82,18 @@ def encode_clip(
     return EncodedClip(images=images, metadata=metadata, annotations=truth)
 
 
-@functools.lru_cache(maxsize=64)
-def _probe_once(path: Path, num_bytes: int, modified_ns: int) -> VideoInfo:  # noqa: ARG001 - they name the content
+@contextmanager
+def _probed_once(path: Path) -> Iterator[tuple[VideoInfo, Pictures | None]]:
     """Probe a file once for the clips that are taken from it, as long as it is among the last few."""
-    return probe(path)
+    known = (path, *file_state(path).stamp)
+    if known in _INFOS:
+        yield _INFOS[known], None
+        return
+    with probed(path) as (info, opened):
+        if len(_INFOS) == _NUM_INFOS:
+            del _INFOS[next(iter(_INFOS))]
+        _INFOS[known] = info
+        yield info, opened
 
 
 def compress(frame: UInt8[np.ndarray, "H W 3"], image_format: Literal["jpg", "png"], jpeg_quality: int) -> bytes:

@@ -2,9 +2,9 @@
 
 import av
 
-from vidflow.video.ffmpeg.decoding import decode, pictures
+from vidflow.video.ffmpeg.decoding import Pictures, decode, pictures
 from vidflow.video.ffmpeg.plain import frames_in_order
-from vidflow.video.ffmpeg.probing import probe
+from vidflow.video.ffmpeg.probing import probe, probed
 from vidflow.video.ffmpeg.streaming import SampledFrame, stream_frames
 from vidflow.video.ffmpeg.writing import write_h264
 
@@ -15,11 +15,13 @@ PYAV_VERSION = f"pyav {av.__version__}"
 
 __all__ = [
     "PYAV_VERSION",
+    "Pictures",
     "SampledFrame",
     "decode",
     "frames_in_order",
     "pictures",
     "probe",
+    "probed",
     "stream_frames",
     "write_h264",
 ]

@@ -6,7 +6,9 @@ Axes: H and W pixels, 3 the channels red, green, blue. A tick is one unit of a s
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from av.container import InputContainer
@@ -28,13 +30,22 @@ class _SeekMissedError(Exception):
     """A seek did not land at or before the packet it was meant for."""
 
 
-def decode(path: Path, info: VideoInfo, indices: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+class Pictures(Protocol):
+    """Decodes frames of one file, as `pictures` does."""
+
+    def __call__(self, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield `(index, frame)` for every distinct wanted frame."""
+
+
+def decode(
+    path: Path, info: VideoInfo, indices: Sequence[int], *, opened: Pictures | None = None
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
     """Yield `(index, frame)` for every distinct wanted frame, in ascending order, upright and as RGB.
 
-    Any pixel format is converted to 8 bits. See `pictures`.
+    Any pixel format is converted to 8 bits. See `pictures`; `opened` is what `probed` gave, if the file is still open.
     """
     orientation = Orientation(info.rotation_degrees // 90, info.mirrored)
-    for index, frame in pictures(path, info, indices):
+    for index, frame in opened(indices) if opened else pictures(path, info, indices):
         yield index, orientation.apply(frame.reformat(format="rgb24", threads=1).to_ndarray())
 
 
@@ -64,18 +75,30 @@ def pictures(path: Path, info: VideoInfo, indices: Sequence[int]) -> Iterator[tu
         yield from _pictures(path, info, wanted[num_done:], may_seek=False)
 
 
+def pictures_of_packets(
+    path: Path, stream: VideoStream, info: VideoInfo, begun: "Begun", indices: Sequence[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Do what `pictures` does by going on with a decoding from the start; once."""
+    wanted = sorted(set(indices))
+    yield from _checked(path, info, wanted, _ByTime(path, stream, info, begun).pick(wanted))
+
+
+def use_strictly(stream: VideoStream) -> None:
+    """Let a decoder that has not begun report errors; it would paint over them. One thread, as workers are many."""
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"err_detect": "explode"}
+
+
 class SoundDecoder:
     """Decodes packets one after the other and tells frames that damage may have touched from sound ones."""
 
     def __init__(self, stream: VideoStream, is_access: Callable[[VideoPacket], bool]) -> None:
-        """Set up the stream's decoder, which must not have begun.
+        """Start with the next packet.
 
         Args:
-            stream: A stream that was opened.
+            stream: A stream that reports errors, see `use_strictly`, at its start.
             is_access: Whether decoding may start at a packet.
         """
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}  # report errors, do not paint over them
         self._stream, self._is_access = stream, is_access
         self.is_broken = False
         """Whether an error was reported since the last access point."""
@@ -112,20 +135,32 @@ def _pictures(
     path: Path, info: VideoInfo, wanted: Sequence[int], *, may_seek: bool
 ) -> Iterator[tuple[int, VideoFrame]]:
     with opened(path) as (container, stream):
+        use_strictly(stream)
         if container.format.name in UNTIMED_FORMATS:
             found = _pick_by_order(container, stream, wanted)
         else:
-            found = _ByTime(path, container, stream, info, may_seek=may_seek).pick(wanted)
-        for index in wanted:
-            frame, is_sound = next(found, (None, False))
-            if frame is None or not is_sound:
-                state = "is missing" if frame is None else "is damaged, or what it was coded from"
-                raise VideoError(
-                    "DecodeError",
-                    f"{path}: frame {index} of {len(info.pts_seconds)}, at {info.pts_seconds[index]:.3f} s, {state}; "
-                    "fetch the video again or re-encode it",
-                )
-            yield index, frame
+            seekable = container if may_seek and container.format.name in SEEKABLE_FORMATS else None
+            known = {(point.pts, point.position) for point in info.access_points}
+            decoder = SoundDecoder(stream, lambda packet: (packet.pts, packet.pos) in known)
+            begun = Begun(decoder, demuxed(container, stream))
+            found = _ByTime(path, stream, info, begun, seekable).pick(wanted)
+        yield from _checked(path, info, wanted, found)
+
+
+def _checked(
+    path: Path, info: VideoInfo, wanted: Sequence[int], found: Iterator[tuple[VideoFrame, bool]]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Number the frames found, and refuse where one is missing or not sound."""
+    for index in wanted:
+        frame, is_sound = next(found, (None, False))
+        if frame is None or not is_sound:
+            state = "is missing" if frame is None else "is damaged, or what it was coded from"
+            raise VideoError(
+                "DecodeError",
+                f"{path}: frame {index} of {len(info.pts_seconds)}, at {info.pts_seconds[index]:.3f} s, {state}; "
+                "fetch the video again or re-encode it",
+            )
+        yield index, frame
 
 
 def _pick_by_order(
@@ -139,24 +174,41 @@ def _pick_by_order(
             count += 1
 
 
+@dataclass(slots=True)
+class Begun:
+    """A decoding from the first packet on.
+
+    Attributes:
+        decoder: The decoder, which knows the access points.
+        packets: Those to come, or all of them once they have been read.
+        frames: The frames that came out so far, and whether each is sound.
+    """
+
+    decoder: SoundDecoder
+    packets: Iterator[VideoPacket]
+    frames: list[tuple[VideoFrame, bool]] = field(default_factory=list)
+
+
 class _ByTime:
     """Finds frames by their ticks, and leaves out what lies between two access points where nothing is wanted."""
 
     def __init__(
-        self, path: Path, container: InputContainer, stream: VideoStream, info: VideoInfo, *, may_seek: bool
+        self,
+        path: Path,
+        stream: VideoStream,
+        info: VideoInfo,
+        begun: Begun,
+        seekable: InputContainer | None = None,
     ) -> None:
         assert stream.time_base is not None
-        self._path, self._container, self._stream = path, container, stream
+        self._path, self._stream, self._seekable = path, stream, seekable
         second = 1 / stream.time_base
         self._tick_seconds = float(stream.time_base)
         # Exact, as a double holds any tick that was divided into seconds.
         self._ticks = [round(pts * second.numerator / second.denominator) for pts in info.pts_seconds.tolist()]
         self._points = info.access_points
-        self._may_seek = may_seek and container.format.name in SEEKABLE_FORMATS
         self._seek_ticks = round(_SEEK_SECONDS * second)
-        known = {(point.pts, point.position) for point in self._points}
-        self._decoder = SoundDecoder(stream, lambda packet: (packet.pts, packet.pos) in known)
-        self._packets = demuxed(container, stream)
+        self._decoder, self._packets, self._begun = begun.decoder, begun.packets, begun.frames
 
     def pick(self, wanted: Sequence[int]) -> Iterator[tuple[VideoFrame, bool]]:
         """Yield the frames at wanted positions of the ticks; end where one is not there."""
@@ -179,8 +231,9 @@ class _ByTime:
 
     def _frames(self) -> Iterator[tuple[VideoFrame, bool]]:
         latest: int | None = None
-        for packet in self._packets:
-            for frame, is_sound in self._decoder(packet):
+        begun, self._begun = self._begun, []
+        for pairs in itertools.chain([begun], map(self._decoder, self._packets)):
+            for frame, is_sound in pairs:
                 if latest is not None and frame.pts is not None and frame.pts < latest:
                     raise unordered(self._path, latest * self._tick_seconds, frame.pts * self._tick_seconds)
                 latest = frame.pts
@@ -188,15 +241,17 @@ class _ByTime:
 
     def _frames_from(self, point: AccessPoint, *, is_far: bool) -> Iterator[tuple[VideoFrame, bool]]:
         """Go to an access point ahead; what lies before it is read, but not decoded."""
-        if is_far and self._may_seek:
-            self._container.seek(point.dts, stream=self._stream)
-            self._packets = demuxed(self._container, self._stream)
+        sought = self._seekable if is_far else None
+        if sought is not None:
+            sought.seek(point.dts, stream=self._stream)
+            self._packets = demuxed(sought, self._stream)
         for packet in self._packets:
             if (packet.pts, packet.pos) == (point.pts, point.position):
                 self._decoder.restart()
+                self._begun = []
                 self._packets = itertools.chain([packet], self._packets)
                 return self._frames()
-            if packet.dts is not None and packet.dts > point.dts:
+            if sought is not None and packet.dts is not None and packet.dts > point.dts:
                 break
         raise _SeekMissedError
 

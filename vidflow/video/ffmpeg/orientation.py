@@ -33,6 +33,8 @@ class Orientation:
 
     def apply(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """Return a picture as it is to be seen."""
+        if self == Orientation():
+            return pixels  # np.rot90 takes its time for nothing
         return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarter_turns)
 
 

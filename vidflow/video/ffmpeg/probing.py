@@ -3,15 +3,15 @@
 Axes: a tick is one unit of a stream's time base.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
-from av.error import InvalidDataError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int
@@ -19,10 +19,21 @@ from jaxtyping import Float64, Int
 from vidflow.errors import VideoError
 from vidflow.records import AccessPoint, VideoInfo
 from vidflow.video.ffmpeg.bitstream import AccessTest
-from vidflow.video.ffmpeg.decoding import SoundDecoder, unordered
+from vidflow.video.ffmpeg.decoding import (
+    Begun,
+    Pictures,
+    SoundDecoder,
+    pictures,
+    pictures_of_packets,
+    unordered,
+    use_strictly,
+)
 from vidflow.video.ffmpeg.opening import TIMED_FORMATS, UNTIMED_FORMATS, VideoPacket, demuxed, opened
 from vidflow.video.ffmpeg.orientation import orientation_of
 from vidflow.video.ffmpeg.truncation import check_whole
+
+# Packets kept between probing a video and decoding it.
+_MOST_KEPT_BYTES = 8 << 20
 
 
 @dataclass(slots=True)
@@ -65,8 +76,23 @@ class _Access:
 
     test: AccessTest
     packets: list[tuple[int, int, int]] = field(default_factory=list)
+    known: set[tuple[int | None, int | None]] = field(default_factory=set)
     has_leading_frames: bool = False
     is_uniform: bool = True
+    kept: list[VideoPacket] = field(default_factory=list)
+    num_bytes: int = 0
+
+    def is_point(self, packet: VideoPacket) -> bool:
+        """Return whether decoding may start at a packet that was looked at."""
+        return (packet.pts, packet.pos) in self.known
+
+    def keep(self, packet: VideoPacket) -> None:
+        """Keep a packet for decoding, while they are few."""
+        self.num_bytes += packet.size
+        if self.num_bytes <= _MOST_KEPT_BYTES:
+            self.kept.append(packet)
+        else:
+            self.kept.clear()
 
     def look_at(self, packet: VideoPacket) -> None:
         """Take account of the next packet."""
@@ -79,6 +105,7 @@ class _Access:
             return
         if packet.pts is not None and packet.pos is not None:
             self.packets.append((packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos))
+            self.known.add((packet.pts, packet.pos))
 
 
 def probe(path: Path) -> VideoInfo:
@@ -92,31 +119,56 @@ def probe(path: Path) -> VideoInfo:
         VideoError: `Missing`, `NotAFile`, `Empty`, `Unreadable`, `NotAVideo`, `NoVideoStream`, `UnknownCodec`,
             `NoFrames`, `NoTimestamps`, `UnorderedTimes`, `Orientation`, `Truncated`, `Corrupt` or `DecodeError`.
     """
+    with probed(path) as (info, _):
+        return info
+
+
+@contextmanager
+def probed(path: Path) -> Iterator[tuple[VideoInfo, Pictures]]:
+    """Probe a video, and decode frames of it in the same opening: of a short video opening is half of the work.
+
+    Yields:
+        What `probe` returns, and `pictures` of this file, to be called once. Where the packets are few, probing kept
+        them, and it goes on with the decoding that probing began; else it opens the file anew.
+
+    Raises:
+        VideoError: As `probe`.
+    """
     with opened(path) as (container, stream):
+        use_strictly(stream)
         num_listed = len(stream.index_entries)  # asked before reading, which lengthens the list in some formats
         access: _Access | None = None
         if container.format.name in TIMED_FORMATS:
             access = _Access(AccessTest(stream.codec.canonical_name, stream.codec_context.extradata))
-            contents = _read_packets(container, stream, access)
+            begun = Begun(SoundDecoder(stream, access.is_point), iter(access.kept))
+            contents = _read_packets(container, stream, access, begun)
         else:
             contents = _read_frames(path, container, stream)
         contents.check_whole(path, container, stream, num_listed)
-        return _describe(path, stream, contents, access)
+        info = _describe(path, stream, contents, access)
+        if access is not None and access.num_bytes <= _MOST_KEPT_BYTES:
+            yield info, functools.partial(pictures_of_packets, path, stream, info, begun)
+        else:
+            yield info, functools.partial(pictures, path, info)
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, access: _Access) -> Contents:
-    """Read a file from end to end, all its streams, as the declared duration is that of the longest."""
+def _read_packets(container: InputContainer, stream: VideoStream, access: _Access, begun: Begun) -> Contents:
+    """Read a file from end to end, all its streams, as the declared duration is that of the longest.
+
+    Decoding begins, and stops at the first frame; a recording may start with packets that cannot be decoded.
+    """
     contents = Contents()
-    stream.codec_context.thread_count = 1
     for packet in counted(container, stream, contents):
-        if contents.first is None:
-            with suppress(InvalidDataError):  # a recording may start with packets that cannot be decoded
-                contents.first = next(iter(stream.decode(packet)), None)
         if packet.size:
             access.look_at(packet)
             if not packet.is_discard:
                 contents.ticks.append(packet.pts)
                 contents.durations.append(packet.duration or 0)
+        if begun.frames:
+            access.keep(packet)
+        else:
+            begun.frames += begun.decoder(packet)
+    contents.first = begun.frames[0][0] if begun.frames else None
     return contents
 
 
@@ -158,10 +210,11 @@ def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
 def counted(container: InputContainer, stream: VideoStream, contents: Contents) -> Iterator[VideoPacket]:
     """Yield the packets of the video stream while all packets of the file are counted in."""
     untimed = container.format.name in UNTIMED_FORMATS
+    tick_seconds = [float(each.time_base or 0) for each in container.streams]
     for packet in demuxed(container):
         tick = packet.dts if untimed or packet.pts is None else packet.pts
         if tick is not None:
-            end_seconds = float((tick + (packet.duration or 0)) * packet.time_base)
+            end_seconds = (tick + (packet.duration or 0)) * tick_seconds[packet.stream_index]
             contents.end_seconds = max(contents.end_seconds, end_seconds)
         if packet.stream_index != stream.index:
             continue

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from vidflow.errors import VideoError
-from vidflow.video.ffmpeg.decoding import SoundDecoder, unordered
+from vidflow.video.ffmpeg.decoding import SoundDecoder, unordered, use_strictly
 from vidflow.video.ffmpeg.opening import UNTIMED_FORMATS, opened
 from vidflow.video.ffmpeg.orientation import orientation_of
 from vidflow.video.ffmpeg.probing import Contents, counted
@@ -139,6 +139,7 @@ def _timed(container: InputContainer, stream: VideoStream, source: str) -> Itera
     spacing, following, shift = float(1 / (stream.guessed_rate or 25)), 0.0, 0.0
     latest: float | None = None
     contents, num_listed = Contents(), len(stream.index_entries)
+    use_strictly(stream)
     decoder = SoundDecoder(stream, lambda packet: packet.is_keyframe)
     for frame, is_sound in (pair for packet in counted(container, stream, contents) for pair in decoder(packet)):
         if not is_sound:
