@@ -16,11 +16,11 @@ from torch import Tensor
 from pipelines.bench_clock import ROUNDS, Ratio, Target, affordable, bench_targets, median, ratio, take_turns
 from vidflow.config.schema import Config
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
-from vidflow.models.flops import VitShape, count_macs, count_tokens, shape_of
+from vidflow.models.encoder.flops import VitShape, count_macs, count_tokens, shape_of
+from vidflow.models.encoder.vit import embed_patches
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.in_block import BlockView
 from vidflow.models.reduction.plan import Plan, follow
-from vidflow.models.vit import embed_patches
 
 ENCODERS = ("vit_small_patch16_224", "vit_base_patch16_224")
 IMG_SIZE = 224

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.bench_clock import ROUNDS, Ratio, Target, median, ratio, take_turns
-from vidflow.models.selective_scan import selective_scan
+from vidflow.models.cores.selective_scan import selective_scan
 
 _STATE_DIM = 16
 # Numbers of state over all sequences and frames, of which the plain loop holds several for its gradient.

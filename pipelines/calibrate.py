@@ -10,8 +10,8 @@ from pipelines.clip_frames import ClipFrames
 from pipelines.job import log
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
-from vidflow.models.calibration import calibrate_windows
 from vidflow.models.encoder import build_encoder
+from vidflow.models.encoder.calibration import calibrate_windows
 from vidflow.stages.extract import fit_frames
 from vidflow.stages.locate import locate_shards
 from vidflow.training.batches import spread

@@ -189,7 +189,7 @@ def check_before_start(waiting: Sequence[str], config: Config) -> None:
 
 
 def _check_encoder(config: Config) -> None:
-    importlib.import_module("vidflow.models.checks").check_encoder(
+    importlib.import_module("vidflow.models.encoder.checks").check_encoder(
         name=config.encoder.name,
         img_size=config.encoder.img_size,
         num_frames=config.video.sampling.num_frames,

@@ -22,7 +22,7 @@ from vidflow.config.schema import Config, FeatureSet, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import skeleton
-from vidflow.models.flops import shape_of
+from vidflow.models.encoder.flops import shape_of
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.stages.cost import encoder_macs

@@ -1,6 +1,5 @@
 """Build a frozen image encoder from any timm vision transformer and run it on decoded frames."""
 
-from vidflow.models.encoded import EncodedFrames
 from vidflow.models.encoder.architecture import (
     check_img_size,
     check_name,
@@ -10,6 +9,7 @@ from vidflow.models.encoder.architecture import (
     skeleton,
 )
 from vidflow.models.encoder.build import EncoderDtype, build_encoder
+from vidflow.models.encoder.encoded import EncodedFrames
 from vidflow.models.encoder.frozen import FrozenEncoder
 
 __all__ = [
