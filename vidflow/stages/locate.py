@@ -18,7 +18,7 @@ from vidflow.config.fingerprints import (
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
 from vidflow.config.search import objective_of
-from vidflow.models.weights import weights_identity
+from vidflow.models.identity import weights_identity
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
 from vidflow.stages.scan import ScanInput, VideoIndex, inputs_of

@@ -9,7 +9,7 @@ import torch
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder, build_encoder, skeleton
 from vidflow.models.encoder.rvm import read_rvm, rvm_positions
-from vidflow.models.weights import weights_identity
+from vidflow.models.identity import weights_identity
 
 # timm's test_vit: plain, pre-norm, with a class token.
 WIDTH, HEADS, LAYERS, HIDDEN, PATCH = 64, 2, 6, 192, 16

@@ -3,7 +3,6 @@
 from vidflow.models.encoder.architecture import (
     check_img_size,
     check_name,
-    hub_location,
     patch_size_of,
     resolve_depths,
     skeleton,
@@ -19,7 +18,6 @@ __all__ = [
     "build_encoder",
     "check_img_size",
     "check_name",
-    "hub_location",
     "patch_size_of",
     "resolve_depths",
     "skeleton",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vidflow.errors import VidflowError
-from vidflow.models.weights import weights_identity
+from vidflow.models.identity import weights_identity
 
 
 def test_a_file_is_identified_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_identity_needs_neither_torch_nor_timm(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(b"weights")
     script = (
-        "import sys; from vidflow.models.weights import weights_identity as identity; "
+        "import sys; from vidflow.models.identity import weights_identity as identity; "
         f"identity('x', 'random:1'); identity('x', {str(path)!r}); "
         "sys.exit(bool({'torch', 'timm'} & sys.modules.keys()))"
     )
