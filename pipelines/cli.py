@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.bench import GROUPS
 from pipelines.disk import explain_output_failures, explain_system_failures
 from pipelines.interrupts import interrupted_message, interruptible
-from pipelines.state import Progress
+from pipelines.progress import Progress
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
@@ -33,7 +34,6 @@ COMMANDS = {
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
-BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
@@ -95,9 +95,9 @@ def run_configured(settings: Sequence[str], run: Callable[[Config], None], *, re
 
 
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
-    """Load the settings and measure some groups of `BENCH_GROUPS`, all of them for None."""
+    """Load the settings and measure some groups of `bench.GROUPS`, all of them for None."""
     run_configured(
-        settings, lambda config: importlib.import_module("pipelines.bench").main(config, only or BENCH_GROUPS)
+        settings, lambda config: importlib.import_module("pipelines.bench.command").main(config, only or GROUPS)
     )
 
 
@@ -144,12 +144,12 @@ def run_stages(stages: Sequence[str], config: Config) -> None:
                 log.info(line)
                 continue
             # Imported when there is work: Ray, torch and MLflow take seconds that a refusal or a no-op should not.
-            module = importlib.import_module(f"pipelines.{stage}")
+            module = importlib.import_module("pipelines.plan.command" if stage == "plan" else f"pipelines.{stage}")
             if len(stages) > 1 and stage != "report":
-                job = importlib.import_module("pipelines.job")
-                session.enter_context(job.ray_session(config))
+                ray_pool = importlib.import_module("pipelines.ray_pool")
+                session.enter_context(ray_pool.ray_session(config))
                 if "sweep" in waiting:
-                    job.check_hosts(config)
+                    ray_pool.check_hosts(config)
             module.main(config)
 
 
@@ -229,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
         if name == "bench":
             add = command.add_argument
-            add("--only", action="append", choices=BENCH_GROUPS, help="measure this group alone; may be repeated")
+            add("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
         if name not in TOOLS:
             command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
     add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))

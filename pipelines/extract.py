@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.cli import run_stage
-from pipelines.job import commit_units, log
+from pipelines.progress import finished_manifest, finished_shards
+from pipelines.ray_pool import commit_units, log
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.errors import VidflowError
@@ -21,12 +22,10 @@ from vidflow.stages.extract import Extractor, ExtractPlan
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.locate import (
     Address,
-    ShardWork,
     dense_features,
     is_reduced_from_cache,
     locate_dense,
     locate_features,
-    locate_shards,
     root_of,
 )
 from vidflow.stages.reduce import ReducePlan, TokenReducer
@@ -34,8 +33,6 @@ from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
 from vidflow.store.layout import FileEntry, exclusive
 from vidflow.store.rows import read_rows
 
-# A stage does not hold the videos: they may be written while it is at work.
-_CHANGED = "the videos, or the files made of them, changed while this command was at work; run the same command again"
 Plan = TypeVar("Plan", ExtractPlan, ReducePlan)
 
 
@@ -54,35 +51,6 @@ def main(config: Config) -> None:
             if dense.manifest is None:
                 _extract(config, f"{name}, dense", dense_features(config, name), shards, dense)
             _reduce(config, name, dense, address)
-
-
-def finished_shards(config: Config) -> ShardWork:
-    """Return the shards, which were finished when it was this stage's turn.
-
-    Raises:
-        VidflowError: If they no longer are, or if not one clip is in them.
-    """
-    work = locate_shards(config)
-    if work is None:
-        raise VidflowError(f"{config.root}: {_CHANGED}")
-    if not finished_manifest(work.address)["num_clips"]:
-        raise VidflowError(
-            f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
-            "says why, repair the videos"
-        )
-    return work
-
-
-def finished_manifest(address: Address) -> dict[str, Any]:
-    """Return the manifest of a stage that was finished when this command, which holds the root, looked at it.
-
-    Raises:
-        VidflowError: If it no longer is.
-    """
-    manifest = address.manifest
-    if manifest is None:
-        raise VidflowError(f"{address.directory}: {_CHANGED}")
-    return manifest
 
 
 def _extract(config: Config, name: str, features: FeatureSet, shards: Address, address: Address) -> None:

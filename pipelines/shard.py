@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipelines.cli import run_stage
-from pipelines.job import commit_units, log, map_units, ray_session
+from pipelines.ray_pool import commit_units, log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject

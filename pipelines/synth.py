@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import run_stage
-from pipelines.job import log, map_units, ray_session
+from pipelines.ray_pool import log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem

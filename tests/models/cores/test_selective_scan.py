@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.bench_scan import plain_scan
+from pipelines.bench.scan import plain_scan
 from vidflow.models.cores import selective_scan as module
 from vidflow.models.cores.selective_scan import selective_scan
 

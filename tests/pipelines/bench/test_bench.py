@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_experiment import TINY
 
-from pipelines import bench, bench_clock, bench_cores
-from pipelines.bench_cached import CachedRow, _row
-from pipelines.bench_clock import Ceiling, Ratio, Target, bench_targets, ratio, take_turns
-from pipelines.bench_cores import CoreSizes, count_flops, measure_core
-from pipelines.bench_reduction import REMOVED, measure_encoder, merge_in_every_block, merging
-from pipelines.bench_scan import measure_scan, plain_scan
+from pipelines.bench import clock, command, cores
+from pipelines.bench.cached import CachedRow, _row
+from pipelines.bench.clock import Ceiling, Ratio, Target, bench_targets, ratio, take_turns
+from pipelines.bench.cores import CoreSizes, count_flops, measure_core
+from pipelines.bench.reduction import REMOVED, measure_encoder, merge_in_every_block, merging
+from pipelines.bench.scan import measure_scan, plain_scan
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, CoreName, Trial
 from vidflow.models.cores.selective_scan import selective_scan
@@ -29,9 +29,9 @@ TRIAL = Trial(num_layers=1, num_heads=2, readout_dim=16, readout_heads=2, batch_
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the machine by small products and copies, and everything but for moments."""
-    monkeypatch.setitem(bench_clock._MATMUL_SIDE, "cpu", 128)
-    monkeypatch.setitem(bench_clock._COPIED_FLOATS, "cpu", 1 << 16)
-    monkeypatch.setattr(bench_clock, "_LEAST_SECONDS", 1e-3)
+    monkeypatch.setitem(clock._MATMUL_SIDE, "cpu", 128)
+    monkeypatch.setitem(clock._COPIED_FLOATS, "cpu", 1 << 16)
+    monkeypatch.setattr(clock, "_LEAST_SECONDS", 1e-3)
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_every_core_has_a_row_with_numbers_that_can_be(core):
 
 
 def test_a_step_of_training_counts_three_times_the_frames_of_a_stream_but_for_the_gradient_of_its_input():
-    task = bench_cores._build("identity", TRIAL, SIZES)
+    task = cores._build("identity", TRIAL, SIZES)
     training, stream = count_flops(task, SIZES)
     assert 2 * SIZES.num_frames * stream < training <= 3 * SIZES.num_frames * stream
 
 
 def test_attention_within_a_frame_is_counted():
-    task = bench_cores._build("gated_transformer", TRIAL, SIZES)
+    task = cores._build("gated_transformer", TRIAL, SIZES)
     fewest, fewer, few = (
         count_flops(task, dataclasses.replace(SIZES, num_prefix=0, num_patches=number))[1] for number in (4, 8, 12)
     )
@@ -88,10 +88,10 @@ def test_attention_within_a_frame_is_counted():
 
 
 def test_the_bytes_of_a_stream_are_weights_state_and_tokens():
-    task = bench_cores._build("gru", TRIAL, SIZES)
+    task = cores._build("gru", TRIAL, SIZES)
     weights = sum(parameter.numel() for parameter in task.parameters())
     # A frame is 4 patch tokens of 32 numbers; the state, of 5 tokens, is read and written.
-    assert bench_cores._Streaming(task, SIZES, CPU).num_bytes == 4 * (weights + 2 * 5 * 32 + 4 * 32)
+    assert cores._Streaming(task, SIZES, CPU).num_bytes == 4 * (weights + 2 * 5 * 32 + 4 * 32)
 
 
 def test_the_plain_scan_and_ours_agree_and_both_are_timed():
@@ -144,8 +144,8 @@ def test_encoding_again_costs_its_parts_and_reading_bounds_the_gain():
 
 
 def test_a_group_alone_prints_its_rows_and_makes_no_files(config, capsys, monkeypatch):
-    monkeypatch.setattr(bench_cores, "measure_core", lambda *given: measure_core(*given, rounds=1))
-    bench.main(config, ["cores"])
+    monkeypatch.setattr(cores, "measure_core", lambda *given: measure_core(*given, rounds=1))
+    command.main(config, ["cores"])
     lines = capsys.readouterr().out.splitlines()
     # On every device a title, the names of columns, the cores, the limit and the scan.
     assert len(lines) == len(bench_targets()) * (4 + len(get_args(CoreName)))

@@ -1,6 +1,7 @@
 """What is already done, by the files alone: no Ray, torch or MLflow is needed to say so."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import STAGES, Config
@@ -17,6 +18,9 @@ from vidflow.stages.locate import (
 )
 from vidflow.stages.reject_limit import built_rejects, limit_problem
 from vidflow.store.layout import TRIAL_RESULT, read_listed, seal_of
+
+# A stage does not hold the videos: they may be written while it is at work.
+_CHANGED = "the videos, or the files made of them, changed while this command was at work; run the same command again"
 
 
 class Progress:
@@ -104,3 +108,44 @@ class Progress:
         self._sweep = locate_sweep(config, features)
         yield {"": self._sweep}
         yield {"": locate_report(config, self._sweep)}
+
+
+def finished_shards(config: Config) -> ShardWork:
+    """Return the shards, which were finished when it was this stage's turn.
+
+    Raises:
+        VidflowError: If they no longer are, or if not one clip is in them.
+    """
+    work = locate_shards(config)
+    if work is None:
+        raise VidflowError(f"{config.root}: {_CHANGED}")
+    if not finished_manifest(work.address)["num_clips"]:
+        raise VidflowError(
+            f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
+            "says why, repair the videos"
+        )
+    return work
+
+
+def finished_manifest(address: Address) -> dict[str, Any]:
+    """Return the manifest of a stage that was finished when this command, which holds the root, looked at it.
+
+    Raises:
+        VidflowError: If it no longer is.
+    """
+    manifest = address.manifest
+    if manifest is None:
+        raise VidflowError(f"{address.directory}: {_CHANGED}")
+    return manifest
+
+
+def finished_features(config: Config, work: ShardWork) -> dict[str, Address]:
+    """Return the addresses of all feature sets, which were finished when it was this stage's turn.
+
+    Raises:
+        VidflowError: If one no longer is.
+    """
+    features = {name: locate_features(config, name, work.address) for name in config.features}
+    for address in features.values():
+        finished_manifest(address)
+    return features

@@ -12,25 +12,25 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipelines import bench_cached, bench_cores, bench_reduction, bench_stages, extract, shard, synth
-from pipelines.cli import BENCH_GROUPS
-from pipelines.job import ray_session
+from pipelines import extract, shard, synth
+from pipelines.bench import GROUPS, cached, cores, reduction, stages
+from pipelines.ray_pool import ray_session
 from vidflow.config.schema import Config
 
 
-def main(config: Config, only: Sequence[str] = BENCH_GROUPS) -> None:
+def main(config: Config, only: Sequence[str] = GROUPS) -> None:
     """Print the lines of the wanted groups, all by default."""
     wanted = set(only)
     if "cores" in wanted:
-        _print(bench_cores.measure_cores(config))
+        _print(cores.measure_cores(config))
     if "reduction" in wanted:
-        _print(bench_reduction.measure_reduction(config))
+        _print(reduction.measure_reduction(config))
     if wanted & {"cached", "stages"}:
         with prepared(config) as scratch:
             if "cached" in wanted:
-                _print(bench_cached.measure_cached(scratch))
+                _print(cached.measure_cached(scratch))
             if "stages" in wanted:
-                _print(bench_stages.measure_stages(scratch))
+                _print(stages.measure_stages(scratch))
 
 
 @contextlib.contextmanager

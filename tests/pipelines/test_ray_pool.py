@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipelines.job import ray_session
+from pipelines.ray_pool import ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 
@@ -15,7 +15,7 @@ import contextlib, os, sys
 from pathlib import Path
 import ray
 import psutil  # Ray brings it
-from pipelines.job import map_units, ray_session
+from pipelines.ray_pool import map_units, ray_session
 from vidflow.config.load import load_config
 
 config = load_config([Path(sys.argv[1])])

@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.bench_clock import (
+from pipelines.bench.clock import (
     ROUNDS,
     Ceiling,
     Ratio,
@@ -30,7 +30,7 @@ from pipelines.bench_clock import (
     read_ceiling,
     take_turns,
 )
-from pipelines.bench_scan import measure_scan
+from pipelines.bench.scan import measure_scan
 from vidflow.config.schema import Config, CoreName, Trial
 from vidflow.models.encoder import skeleton
 from vidflow.models.encoder.flops import shape_of

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.bench_clock import ROUNDS, Ratio, Seconds, Work, median, ratio, take_turns
-from pipelines.bench_cores import train_on
-from pipelines.bench_workers import decode_frames
+from pipelines.bench.clock import ROUNDS, Ratio, Seconds, Work, median, ratio, take_turns
+from pipelines.bench.cores import train_on
+from pipelines.bench.workers import decode_frames
 from pipelines.extract import build_extractor
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates

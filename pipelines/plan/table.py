@@ -3,21 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.probe import DiskSpeed
+from pipelines.plan.measure import DiskSpeed
+from pipelines.plan.record import StageCost
 from vidflow.report.formats import format_bytes, format_seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageCost:
-    """What one stage takes, or has taken.
-
-    Attributes:
-        seconds: Worker seconds; of rendering, which is not counted by worker, wall seconds.
-        num_bytes: Bytes on disk.
-    """
-
-    seconds: float
-    num_bytes: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipelines.bench_clock import ROUNDS, Ratio, Target, affordable, bench_targets, median, ratio, take_turns
+from pipelines.bench.clock import ROUNDS, Ratio, Target, affordable, bench_targets, median, ratio, take_turns
 from vidflow.config.schema import Config
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
 from vidflow.models.encoder.flops import VitShape, count_macs, count_tokens, shape_of

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import bench_workers, extract, sweep
-from pipelines.bench_clock import ROUNDS
-from pipelines.job import WorkerPool, log
+from pipelines import extract, sweep
+from pipelines.bench import workers
+from pipelines.bench.clock import ROUNDS
+from pipelines.progress import finished_manifest
+from pipelines.ray_pool import WorkerPool, log
 from vidflow.config.schema import Config, StageResources
 from vidflow.config.search import draw_candidates
 from vidflow.stages.locate import locate_features, locate_shards, locate_trial
@@ -66,7 +68,7 @@ def measure_shard(config: Config) -> Row:
     work = locate_shards(config)
     assert work is not None
     plans = list(work.plans)
-    build = functools.partial(bench_workers.ShardBench, config, str(Path(config.root) / "bench"))
+    build = functools.partial(workers.ShardBench, config, str(Path(config.root) / "bench"))
     return _compare("shard", build, plans, config.resources.shard, "clips/s", len(plans[0].clips), "decode and JPEG")
 
 
@@ -75,9 +77,9 @@ def measure_extract(config: Config) -> Row:
     work = locate_shards(config)
     assert work is not None
     name = next(iter(config.features))
-    units = extract.extract_plans(extract.finished_manifest(work.address))
+    units = extract.extract_plans(finished_manifest(work.address))
     build = functools.partial(
-        bench_workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
+        workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
     )
     return _compare(
         "extract", build, units, config.resources.extract, "clips/s", len(work.plans[0].clips), "encoder on memory"
@@ -131,7 +133,7 @@ def measure_read(config: Config) -> Row:
     address = locate_features(config, next(iter(config.features)), work.address)
     reader = FeatureReader(address.directory)
     rounds = [
-        (bench_workers.copy_files(address.directory, reader[0].tokens.nbytes), bench_workers.copy_clips(reader))
+        (workers.copy_files(address.directory, reader[0].tokens.nbytes), workers.copy_clips(reader))
         for _ in range(ROUNDS)
     ]
     return _row("read", rounds, "GB/s", "copy out of a memory map")
@@ -145,7 +147,7 @@ def measure_sweep(config: Config) -> Row:
     features = {name: locate_features(config, name, work.address) for name in config.features}
     bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
     units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
-    build = functools.partial(bench_workers.TrialBench, config, features)
+    build = functools.partial(workers.TrialBench, config, features)
     pool = WorkerPool(build, config.resources.trials, num_units=len(units), name="bare trials")
     num_workers = pool.num_actors
     ideal = sum(pool.map(units)) / num_workers
@@ -168,12 +170,12 @@ def measure_memory(config: Config) -> Iterator[str]:
     """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
     work = locate_shards(config)
     assert work is not None
-    plan, units = work.plans[0], extract.extract_plans(extract.finished_manifest(work.address))
+    plan, units = work.plans[0], extract.extract_plans(finished_manifest(work.address))
     few = dataclasses.replace(plan, clips=plan.clips[: max(1, len(plan.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
-    shard_build = functools.partial(bench_workers.ShardBench, config, scratch)
+    shard_build = functools.partial(workers.ShardBench, config, scratch)
     extract_build = functools.partial(
-        bench_workers.ExtractBench, config, next(iter(config.features)), str(work.address.directory), scratch
+        workers.ExtractBench, config, next(iter(config.features)), str(work.address.directory), scratch
     )
     yield f"{'memory':<8} {'1x MiB':>10} {'10x MiB':>10}  growth"
     for name, build, small, large, resources in (

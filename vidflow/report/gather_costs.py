@@ -6,12 +6,12 @@ from typing import get_args
 
 import numpy as np
 
-from pipelines.clip_frames import ClipFrames
 from vidflow.config.schema import Config, TaskName
 from vidflow.config.search import objective_of
 from vidflow.records import TrialResult
 from vidflow.report.formats import is_share
 from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens
+from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.cost import FeatureCost, read_cost
 from vidflow.stages.locate import Address, ShardWork, is_reduced_from_cache, locate_dense
 from vidflow.store.features import FeatureReader

@@ -8,10 +8,10 @@ import mlflow
 import pytest
 from tiny_experiment import TINY
 
-from pipelines import plan
-from pipelines.plan import count_workers, num_passes, num_trials
-from pipelines.plan_table import PlannedStage, StageCost, table
-from pipelines.probe import DiskSpeed, _shares
+from pipelines.plan.command import count_workers, main, num_passes, num_trials
+from pipelines.plan.measure import DiskSpeed, _shares
+from pipelines.plan.record import StageCost, compare_with_plan, locate_plan
+from pipelines.plan.table import PlannedStage, table
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, StageResources
 from vidflow.store.layout import FileEntry
@@ -37,13 +37,13 @@ def write(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     config = load_config(write(tmp_path_factory.mktemp("plan")))
-    plan.main(config)
+    main(config)
     return config
 
 
 @pytest.fixture(scope="module")
 def lines(config: Config) -> dict[str, dict]:
-    return {line["stage"]: line for line in json.loads(plan.locate_plan(config).read_text())["lines"]}
+    return {line["stage"]: line for line in json.loads(locate_plan(config).read_text())["lines"]}
 
 
 def test_every_stage_has_a_line_and_what_is_reduced_from_others_comes_after_them(lines: dict[str, dict]) -> None:
@@ -83,18 +83,18 @@ def test_the_plan_has_one_place_whatever_the_resources(config: Config) -> None:
     other = dataclasses.replace(
         config, resources=dataclasses.replace(config.resources, frames_per_batch=8), report=config.report
     )
-    assert plan.locate_plan(other) == plan.locate_plan(config)
+    assert locate_plan(other) == locate_plan(config)
     longer = dataclasses.replace(config, shards=dataclasses.replace(config.shards, clips_per_shard=7))
-    assert plan.locate_plan(longer) != plan.locate_plan(config)
+    assert locate_plan(longer) != locate_plan(config)
 
 
 def test_without_a_plan_there_is_nothing_to_compare(tmp_path: Path, config: Config) -> None:
     empty = dataclasses.replace(config, root=str(tmp_path))
-    assert plan.compare_with_plan(empty, {}, StageCost(seconds=1, num_bytes=1)) == {}
+    assert compare_with_plan(empty, {}, StageCost(seconds=1, num_bytes=1)) == {}
 
 
 def test_before_the_run_only_the_sweep_can_be_compared(config: Config, lines: dict[str, dict]) -> None:
-    metrics = plan.compare_with_plan(config, {}, StageCost(seconds=3.0, num_bytes=5))
+    metrics = compare_with_plan(config, {}, StageCost(seconds=3.0, num_bytes=5))
     assert metrics == {
         "plan/sweep_seconds_predicted": lines["sweep"]["cost"]["seconds"],
         "plan/sweep_seconds_actual": 3.0,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.bench_clock import ROUNDS, Ratio, Target, median, ratio, take_turns
+from pipelines.bench.clock import ROUNDS, Ratio, Target, median, ratio, take_turns
 from vidflow.models.cores.selective_scan import selective_scan
 
 _STATE_DIM = 16
