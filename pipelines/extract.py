@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipelines.cli import run_stage
+from pipelines.entry import run_stage
 from pipelines.progress import finished_manifest, finished_shards
 from pipelines.ray_pool import commit_units, log
 from vidflow.config.fingerprints import clip_settings
@@ -183,4 +183,4 @@ def _clip_rows(shards: Address, rejects: list[Reject]) -> list[ClipRow]:
 
 
 if __name__ == "__main__":
-    run_stage("extract")
+    run_stage("extract", main)

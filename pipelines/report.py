@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from pipelines.cli import run_stage
+from pipelines.entry import run_stage
 from pipelines.progress import finished_features, finished_manifest, finished_shards
 from pipelines.ray_pool import log
 from vidflow.config.schema import Config
@@ -59,4 +59,4 @@ def _load(directory: Path) -> TrialResult:
 
 
 if __name__ == "__main__":
-    run_stage("report")
+    run_stage("report", main)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipelines.cli import run_stage
+from pipelines.entry import run_stage
 from pipelines.ray_pool import commit_units, log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
@@ -162,4 +162,4 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
 
 
 if __name__ == "__main__":
-    run_stage("shard")
+    run_stage("shard", main)

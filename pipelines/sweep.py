@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from pipelines.cli import run_stage
+from pipelines.entry import run_stage
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
 from pipelines.progress import finished_features, finished_shards
 from pipelines.ray_pool import check_hosts, log, ray_session
@@ -281,4 +281,4 @@ class Sweep:
 
 
 if __name__ == "__main__":
-    run_stage("sweep")
+    run_stage("sweep", main)
