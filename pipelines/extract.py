@@ -18,7 +18,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import Reject
-from vidflow.stages.extract import Extractor, ExtractPlan
+from vidflow.stages.extract import Extractor, ExtractUnit
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.locate import (
     Address,
@@ -28,12 +28,12 @@ from vidflow.stages.locate import (
     locate_features,
     root_of,
 )
-from vidflow.stages.reduce import ReducePlan, TokenReducer
+from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
 from vidflow.store.layout import FileEntry, exclusive
 from vidflow.store.rows import read_rows
 
-Plan = TypeVar("Plan", ExtractPlan, ReducePlan)
+Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 
 
 def main(config: Config) -> None:
@@ -67,20 +67,20 @@ def _extract(config: Config, name: str, features: FeatureSet, shards: Address, a
         "clip": clip_settings(config),
     }
     build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(config, name, build, extract_plans(manifest), shards, address)
+    _make(config, name, build, extract_units(manifest), shards, address)
 
 
-def extract_plans(manifest: dict[str, Any]) -> list[ExtractPlan]:
+def extract_units(manifest: dict[str, Any]) -> list[ExtractUnit]:
     """Return every shard that the manifest of the shard stage lists as a unit of extraction."""
     return [
-        ExtractPlan(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
+        ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
         for row in manifest["files"]
     ]
 
 
 def _reduce(config: Config, name: str, dense: Address, address: Address) -> None:
     units = [
-        ReducePlan(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
+        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
         for row in finished_manifest(dense)["files"]
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
@@ -92,7 +92,7 @@ def _make(
     config: Config,
     name: str,
     build: Callable[[], Callable[[Any], FileEntry]],
-    units: Sequence[Plan],
+    units: Sequence[Unit],
     source: Address,
     address: Address,
 ) -> None:

@@ -24,7 +24,7 @@ _CHANGED = "the videos, or the files made of them, changed while this command wa
 
 
 class Progress:
-    """How far an experiment has come; plans the shards once, for that reads every row of the manifest."""
+    """How far an experiment has come; chooses the clips once, for that reads every row of the manifest."""
 
     def __init__(self, config: Config) -> None:
         """Look at nothing yet."""

@@ -17,9 +17,9 @@ from pipelines.bench.workers import decode_frames
 from pipelines.extract import build_extractor
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
+from vidflow.stages.clips import ChosenClip
 from vidflow.stages.extract import Extractor
 from vidflow.stages.locate import dense_features, is_reduced_from_cache, locate_features, locate_shards
-from vidflow.stages.plan import ClipPlan
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
@@ -94,10 +94,10 @@ def measure_features(config: Config, name: str, trials: Sequence[Trial], *, roun
     assert work is not None
     reader = FeatureReader(locate_features(config, name, work.address).directory)
     device = torch.device("cuda" if config.resources.trials.num_gpus else "cpu")
-    plans = {clip.key: clip for plan in work.plans for clip in plan.clips}
+    clips = {clip.key: clip for unit in work.units for clip in unit.clips}
     indices = np.flatnonzero(np.asarray(reader.splits) == "train")
     order = indices[clip_order(len(indices), seed=trials[0].seed, epoch=1)]
-    source = _Source(config, name, [plans[reader.keys[index]] for index in order[:_NUM_ENCODED]])
+    source = _Source(config, name, [clips[reader.keys[index]] for index in order[:_NUM_ENCODED]])
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     works: dict[str, Work] = {"decode": source.decode, "encode": source.encode}
     trained = {}
@@ -141,7 +141,7 @@ class _Source:
         num_clips: How many.
     """
 
-    def __init__(self, config: Config, name: str, clips: Sequence[ClipPlan]) -> None:
+    def __init__(self, config: Config, name: str, clips: Sequence[ChosenClip]) -> None:
         features = config.features[name]
         dense = dense_features(config, name) if is_reduced_from_cache(features) else features
         nowhere = Path(config.root) / "bench"

@@ -67,9 +67,9 @@ def measure_shard(config: Config) -> Row:
     """Compare sharding with a loop that decodes and compresses, in the same workers."""
     work = locate_shards(config)
     assert work is not None
-    plans = list(work.plans)
+    units = list(work.units)
     build = functools.partial(workers.ShardBench, config, str(Path(config.root) / "bench"))
-    return _compare("shard", build, plans, config.resources.shard, "clips/s", len(plans[0].clips), "decode and JPEG")
+    return _compare("shard", build, units, config.resources.shard, "clips/s", len(units[0].clips), "decode and JPEG")
 
 
 def measure_extract(config: Config) -> Row:
@@ -77,12 +77,12 @@ def measure_extract(config: Config) -> Row:
     work = locate_shards(config)
     assert work is not None
     name = next(iter(config.features))
-    units = extract.extract_plans(finished_manifest(work.address))
+    units = extract.extract_units(finished_manifest(work.address))
     build = functools.partial(
         workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
     )
     return _compare(
-        "extract", build, units, config.resources.extract, "clips/s", len(work.plans[0].clips), "encoder on memory"
+        "extract", build, units, config.resources.extract, "clips/s", len(work.units[0].clips), "encoder on memory"
     )
 
 
@@ -170,8 +170,8 @@ def measure_memory(config: Config) -> Iterator[str]:
     """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
     work = locate_shards(config)
     assert work is not None
-    plan, units = work.plans[0], extract.extract_plans(finished_manifest(work.address))
-    few = dataclasses.replace(plan, clips=plan.clips[: max(1, len(plan.clips) // 10)])
+    shard, units = work.units[0], extract.extract_units(finished_manifest(work.address))
+    few = dataclasses.replace(shard, clips=shard.clips[: max(1, len(shard.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
     shard_build = functools.partial(workers.ShardBench, config, scratch)
     extract_build = functools.partial(
@@ -179,7 +179,7 @@ def measure_memory(config: Config) -> Iterator[str]:
     )
     yield f"{'memory':<8} {'1x MiB':>10} {'10x MiB':>10}  growth"
     for name, build, small, large, resources in (
-        ("shard", shard_build, [few], [plan], config.resources.shard),
+        ("shard", shard_build, [few], [shard], config.resources.shard),
         ("extract", extract_build, units[:1], (units * 10)[:10], config.resources.extract),
     ):
         one, ten = (_peak_memory(build, chosen, resources) for chosen in (small, large))

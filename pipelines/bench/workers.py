@@ -12,9 +12,9 @@ from pipelines.extract import build_extractor
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
-from vidflow.stages.extract import ExtractPlan
+from vidflow.stages.clips import ChosenClip, ShardUnit
+from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.locate import Address
-from vidflow.stages.plan import ClipPlan, ShardPlan
 from vidflow.store.features import FeatureReader
 from vidflow.store.shards import read_shard
 from vidflow.training.trial import run_trial
@@ -30,18 +30,18 @@ class ShardBench:
         self._config = config
         self._build = build_shard_builder(config, Path(directory))()
 
-    def __call__(self, job: tuple[str, ShardPlan]) -> float:
-        """Do one plan and return the peak memory of this process and its decoder so far, in MiB."""
-        mode, plan = job
+    def __call__(self, job: tuple[str, ShardUnit]) -> float:
+        """Do one unit and return the peak memory of this process and its decoder so far, in MiB."""
+        mode, unit = job
         if mode == "bare":
-            self._loop(plan)
+            self._loop(unit)
         else:
-            self._build(replace(plan, file=f"{time.monotonic_ns()}.tar"))
+            self._build(replace(unit, file=f"{time.monotonic_ns()}.tar"))
         return peak_mib()
 
-    def _loop(self, plan: ShardPlan) -> None:
+    def _loop(self, unit: ShardUnit) -> None:
         video, shards = self._config.video, self._config.shards
-        for clip in plan.clips:
+        for clip in unit.clips:
             for frame in decode_frames(clip, video):
                 compress(frame, shards.image_format, shards.jpeg_quality)
 
@@ -55,21 +55,21 @@ class ExtractBench:
         self._extractor = build_extractor(config, config.features[name], self._shards, Path(directory), metadata)
         self._frames: dict[str, torch.Tensor] = {}
 
-    def __call__(self, job: tuple[str, ExtractPlan]) -> float:
+    def __call__(self, job: tuple[str, ExtractUnit]) -> float:
         """Do one shard and return the peak memory of this process so far, in MiB."""
-        mode, plan = job
+        mode, unit = job
         if mode == "bare":
-            self._loop(plan)
+            self._loop(unit)
         else:
-            self._extractor(replace(plan, file=f"{time.monotonic_ns()}.arrow"))
+            self._extractor(replace(unit, file=f"{time.monotonic_ns()}.arrow"))
         return peak_mib()
 
-    def _loop(self, plan: ExtractPlan) -> None:
-        if plan.file not in self._frames:
-            images = (image for sample in read_shard(self._shards / plan.shard) for image in sample.images)
-            self._frames[plan.file] = torch.from_numpy(np.stack([decompress(image) for image in images]))
+    def _loop(self, unit: ExtractUnit) -> None:
+        if unit.file not in self._frames:
+            images = (image for sample in read_shard(self._shards / unit.shard) for image in sample.images)
+            self._frames[unit.file] = torch.from_numpy(np.stack([decompress(image) for image in images]))
         num_frames = self._config.video.sampling.num_frames
-        for batch in self._frames[plan.file].split(
+        for batch in self._frames[unit.file].split(
             -(-self._config.resources.frames_per_batch // num_frames) * num_frames
         ):
             self._extractor.encode_frames(batch)
@@ -101,7 +101,7 @@ class TrialBench:
         return time.perf_counter() - started
 
 
-def decode_frames(clip: ClipPlan, video: Video) -> UInt8[np.ndarray, "T H W 3"]:
+def decode_frames(clip: ChosenClip, video: Video) -> UInt8[np.ndarray, "T H W 3"]:
     """Decode a clip from its video as a loop does that proves nothing: in order, trusting the file."""
     frames = frames_in_order(Path(clip.path), clip.times)
     return np.stack([crop_square(frame, video.size, video.resize_filter) for frame in frames])

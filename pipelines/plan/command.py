@@ -113,7 +113,7 @@ def _count(config: Config, shards: ShardProbe) -> Splits:
         num_unscanned = len(open_index(config).missing(scanned_paths(items)))
     work = locate_shards(config)
     if work is not None:
-        clips, per_video = Counter(clip.split for plan in work.plans for clip in plan.clips), 1.0
+        clips, per_video = Counter(clip.split for unit in work.units for clip in unit.clips), 1.0
     else:
         clips, per_video = Counter(videos), shards.clips_per_video
     return Splits(

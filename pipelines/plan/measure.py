@@ -25,12 +25,12 @@ from vidflow.models.encoder import skeleton
 from vidflow.models.encoder.flops import shape_of
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
+from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
 from vidflow.stages.cost import encoder_macs
-from vidflow.stages.extract import ExtractPlan
+from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
 from vidflow.stages.locate import Address, is_reduced_from_cache, locate_videos, read_items, scanned_paths
-from vidflow.stages.plan import ClipPlan, ShardPlan, list_class_names, plan_clips
-from vidflow.stages.reduce import ReducePlan, TokenReducer
+from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.stages.scan import VideoScanner
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
 from vidflow.store.layout import FileEntry
@@ -168,12 +168,12 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
     scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
     scans |= {row.input: row for row in rows}
-    clips, rejects = plan_clips(items, scans, **asdict(config.video.sampling))
+    clips, rejects = choose_clips(items, scans, **asdict(config.video.sampling))
     if not clips:
         raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")
     build = build_shard_builder(config, directory)()
-    warm = build(ShardPlan(file="warm.tar", clips=(clips[0],)))
-    entry = _settled(lambda: build(ShardPlan(file="probe.tar", clips=_several(clips))))
+    warm = build(ShardUnit(file="warm.tar", clips=(clips[0],)))
+    entry = _settled(lambda: build(ShardUnit(file="probe.tar", clips=_several(clips))))
     if not warm.num_clips or not entry.num_clips:
         raise VidflowError(f"videos looked at cannot be decoded: {[*warm.rejects, *entry.rejects][0]['message']}")
     num_bytes = sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in entry.details["members"].values())
@@ -263,14 +263,14 @@ def _maker(
         made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
         assert isinstance(made, PostReducer)
         reduce = TokenReducer(made, dense=dense.directory, directory=directory, metadata=metadata)
-        return lambda file, source: reduce(ReducePlan(file=file, dense=source.file, source_sha256=source.sha256))
+        return lambda file, source: reduce(ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256))
     metadata |= {
         "class_names": list(shards.class_names),
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
     extract = build_extractor(config, features, shards.directory, directory, metadata)
-    return lambda file, source: extract(ExtractPlan(file=file, shard=source.file, source_sha256=source.sha256))
+    return lambda file, source: extract(ExtractUnit(file=file, shard=source.file, source_sha256=source.sha256))
 
 
 def _settled(make: Callable[[], FileEntry]) -> FileEntry:
@@ -289,7 +289,7 @@ def _shares(small: FileEntry, large: FileEntry, attribute: str) -> tuple[float, 
     return per_clip, max(0.0, few - per_clip * small.num_clips)
 
 
-def _several(clips: Sequence[ClipPlan]) -> tuple[ClipPlan, ...]:
+def _several(clips: Sequence[ChosenClip]) -> tuple[ChosenClip, ...]:
     """Return up to so many clips, spread over all and sorted; the only one where there is one."""
     return tuple(_spread(clips[1:] or clips, NUM_VIDEOS - 1))
 

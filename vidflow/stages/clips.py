@@ -12,7 +12,7 @@ from vidflow.video.sampling import Mode, plan_clip_times, row_span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipPlan:
+class ChosenClip:
     """One clip to decode.
 
     Attributes:
@@ -41,11 +41,11 @@ class ClipPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlan:
+class ShardUnit:
     """One tar to make: its name and its clips, sorted by key."""
 
     file: str
-    clips: tuple[ClipPlan, ...]
+    clips: tuple[ChosenClip, ...]
 
 
 def list_class_names(items: Sequence[VideoItem]) -> list[str]:
@@ -53,7 +53,7 @@ def list_class_names(items: Sequence[VideoItem]) -> list[str]:
     return sorted({item.label for item in items if item.label})
 
 
-def plan_clips(
+def choose_clips(
     items: Sequence[VideoItem],
     scans: Mapping[ScanInput, ScannedVideo],
     *,
@@ -61,7 +61,7 @@ def plan_clips(
     num_frames: int,
     fps: float,
     stride_seconds: float,
-) -> tuple[list[ClipPlan], list[Reject]]:
+) -> tuple[list[ChosenClip], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
 
     A row is all clips or one reject. Contents and times are compared, never names: where two rows conflict the first
@@ -103,17 +103,17 @@ def plan_clips(
     return [kept.clips[key] for key in sorted(kept.clips)], rejects
 
 
-def plan_shards(clips: Sequence[ClipPlan], clips_per_shard: int) -> list[ShardPlan]:
+def cut_shards(clips: Sequence[ChosenClip], clips_per_shard: int) -> list[ShardUnit]:
     """Cut the sorted clips into shards."""
     starts = range(0, len(clips), clips_per_shard)
     return [
-        ShardPlan(file=f"shard-{number:06d}.tar", clips=tuple(clips[start : start + clips_per_shard]))
+        ShardUnit(file=f"shard-{number:06d}.tar", clips=tuple(clips[start : start + clips_per_shard]))
         for number, start in enumerate(starts)
     ]
 
 
-def content_digest(clips: Sequence[ClipPlan]) -> str:
-    """Return the name of everything that a plan's clips hold, whatever their files are called."""
+def content_digest(clips: Sequence[ChosenClip]) -> str:
+    """Return the name of everything that clips hold, whatever their files are called."""
     return fingerprint(
         [[clip.key, clip.label_index, clip.label, clip.split, clip.annotations_sha256] for clip in clips]
     )
@@ -123,10 +123,10 @@ def content_digest(clips: Sequence[ClipPlan]) -> str:
 class _Kept:
     """What the rows so far have made: clips by key, and the seconds taken of each content, by its digest."""
 
-    clips: dict[str, ClipPlan] = field(default_factory=dict)
+    clips: dict[str, ChosenClip] = field(default_factory=dict)
     taken: dict[str, list[Taken]] = field(default_factory=dict)
 
-    def add(self, row: Sequence[ClipPlan], span: tuple[float, float]) -> None:
+    def add(self, row: Sequence[ChosenClip], span: tuple[float, float]) -> None:
         """Add the clips of one row, all of the same content, or raise without adding any."""
         first = row[0]
         taken = self.taken.setdefault(first.sha256, [])
@@ -170,9 +170,9 @@ def _usable_scan(item: VideoItem, scans: Mapping[ScanInput, ScannedVideo]) -> Sc
 
 def _clip(
     item: VideoItem, scans: Mapping[ScanInput, ScannedVideo], times: tuple[float, ...], label_index: int
-) -> ClipPlan:
+) -> ChosenClip:
     files = [scans[each] for each in inputs_of(item)]
-    return ClipPlan(
+    return ChosenClip(
         key=fingerprint([files[0].sha256, times]),
         path=str(item.path),
         sha256=files[0].sha256,
@@ -186,7 +186,7 @@ def _clip(
     )
 
 
-def _refuse_conflict(first: ClipPlan, second: ClipPlan) -> None:
+def _refuse_conflict(first: ChosenClip, second: ChosenClip) -> None:
     if first.label != second.label:
         raise VideoError(
             "LabelConflict",

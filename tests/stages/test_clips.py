@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidflow.records import VideoItem
-from vidflow.stages.plan import plan_clips
+from vidflow.stages.clips import choose_clips
 from vidflow.stages.scan import ScannedVideo, inputs_of
 
 UNIFORM = {"mode": "uniform", "num_frames": 4, "fps": 4.0, "stride_seconds": 1.0}
@@ -33,39 +33,39 @@ def row(path: str, split: str = "train", span=(None, None), label: str = "a", an
     )
 
 
-def plan(rows, scans=None, sampling=UNIFORM):
-    """Plan rows whose files have a content each, unless `scans` says otherwise; return clips per path, and reasons."""
+def choose(rows, scans=None, sampling=UNIFORM):
+    """Choose clips of rows whose files have a content each, unless `scans` says otherwise; return clips per path, and reasons."""
     inputs = {each for item in rows for each in inputs_of(item)}
     known = {
         each: dataclasses.replace((scans or {}).get(each.path) or scan(each.path), is_video=each.is_video)
         for each in inputs
     }
-    clips, rejects = plan_clips(rows, known, **sampling)
+    clips, rejects = choose_clips(rows, known, **sampling)
     return Counter(clip.path for clip in clips), [(reject.path, reject.reason) for reject in rejects]
 
 
 def test_parts_of_a_video_that_share_seconds_may_not_lie_in_two_splits():
     rows = [row("/a", "train", (0, 8)), row("/a", "val", (1, 9)), row("/a", "val", (8, 10))]
-    clips, rejects = plan(rows)
+    clips, rejects = choose(rows)
     assert clips == {"/a": 2}
     assert rejects == [("/a", "Leak")]
 
 
 def test_the_same_content_leaks_under_another_name_and_another_span():
     rows = [row("/a", "train", (0, 8)), row("/b", "val")]
-    clips, rejects = plan(rows, {"/a": scan("/a", "same"), "/b": scan("/b", "same")})
+    clips, rejects = choose(rows, {"/a": scan("/a", "same"), "/b": scan("/b", "same")})
     assert clips == {"/a": 1}
     assert rejects == [("/b", "Leak")]
 
 
 def test_parts_that_touch_do_not_leak_though_their_times_were_rounded():
     rows = [row("/a", "train", (0, 0.1 + 0.2)), row("/a", "val", (0.3, 5)), row("/a", "train", (5, 10))]
-    assert plan(rows) == ({"/a": 3}, [])
+    assert choose(rows) == ({"/a": 3}, [])
 
 
 def test_a_part_within_another_leaks_however_short_it_is():
-    assert plan([row("/a", "train"), row("/a", "val", (5, 5 + 1e-7))])[1] == [("/a", "Leak")]
-    assert plan([row("/a", "val", (5, 5 + 1e-7)), row("/a", "train")])[1] == [("/a", "Leak")]
+    assert choose([row("/a", "train"), row("/a", "val", (5, 5 + 1e-7))])[1] == [("/a", "Leak")]
+    assert choose([row("/a", "val", (5, 5 + 1e-7)), row("/a", "train")])[1] == [("/a", "Leak")]
 
 
 def test_a_row_that_is_left_out_leaves_no_other_out():
@@ -76,38 +76,38 @@ def test_a_row_that_is_left_out_leaves_no_other_out():
         row("/a", "test", (4, 8)),
         row("/a", "train", (0, 4)),
     ]
-    clips, rejects = plan(rows)
+    clips, rejects = choose(rows)
     assert clips == {"/a": 2}
     assert [reason for _, reason in rejects] == ["Leak", "LabelConflict", "Duplicate"]
 
 
 def test_windows_that_coincide_are_kept_once_and_their_row_is_no_reject():
     rows = [row("/a", span=(0, 4)), row("/a", span=(2, 6)), row("/a", span=(1, 5))]
-    assert plan(rows, sampling=WINDOWS) == ({"/a": 6}, [("/a", "Duplicate")])
+    assert choose(rows, sampling=WINDOWS) == ({"/a": 6}, [("/a", "Duplicate")])
 
 
 def test_one_window_with_another_label_leaves_the_whole_row_out():
     rows = [row("/a", span=(0, 4)), row("/a", span=(3, 8), label="b"), row("/a", span=(4, 8), label="b")]
-    clips, rejects = plan(rows, sampling=WINDOWS)
+    clips, rejects = choose(rows, sampling=WINDOWS)
     assert clips == {"/a": 8}
     assert rejects == [("/a", "LabelConflict")]
 
 
 def test_one_window_with_another_split_leaves_the_whole_row_out():
-    assert plan([row("/a", span=(0, 4)), row("/a", "val", (3, 9))], sampling=WINDOWS) == ({"/a": 4}, [("/a", "Leak")])
+    assert choose([row("/a", span=(0, 4)), row("/a", "val", (3, 9))], sampling=WINDOWS) == ({"/a": 4}, [("/a", "Leak")])
 
 
 def test_other_ground_truth_for_the_same_clip_is_a_conflict():
     rows = [row("/a", annotations="/a.npz"), row("/a", annotations="/copy.npz"), row("/a", annotations="/b.npz")]
-    _, rejects = plan(rows, {"/copy.npz": scan("/copy.npz", "/a.npz")})
+    _, rejects = choose(rows, {"/copy.npz": scan("/copy.npz", "/a.npz")})
     assert [reason for _, reason in rejects] == ["Duplicate", "LabelConflict"]
 
 
 def test_windows_over_a_file_that_claims_300_days_are_refused_without_being_made():
     days = 300 * 86400.0
-    clips, rejects = plan([row("/a")], {"/a": scan("/a", num_frames=100, end_seconds=days)}, WINDOWS)
+    clips, rejects = choose([row("/a")], {"/a": scan("/a", num_frames=100, end_seconds=days)}, WINDOWS)
     assert (clips, rejects) == ({}, [("/a", "TooManyWindows")])
-    clips, rejects = plan([row("/a")], {"/a": scan("/a", num_frames=10)}, WINDOWS)
+    clips, rejects = choose([row("/a")], {"/a": scan("/a", num_frames=10)}, WINDOWS)
     assert (clips, rejects) == ({"/a": 10}, [])
 
 
@@ -125,12 +125,12 @@ def test_leaks_are_those_that_comparing_all_pairs_finds(chosen):
             wanted += 1
         else:
             kept.append(each)
-    _, rejects = plan(rows, {"/a": scan("/a", end_seconds=20.0)})
+    _, rejects = choose(rows, {"/a": scan("/a", end_seconds=20.0)})
     assert [reason for _, reason in rejects].count("Leak") == wanted
 
 
 def test_a_video_whose_bytes_are_not_those_of_the_manifest_is_a_reject():
     rows = [dataclasses.replace(row("/a"), sha256="0" * 64), dataclasses.replace(row("/b"), sha256="1" * 64)]
-    clips, rejects = plan(rows, {"/a": scan("/a", "0" * 64), "/b": scan("/b", "f" * 64)})
+    clips, rejects = choose(rows, {"/a": scan("/a", "0" * 64), "/b": scan("/b", "f" * 64)})
     assert clips == {"/a": 1}
     assert rejects == [("/b", "OtherBytes")]
