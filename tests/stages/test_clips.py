@@ -34,7 +34,7 @@ def row(path: str, split: str = "train", span=(None, None), label: str = "a", an
 
 
 def choose(rows, scans=None, sampling=UNIFORM):
-    """Choose clips of rows whose files have a content each, unless `scans` says otherwise; return clips per path, and reasons."""
+    """Choose clips of rows whose files differ, unless `scans` says otherwise; return clips per path, and reasons."""
     inputs = {each for item in rows for each in inputs_of(item)}
     known = {
         each: dataclasses.replace((scans or {}).get(each.path) or scan(each.path), is_video=each.is_video)
