@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.clip_frames import ClipFrames
-from pipelines.job import log
+from pipelines.ray_pool import log
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
-from vidflow.models.calibration import calibrate_windows
 from vidflow.models.encoder import build_encoder
+from vidflow.models.encoder.calibration import calibrate_windows
+from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.extract import fit_frames
 from vidflow.stages.locate import locate_shards
 from vidflow.training.batches import spread

@@ -9,34 +9,31 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipelines.cli import run_stage
-from pipelines.job import commit_units, log
+from pipelines.entry import run_stage
+from pipelines.progress import finished_manifest, finished_shards
+from pipelines.ray_pool import commit_units, log
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import Reject
-from vidflow.stages.extract import Extractor, ExtractPlan
+from vidflow.stages.extract import Extractor, ExtractUnit
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.locate import (
     Address,
-    ShardWork,
     dense_features,
     is_reduced_from_cache,
     locate_dense,
     locate_features,
-    locate_shards,
     root_of,
 )
-from vidflow.stages.reduce import ReducePlan, TokenReducer
+from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
 from vidflow.store.layout import FileEntry, exclusive
 from vidflow.store.rows import read_rows
 
-# A stage does not hold the videos: they may be written while it is at work.
-_CHANGED = "the videos, or the files made of them, changed while this command was at work; run the same command again"
-Plan = TypeVar("Plan", ExtractPlan, ReducePlan)
+Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 
 
 def main(config: Config) -> None:
@@ -56,35 +53,6 @@ def main(config: Config) -> None:
             _reduce(config, name, dense, address)
 
 
-def finished_shards(config: Config) -> ShardWork:
-    """Return the shards, which were finished when it was this stage's turn.
-
-    Raises:
-        VidflowError: If they no longer are, or if not one clip is in them.
-    """
-    work = locate_shards(config)
-    if work is None:
-        raise VidflowError(f"{config.root}: {_CHANGED}")
-    if not finished_manifest(work.address)["num_clips"]:
-        raise VidflowError(
-            f"{work.address.directory}: no clip is left, all {work.num_rows} rows are rejected; `vidflow rejects list` "
-            "says why, repair the videos"
-        )
-    return work
-
-
-def finished_manifest(address: Address) -> dict[str, Any]:
-    """Return the manifest of a stage that was finished when this command, which holds the root, looked at it.
-
-    Raises:
-        VidflowError: If it no longer is.
-    """
-    manifest = address.manifest
-    if manifest is None:
-        raise VidflowError(f"{address.directory}: {_CHANGED}")
-    return manifest
-
-
 def _extract(config: Config, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
     if config.encoder.weights.startswith("random:"):
         log.warning(
@@ -99,20 +67,20 @@ def _extract(config: Config, name: str, features: FeatureSet, shards: Address, a
         "clip": clip_settings(config),
     }
     build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(config, name, build, extract_plans(manifest), shards, address)
+    _make(config, name, build, extract_units(manifest), shards, address)
 
 
-def extract_plans(manifest: dict[str, Any]) -> list[ExtractPlan]:
+def extract_units(manifest: dict[str, Any]) -> list[ExtractUnit]:
     """Return every shard that the manifest of the shard stage lists as a unit of extraction."""
     return [
-        ExtractPlan(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
+        ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
         for row in manifest["files"]
     ]
 
 
 def _reduce(config: Config, name: str, dense: Address, address: Address) -> None:
     units = [
-        ReducePlan(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
+        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
         for row in finished_manifest(dense)["files"]
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
@@ -124,7 +92,7 @@ def _make(
     config: Config,
     name: str,
     build: Callable[[], Callable[[Any], FileEntry]],
-    units: Sequence[Plan],
+    units: Sequence[Unit],
     source: Address,
     address: Address,
 ) -> None:
@@ -215,4 +183,4 @@ def _clip_rows(shards: Address, rejects: list[Reject]) -> list[ClipRow]:
 
 
 if __name__ == "__main__":
-    run_stage("extract")
+    run_stage("extract", main)

@@ -78,7 +78,7 @@ def collect(config: Config) -> list[Reject]:
 
 def _build_rejects(work: ShardWork) -> list[Reject]:
     """Return what the shards left out; they know it themselves, even where the stage was refused or killed."""
-    entries = [committed_entry(work.address.directory, plan.file) for plan in work.plans]
+    entries = [committed_entry(work.address.directory, unit.file) for unit in work.units]
     return [Reject(**row) for entry in entries if entry is not None for row in entry.rejects]
 
 
@@ -101,7 +101,7 @@ def retry(config: Config) -> str:
     """Let the next run try every input again that was left out for a transient reason; return what that is."""
     with exclusive(root_of(config)):
         work = locate_shards(config)
-        shards = [plan.file for plan in work.plans if _drop_transient(work, plan.file)] if work is not None else []
+        shards = [unit.file for unit in work.units if _drop_transient(work, unit.file)] if work is not None else []
         files = open_index(config).forget_transient(scanned_paths(read_items(config)[0]))
     if not shards and not files:
         return f"nothing was left out for {', '.join(TRANSIENT[:-1])} or {TRANSIENT[-1]}"

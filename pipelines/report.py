@@ -1,45 +1,20 @@
 """Write one HTML page about the sweep: `vidflow report CONFIG.yaml`."""
 
-import os
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
-import torch
-
-from pipelines.cli import run_stage
-from pipelines.clip_frames import ClipFrames
-from pipelines.extract import finished_manifest, finished_shards
-from pipelines.job import log
-from pipelines.pareto import compare_costs
-from pipelines.sweep import finished_features
-from vidflow.config.load import config_to_yaml
-from vidflow.config.schema import Config, TaskName
-from vidflow.config.search import objective_of
+from pipelines.entry import run_stage
+from pipelines.progress import finished_features, finished_manifest, finished_shards
+from pipelines.ray_pool import log
+from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import TrialResult
-from vidflow.report.page import Example, ReportData, TaskSection, render_page
-from vidflow.report.pictures import draw_clips
-from vidflow.report.results import Classified, read_classified, read_pictured
-from vidflow.report.tables import rank_trials
-from vidflow.stages.finish import read_rejects, summarize_stage
-from vidflow.stages.locate import (
-    Address,
-    ShardWork,
-    locate_report,
-    locate_sweep,
-    locate_videos,
-    root_of,
-)
-from vidflow.store.features import FeatureReader
+from vidflow.report.gather import gather
+from vidflow.report.page import render_page
+from vidflow.stages.locate import locate_report, locate_sweep, root_of
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, list_file, publish, publish_json, seal_of
 from vidflow.tracking import Tracker, explain_failures
-from vidflow.training.baselines import describe_baseline
 from vidflow.training.snapshot import load_result
 
 PAGE = "report.html"
@@ -54,7 +29,7 @@ def main(config: Config) -> None:
         sweep = locate_sweep(config, features)
         manifest = finished_manifest(sweep)
         results = [_load(root_of(config) / "trials" / key) for key in manifest["trials"]]
-        page = render_page(_gather(config, work, features, sweep, results))
+        page = render_page(gather(config, work, features, sweep, results, manifest.get("baselines", {})))
         address = locate_report(config, sweep)
         with publish(address.directory / PAGE) as aside:
             aside.write_text(page)
@@ -83,110 +58,5 @@ def _load(directory: Path) -> TrialResult:
     return result
 
 
-def _gather(
-    config: Config, work: ShardWork, features: dict[str, Address], sweep: Address, results: list[TrialResult]
-) -> ReportData:
-    stages = [locate_videos(config)] if config.video.manifest is None else []
-    stages += [work.address, *features.values(), sweep]
-    notices = []
-    if config.encoder.weights.startswith("random:"):
-        notices.append(
-            f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), "
-            "not pre-trained ones."
-        )
-    return ReportData(
-        title=config.report.title,
-        config_yaml=config_to_yaml(config),
-        sections=_sections(config, work, features, sweep, results),
-        stages=[summary for address in stages if (summary := summarize_stage(address))],
-        rejects=[*read_rejects(work.address), *(r for address in features.values() for r in read_rejects(address))],
-        provenance=_provenance(config, stages),
-        notices=notices,
-        pareto=compare_costs(config, work, features, results),
-    )
-
-
-def _sections(
-    config: Config, work: ShardWork, features: dict[str, Address], sweep: Address, results: list[TrialResult]
-) -> list[TaskSection]:
-    """Return a section per task."""
-    baselines = finished_manifest(sweep).get("baselines", {})
-    sections = []
-    frames = ClipFrames(work)
-    for task in get_args(TaskName):
-        objective, mode = objective_of(config.trials, task)
-        trials = [result for result in results if result.settings["task"] == task]
-        if not trials:
-            continue
-        best = rank_trials(trials, objective, mode)[0].result
-        reader = FeatureReader(features[str(best.settings["features"])].directory)
-        classified, pictured = read_classified(best), read_pictured(best)
-        sections.append(
-            TaskSection(
-                task=task,
-                objective=objective,
-                mode=mode,
-                trials=trials,
-                baseline=baselines.get(task, {}),
-                baseline_answer=describe_baseline(task),
-                class_names=reader.metadata["class_names"] if task == "classification" else (),
-                examples=_examples(frames, reader, classified, config.report.num_examples) if classified else (),
-                confusion=classified.confusion if classified else None,
-                pictures=draw_clips(
-                    task, pictured, reader, frames, objective=objective, num_clips=config.report.num_examples
-                )
-                if pictured and task != "classification"
-                else (),
-            )
-        )
-    return sections
-
-
-def _examples(frames: ClipFrames, reader: FeatureReader, classified: Classified, num_examples: int) -> list[Example]:
-    """Return clips to look at: up to half of them mistakes, in the order of the split."""
-    names = reader.metadata["class_names"]
-    wrong = np.flatnonzero(classified.labels != classified.predicted)
-    right = np.flatnonzero(classified.labels == classified.predicted)
-    num_wrong = min(len(wrong), num_examples // 2)
-    chosen = [*wrong[:num_wrong], *right[: num_examples - num_wrong]]
-    return [
-        Example(
-            frames=frames(key := reader.keys[classified.indices[clip]]),
-            key=key,
-            label=names[classified.labels[clip]],
-            predicted=names[classified.predicted[clip]],
-            probability=float(classified.probabilities[clip]),
-        )
-        for clip in chosen
-    ]
-
-
-def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:
-    packages = ("vidflow", "torch", "timm", "ray", "mlflow", "webdataset", "pyarrow", "av")
-    return {
-        **{f"fingerprint {address.directory.parent.name}": address.fingerprint for address in stages},
-        "encoder": f"{config.encoder.name}, {config.encoder.weights}",
-        "git": _git_revision(),
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
-        "python": platform.python_version(),
-        "hardware": f"{os.cpu_count()} cores, {_gpu()}, {platform.platform()}",
-        "written": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-    }
-
-
-def _gpu() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def _git_revision() -> str:
-    """Return the commit of the code, with `+` where it has uncommitted changes."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40"]
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "unknown: git is not installed"
-    return described.stdout.strip() or "unknown: not a checkout"
-
-
 if __name__ == "__main__":
-    run_stage("report")
+    run_stage("report", main)

@@ -1,6 +1,8 @@
 """All stages in order: `python -m pipelines.run CONFIG.yaml` is `vidflow run CONFIG.yaml`."""
 
-from pipelines.cli import run_stage
+import sys
+
+from pipelines.cli import main
 
 if __name__ == "__main__":
-    run_stage("run")
+    main(["run", *sys.argv[1:]])

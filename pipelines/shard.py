@@ -6,25 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipelines.cli import run_stage
-from pipelines.job import commit_units, log, map_units, ray_session
+from pipelines.entry import run_stage
+from pipelines.ray_pool import commit_units, log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject
+from vidflow.stages.clips import ShardUnit
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, write_rejects
 from vidflow.stages.locate import (
     ShardWork,
     count_reasons,
     decode_limits,
     edition_of,
+    list_shard_work,
     locate_shards,
     open_index,
-    plan_shard_work,
     read_items,
     root_of,
     scanned_paths,
 )
-from vidflow.stages.plan import ShardPlan
 from vidflow.stages.reject_limit import built_rejects, limit_problem
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
@@ -67,7 +67,7 @@ def _is_done(config: Config, work: ShardWork) -> bool:
 
 
 def _scan(config: Config) -> ShardWork:
-    """Hash and probe what has not been, then plan."""
+    """Hash and probe what has not been, then choose clips."""
     items, rejects = read_items(config)
     index = open_index(config)
     paths = index.missing(scanned_paths(items))
@@ -81,7 +81,7 @@ def _scan(config: Config) -> ShardWork:
     for rows in map_units(build, units, config.resources.shard, name="scan"):
         index.add(rows)
     log.info("scan: %d files in %.1f s", len(paths), time.monotonic() - started)
-    return plan_shard_work(config, items, rejects, index)
+    return list_shard_work(config, items, rejects, index)
 
 
 def _build(config: Config, work: ShardWork) -> None:
@@ -92,7 +92,7 @@ def _build(config: Config, work: ShardWork) -> None:
         config,
         work.address.directory,
         build,
-        work.plans,
+        work.units,
         config.resources.shard,
         name="shard",
         is_current=lambda _, entry: not is_due(entry, limits),
@@ -103,7 +103,7 @@ def _build(config: Config, work: ShardWork) -> None:
         replace(work.address, edition=edition_of(rejects)),
         stage="shard",
         entries=entries,
-        clips=[row for plan, entry in zip(work.plans, entries, strict=True) for row in _clip_rows(plan, entry)],
+        clips=[row for unit, entry in zip(work.units, entries, strict=True) for row in _clip_rows(unit, entry)],
         rejects=[*work.rejects, *rejects],
         class_names=work.class_names,
         plan_rejects=work.rejects_digest,
@@ -142,11 +142,11 @@ def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBu
     )
 
 
-def _clip_rows(plan: ShardPlan, entry: FileEntry) -> list[ClipRow]:
+def _clip_rows(unit: ShardUnit, entry: FileEntry) -> list[ClipRow]:
     left_out = {row["key"] for row in entry.rejects}
-    kept = [clip for clip in plan.clips if clip.key not in left_out]
+    kept = [clip for clip in unit.clips if clip.key not in left_out]
     return [
-        ClipRow(key=clip.key, label=clip.label_index, split=clip.split, file=plan.file, row=row)
+        ClipRow(key=clip.key, label=clip.label_index, split=clip.split, file=unit.file, row=row)
         for row, clip in enumerate(kept)
     ]
 
@@ -162,4 +162,4 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
 
 
 if __name__ == "__main__":
-    run_stage("shard")
+    run_stage("shard", main)

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from pipelines.cli import run_stage
-from pipelines.extract import finished_manifest, finished_shards
-from pipelines.job import check_hosts, log, ray_session
-from pipelines.plan import PLAN, compare_with_plan
-from pipelines.plan_table import StageCost
+from pipelines.entry import run_stage
+from pipelines.plan.record import PLAN, StageCost, compare_with_plan
+from pipelines.progress import finished_features, finished_shards
+from pipelines.ray_pool import check_hosts, log, ray_session
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config, Trial
@@ -21,7 +20,7 @@ from vidflow.errors import DamagedError, VidflowError
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
-from vidflow.stages.locate import Address, ShardWork, locate_features, locate_sweep, locate_trial, root_of
+from vidflow.stages.locate import Address, locate_sweep, locate_trial, root_of
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, read_json
 from vidflow.tracking import Tracker, explain_failures
@@ -46,18 +45,6 @@ def main(config: Config) -> None:
         with explain_failures(store_uri(config)), ray_session(config):
             check_hosts(config)
             Sweep(config, features, sweep).run()
-
-
-def finished_features(config: Config, work: ShardWork) -> dict[str, Address]:
-    """Return the addresses of all feature sets, which were finished when it was this stage's turn.
-
-    Raises:
-        VidflowError: If one no longer is.
-    """
-    features = {name: locate_features(config, name, work.address) for name in config.features}
-    for address in features.values():
-        finished_manifest(address)
-    return features
 
 
 class Sweep:
@@ -294,4 +281,4 @@ class Sweep:
 
 
 if __name__ == "__main__":
-    run_stage("sweep")
+    run_stage("sweep", main)

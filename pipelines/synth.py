@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import run_stage
-from pipelines.job import log, map_units, ray_session
+from pipelines.entry import run_stage
+from pipelines.ray_pool import log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
@@ -114,4 +114,4 @@ def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequ
 
 
 if __name__ == "__main__":
-    run_stage("synth")
+    run_stage("synth", main)

@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from vidflow.errors import VidflowError
 from vidflow.models.checkpoints import export_released, load_released, load_rvm, rvm_num_heads
-from vidflow.models.coordinates import to_centers
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import TaskState, build_task
+from vidflow.models.tasks.coordinates import to_centers
 
 # Single precision, outputs of order one: the golden numbers were computed in another order of operations.
 GOLDEN = {"rtol": 0, "atol": 1e-5}

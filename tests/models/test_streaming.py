@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load, save
 
 from vidflow.errors import VidflowError
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import build_reducer
 from vidflow.models.streaming import StreamingModel

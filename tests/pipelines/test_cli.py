@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import exit_code, main
+from pipelines.cli import main
+from pipelines.entry import exit_code
 
 
 def test_help_names_every_command_and_the_exit_codes(vidflow):
@@ -80,7 +81,7 @@ def test_a_root_that_cannot_be_made_is_a_sentence_for_rejects_too(vidflow, tiny)
 
 @pytest.mark.parametrize(("size", "is_unbuffered"), [(1, False), (100_000, False), (1, True)])
 def test_output_that_cannot_be_written_is_a_sentence(size, is_unbuffered):
-    code = f"from pipelines.cli import exit_code; import sys; sys.exit(exit_code(lambda: print('x' * {size})))"
+    code = f"from pipelines.entry import exit_code; import sys; sys.exit(exit_code(lambda: print('x' * {size})))"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1" * is_unbuffered}
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-c", code]
@@ -97,7 +98,7 @@ def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, pro
 
 @pytest.mark.parametrize(("command", "resumes"), [("plan", False), ("bench", False), ("sweep", True), ("run", True)])
 def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resumes, tiny, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.cli.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("pipelines.entry.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main([command, str(tiny)])
     assert ("goes on from here" in capsys.readouterr().err) is resumes

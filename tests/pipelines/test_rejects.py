@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import add_rejects, exit_code, run_rejects
+from pipelines.cli import add_rejects, run_rejects
+from pipelines.entry import exit_code
 from vidflow.video.ffmpeg import write_h264
 
 CONFIG = """\

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import extract, report, sweep
-from pipelines.state import Progress
+from pipelines.progress import Progress
 from vidflow.config.load import load_config
 from vidflow.errors import VidflowError
 from vidflow.video.ffmpeg import write_h264

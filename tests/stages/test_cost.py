@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidflow.models.encoder import build_encoder, skeleton
-from vidflow.models.flops import count_macs, shape_of
+from vidflow.models.encoder.flops import count_macs, shape_of
 from vidflow.models.reduction.build import build_reducer
 from vidflow.stages.cost import describe_reducer, encoder_macs
 

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from vidflow.errors import VidflowError
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.encoder import build_encoder
 from vidflow.models.tasks import build_task
-from vidflow.models.token_scale import TokenScale
+from vidflow.models.tasks.token_scale import TokenScale
 from vidflow.stages.predict import Square, VideoPredictor, rebuild_encoder
 from vidflow.video.ffmpeg import write_h264
 

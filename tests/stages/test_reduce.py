@@ -5,7 +5,7 @@ from vidflow.errors import DamagedError
 from vidflow.models.reduction.build import build_reducer
 from vidflow.records import ClipTokens
 from vidflow.stages.extract import number_rows
-from vidflow.stages.reduce import ReducePlan, TokenReducer, reduce_clip
+from vidflow.stages.reduce import ReduceUnit, TokenReducer, reduce_clip
 from vidflow.store.features import unmerge, write_features
 from vidflow.store.layout import file_sha256
 
@@ -86,9 +86,9 @@ def test_rows_are_numbered_through_the_clip():
 def test_a_reduced_file_says_which_dense_one_it_was_made_from_and_an_altered_one_is_not_read(tmp_path):
     path = tmp_path / "dense.arrow"
     write_features(path, [make_clip()], {"embed_dim": D, "grid": [SIDE, SIDE]})
-    plan = ReducePlan(file="a.arrow", dense=path.name, source_sha256=file_sha256(path))
+    unit = ReduceUnit(file="a.arrow", dense=path.name, source_sha256=file_sha256(path))
     reducer = TokenReducer(build_reducer("pool", window=[1, 2, 2]), dense=tmp_path, directory=tmp_path, metadata={})
-    assert reducer(plan).details == {"source": plan.source_sha256}
+    assert reducer(unit).details == {"source": unit.source_sha256}
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(DamagedError, match=r"dense\.arrow: its bytes are not those that were written"):
-        reducer(plan)
+        reducer(unit)

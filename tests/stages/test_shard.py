@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vidflow.files import file_state
-from vidflow.stages.plan import ClipPlan, ShardPlan
+from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.shard import ShardBuilder
 from vidflow.store.layout import committed_entry
 from vidflow.store.shards import read_shard
@@ -15,9 +15,9 @@ from vidflow.video.ffmpeg import write_h264
 ENCODING = {"decoder": "decord", "size": 32, "resize_filter": "bilinear", "image_format": "jpg", "jpeg_quality": 90}
 
 
-def plan_of(videos: list[Path], file: str) -> ShardPlan:
+def unit_of(videos: list[Path], file: str) -> ShardUnit:
     clips = [
-        ClipPlan(
+        ChosenClip(
             key=video.stem,
             path=str(video),
             sha256="",
@@ -31,7 +31,7 @@ def plan_of(videos: list[Path], file: str) -> ShardPlan:
         )
         for video in videos
     ]
-    return ShardPlan(file=file, clips=tuple(clips))
+    return ShardUnit(file=file, clips=tuple(clips))
 
 
 def children() -> set[str]:
@@ -47,9 +47,9 @@ def test_one_decoder_process_serves_all_shards_and_a_broken_video_is_a_reject(tm
     videos[1].write_bytes(b"no video")
     before = children()
     builder = ShardBuilder(directory=tmp_path / "shards", timeout_seconds=60, memory_mib=2048, **ENCODING)
-    first = builder(plan_of(videos[:2], "a.tar"))
+    first = builder(unit_of(videos[:2], "a.tar"))
     started = children() - before
-    second = builder(plan_of(videos[2:], "b.tar"))
+    second = builder(unit_of(videos[2:], "b.tar"))
     assert len(started) == 1
     assert children() - before == started, "the decoder was started again"
     assert (first.num_clips, second.num_clips) == (1, 2)

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_shard import ENCODING, plan_of
+from test_shard import ENCODING, unit_of
 
 from vidflow.config.schema import Config, Trial
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
+from vidflow.stages.clips import choose_clips
 from vidflow.stages.locate import Address, edition_of, locate_features, locate_sweep, locate_trial
-from vidflow.stages.plan import plan_clips
 from vidflow.stages.scan import ScanInput, VideoIndex, VideoScanner
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.transient import KILLED, TRANSIENT, Limits, is_due, try_twice
@@ -68,8 +68,8 @@ def test_scanning_and_sharding_try_what_timed_out_twice_and_their_rejects_say_so
     (row,) = VideoScanner(**TOO_SHORT)([as_video(video)])
     assert (row.reason, row.attempts) == ("Timeout", 2)
     item = VideoItem(path=video, label="a", split="train")
-    _, (scanned,) = plan_clips([item], {row.input: row}, mode="uniform", num_frames=4, fps=4.0, stride_seconds=1.0)
-    entry = ShardBuilder(directory=tmp_path / "shards", **TOO_SHORT, **ENCODING)(plan_of([video], "a.tar"))
+    _, (scanned,) = choose_clips([item], {row.input: row}, mode="uniform", num_frames=4, fps=4.0, stride_seconds=1.0)
+    entry = ShardBuilder(directory=tmp_path / "shards", **TOO_SHORT, **ENCODING)(unit_of([video], "a.tar"))
     assert (scanned.attempts, [reject["attempts"] for reject in entry.rejects]) == (2, [2])
 
 
@@ -107,25 +107,25 @@ def test_what_is_forgotten_is_scanned_again_and_the_rest_is_not(tmp_path, video)
 
 
 def test_a_shard_knows_when_the_clip_it_left_out_is_due(tmp_path, video):
-    plan = plan_of([video], "a.tar")
-    entry = ShardBuilder(directory=tmp_path / "shards", **TOO_SHORT, **ENCODING)(plan)
+    unit = unit_of([video], "a.tar")
+    entry = ShardBuilder(directory=tmp_path / "shards", **TOO_SHORT, **ENCODING)(unit)
     assert [row["reason"] for row in entry.rejects] == ["Timeout"]
     entry = committed_entry(tmp_path / "shards", "a.tar")
     assert not is_due(entry, Limits(**TOO_SHORT))
     assert is_due(entry, Limits(**LIMITS))
     video.chmod(0o600)
     assert is_due(entry, Limits(**TOO_SHORT))
-    assert not is_due(ShardBuilder(directory=tmp_path / "shards", **LIMITS, **ENCODING)(plan), Limits(**LIMITS))
+    assert not is_due(ShardBuilder(directory=tmp_path / "shards", **LIMITS, **ENCODING)(unit), Limits(**LIMITS))
 
 
 def test_bytes_that_changed_since_the_scan_never_carry_its_digest(tmp_path, video):
-    plan = plan_of([video], "a.tar")
+    unit = unit_of([video], "a.tar")
     write_h264(video, np.full((6, 32, 32, 3), 99, np.uint8), fps=10)
     builder = ShardBuilder(directory=tmp_path / "shards", **LIMITS, **ENCODING)
-    entry = builder(plan)
+    entry = builder(unit)
     assert [row["reason"] for row in entry.rejects] == ["Changed"]
     video.unlink()
-    assert [row["reason"] for row in builder(plan).rejects] == ["Changed"]
+    assert [row["reason"] for row in builder(unit).rejects] == ["Changed"]
     assert is_due(entry, Limits(**LIMITS))
 
 

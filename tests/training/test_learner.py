@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
-from vidflow.models.cores import build_core
-from vidflow.models.metrics import build_metric
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import build_task
+from vidflow.models.tasks.metrics import build_metric
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import build_optimizer

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import build_task
 from vidflow.training.optim import (
     autocast,

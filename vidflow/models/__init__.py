@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidflow.models.checkpoints import export_released, load_released, load_rvm
-    from vidflow.models.cores import build_core
+    from vidflow.models.cores.build import build_core
     from vidflow.models.encoder import build_encoder
-    from vidflow.models.metrics import build_metric
     from vidflow.models.streaming import StreamingModel
     from vidflow.models.tasks import build_task
+    from vidflow.models.tasks.metrics import build_metric
 
 __all__ = [
     "StreamingModel",
@@ -28,9 +28,9 @@ __all__ = [
 
 _HOMES = {
     "StreamingModel": "streaming",
-    "build_core": "cores",
+    "build_core": "cores.build",
     "build_encoder": "encoder",
-    "build_metric": "metrics",
+    "build_metric": "tasks.metrics",
     "build_task": "tasks",
     "export_released": "checkpoints",
     "load_released": "checkpoints",

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from vidflow.errors import VidflowError
+from vidflow.models.cores.gated_transformer import GatedTransformerCore
+from vidflow.models.cores.temporal_core import TemporalCore
 from vidflow.models.flax_arrays import from_flax
-from vidflow.models.gated_transformer import GatedTransformerCore
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.camera_pose import CameraPoseTask
 from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task
-from vidflow.models.temporal_core import TemporalCore
 from vidflow.models.tensor_checks import tensor_faults
 
 # (ours, released). Cores and the classification readout bear the released names already.

@@ -14,8 +14,8 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoded import EncodedFrames
 from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.encoder.encoded import EncodedFrames
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task, TaskState

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vidflow.models.metrics import build_metric
 from vidflow.models.tasks.camera_pose import rotation_matrix
 from vidflow.models.tasks.depth import valid_depth
+from vidflow.models.tasks.metrics import build_metric
 from vidflow.report.figures import DPI, depth_figure, ways_figure
 from vidflow.report.results import Pictured
 from vidflow.store.features import FeatureReader

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vidflow.models.encoder import resolve_depths, skeleton
-from vidflow.models.flops import VitShape, block_macs, count_tokens, matching_macs, shape_of
+from vidflow.models.encoder.flops import VitShape, block_macs, count_tokens, matching_macs, shape_of
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution

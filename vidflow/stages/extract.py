@@ -27,7 +27,7 @@ from vidflow.video.encode import decompress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractPlan:
+class ExtractUnit:
     """One feature file to make, and the shard it is made from.
 
     Attributes:
@@ -78,17 +78,17 @@ class Extractor:
         self._frames_per_batch = frames_per_batch
         self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
 
-    def __call__(self, plan: ExtractPlan) -> FileEntry:
+    def __call__(self, unit: ExtractUnit) -> FileEntry:
         """Encode one shard and commit its features.
 
         Raises:
             DamagedError: If the shard's bytes are not those that were committed.
         """
         started = time.perf_counter()
-        check_once(self._shards / plan.shard, plan.source_sha256)
+        check_once(self._shards / unit.shard, unit.source_sha256)
         rejects: list[Reject] = []
-        path = self._directory / plan.file
-        samples = read_shard(self._shards / plan.shard)
+        path = self._directory / unit.file
+        samples = read_shard(self._shards / unit.shard)
         num_clips = write_features(path, self._encode(samples, rejects), self._metadata)
         entry = FileEntry(
             file=path.name,
@@ -97,7 +97,7 @@ class Extractor:
             num_clips=num_clips,
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
-            details={"source": plan.source_sha256},
+            details={"source": unit.source_sha256},
         )
         publish_entry(self._directory, entry)
         return entry

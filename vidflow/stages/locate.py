@@ -18,9 +18,9 @@ from vidflow.config.fingerprints import (
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
 from vidflow.config.search import objective_of
-from vidflow.models.weights import weights_identity
+from vidflow.models.identity import weights_identity
 from vidflow.records import Reject, VideoItem
-from vidflow.stages.plan import ShardPlan, content_digest, list_class_names, plan_clips, plan_shards
+from vidflow.stages.clips import ShardUnit, choose_clips, content_digest, cut_shards, list_class_names
 from vidflow.stages.scan import ScanInput, VideoIndex, inputs_of
 from vidflow.stages.transient import TRANSIENT, Limits, is_due
 from vidflow.store.digests import check_once
@@ -63,17 +63,17 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardWork:
-    """The shard stage as planned from complete scans."""
+    """The shard stage as complete scans make it."""
 
     address: Address
     class_names: list[str]
-    plans: list[ShardPlan]
+    units: list[ShardUnit]
     rejects: list[Reject]
     num_rows: int
 
     @property
     def rejects_digest(self) -> str:
-        """Name of what the plan left out; the shards do not depend on it, their table of rejects does."""
+        """Name of what is left out before shards are made: the shards do not depend on it, their rejects do."""
         return fingerprint([asdict(reject) for reject in self.rejects])
 
 
@@ -116,27 +116,27 @@ def decode_limits(config: Config) -> Limits:
 
 
 def scanned_paths(items: Sequence[VideoItem]) -> list[ScanInput]:
-    """Return every file whose content the plan depends on, once as each of what the rows name it."""
+    """Return every file whose content the clips depend on, once as each of what the rows name it."""
     return sorted({each for item in items for each in inputs_of(item)})
 
 
-def plan_shard_work(
+def list_shard_work(
     config: Config, items: Sequence[VideoItem], rejects: Sequence[Reject], index: VideoIndex
 ) -> ShardWork:
     """Return the shards to make, given that every file has been scanned."""
-    clips, unusable = plan_clips(
+    clips, unusable = choose_clips(
         items, {scanned: index[scanned] for scanned in scanned_paths(items)}, **asdict(config.video.sampling)
     )
     settings = shard_settings(config, content_digest(clips), {"decord": _version("decord"), "av": _version("av")})
-    directory, plans = (
+    directory, units = (
         root_of(config) / "shards" / fingerprint(settings),
-        plan_shards(clips, config.shards.clips_per_shard),
+        cut_shards(clips, config.shards.clips_per_shard),
     )
-    edition = _edition_due(directory, plans, decode_limits(config))
+    edition = _edition_due(directory, units, decode_limits(config))
     return ShardWork(
         address=Address(directory=directory, settings=settings, edition=edition),
         class_names=list_class_names(items),
-        plans=plans,
+        units=units,
         rejects=[*rejects, *unusable],
         num_rows=len(items) + len(rejects),
     )
@@ -153,7 +153,7 @@ def edition_of(rejects: Sequence[Reject]) -> str:
     return fingerprint(keys) if keys else ""
 
 
-def _edition_due(directory: Path, plans: Sequence[ShardPlan], limits: Limits) -> str:
+def _edition_due(directory: Path, units: Sequence[ShardUnit], limits: Limits) -> str:
     """Return the edition as it will be if every clip that is due succeeds.
 
     Equal to the finished stage's edition when nothing is due.
@@ -161,9 +161,9 @@ def _edition_due(directory: Path, plans: Sequence[ShardPlan], limits: Limits) ->
     rejects = [Reject(**row) for row in (read_stage(directory) or {}).get("build_rejects", [])]
     keys = {reject.key for reject in rejects if reject.reason in TRANSIENT}
     due: set[str] = set()
-    for plan in plans if keys else ():
-        here = keys & {clip.key for clip in plan.clips}
-        entry = committed_entry(directory, plan.file) if here else None
+    for unit in units if keys else ():
+        here = keys & {clip.key for clip in unit.clips}
+        entry = committed_entry(directory, unit.file) if here else None
         if entry is None or is_due(entry, limits):
             due |= here
     return edition_of([reject for reject in rejects if reject.key not in due])
@@ -175,7 +175,7 @@ def locate_shards(config: Config) -> ShardWork | None:
         return None
     items, rejects = read_items(config)
     index = open_index(config)
-    return None if index.missing(scanned_paths(items)) else plan_shard_work(config, items, rejects, index)
+    return None if index.missing(scanned_paths(items)) else list_shard_work(config, items, rejects, index)
 
 
 def locate_features(config: Config, name: str, shards: Address) -> Address:

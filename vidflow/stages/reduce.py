@@ -21,7 +21,7 @@ from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReducePlan:
+class ReduceUnit:
     """One feature file to make, and the dense one it is made from.
 
     Attributes:
@@ -49,15 +49,15 @@ class TokenReducer:
         """
         self._reducer, self._dense, self._directory, self._metadata = reducer, dense, directory, metadata
 
-    def __call__(self, plan: ReducePlan) -> FileEntry:
+    def __call__(self, unit: ReduceUnit) -> FileEntry:
         """Reduce one file and commit the result.
 
         Raises:
             DamagedError: If the dense file's bytes are not those that were committed.
         """
         started = time.perf_counter()
-        source = FeatureFile(self._dense / plan.dense, plan.source_sha256)
-        path = self._directory / plan.file
+        source = FeatureFile(self._dense / unit.dense, unit.source_sha256)
+        path = self._directory / unit.file
         num_clips = write_features(path, self._reduce(source), {**source.metadata, **self._metadata})
         entry = FileEntry(
             file=path.name,
@@ -66,7 +66,7 @@ class TokenReducer:
             num_clips=num_clips,
             seconds=time.perf_counter() - started,
             rejects=[],
-            details={"source": plan.source_sha256},
+            details={"source": unit.source_sha256},
         )
         publish_entry(self._directory, entry)
         return entry

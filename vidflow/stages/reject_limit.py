@@ -20,7 +20,7 @@ def limit_problem(config: Config, work: ShardWork, built: Sequence[Reject]) -> s
 
     Args:
         config: The experiment.
-        work: The planned shards; what the plan left out counts.
+        work: The shards to make; what is left out of them counts.
         built: What was left out while they were made.
     """
     broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]

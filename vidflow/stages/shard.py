@@ -1,4 +1,4 @@
-"""Sharding: clips of a plan decoded and packed into one committed tar."""
+"""Sharding: the clips of a unit decoded and packed into one committed tar."""
 
 import time
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from vidflow.ahead import make_ahead
 from vidflow.errors import VideoError
 from vidflow.files import FileState, file_state
 from vidflow.records import Reject
-from vidflow.stages.plan import ClipPlan, ShardPlan
+from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
@@ -35,20 +35,20 @@ class ShardBuilder:
         self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
-    def __call__(self, plan: ShardPlan) -> FileEntry:
+    def __call__(self, unit: ShardUnit) -> FileEntry:
         """Decode, pack and commit one shard; what cannot be decoded is listed in its manifest."""
         started = time.perf_counter()
         rejects: list[Reject] = []
         states: dict[str, FileState] = {}
-        path = self._directory / plan.file
-        samples = (sample for clip in plan.clips if (sample := self._sample(clip, rejects, states)) is not None)
+        path = self._directory / unit.file
+        samples = (sample for clip in unit.clips if (sample := self._sample(clip, rejects, states)) is not None)
         self._sandbox.start()  # here, for it would die with the thread that decodes ahead
         members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
-            file=plan.file,
+            file=unit.file,
             num_bytes=path.stat().st_size,
             sha256=file_sha256(path),
-            num_clips=len(plan.clips) - len(rejects),
+            num_clips=len(unit.clips) - len(rejects),
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
             details={"members": members, **describe_attempt(self._limits, states)},
@@ -56,7 +56,7 @@ class ShardBuilder:
         publish_entry(self._directory, entry)
         return entry
 
-    def _sample(self, clip: ClipPlan, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
+    def _sample(self, clip: ChosenClip, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
         before = {path: file_state(path) for path in clip.stamps}  # what is repaired meanwhile is then seen to differ
         try:
             encoded = try_twice(lambda: self._encode(clip))
@@ -76,7 +76,7 @@ class ShardBuilder:
             return None
         return self._pack(clip, encoded)
 
-    def _pack(self, clip: ClipPlan, encoded: EncodedClip) -> ShardSample:
+    def _pack(self, clip: ChosenClip, encoded: EncodedClip) -> ShardSample:
         origin = {
             "label": clip.label,
             "split": clip.split,
@@ -92,7 +92,7 @@ class ShardBuilder:
             annotations=encoded.annotations,
         )
 
-    def _encode(self, clip: ClipPlan) -> EncodedClip:
+    def _encode(self, clip: ChosenClip) -> EncodedClip:
         encoded: EncodedClip = self._sandbox.call(
             encode_unchanged,
             Path(clip.path),

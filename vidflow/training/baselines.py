@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vidflow.config.schema import TaskName
 from vidflow.errors import VidflowError
-from vidflow.models.metrics import build_metric
 from vidflow.models.tasks.depth import valid_depth
+from vidflow.models.tasks.metrics import build_metric
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations, spread
 from vidflow.training.trial import annotations_of

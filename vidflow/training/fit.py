@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Int64
 
 from vidflow.errors import ConfigError, DamagedError, VidflowError
-from vidflow.models.metrics import Metric
 from vidflow.models.tasks import Task
+from vidflow.models.tasks.metrics import Metric
 from vidflow.records import EpochResult
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.store.layout import TRIAL_RESULT, remove_leftovers

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vidflow.config.schema import CoreName, TaskName, Trial
 from vidflow.errors import VidflowError
-from vidflow.models.cores import build_core
-from vidflow.models.metrics import build_metric
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import Task, build_task
-from vidflow.models.token_scale import TokenScale
+from vidflow.models.tasks.metrics import build_metric
+from vidflow.models.tasks.token_scale import TokenScale
 from vidflow.records import EpochResult
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import core_tokens, read_annotations, spread

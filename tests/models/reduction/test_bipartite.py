@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
-from vidflow.models.flops import count_tokens
+from vidflow.models.encoder.flops import count_tokens
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, Schedule, schedule_merges
 
 

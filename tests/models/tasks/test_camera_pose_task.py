@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import build_task
 from vidflow.models.tasks.camera_pose import rotation_matrix
 

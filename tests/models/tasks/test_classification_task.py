@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import build_task
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import build_task
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import build_task
 
 POINTS = torch.tensor([[[0.1, 0.2], [0.7, 0.4], [0.5, 0.9]]]).double()

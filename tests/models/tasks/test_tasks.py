@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidflow.models.cores import build_core
+from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import Task, TaskName, build_task
 
 NAMES: tuple[TaskName, ...] = get_args(TaskName)

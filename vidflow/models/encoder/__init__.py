@@ -1,15 +1,14 @@
 """Build a frozen image encoder from any timm vision transformer and run it on decoded frames."""
 
-from vidflow.models.encoded import EncodedFrames
 from vidflow.models.encoder.architecture import (
     check_img_size,
     check_name,
-    hub_location,
     patch_size_of,
     resolve_depths,
     skeleton,
 )
 from vidflow.models.encoder.build import EncoderDtype, build_encoder
+from vidflow.models.encoder.encoded import EncodedFrames
 from vidflow.models.encoder.frozen import FrozenEncoder
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "build_encoder",
     "check_img_size",
     "check_name",
-    "hub_location",
     "patch_size_of",
     "resolve_depths",
     "skeleton",

@@ -9,9 +9,9 @@ import timm
 import torch
 
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.vit import TimmVit, check_blocks
 from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution
-from vidflow.models.vit import TimmVit, check_blocks
 
 # The modules of timm whose plain pre-norm sequences the block walk understands.
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")

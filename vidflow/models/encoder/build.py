@@ -9,11 +9,12 @@ import torch
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.architecture import check_name, create_vit
 from vidflow.models.encoder.frozen import FrozenEncoder
+from vidflow.models.encoder.hub import hub_file
 from vidflow.models.encoder.loading import load_weights
 from vidflow.models.encoder.rvm import RVM_MEAN, RVM_OPTIONS, RVM_STD, check_rvm_name
+from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.reduction.build import Reducer
-from vidflow.models.vit import TimmVit
-from vidflow.models.weights import hub_file, random_seed, weights_kind
+from vidflow.models.weights import random_seed, weights_kind
 
 EncoderDtype = Literal["auto", "float32", "bfloat16", "float16"]
 

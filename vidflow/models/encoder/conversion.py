@@ -17,7 +17,7 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.vit import TimmVit
+from vidflow.models.encoder.vit import TimmVit
 
 Convert = Callable[[dict[str, Any], TimmVit], Mapping[str, Any]]
 

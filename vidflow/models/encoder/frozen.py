@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from vidflow.models.encoded import EncodedFrames, pack_taps
 from vidflow.models.encoder.architecture import patch_size_of, resolve_depths
-from vidflow.models.pruned_frames import encode_pruned, shrink
-from vidflow.models.reduced_vit import walk_reduced
+from vidflow.models.encoder.encoded import EncodedFrames, pack_taps
+from vidflow.models.encoder.pruned_frames import encode_pruned, shrink
+from vidflow.models.encoder.reduced_vit import walk_reduced
+from vidflow.models.encoder.vit import TimmVit, walk_blocks
 from vidflow.models.reduction.build import InputReducer, Reducer
 from vidflow.models.reduction.controls import InputLowerResolution, covering_patches
 from vidflow.models.reduction.in_block import BlockReducer
 from vidflow.models.reduction.seeds import content_seeds
 from vidflow.models.tensor_checks import state_sha256
-from vidflow.models.vit import TimmVit, walk_blocks
 
 
 class FrozenEncoder:

@@ -14,8 +14,8 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.conversion import fit_to_model
 from vidflow.models.encoder.rvm import read_rvm
+from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.tensor_checks import tensor_faults
-from vidflow.models.vit import TimmVit
 
 # A frozen encoder has neither a classifier nor a pooling head, so a checkpoint's are left unread.
 _HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.architecture import skeleton
+from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.flax_arrays import from_flax
-from vidflow.models.flops import shape_of
-from vidflow.models.vit import TimmVit
 from vidflow.npz import read_npz
 
 # What flax does unless told otherwise: GELU by its tanh, and 1e-6 under the root of a norm.

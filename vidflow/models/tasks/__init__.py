@@ -2,14 +2,14 @@
 
 from typing import Literal, assert_never
 
-from vidflow.models.blocks import fitting_heads
+from vidflow.models.cores.blocks import fitting_heads
+from vidflow.models.cores.temporal_core import TemporalCore
 from vidflow.models.tasks.box_tracking import BoxTrackingTask
 from vidflow.models.tasks.camera_pose import CameraPoseTask
 from vidflow.models.tasks.classification import ClassificationTask
 from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task, TaskState
-from vidflow.models.temporal_core import TemporalCore
 
 TaskName = Literal["classification", "box_tracking", "point_tracking", "depth", "camera_pose"]
 

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidflow.models.coordinates import QueryEncoder, box_overlap, to_centers, to_corners
+from vidflow.models.cores.temporal_core import State, TemporalCore
 from vidflow.models.precision import at_least_single
-from vidflow.models.readouts import QueryDecoder, build_projection
+from vidflow.models.tasks.coordinates import QueryEncoder, box_overlap, to_centers, to_corners
+from vidflow.models.tasks.readouts import QueryDecoder, build_projection
 from vidflow.models.tasks.task import Task
-from vidflow.models.temporal_core import State, TemporalCore
 
 # Weight of the generalized IoU beside the smooth L1 loss.
 # Source: reconstruction of the 4DS protocol in the appendix of InternVideo-Next.

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidflow.models.readouts import build_projection
+from vidflow.models.cores.temporal_core import State, TemporalCore
+from vidflow.models.tasks.readouts import build_projection
 from vidflow.models.tasks.task import Task
-from vidflow.models.temporal_core import State, TemporalCore
 
 # The logarithms s before training. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 3. From 0, that of the
 # rotation, whose errors are hundredths, would have thousands of steps to go, and the rotation would hardly be trained.

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from vidflow.models.readouts import AttentionReadout
+from vidflow.models.cores.temporal_core import State, TemporalCore
+from vidflow.models.tasks.readouts import AttentionReadout
 from vidflow.models.tasks.task import Task
-from vidflow.models.temporal_core import State, TemporalCore
 
 
 class ClassificationTask(Task):

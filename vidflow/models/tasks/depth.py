@@ -6,9 +6,9 @@ Axes: B clips, T frames, L tokens of the core, D width, H and W pixels, s pixels
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vidflow.models.readouts import AttentionReadout
+from vidflow.models.cores.temporal_core import State, TemporalCore
+from vidflow.models.tasks.readouts import AttentionReadout
 from vidflow.models.tasks.task import Task
-from vidflow.models.temporal_core import State, TemporalCore
 
 # Pixels a side of the block that one query predicts.
 BLOCK = 8

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidflow.models.coordinates import QueryEncoder
+from vidflow.models.cores.temporal_core import State, TemporalCore
 from vidflow.models.precision import at_least_single
-from vidflow.models.readouts import QueryDecoder, build_projection
+from vidflow.models.tasks.coordinates import QueryEncoder
+from vidflow.models.tasks.readouts import QueryDecoder, build_projection
 from vidflow.models.tasks.task import Task
-from vidflow.models.temporal_core import State, TemporalCore
 
 # Points are compared on a raster of this many pixels a side; the loss is quadratic up to `_HUBER_PIXELS`.
 # Source: TAPIR (arXiv 2306.08637), section 3.4 and its public training code; TAP-Vid (arXiv 2211.03726), section 4.

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vidflow.models.depth_mixing import DepthMixing, join_prefix
-from vidflow.models.temporal_core import State, TemporalCore, reset_rows
-from vidflow.models.token_scale import TokenScale
+from vidflow.models.cores.depth_mixing import DepthMixing, join_prefix
+from vidflow.models.cores.temporal_core import State, TemporalCore, reset_rows
+from vidflow.models.tasks.token_scale import TokenScale
 
 
 class TaskState(NamedTuple):

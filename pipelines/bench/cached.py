@@ -1,0 +1,204 @@
+"""Training from cached features against encoding again in every epoch: `vidflow bench CONFIG.yaml --only cached`.
+
+Both train the same core on the same clips in batches of the same size. One reads features as training does, the other
+decodes the videos and runs the encoder first. Validation and snapshots, the same for both, are left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.bench.clock import ROUNDS, Ratio, Seconds, Work, median, ratio, take_turns
+from pipelines.bench.cores import train_on
+from pipelines.bench.workers import decode_frames
+from pipelines.extract import build_extractor
+from vidflow.config.schema import Config, Trial
+from vidflow.config.search import draw_candidates
+from vidflow.stages.clips import ChosenClip
+from vidflow.stages.extract import Extractor
+from vidflow.stages.locate import dense_features, is_reduced_from_cache, locate_features, locate_shards
+from vidflow.store.features import FeatureReader, clip_order
+from vidflow.training.batches import iterate_batches
+from vidflow.training.learner import Learner, seeded
+from vidflow.training.optim import build_optimizer
+from vidflow.training.trial import annotations_of, build_module, module_recipe
+
+# Clips of a round, in whole batches; their seconds stand for those of the epoch.
+_NUM_TRAINED = 320
+_NUM_ENCODED = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedRow:
+    """One core. Seconds are those of a clip.
+
+    Attributes:
+        core: Its name.
+        num_clips: Clips of an epoch.
+        cached: Reading and training.
+        decode: From the video to frames in memory.
+        encode: From there to tokens; a reducer of cached tokens is left out.
+        train: Training on tokens in memory.
+        speedup: Decoding, encoding and training over reading and training.
+        bound: The same if reading cost nothing.
+    """
+
+    core: str
+    num_clips: int
+    cached: float
+    decode: float
+    encode: float
+    train: float
+    speedup: Ratio
+    bound: Ratio
+
+    def __str__(self) -> str:
+        """Return the line."""
+        again = self.decode + self.encode + self.train
+        parts = (1e3 * part for part in (self.cached, self.decode, self.encode, self.train))
+        return (
+            f"{self.core:<18} {1 / (self.cached * self.num_clips):>9.4f} {1 / (again * self.num_clips):>9.4f} "
+            f"{self.speedup!s:>14} {self.bound!s:>14} " + " ".join(f"{part:>8.2f}" for part in parts)
+        )
+
+
+HEADER = (
+    f"{'core':<18} {'epochs/s':>9} {'encoding':>9} {'times':>14} {'at most':>14} {'ms/clip':>8} {'decode':>8} "
+    f"{'encode':>8} {'train':>8}"
+)
+
+
+def measure_cached(config: Config) -> Iterator[str]:
+    """Yield one line per core of the search, on shards and features that are there."""
+    yield (
+        f"cached: epochs/s from cached features, and encoding again; how many times as many, and how many if reading "
+        f"cost nothing; milliseconds of a clip cached, and of its parts otherwise; {config.encoder.name} at "
+        f"{config.encoder.img_size} pixels, in brackets by processor time"
+    )
+    yield HEADER
+    by_core: dict[str, Trial] = {}
+    for trial in draw_candidates(config)[0]:
+        by_core.setdefault(trial.core, trial)
+    for name in config.features:
+        trials = [trial for trial in by_core.values() if trial.features == name]
+        if trials:
+            yield from map(str, measure_features(config, name, trials))
+
+
+def measure_features(config: Config, name: str, trials: Sequence[Trial], *, rounds: int = ROUNDS) -> list[CachedRow]:
+    """Let decoding, encoding and every core's training, from memory and from the cache, take turns."""
+    work = locate_shards(config)
+    assert work is not None
+    reader = FeatureReader(locate_features(config, name, work.address).directory)
+    device = torch.device("cuda" if config.resources.trials.num_gpus else "cpu")
+    clips = {clip.key: clip for unit in work.units for clip in unit.clips}
+    indices = np.flatnonzero(np.asarray(reader.splits) == "train")
+    order = indices[clip_order(len(indices), seed=trials[0].seed, epoch=1)]
+    source = _Source(config, name, [clips[reader.keys[index]] for index in order[:_NUM_ENCODED]])
+    torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
+    works: dict[str, Work] = {"decode": source.decode, "encode": source.encode}
+    trained = {}
+    for trial in trials:
+        trained[trial.core] = order[: max(1, _NUM_TRAINED // trial.batch_size) * trial.batch_size]
+        training = _Training(trial, reader, trained[trial.core], device)
+        works |= {f"train {trial.core}": training.from_memory, f"cached {trial.core}": training.from_cache}
+    times = take_turns(works, device, rounds=rounds)
+    decode, encode = (times[part] / source.num_clips for part in ("decode", "encode"))
+    return [
+        _row(
+            trial.core,
+            len(indices),
+            decode,
+            encode,
+            times[f"train {trial.core}"] / len(trained[trial.core]),
+            times[f"cached {trial.core}"] / len(trained[trial.core]),
+        )
+        for trial in trials
+    ]
+
+
+def _row(core: str, num_clips: int, decode: Seconds, encode: Seconds, train: Seconds, cached: Seconds) -> CachedRow:
+    again = decode + encode + train
+    return CachedRow(
+        core=core,
+        num_clips=num_clips,
+        cached=median(cached),
+        decode=median(decode),
+        encode=median(encode),
+        train=median(train),
+        speedup=ratio(again, cached),
+        bound=ratio(again, train),
+    )
+
+
+class _Source:
+    """Some clips as videos, and the encoder.
+
+    Attributes:
+        num_clips: How many.
+    """
+
+    def __init__(self, config: Config, name: str, clips: Sequence[ChosenClip]) -> None:
+        features = config.features[name]
+        dense = dense_features(config, name) if is_reduced_from_cache(features) else features
+        nowhere = Path(config.root) / "bench"
+        metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
+        self._extractor: Extractor = build_extractor(config, dense, nowhere, nowhere, metadata)
+        self._video, self._clips, self.num_clips = config.video, clips, len(clips)
+        self._batch = -(-config.resources.frames_per_batch // config.video.sampling.num_frames)
+        self._frames = torch.empty(0)
+        self.decode()
+
+    def decode(self) -> None:
+        """Decode the clips from their videos, as sharding does."""
+        decoded = [decode_frames(clip, self._video) for clip in self._clips]
+        self._frames = torch.from_numpy(np.stack(decoded))
+
+    def encode(self) -> None:
+        """Encode the clips decoded last, batch by batch."""
+        for frames in self._frames.split(self._batch):
+            # One number of every frame, to wait for the device.
+            self._extractor.encode_frames(frames.flatten(0, 1)).tokens[:, 0, 0, 0].cpu()
+
+
+class _Training:
+    """One core on some clips, going on from step to step."""
+
+    def __init__(self, trial: Trial, reader: FeatureReader, order: np.ndarray, device: torch.device) -> None:
+        with seeded(trial.seed, 0, torch.device("cpu")):
+            task = build_module(**module_recipe(trial, reader)).to(device)
+        self._trial, self._order = trial, order
+        self._learner = Learner(
+            key="bench",
+            task=task,
+            optimizer=build_optimizer(task, weight_decay=trial.weight_decay),
+            reader=reader,
+            arrays=annotations_of(trial.task),
+            batch_size=trial.batch_size,
+            precision=trial.precision,
+            device=device,
+        )
+        self._batches = list(
+            iterate_batches(
+                reader,
+                order,
+                batch_size=trial.batch_size,
+                device=device,
+                num_depths=task.num_depths,
+                arrays=annotations_of(trial.task),
+                unmerged=task.unmerges,
+            )
+        )
+
+    def from_cache(self) -> None:
+        """Train as a trial does."""
+        rates = [self._trial.learning_rate] * len(self._batches)
+        self._learner.train(self._order, epoch=1, learning_rates=rates, grad_clip=self._trial.grad_clip)
+
+    def from_memory(self) -> None:
+        """Take the same steps on tokens that are on the device."""
+        self._learner.task.train()
+        train_on(self._batches, self._learner.task, self._learner.optimizer, self._trial, self._trial.precision)

@@ -1,0 +1,237 @@
+"""Each stage against a bare loop over the same work: `vidflow bench CONFIG.yaml --only stages`.
+
+Loop and stage take turns in the same workers, so a slow or busy machine slows both; the ratio is what counts.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import extract, sweep
+from pipelines.bench import workers
+from pipelines.bench.clock import ROUNDS
+from pipelines.progress import finished_manifest
+from pipelines.ray_pool import WorkerPool, log
+from vidflow.config.schema import Config, StageResources
+from vidflow.config.search import draw_candidates
+from vidflow.stages.locate import locate_features, locate_shards, locate_trial
+from vidflow.store.digests import GRACE_SECONDS
+from vidflow.store.features import FeatureReader
+from vidflow.store.layout import file_sha256
+
+HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        stage: What was measured.
+        speed: Units per second of the stage.
+        bare: Units per second of the loop.
+        unit: What is counted.
+        ratio: Median of the rounds' ratios.
+        loop: What the loop does.
+    """
+
+    stage: str
+    speed: float
+    bare: float
+    unit: str
+    ratio: float
+    loop: str
+
+    def __str__(self) -> str:
+        """Return the line."""
+        return (
+            f"{self.stage:<8} {self.speed:>10.2f} {self.bare:>10.2f}  {self.unit:<10} {self.ratio:>5.2f}  {self.loop}"
+        )
+
+
+def measure_stages(config: Config) -> Iterator[str]:
+    """Yield one line per stage, then the peak memory of workers at one and ten times the clips."""
+    yield HEADER
+    for measure in (measure_shard, measure_extract, measure_digests, measure_read, measure_sweep):
+        yield str(measure(config))
+    yield from measure_memory(config)
+
+
+def measure_shard(config: Config) -> Row:
+    """Compare sharding with a loop that decodes and compresses, in the same workers."""
+    work = locate_shards(config)
+    assert work is not None
+    units = list(work.units)
+    build = functools.partial(workers.ShardBench, config, str(Path(config.root) / "bench"))
+    return _compare("shard", build, units, config.resources.shard, "clips/s", len(units[0].clips), "decode and JPEG")
+
+
+def measure_extract(config: Config) -> Row:
+    """Compare extraction with the encoder alone on frames in memory, in the same workers."""
+    work = locate_shards(config)
+    assert work is not None
+    name = next(iter(config.features))
+    units = extract.extract_units(finished_manifest(work.address))
+    build = functools.partial(
+        workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
+    )
+    return _compare(
+        "extract", build, units, config.resources.extract, "clips/s", len(work.units[0].clips), "encoder on memory"
+    )
+
+
+def measure_digests(config: Config) -> Row:
+    """Compare the first check of all feature files with a loop of sha256; the line says what the next one costs."""
+    work = locate_shards(config)
+    assert work is not None
+    reader = FeatureReader(locate_features(config, next(iter(config.features)), work.address).directory)
+    paths = sorted(reader.directory.glob("*.arrow"))
+    num_gigabytes = sum(path.stat().st_size for path in paths) / 1e9
+    time.sleep(GRACE_SECONDS)  # checks of younger files are not remembered
+    rounds, again = [], []
+    for number in range(ROUNDS):
+        bare = _seconds(lambda: [file_sha256(path) for path in paths])
+        with _cache_folder(Path(config.root) / f"checked-{number}"):
+            first = _seconds(reader.check_files)
+            again.append(_seconds(reader.check_files))
+        rounds.append((num_gigabytes / bare, num_gigabytes / first))
+    row = _row("digests", rounds, "GB/s", "sha256 of the same files, one by one")
+    return dataclasses.replace(
+        row, loop=f"{row.loop}; the next check takes {1e6 * statistics.median(again) / len(paths):.0f} us a file"
+    )
+
+
+@contextlib.contextmanager
+def _cache_folder(folder: Path) -> Iterator[None]:
+    """Remember checks in a folder of their own."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def measure_read(config: Config) -> Row:
+    """Compare reading every clip through the reader with copying the files' bytes out of a memory map."""
+    work = locate_shards(config)
+    assert work is not None
+    address = locate_features(config, next(iter(config.features)), work.address)
+    reader = FeatureReader(address.directory)
+    rounds = [
+        (workers.copy_files(address.directory, reader[0].tokens.nbytes), workers.copy_clips(reader))
+        for _ in range(ROUNDS)
+    ]
+    return _row("read", rounds, "GB/s", "copy out of a memory map")
+
+
+def measure_sweep(config: Config) -> Row:
+    """Compare the sweep's wall time with its trials' bare time, shared evenly among as many workers."""
+    candidates = draw_candidates(config)[0]
+    work = locate_shards(config)
+    assert work is not None
+    features = {name: locate_features(config, name, work.address) for name in config.features}
+    bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
+    units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
+    build = functools.partial(workers.TrialBench, config, features)
+    pool = WorkerPool(build, config.resources.trials, num_units=len(units), name="bare trials")
+    num_workers = pool.num_actors
+    ideal = sum(pool.map(units)) / num_workers
+    pool.close()
+    started = time.monotonic()
+    sweep.main(config)
+    wall = time.monotonic() - started
+    log.info("sweep: %.1f s wall, %.1f s ideal (sum of bare trials / %d workers)", wall, ideal, num_workers)
+    return Row(
+        stage="sweep",
+        speed=len(units) / wall,
+        bare=len(units) / ideal,
+        unit="trials/s",
+        ratio=ideal / wall,
+        loop=f"trials without Tune and MLflow; wall {wall:.1f} s, ideal {ideal:.1f} s",
+    )
+
+
+def measure_memory(config: Config) -> Iterator[str]:
+    """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
+    work = locate_shards(config)
+    assert work is not None
+    shard, units = work.units[0], extract.extract_units(finished_manifest(work.address))
+    few = dataclasses.replace(shard, clips=shard.clips[: max(1, len(shard.clips) // 10)])
+    scratch = str(Path(config.root) / "bench")
+    shard_build = functools.partial(workers.ShardBench, config, scratch)
+    extract_build = functools.partial(
+        workers.ExtractBench, config, next(iter(config.features)), str(work.address.directory), scratch
+    )
+    yield f"{'memory':<8} {'1x MiB':>10} {'10x MiB':>10}  growth"
+    for name, build, small, large, resources in (
+        ("shard", shard_build, [few], [shard], config.resources.shard),
+        ("extract", extract_build, units[:1], (units * 10)[:10], config.resources.extract),
+    ):
+        one, ten = (_peak_memory(build, chosen, resources) for chosen in (small, large))
+        yield f"{name:<8} {one:>10.0f} {ten:>10.0f}  {ten / one:.2f}"
+
+
+def _peak_memory(build: Callable[[], Callable[[Any], Any]], units: Sequence[Any], resources: StageResources) -> float:
+    """Return the peak resident memory (MiB) of one fresh worker and its decoder after the units."""
+    alone = dataclasses.replace(resources, workers=1)
+    pool = WorkerPool(build, alone, num_units=1, name="memory")
+    try:
+        peak: float = max(pool.map([("memory", unit) for unit in units]))
+        return peak
+    finally:
+        pool.close()
+
+
+def _compare(
+    stage: str,
+    build: Callable[[], Callable[[Any], Any]],
+    units: Sequence[Any],
+    resources: StageResources,
+    unit: str,
+    size: int,
+    loop: str,
+) -> Row:
+    """Let loop and stage take turns on the same units in the same workers."""
+    pool = WorkerPool(build, resources, num_units=len(units), name=stage)
+    chosen = [units[index % len(units)] for index in range(2 * pool.num_actors)]
+    rounds: list[tuple[float, float]] = []
+    try:
+        _wall(pool, "bare", chosen)  # warms workers and page cache
+        rounds += [(_wall(pool, "bare", chosen), _wall(pool, "stage", chosen)) for _ in range(ROUNDS)]
+    finally:
+        pool.close()
+    num_clips = size * len(chosen)
+    return _row(stage, [(num_clips / bare, num_clips / wall) for bare, wall in rounds], unit, loop)
+
+
+def _wall(pool: WorkerPool, mode: str, units: Sequence[Any]) -> float:
+    started = time.perf_counter()
+    for _ in pool.map([(mode, unit) for unit in units]):
+        pass
+    return time.perf_counter() - started
+
+
+def _row(stage: str, speeds: Sequence[tuple[float, float]], unit: str, loop: str) -> Row:
+    return Row(
+        stage=stage,
+        speed=statistics.median(speed for _, speed in speeds),
+        bare=statistics.median(bare for bare, _ in speeds),
+        unit=unit,
+        ratio=statistics.median(speed / bare for bare, speed in speeds),
+        loop=loop,
+    )

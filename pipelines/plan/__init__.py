@@ -1,0 +1,1 @@
+"""Forecast what an experiment will take: the command, its measurements, its table, and the record that stays."""

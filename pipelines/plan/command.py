@@ -1,0 +1,265 @@
+"""Say what an experiment will take, before anything starts: `vidflow plan CONFIG.yaml`."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pipelines.plan.measure import (
+    DiskSpeed,
+    FeatureProbe,
+    Rate,
+    ShardProbe,
+    StepTime,
+    planned_videos,
+    probe_disk,
+    probe_features,
+    probe_shard,
+    probe_step,
+    probe_videos,
+)
+from pipelines.plan.record import StageCost, locate_plan
+from pipelines.plan.table import PlannedStage, table
+from pipelines.ray_pool import log
+from vidflow.config.schema import Config, FeatureSet, StageResources, Trial
+from vidflow.config.search import draw_candidates
+from vidflow.stages.locate import (
+    Address,
+    dense_features,
+    is_reduced_from_cache,
+    locate_dense,
+    locate_features,
+    locate_shards,
+    locate_videos,
+    open_index,
+    read_items,
+    root_of,
+    scanned_paths,
+)
+from vidflow.store.layout import exclusive, publish_json
+
+
+def main(config: Config) -> None:
+    """Measure, print the table and keep the plan for the sweep to compare with."""
+    with exclusive(root_of(config)):
+        folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=root_of(config)))
+        try:
+            stages, disk = make_plan(config, folder)
+        finally:
+            shutil.rmtree(folder)
+        publish_json(
+            locate_plan(config),
+            {
+                "stages": {line.stage: asdict(line.cost) for line in stages if line.cost is not None},
+                "lines": [asdict(line) for line in stages],
+                "disk_bytes_per_second": asdict(disk),
+            },
+        )
+    print("\n".join(table(stages, disk, shutil.disk_usage(root_of(config)).free)))
+    log.info("plan: %s; next: vidflow run", locate_plan(config))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Clips of the experiment, counted where every video has been scanned, estimated elsewhere."""
+
+    num_videos: int
+    num_unscanned: int
+    num_clips: int
+    num_train: int
+    num_val: int
+
+
+def make_plan(config: Config, folder: Path) -> tuple[list[PlannedStage], DiskSpeed]:
+    """Measure and return the plan's lines and the speed of the disk."""
+    for name in ("videos", "shards", "trials"):
+        (folder / name).mkdir()
+    log.info("plan: measuring the disk and a few videos")
+    disk = probe_disk(folder)
+    items, rendering = probe_videos(config, folder / "videos")
+    shards = probe_shard(config, items, folder / "shards")
+    splits = _count(config, shards)
+    stages = _video_stages(config, splits, rendering, shards)
+    probes: dict[str, FeatureProbe] = {}
+    for name, address, dense in _feature_jobs(config):
+        log.info("plan: measuring features %s", name)
+        features = config.features.get(name) or dense_features(config, name.removesuffix("-dense"))
+        probes[name] = probe_features(config, features, shards, probes.get(dense), _made(folder, name))
+        stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, address))
+    stages.append(_sweep_stage(config, probes, splits, folder / "trials"))
+    return stages, disk
+
+
+def _made(folder: Path, name: str) -> Path:
+    directory = folder / "features" / name
+    directory.mkdir(parents=True)
+    return directory
+
+
+def _count(config: Config, shards: ShardProbe) -> Splits:
+    """Count videos and clips by split."""
+    if config.video.manifest is None and locate_videos(config).manifest is None:
+        videos = [str(video.split) for video in planned_videos(config)]
+        num_unscanned = len(videos)
+    else:
+        items = read_items(config)[0]
+        videos = [item.split for item in items]
+        num_unscanned = len(open_index(config).missing(scanned_paths(items)))
+    work = locate_shards(config)
+    if work is not None:
+        clips, per_video = Counter(clip.split for unit in work.units for clip in unit.clips), 1.0
+    else:
+        clips, per_video = Counter(videos), shards.clips_per_video
+    return Splits(
+        num_videos=len(videos),
+        num_unscanned=num_unscanned,
+        num_clips=round(clips.total() * per_video),
+        num_train=round(clips["train"] * per_video),
+        num_val=round(clips["val"] * per_video),
+    )
+
+
+def _video_stages(config: Config, splits: Splits, rendering: Rate | None, shards: ShardProbe) -> list[PlannedStage]:
+    """Return the lines of rendering, scanning and sharding."""
+    num_workers = count_workers(config.resources.shard)
+    lines = []
+    if config.video.manifest is None:
+        cost = None
+        if rendering is not None:
+            cost = StageCost(
+                seconds=rendering.seconds * splits.num_videos / num_workers,
+                num_bytes=rendering.num_bytes * splits.num_videos,
+            )
+        lines.append(_line("synth", cost, splits.num_videos, 1, locate_videos(config)))
+    scan = StageCost(seconds=shards.scan_seconds * splits.num_unscanned, num_bytes=0) if splits.num_unscanned else None
+    lines.append(_line("scan", scan, splits.num_videos, num_workers, None))
+    work = locate_shards(config)
+    address = work.address if work is not None else None
+    done = address is not None and address.manifest is not None
+    cost = StageCost(seconds=shards.rate.seconds * splits.num_clips, num_bytes=shards.rate.num_bytes * splits.num_clips)
+    lines.append(_line("shard", None if done else cost, splits.num_clips, num_workers, address))
+    return lines
+
+
+def _line(
+    stage: str, cost: StageCost | None, num_units: int, num_workers: int, address: Address | None
+) -> PlannedStage:
+    manifest = (address.manifest if address is not None else None) or {}
+    return PlannedStage(
+        stage=stage,
+        cost=cost,
+        num_units=num_units,
+        num_workers=num_workers,
+        stored_bytes=manifest.get("num_bytes", 0),
+    )
+
+
+def _feature_jobs(config: Config) -> Iterator[tuple[str, Address | None, str]]:
+    """Yield every feature set to measure, dense ones first: name, address where known, name of its dense one."""
+    work = locate_shards(config)
+    known = {name: locate_features(config, name, work.address) for name in config.features} if work else {}
+    encoded = {name: each for name, each in config.features.items() if not is_reduced_from_cache(each)}
+    for name in encoded:
+        yield name, known.get(name), ""
+    dense_of = {json.dumps(asdict(features)): name for name, features in encoded.items()}
+    for name in config.features:
+        if name in encoded:
+            continue
+        key = json.dumps(asdict(dense_features(config, name)))
+        if key not in dense_of:
+            dense_of[key] = f"{name}-dense"
+            yield f"{name}-dense", locate_dense(config, name, work.address) if work else None, ""
+        yield name, known.get(name), dense_of[key]
+
+
+def _feature_stage(
+    config: Config,
+    name: str,
+    features: FeatureSet,
+    probes: Mapping[str, FeatureProbe],
+    dense: str,
+    splits: Splits,
+    disk: DiskSpeed,
+    address: Address | None,
+) -> PlannedStage:
+    """Return the line of one feature set."""
+    probe = probes[name]
+    num_files = -(-splits.num_clips // config.shards.clips_per_shard)
+    num_bytes = probe.rate.num_bytes * splits.num_clips + probe.rate.file_bytes * num_files
+    seconds = probe.rate.seconds * splits.num_clips + probe.rate.file_seconds * num_files
+    done = address is not None and address.manifest is not None
+    passes = num_passes(config, name)
+    # What is made from dense features would be made from them again: read, and reduced.
+    source = probes[dense].rate.num_bytes * splits.num_clips / disk.read if dense else 0.0
+    return PlannedStage(
+        stage=f"extract/{name}",
+        cost=None if done else StageCost(seconds=seconds, num_bytes=num_bytes),
+        num_units=splits.num_clips,
+        num_workers=count_workers(config.resources.extract),
+        stored_bytes=((address.manifest if address else None) or {}).get("num_bytes", 0),
+        tokens_per_frame=probe.tokens_per_frame,
+        gflops_per_frame=0.0 if is_reduced_from_cache(features) else probe.gflops_per_frame,
+        num_passes=passes,
+        recompute_seconds=passes * (seconds + source),
+        read_seconds=seconds + num_bytes / disk.write + passes * num_bytes / disk.read,
+    )
+
+
+def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
+    """Measure a step of every core and return the line of all trials, as if none were stopped early."""
+    trials = draw_candidates(config)[0]
+    steps: dict[str, StepTime] = {}
+    seconds = 0.0
+    for trial in trials:
+        kind = _kind(config, trial)
+        if kind not in steps:
+            log.info("plan: measuring a training step of %s", trial.core)
+            steps[kind] = probe_step(config, trial, probes[trial.features], directory / str(len(steps)))
+        step = steps[kind]
+        seconds += trial.epochs * (splits.num_train * step.train + splits.num_val * step.validate)
+    number = num_trials(config)
+    num_bytes = sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number
+    cost = StageCost(seconds=seconds * number / len(trials), num_bytes=num_bytes)
+    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=count_workers(config.resources.trials))
+
+
+def _kind(config: Config, trial: Trial) -> str:
+    """Name what a step's time depends on; where tokens are unmerged when they are read, reducers make no difference."""
+    alike = replace(
+        trial,
+        seed=0,
+        learning_rate=1.0,
+        weight_decay=0.0,
+        warmup_fraction=0.0,
+        grad_clip=1.0,
+        epochs=1,
+        features="" if trial.unmerge else trial.features,
+    )
+    return json.dumps([asdict(alike), config.features[trial.features].depths])
+
+
+def num_trials(config: Config) -> int:
+    """Return how many trials the sweep runs."""
+    trials = config.trials
+    return trials.num_samples if trials.algorithm == "optuna" else len(draw_candidates(config)[0])
+
+
+def num_passes(config: Config, features: str) -> int:
+    """Return how often the trials read a feature set from end to end."""
+    trials = draw_candidates(config)[0]
+    total = sum(trial.epochs for trial in trials if trial.features == features)
+    return round(total * num_trials(config) / max(1, len(trials)))
+
+
+def count_workers(resources: StageResources) -> int:
+    """Return how many workers this machine holds at once; a cluster may hold more."""
+    fitting = int((os.cpu_count() or 1) / resources.num_cpus)
+    if resources.num_gpus:
+        fitting = min(fitting, int(torch.cuda.device_count() / resources.num_gpus))
+    return max(1, min(resources.workers or fitting, fitting))

@@ -1,0 +1,305 @@
+"""Short measurements on this machine: a few videos through every stage, one training step per core, the disk.
+
+Everything runs in this process with the threads of one worker, so that seconds are worker seconds; each is the median
+of several, since a machine is never quite its own.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.extract import build_extractor
+from pipelines.shard import build_shard_builder
+from vidflow.config.fingerprints import clip_settings
+from vidflow.config.schema import Config, FeatureSet, Trial
+from vidflow.config.search import objective_of
+from vidflow.errors import VidflowError
+from vidflow.models.encoder import skeleton
+from vidflow.models.encoder.flops import shape_of
+from vidflow.models.reduction.build import PostReducer, build_reducer
+from vidflow.records import VideoItem
+from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
+from vidflow.stages.cost import encoder_macs
+from vidflow.stages.extract import ExtractUnit
+from vidflow.stages.finish import finish_stage
+from vidflow.stages.locate import Address, is_reduced_from_cache, locate_videos, read_items, scanned_paths
+from vidflow.stages.reduce import ReduceUnit, TokenReducer
+from vidflow.stages.scan import VideoScanner
+from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
+from vidflow.store.layout import FileEntry
+from vidflow.training.trial import run_trial
+from vidflow.video.synthetic import PlannedVideo, plan_videos, write_video
+
+NUM_VIDEOS = 6
+"""Videos that are measured, the first only to warm up."""
+_ROUNDS = 3
+_DISK_BYTES = 64 << 20
+_TAR_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What one unit of work takes: a video or a clip.
+
+    Attributes:
+        seconds: Worker seconds.
+        num_bytes: Bytes it leaves on disk.
+        file_seconds: Seconds that every file takes besides.
+        file_bytes: Bytes that every file has besides.
+    """
+
+    seconds: float
+    num_bytes: float
+    file_seconds: float = 0.0
+    file_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureProbe:
+    """A feature set made of a few clips.
+
+    Attributes:
+        rate: Per clip, from shards or, for one made from cached tokens, from the dense features.
+        tokens_per_frame: Tokens kept at the last tapped depth.
+        gflops_per_frame: Of the encoder, two per multiply-accumulate; None where it is not known.
+        directory: Where it lies.
+        entries: Its two files: a clip to warm up, and the others.
+    """
+
+    rate: Rate
+    tokens_per_frame: float
+    gflops_per_frame: float | None
+    directory: Path
+    entries: tuple[FileEntry, FileEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpeed:
+    """Bytes per second of one large file, written and synced, and read again (from the disk, if the system lets go)."""
+
+    write: float
+    read: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Seconds per clip of a trial."""
+
+    train: float
+    validate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardProbe:
+    """A few videos scanned, decoded and packed.
+
+    Attributes:
+        scan_seconds: Per video.
+        rate: Per clip.
+        clips_per_video: Clips that a video gives.
+        directory: Where the shards lie.
+        entries: Two of them: a clip to warm up, and the others.
+        class_names: Of all rows of the manifest.
+    """
+
+    scan_seconds: float
+    rate: Rate
+    clips_per_video: float
+    directory: Path
+    entries: tuple[FileEntry, FileEntry]
+    class_names: tuple[str, ...]
+
+
+def probe_disk(directory: Path) -> DiskSpeed:
+    """Write, sync and read one file in a folder."""
+    path, block = directory / "disk", os.urandom(_DISK_BYTES)
+    started = time.perf_counter()
+    with path.open("wb") as file:
+        file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    written = time.perf_counter()
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        reading = time.perf_counter()
+        file.read()
+        done = time.perf_counter()
+    path.unlink()
+    return DiskSpeed(write=_DISK_BYTES / (written - started), read=_DISK_BYTES / (done - reading))
+
+
+def planned_videos(config: Config) -> list[PlannedVideo]:
+    """Return the videos that a config without a manifest renders."""
+    synthetic = config.video.synthetic
+    return plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
+
+
+def probe_videos(config: Config, directory: Path) -> tuple[list[VideoItem], Rate | None]:
+    """Return a few videos spread over the manifest; where they are still to be rendered, rendered here and timed."""
+    if config.video.manifest is not None or locate_videos(config).manifest is not None:
+        return _spread(read_items(config)[0]), None
+    settings = {k: v for k, v in asdict(config.video.synthetic).items() if k not in ("num_train", "num_val", "seed")}
+    items, seconds = [], []
+    for video in _spread(planned_videos(config)):
+        started = time.perf_counter()
+        items.append(write_video(directory, video, **settings))
+        seconds.append(time.perf_counter() - started)
+    num_bytes = sum(item.path.stat().st_size for item in items) / len(items)
+    return items, Rate(seconds=float(np.mean(seconds[1:] or seconds)), num_bytes=num_bytes)
+
+
+def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> ShardProbe:
+    """Scan, decode and pack a few videos.
+
+    Raises:
+        VidflowError: If none of them can be used.
+    """
+    resources = config.resources
+    scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
+    paths = scanned_paths(items)
+    scans = {row.input: row for row in scan(paths[:1])}
+    rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
+    scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
+    scans |= {row.input: row for row in rows}
+    clips, rejects = choose_clips(items, scans, **asdict(config.video.sampling))
+    if not clips:
+        raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")
+    build = build_shard_builder(config, directory)()
+    warm = build(ShardUnit(file="warm.tar", clips=(clips[0],)))
+    entry = _settled(lambda: build(ShardUnit(file="probe.tar", clips=_several(clips))))
+    if not warm.num_clips or not entry.num_clips:
+        raise VidflowError(f"videos looked at cannot be decoded: {[*warm.rejects, *entry.rejects][0]['message']}")
+    num_bytes = sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in entry.details["members"].values())
+    return ShardProbe(
+        scan_seconds=scan_seconds * len(paths) / max(1, len(rows)) / len(items),
+        rate=Rate(seconds=entry.seconds / entry.num_clips, num_bytes=num_bytes / entry.num_clips),
+        clips_per_video=len(clips) / len(items),
+        directory=directory,
+        entries=(warm, entry),
+        class_names=tuple(list_class_names(items)),
+    )
+
+
+def probe_features(
+    config: Config, features: FeatureSet, shards: ShardProbe, dense: FeatureProbe | None, directory: Path
+) -> FeatureProbe:
+    """Make a feature set of a few clips.
+
+    Args:
+        config: The experiment.
+        features: The feature set.
+        shards: The clips.
+        dense: The same without token reduction; wanted where the reducer acts on cached tokens.
+        directory: Where to put it.
+    """
+    make = _maker(config, features, shards, dense, directory)
+    sources = dense.entries if is_reduced_from_cache(features) and dense is not None else shards.entries
+    make("warm.arrow", sources[0])
+    warm = _settled(lambda: make("warm.arrow", sources[0]))
+    entry = _settled(lambda: make("probe.arrow", sources[1]))
+    clip_bytes, file_bytes = _shares(warm, entry, "num_bytes")
+    clip_seconds, file_seconds = _shares(warm, entry, "seconds")
+    stored = FeatureFile(directory / entry.file, entry.sha256)
+    counts = np.concatenate([stored[row].counts[:, -1] for row in range(len(stored))])
+    reducer = features.reducer
+    macs = encoder_macs(
+        shape_of(skeleton(config.encoder.name, config.encoder.img_size)),
+        build_reducer(reducer.name, stage=reducer.stage, **reducer.settings),
+        depths=features.depths,
+        img_size=config.encoder.img_size,
+        counts=counts,
+    )
+    return FeatureProbe(
+        rate=Rate(seconds=clip_seconds, num_bytes=clip_bytes, file_seconds=file_seconds, file_bytes=file_bytes),
+        tokens_per_frame=float(counts.mean()),
+        gflops_per_frame=None if macs is None else 2 * macs / 1e9,
+        directory=directory,
+        entries=(warm, entry),
+    )
+
+
+def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: Path) -> StepTime:
+    """Train and validate one batch several times, after once to warm up."""
+    entry = features.entries[1]
+    metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
+    rows = [
+        ClipRow(key=f"{split}{place}", label=0, split=split, file=entry.file, row=place % entry.num_clips)
+        for split in ("train", "val")
+        for place in range(trial.batch_size)
+    ]
+    address = Address(directory=features.directory, settings={})
+    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], metadata=metadata)
+    torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
+    objective, mode = objective_of(config.trials, trial.task)
+    _, *epochs = run_trial(
+        replace(trial, epochs=1 + _ROUNDS),
+        FeatureReader(features.directory),
+        directory=directory,
+        key="probe",
+        objective=objective,
+        mode=mode,
+        device="cuda" if config.resources.trials.num_gpus else "cpu",
+    )
+    train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
+    both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
+    return StepTime(train=train, validate=max(0.0, both - train))
+
+
+def _maker(
+    config: Config, features: FeatureSet, shards: ShardProbe, dense: FeatureProbe | None, directory: Path
+) -> Callable[[str, FileEntry], FileEntry]:
+    """Return what makes one feature file of one shard or dense file."""
+    metadata: dict[str, Any] = {"fingerprint": "probe", "settings": asdict(features)}
+    if is_reduced_from_cache(features):
+        assert dense is not None
+        reducer = features.reducer
+        made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
+        assert isinstance(made, PostReducer)
+        reduce = TokenReducer(made, dense=dense.directory, directory=directory, metadata=metadata)
+        return lambda file, source: reduce(ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256))
+    metadata |= {
+        "class_names": list(shards.class_names),
+        "num_frames": config.video.sampling.num_frames,
+        "clip": clip_settings(config),
+    }
+    extract = build_extractor(config, features, shards.directory, directory, metadata)
+    return lambda file, source: extract(ExtractUnit(file=file, shard=source.file, source_sha256=source.sha256))
+
+
+def _settled(make: Callable[[], FileEntry]) -> FileEntry:
+    """Make the same file several times, the one in place of the other, and return it with the median of the seconds."""
+    entries = [make() for _ in range(_ROUNDS)]
+    return replace(entries[-1], seconds=statistics.median(entry.seconds for entry in entries))
+
+
+def _shares(small: FileEntry, large: FileEntry, attribute: str) -> tuple[float, float]:
+    """Return what a clip adds to a file, and what the file has besides: two files alike in all but their clips."""
+    few, many = getattr(small, attribute), getattr(large, attribute)
+    more = large.num_clips - small.num_clips
+    if more <= 0 or many <= few:  # a machine may be busier with the smaller
+        return many / large.num_clips, 0.0
+    per_clip = (many - few) / more
+    return per_clip, max(0.0, few - per_clip * small.num_clips)
+
+
+def _several(clips: Sequence[ChosenClip]) -> tuple[ChosenClip, ...]:
+    """Return up to so many clips, spread over all and sorted; the only one where there is one."""
+    return tuple(_spread(clips[1:] or clips, NUM_VIDEOS - 1))
+
+
+def _spread(values: Sequence[Any], number: int = NUM_VIDEOS) -> list[Any]:
+    places = np.unique(np.linspace(0, len(values) - 1, min(number, len(values))).round().astype(int))
+    return [values[place] for place in places]
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result

@@ -1,0 +1,1 @@
+"""Temporal cores: tokens of frames in, tokens of the same frames out, with a state between frames."""

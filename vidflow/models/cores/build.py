@@ -1,0 +1,111 @@
+"""The choice of a temporal core by name."""
+
+from typing import Literal, assert_never
+
+from vidflow.models.cores.blocks import DropUnit, fitting_heads
+from vidflow.models.cores.causal_attention import CausalAttentionCore
+from vidflow.models.cores.gated_transformer import GatedTransformerCore, GatedVariant
+from vidflow.models.cores.mamba import MambaCore, Mixing
+from vidflow.models.cores.plain import GruCore, IdentityCore, MeanCore
+from vidflow.models.cores.temporal_core import State, TemporalCore, detach_state, reset_rows
+
+CoreName = Literal[
+    "identity",
+    "mean",
+    "gru",
+    "gated_transformer",
+    "mamba",
+    "mamba_mix",
+    "gated_mamba_mix",
+    "causal_attention",
+]
+
+
+def build_core(
+    name: CoreName,
+    *,
+    embed_dim: int,
+    num_layers: int = 4,
+    num_heads: int | None = None,
+    dropout: float = 0.1,
+    drop_path: float = 0.1,
+    drop_unit: DropUnit = "clip",
+    state_dim: int = 16,
+    window: int = 16,
+    gated_variant: GatedVariant = "released",
+) -> TemporalCore:
+    """Build a temporal core.
+
+    Args:
+        name: Which core.
+        embed_dim: Width D of the tokens.
+        num_layers: Blocks; `identity` and `mean` have none.
+        num_heads: Attention heads of the cores that attend; None is `default_heads`.
+        dropout: Dropout rate in [0, 1) of the Mamba cores and of causal attention.
+        drop_path: Rate in [0, 1) of stochastic depth in their spatial blocks.
+        drop_unit: Whether stochastic depth drops whole clips or single frames.
+        state_dim: Numbers that Mamba keeps per inner channel.
+        window: Frames that each layer of causal attention sees.
+        gated_variant: Norms and GELU of the gated transformer: as released in torch, or RVM's own.
+
+    Raises:
+        ValueError: `embed_dim` does not split into the heads.
+    """
+    heads = default_heads(name, embed_dim) if num_heads is None else num_heads
+    match name:
+        case "identity":
+            return IdentityCore(embed_dim)
+        case "mean":
+            return MeanCore(embed_dim)
+        case "gru":
+            return GruCore(embed_dim, num_layers)
+        case "mamba":
+            return MambaCore(embed_dim, num_layers, heads, mixing="none", state_dim=state_dim, dropout=dropout)
+    _check_heads(embed_dim, heads)
+    match name:
+        case "gated_transformer":
+            return GatedTransformerCore(embed_dim, num_layers, heads, variant=gated_variant)
+        case "mamba_mix" | "gated_mamba_mix":
+            mixing: Mixing = "spatial" if name == "mamba_mix" else "gated"
+            return MambaCore(
+                embed_dim,
+                num_layers,
+                heads,
+                mixing=mixing,
+                state_dim=state_dim,
+                dropout=dropout,
+                drop_path=drop_path,
+                drop_unit=drop_unit,
+            )
+        case "causal_attention":
+            return CausalAttentionCore(
+                embed_dim,
+                num_layers,
+                heads,
+                window=window,
+                dropout=dropout,
+                drop_path=drop_path,
+                drop_unit=drop_unit,
+            )
+        case _:
+            assert_never(name)
+
+
+def default_heads(name: CoreName, embed_dim: int) -> int:
+    """Return the published number of heads, and for other widths up to 16 heads that fit.
+
+    Source: Orlova et al. 2026 (arXiv 2605.19137) and its code: 16 heads in every spatial block; the gated transformer
+    has 8, 12 and 16 at widths 384, 768 and 1024.
+    """
+    published = {384: 8, 768: 12, 1024: 16}
+    if name == "gated_transformer" and embed_dim in published:
+        return published[embed_dim]
+    return fitting_heads(embed_dim, most=16)
+
+
+def _check_heads(embed_dim: int, num_heads: int) -> None:
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(f"num_heads is {num_heads}; it must be a positive divisor of embed_dim {embed_dim}")
+
+
+__all__ = ["CoreName", "State", "TemporalCore", "build_core", "default_heads", "detach_state", "reset_rows"]

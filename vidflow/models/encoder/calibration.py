@@ -1,0 +1,103 @@
+"""Fix ALGM's thresholds from a sample of frames, once, so that they can be written into a configuration.
+
+Axes: B frames, H and W pixels.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.encoder.reduced_vit import walk_reduced
+from vidflow.models.encoder.vit import check_blocks
+from vidflow.models.reduction.in_block import BlockView, PositionPolicy
+from vidflow.models.reduction.matching import match_tokens
+from vidflow.models.reduction.plan import Plan
+from vidflow.models.reduction.windows import BlockWindows, calibrated_threshold, window_members, window_similarity
+
+
+@torch.inference_mode()
+def calibrate_windows(
+    encoder: FrozenEncoder,
+    frames: UInt8[Tensor, "B H W 3"],
+    *,
+    fraction: float | None = None,
+    window: int = 2,
+    local_block: int = 0,
+    global_block: int = 4,
+    frames_per_batch: int = 64,
+) -> BlockWindows:
+    """Measure similarities on frames of the training split and return the reducer with both thresholds fixed.
+
+    Args:
+        encoder: An encoder without reduction.
+        frames: The sample, at the encoder's size; about a thousand frames.
+        fraction: Share of windows, and then of sources, that shall merge on the sample, in (0, 1). None takes the
+            published rules: a standard deviation above the mean for windows, and 1 / l of one for block l (from 1).
+        window: Side of a window in patches.
+        local_block: Block in which windows merge, from 0.
+        global_block: Block in which matched tokens merge, from 0.
+        frames_per_batch: Frames that go through the encoder together.
+
+    Source: ALGM (Norouzi et al., CVPR 2024): automatic local threshold, and the global threshold of a batch, here of
+    the whole sample.
+    """
+    check_blocks(encoder.vit)
+    # Nothing reaches a cosine of 2: the first pass merges nothing, the second windows only.
+    reducer = BlockWindows(
+        local_threshold=2.0, global_threshold=2.0, local_block=local_block, global_block=global_block, window=window
+    )
+    reducer.check(depth=encoder.depth, grid=encoder.grid)
+    for name, block, sigmas in (
+        ("local_threshold", local_block, 1.0),
+        ("global_threshold", global_block, 1 / (global_block + 1)),
+    ):
+        recorder = _Recorder(reducer=reducer, block=block)
+        for batch in frames.split(frames_per_batch):
+            walk_reduced(encoder.vit, encoder.images(batch), depths=[block], normalize=False, reducer=recorder)
+        threshold = calibrated_threshold(torch.cat(recorder.similarities), sigmas=sigmas, fraction=fraction)
+        reducer = replace(reducer, **{name: threshold})  # type: ignore[arg-type]
+    return reducer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorder:
+    """Does what its reducer does, and keeps the similarities of one block."""
+
+    reducer: BlockWindows
+    block: int
+    similarities: list[Tensor] = field(default_factory=list)
+    stage: ClassVar[Literal["block"]] = "block"
+    needs_seeds: ClassVar[bool] = False
+
+    @property
+    def proportional_attention(self) -> bool:
+        return self.reducer.proportional_attention
+
+    @property
+    def positions(self) -> PositionPolicy:
+        return self.reducer.positions
+
+    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
+        self.reducer.check(depth=depth, grid=grid)
+
+    def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
+        return self.reducer.acts_at(index, depth=depth, num_patches=num_patches)
+
+    def plan(self, view: BlockView) -> Plan | None:
+        if view.index == self.block:
+            self.similarities.append(self._similarity(view).flatten().cpu())
+        return self.reducer.plan(view)
+
+    def _similarity(self, view: BlockView) -> Tensor:
+        if view.index == self.reducer.local_block:
+            side = self.reducer.window
+            return window_similarity(view.tokens, window_members((1, *view.grid), (1, side, side), view.tokens.device))
+        scores = match_tokens(view.tokens, first=view.num_prefix % 2, valid=view.valid).scores
+        return scores[scores.isfinite()]
+
+
+__all__ = ["calibrate_windows"]

@@ -1,0 +1,58 @@
+"""What an encoder returns: tokens of a batch of frames, and where they came from.
+
+Axes: B frames, K tapped depths, N tokens, P prefix tokens (class token and registers), D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidflow.models.encoder.reduced_vit import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedFrames:
+    """Tokens of a batch of frames.
+
+    Attributes:
+        tokens: Patch tokens of each tapped depth; where counts differ, the rest of a row is zero.
+        prefix: Class token and registers of the last tapped depth.
+        sizes: Number of patches each token stands for, 0 on padding; None without reduction.
+        assignment: For each patch of the frame the index of its token, -1 where it was dropped; None without reduction.
+        counts: Number of tokens of each frame and depth; None without reduction.
+    """
+
+    tokens: Float[Tensor, "B K N D"]
+    prefix: Float[Tensor, "B P D"]
+    sizes: Float[Tensor, "B K N"] | None = None
+    assignment: Int[Tensor, "B K patches"] | None = None
+    counts: Int[Tensor, "B K"] | None = None
+
+
+def pack_taps(taps: Sequence[Tokens], *, num_prefix: int) -> EncodedFrames:
+    """Stack the taps of a reduced walk, padding deeper ones, which have fewer tokens."""
+    longest = max(tap.sizes.shape[1] for tap in taps)
+    tokens, sizes, counts = [], [], []
+    for tap in taps:
+        missing = longest - tap.sizes.shape[1]
+        valid = tap.valid()
+        patches = tap.tokens[:, num_prefix:]
+        # Final norm and biases leave something on padding.
+        patches = patches if valid is None else patches * valid.unsqueeze(-1)
+        tokens.append(F.pad(patches, (0, 0, 0, missing)))
+        sizes.append(F.pad(tap.sizes, (0, missing)))
+        counts.append(torch.full_like(tap.assignment[:, 0], tap.sizes.shape[1]) if tap.counts is None else tap.counts)
+    return EncodedFrames(
+        tokens=torch.stack(tokens, dim=1),
+        prefix=taps[-1].tokens[:, :num_prefix],
+        sizes=torch.stack(sizes, dim=1),
+        assignment=torch.stack([tap.assignment for tap in taps], dim=1),
+        counts=torch.stack(counts, dim=1),
+    )
+
+
+__all__ = ["EncodedFrames", "pack_taps"]

@@ -1,0 +1,229 @@
+"""Run a vision transformer whose tokens get fewer on the way: `(attention -> reduce -> MLP)` block by block.
+
+Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, h heads, d width of a
+head, g heads and L tokens of keys, K tapped depths.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidflow.models.encoder.vit import (
+    TimmVit,
+    add_attention,
+    add_mlp,
+    embed_patches,
+    project_heads,
+    rope_of_block,
+    rotate_heads,
+    run_block,
+)
+from vidflow.models.reduction.in_block import BlockReducer, BlockView
+from vidflow.models.reduction.plan import Plan, follow, keep_plan
+from vidflow.models.reduction.positions import GridAngles, grid_positions
+
+# Logit bias of padding: its attention weight is exactly zero, and fp16 still holds it times sqrt(d).
+_PADDING_BIAS = -1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A sequence, and where its tokens came from.
+
+    Attributes:
+        tokens: Prefix, then patch tokens.
+        sizes: Patches each patch token stands for, 0 on padding.
+        assignment: Token of each patch of the frame, -1 where it was dropped.
+        positions: Row and column of each patch token; None where no rotary embedding asks for them.
+        counts: Patch tokens in use per image; None where all are.
+        is_reduced: Whether anything was merged or dropped yet.
+        is_merged: Whether anything was merged yet.
+    """
+
+    tokens: Float[Tensor, "B S D"]
+    sizes: Float[Tensor, "B N"]
+    assignment: Int[Tensor, "B patches"]
+    positions: Float[Tensor, "B N 2"] | None
+    counts: Int[Tensor, " B"] | None = None
+    is_reduced: bool = False
+    is_merged: bool = False
+
+    def valid(self) -> Bool[Tensor, "B N"] | None:
+        """Say which patch tokens are in use; None means all."""
+        if self.counts is None:
+            return None
+        return torch.arange(self.sizes.shape[1], device=self.sizes.device) < self.counts.unsqueeze(1)
+
+
+def walk_reduced(
+    vit: TimmVit,
+    images: Float[Tensor, "B 3 H W"],
+    *,
+    depths: Sequence[int],
+    normalize: bool,
+    reducer: BlockReducer | None = None,
+    seeds: Int[Tensor, " B"] | None = None,
+    kept: Bool[Tensor, "B patches"] | None = None,
+) -> list[Tokens]:
+    """Run the blocks up to the last wanted one, reducing tokens, and return the sequence after each wanted block.
+
+    Args:
+        vit: A timm model in evaluation mode whose blocks passed `check_blocks`.
+        images: Normalised images of the size the model was built for.
+        depths: Indices of the wanted blocks, from 0, ascending.
+        normalize: Whether to apply the model's final norm to each.
+        reducer: What reduces tokens between attention and MLP.
+        seeds: Seed of each image, for reducers that draw random numbers.
+        kept: Patches that enter the first block; None is all of them.
+    """
+    embedded, rope = embed_patches(vit, images)
+    walk = _Walk(vit=vit, rope=rope, reducer=reducer, seeds=seeds)
+    state = walk.whole_grid(embedded)
+    if kept is not None:
+        state = walk.apply(state, keep_plan(kept))
+    taps = []
+    for index in range(depths[-1] + 1):
+        state = walk.step(state, index)
+        if index in depths:
+            taps.append(replace(state, tokens=vit.norm(state.tokens)) if normalize else state)
+    return taps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Walk:
+    """What stays the same from block to block."""
+
+    vit: TimmVit
+    rope: Float[Tensor, "..."] | None
+    reducer: BlockReducer | None
+    seeds: Int[Tensor, " B"] | None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        rows, columns = self.vit.patch_embed.grid_size
+        return int(rows), int(columns)
+
+    @property
+    def num_prefix(self) -> int:
+        return int(self.vit.num_prefix_tokens)
+
+    def whole_grid(self, tokens: Float[Tensor, "B S D"]) -> Tokens:
+        batch, num_patches = tokens.shape[0], tokens.shape[1] - self.num_prefix
+        return Tokens(
+            tokens=tokens,
+            sizes=torch.ones(batch, num_patches, device=tokens.device),
+            assignment=torch.arange(num_patches, device=tokens.device).expand(batch, -1),
+            positions=None if self.rope is None else grid_positions(self.grid, tokens.device).expand(batch, -1, -1),
+        )
+
+    def step(self, state: Tokens, index: int) -> Tokens:
+        """Run one block: as it is while nothing is or gets reduced, spelled out otherwise."""
+        num_patches = state.assignment.shape[1]
+        reducer = self.reducer
+        acts = reducer is not None and reducer.acts_at(index, depth=len(self.vit.blocks), num_patches=num_patches)
+        if not acts and not state.is_reduced:
+            return replace(state, tokens=run_block(self.vit, index, state.tokens, self.rope))
+        block: Any = self.vit.blocks[index]
+        normed = block.norm1(state.tokens)
+        queries, plain_keys, values = project_heads(block.attn, normed)
+        rope = self.rope_at(state, index)
+        queries = rotate_heads(block.attn, queries, rope, num_prefix=self.num_prefix)
+        keys = rotate_heads(block.attn, plain_keys, rope, num_prefix=self.num_prefix)
+        heads = attend(queries, keys, values, self.bias(state))
+        state = replace(state, tokens=add_attention(block, state.tokens, normed, heads))
+        if reducer is not None and acts:
+            view = BlockView(
+                index=index,
+                depth=len(self.vit.blocks),
+                grid=self.grid,
+                num_prefix=self.num_prefix,
+                tokens=state.tokens[:, self.num_prefix :],
+                queries=queries,
+                keys=keys,
+                plain_keys=plain_keys,
+                valid=state.valid(),
+                seeds=self.seeds,
+            )
+            plan = reducer.plan(view)
+            state = state if plan is None else self.apply(state, plan)
+        return replace(state, tokens=add_mlp(block, state.tokens))
+
+    def apply(self, state: Tokens, plan: Plan) -> Tokens:
+        """Reduce the patch tokens; prefix tokens pass through in front."""
+        prefix, patches = state.tokens[:, : self.num_prefix], state.tokens[:, self.num_prefix :]
+        merged, sizes = plan.merge(patches, state.sizes)
+        return Tokens(
+            tokens=torch.cat([prefix, merged], dim=1),
+            sizes=sizes,
+            assignment=follow(state.assignment, plan.assignment),
+            positions=self.moved(state, plan),
+            counts=plan.counts,
+            is_reduced=True,
+            is_merged=state.is_merged or plan.combine == "mean",
+        )
+
+    def moved(self, state: Tokens, plan: Plan) -> Float[Tensor, "B N 2"] | None:
+        """Return where the tokens are after a reduction."""
+        if state.positions is None:
+            return None
+        mean_positions = self.reducer is not None and self.reducer.positions == "mean"
+        return plan.merge(state.positions, state.sizes)[0] if mean_positions else plan.select(state.positions)
+
+    def rope_at(self, state: Tokens, index: int) -> Float[Tensor, "..."] | None:
+        """Return the rotary embedding of the tokens where they are now."""
+        if self.rope is None or state.positions is None:
+            return None
+        rope = rope_of_block(self.vit, self.rope, index)
+        return GridAngles.of_embedding(rope, self.grid).embed(state.positions) if state.is_reduced else rope
+
+    def bias(self, state: Tokens) -> Float[Tensor, "B S"] | None:
+        """Return what is added to every query's logit of a key: the log of its size, and a block on padding."""
+        proportional = state.is_merged and self.reducer is not None and self.reducer.proportional_attention
+        valid = state.valid()
+        if not proportional and valid is None:
+            return None
+        # vid-TLDR's sizes are fractions, hence no clamp at one.
+        bias = state.sizes.clamp(min=torch.finfo(torch.float32).tiny).log() if proportional else state.sizes * 0
+        if valid is not None:
+            bias = torch.where(valid, bias, _PADDING_BIAS)
+        return F.pad(bias, (self.num_prefix, 0))
+
+
+def attend(
+    queries: Float[Tensor, "B h S d"],
+    keys: Float[Tensor, "B g L d"],
+    values: Float[Tensor, "B g L d"],
+    bias: Float[Tensor, "B L"] | None,
+) -> Float[Tensor, "B h S d"]:
+    """Attend with the fused kernel, adding a bias per key without a mask.
+
+    With q' = [q, 1, 1] and k' = [k, sqrt(d) b] the logits q'k' / sqrt(d) are qk / sqrt(d) + b exactly, so no mask keeps
+    the kernel from fusing. The bias takes two channels, its rounding error in the second: bfloat16 cannot hold log s in
+    one.
+
+    Source: proportional attention of ToMe (Bolya et al., ICLR 2023), section 3, equation 1.
+    """
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1:
+        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    if bias is None:
+        return F.scaled_dot_product_attention(queries, keys, values)
+    batch, num_heads, length, width = queries.shape
+    # Kernels want a width that is a multiple of 8.
+    extra = -(width + 2) % 8 + 2
+    scaled = bias * width**0.5
+    coarse = scaled.to(keys.dtype)
+    fine = (scaled - coarse.float()).to(keys.dtype)
+    channels = F.pad(torch.stack([coarse, fine], dim=-1), (0, extra - 2))
+    keys = torch.cat([keys, channels.unsqueeze(1).expand(-1, num_heads, -1, -1)], dim=-1)
+    queries = torch.cat([queries, queries.new_ones(1, 1, 1, 1).expand(batch, num_heads, length, extra)], dim=-1)
+    attended = F.scaled_dot_product_attention(queries, keys, F.pad(values, (0, extra)), scale=width**-0.5)
+    return attended[..., :width]
+
+
+__all__ = ["Tokens", "attend", "walk_reduced"]

@@ -1,0 +1,47 @@
+"""Say which weights an encoder will have, cheaply: torch and timm are imported for the hub's alone.
+
+The identity goes into fingerprints, so that a stage can tell within a second that its artifacts are complete.
+"""
+
+import hashlib
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from vidflow.models.weights import weights_kind
+
+
+def weights_identity(name: str, weights: str) -> str:
+    """Return a string that changes when the encoder's weights do, without building the encoder.
+
+    Args:
+        name: The timm model the weights are for.
+        weights: `hub`, `random:SEED`, or the path of a checkpoint.
+
+    Returns:
+        For a file and for the hub the file's sha256. For random weights the seed together with the versions of timm and
+        torch, whose initialisers and generators make the weights.
+
+    Raises:
+        VidflowError: The setting is malformed, the file does not exist, or the hub does not have it.
+    """
+    kind = weights_kind(weights)
+    if kind == "random":
+        return f"{weights} timm={version('timm')} torch={version('torch')}"
+    if kind == "file":
+        return f"sha256:{_sha256_of_file(Path(weights))}"
+    # Only timm knows which file that is; importing it costs seconds, hence here.
+    from vidflow.models.encoder.hub import hub_file
+
+    path = hub_file(name)
+    # The hub's cache names a large file's blob by its sha256, which saves reading gigabytes again.
+    blob = path.resolve().name
+    return f"hub:sha256:{blob if re.fullmatch(r'[0-9a-f]{64}', blob) else _sha256_of_file(path)}"
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = ["weights_identity"]

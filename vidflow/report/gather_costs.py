@@ -1,0 +1,95 @@
+"""What the report says of several feature sets: their costs, and pictures of what each one merged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import get_args
+
+import numpy as np
+
+from vidflow.config.schema import Config, TaskName
+from vidflow.config.search import objective_of
+from vidflow.records import TrialResult
+from vidflow.report.formats import is_share
+from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens
+from vidflow.stages.clip_frames import ClipFrames
+from vidflow.stages.cost import FeatureCost, read_cost
+from vidflow.stages.locate import Address, ShardWork, is_reduced_from_cache, locate_dense
+from vidflow.store.features import FeatureReader
+
+NUM_CLIPS = 3
+"""Clips whose merging is shown."""
+
+
+def compare_costs(
+    config: Config, work: ShardWork, features: dict[str, Address], results: Sequence[TrialResult]
+) -> list[ParetoSection]:
+    """Return a section per task whose trials use more than one feature set."""
+    used = {str(result.settings["features"]) for result in results}
+    if len(used) < 2:
+        return []
+    costs = {name: _read_cost(config, name, work, features[name]) for name in config.features if name in used}
+    clips = picture_merging(costs, work, features)
+    sections: list[ParetoSection] = []
+    for task in get_args(TaskName):
+        objective, mode = objective_of(config.trials, task)
+        section = compare_features(
+            results,
+            costs,
+            task=task,
+            objective=objective,
+            mode=mode,
+            is_share=is_share(objective),
+            clips=() if sections else clips,
+        )
+        sections += [section] if section is not None else []
+    return sections
+
+
+def picture_merging(
+    costs: Mapping[str, FeatureCost], work: ShardWork, features: Mapping[str, Address]
+) -> list[MergedClip]:
+    """Return the first validation clips, and under each what every reducer that does not go by chance made of it."""
+    readers = {
+        name: FeatureReader(features[name].directory)
+        for name, cost in costs.items()
+        if cost.is_reduced and not cost.is_random
+    }
+    if not readers:
+        return []
+    frames_of = ClipFrames(work)
+    clips = []
+    for key in frames_of.keys("val")[:NUM_CLIPS]:
+        frames = frames_of(key)
+        tinted = [
+            (f"{name}: {costs[name].reducer}", picture)
+            for name, reader in readers.items()
+            if (picture := _tint(reader, key, frames)) is not None
+        ]
+        clips.append(MergedClip(key=key, rows=(("frames", frames), *tinted)))
+    return clips
+
+
+def _tint(reader: FeatureReader, key: str, frames: np.ndarray) -> np.ndarray | None:
+    """Return a clip's frames with its tokens; None where this feature set left the clip out."""
+    if key not in reader.keys:
+        return None
+    assignment = reader[reader.keys.index(key)].assignment
+    height, width = reader.metadata["grid"]
+    return None if assignment is None else tint_tokens(frames, assignment[:, -1], (height, width))
+
+
+def _read_cost(config: Config, name: str, work: ShardWork, address: Address) -> FeatureCost:
+    features = config.features[name]
+    dense = locate_dense(config, name, work.address) if is_reduced_from_cache(features) else address
+    reducer = asdict(features.reducer)
+    return read_cost(
+        name,
+        directory=address.directory,
+        dense=dense.directory,
+        encoder=config.encoder.name,
+        img_size=config.encoder.img_size,
+        depths=features.depths,
+        reducer=reducer["name"],
+        stage=reducer["stage"],
+        settings=reducer["settings"],
+    )

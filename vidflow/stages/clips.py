@@ -1,0 +1,201 @@
+"""From manifest rows and scans to clips with content keys, in an order that depends on content alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vidflow.config.fingerprints import fingerprint
+from vidflow.errors import VideoError
+from vidflow.records import Reject, VideoItem
+from vidflow.stages.scan import ScanInput, ScannedVideo, inputs_of
+from vidflow.stages.spans import Taken, find_leak, take
+from vidflow.video.sampling import Mode, plan_clip_times, row_span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenClip:
+    """One clip to decode.
+
+    Attributes:
+        key: Hash of the video's content and the times taken from it.
+        path: The video.
+        sha256: Digest of the video.
+        label: Class name.
+        label_index: Its number among the class names, or -1.
+        split: Name of the split.
+        times: Moments wanted, seconds on the video's clock.
+        annotations: Path of the dense ground truth, or empty.
+        annotations_sha256: Its digest, or empty.
+        stamps: Size and time of the last write of each of these files when it was scanned.
+    """
+
+    key: str
+    path: str
+    sha256: str
+    label: str
+    label_index: int
+    split: str
+    times: tuple[float, ...]
+    annotations: str
+    annotations_sha256: str
+    stamps: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardUnit:
+    """One tar to make: its name and its clips, sorted by key."""
+
+    file: str
+    clips: tuple[ChosenClip, ...]
+
+
+def list_class_names(items: Sequence[VideoItem]) -> list[str]:
+    """Return the sorted labels; rejected rows count too, so that a broken video moves no class number."""
+    return sorted({item.label for item in items if item.label})
+
+
+def choose_clips(
+    items: Sequence[VideoItem],
+    scans: Mapping[ScanInput, ScannedVideo],
+    *,
+    mode: Mode,
+    num_frames: int,
+    fps: float,
+    stride_seconds: float,
+) -> tuple[list[ChosenClip], list[Reject]]:
+    """Return the clips of all usable rows, sorted by key, and the rows that are left out.
+
+    A row is all clips or one reject. Contents and times are compared, never names: where two rows conflict the first
+    one is kept, and a rejected row does not block later rows.
+
+    - `Leak`: some of its seconds of that content are in another split.
+    - `LabelConflict`: one of its clips is there already with another label or other ground truth.
+    - `Duplicate`: all of its clips are there already; if only some are, those are kept once.
+    """
+    numbers = {name: index for index, name in enumerate(list_class_names(items))}
+    kept = _Kept()
+    rejects = []
+    for item in items:
+        try:
+            scan = _usable_scan(item, scans)
+            span = row_span(item, first=scan.start_seconds, last=scan.end_seconds)
+            grids = plan_clip_times(
+                item,
+                span,
+                mode=mode,
+                num_frames=num_frames,
+                fps=fps,
+                stride_seconds=stride_seconds,
+                frames_in_file=scan.num_frames,
+            )
+            number = numbers.get(item.label, -1)
+            kept.add([_clip(item, scans, tuple(times.tolist()), number) for times in grids], span)
+        except VideoError as error:
+            rejects.append(
+                Reject(
+                    key="",
+                    path=str(item.path),
+                    stage="scan",
+                    reason=error.reason,
+                    message=str(error),
+                    attempts=error.attempts,
+                )
+            )
+    return [kept.clips[key] for key in sorted(kept.clips)], rejects
+
+
+def cut_shards(clips: Sequence[ChosenClip], clips_per_shard: int) -> list[ShardUnit]:
+    """Cut the sorted clips into shards."""
+    starts = range(0, len(clips), clips_per_shard)
+    return [
+        ShardUnit(file=f"shard-{number:06d}.tar", clips=tuple(clips[start : start + clips_per_shard]))
+        for number, start in enumerate(starts)
+    ]
+
+
+def content_digest(clips: Sequence[ChosenClip]) -> str:
+    """Return the name of everything that clips hold, whatever their files are called."""
+    return fingerprint(
+        [[clip.key, clip.label_index, clip.label, clip.split, clip.annotations_sha256] for clip in clips]
+    )
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What the rows so far have made: clips by key, and the seconds taken of each content, by its digest."""
+
+    clips: dict[str, ChosenClip] = field(default_factory=dict)
+    taken: dict[str, list[Taken]] = field(default_factory=dict)
+
+    def add(self, row: Sequence[ChosenClip], span: tuple[float, float]) -> None:
+        """Add the clips of one row, all of the same content, or raise without adding any."""
+        first = row[0]
+        taken = self.taken.setdefault(first.sha256, [])
+        wanted = Taken(*span, first.split, first.path)
+        if (other := find_leak(taken, wanted)) is not None:
+            raise VideoError(
+                "Leak",
+                f"{first.path}: its span {wanted.start:.3f} to {wanted.end:.3f} s shares seconds of the same content "
+                f"with {other.path}, {other.start:.3f} to {other.end:.3f} s, which is in split {other.split!r}, "
+                f"not {first.split!r}; kept there only",
+            )
+        twins = [(self.clips[clip.key], clip) for clip in row if clip.key in self.clips]
+        for earlier, clip in twins:
+            _refuse_conflict(earlier, clip)
+        if len(twins) == len(row):
+            raise VideoError("Duplicate", f"{first.path}: same content as {twins[0][0].path}; kept once")
+        take(taken, wanted)
+        for clip in row:
+            self.clips.setdefault(clip.key, clip)
+
+
+def _usable_scan(item: VideoItem, scans: Mapping[ScanInput, ScannedVideo]) -> ScannedVideo:
+    """Return the scan of a row's video, given that neither it nor the ground truth was refused."""
+    scan, *truth = [scans[each] for each in inputs_of(item)]
+    if scan.reason:
+        raise VideoError(scan.reason, scan.message, attempts=scan.attempts)
+    if item.sha256 not in (None, scan.sha256):
+        raise VideoError(
+            "OtherBytes",
+            f"{item.path}: got sha256 {scan.sha256}, wanted {item.sha256} as the manifest says; fetch it again",
+        )
+    for annotations in truth:
+        if annotations.reason:
+            raise VideoError(
+                "Annotations",
+                f"{item.path}: its annotations cannot be read: {annotations.message}",
+                attempts=annotations.attempts,
+            )
+    return scan
+
+
+def _clip(
+    item: VideoItem, scans: Mapping[ScanInput, ScannedVideo], times: tuple[float, ...], label_index: int
+) -> ChosenClip:
+    files = [scans[each] for each in inputs_of(item)]
+    return ChosenClip(
+        key=fingerprint([files[0].sha256, times]),
+        path=str(item.path),
+        sha256=files[0].sha256,
+        label=item.label,
+        label_index=label_index,
+        split=item.split,
+        times=times,
+        annotations=str(item.annotations or ""),
+        annotations_sha256=files[1].sha256 if len(files) > 1 else "",
+        stamps={file.path: (file.num_bytes, file.modified_ns) for file in files},
+    )
+
+
+def _refuse_conflict(first: ChosenClip, second: ChosenClip) -> None:
+    if first.label != second.label:
+        raise VideoError(
+            "LabelConflict",
+            f"{second.path}: same content as {first.path}, which is labelled "
+            f"{first.label!r}, not {second.label!r}; the first label stands",
+        )
+    if first.annotations_sha256 != second.annotations_sha256:
+        raise VideoError(
+            "LabelConflict",
+            f"{second.path}: same content as {first.path}, with annotations {second.annotations or 'none'} that are "
+            f"not those of {first.annotations or 'none'}; the first ones stand",
+        )
