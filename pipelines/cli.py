@@ -34,7 +34,10 @@ COMMANDS = {
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
 BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
+PRESETS = ("actions", "tasks", "merge_sweep")
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
+SETTINGS = "print what can be set: meaning, kind, unit, default, choices and what each choice means"
+INIT = "write a commented YAML to start from, for a folder of videos or a manifest"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
 EPILOG = """\
@@ -60,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     if parsed.command == "predict":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
+    if parsed.command == "settings":
+        sys.exit(exit_code(lambda: importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)))
+    if parsed.command == "init":
+        sys.exit(exit_code(lambda: importlib.import_module("pipelines.init").main(parsed)))
     if parsed.command == "bench":
         sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
     if parsed.command == "rejects":
@@ -234,7 +241,23 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--print", action="store_true", help="show settings, fingerprints and what is done")
     add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))
     add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))
+    add_settings(commands.add_parser("settings", help=SETTINGS, description=SETTINGS[0].upper() + SETTINGS[1:] + "."))
+    add_init(commands.add_parser("init", help=INIT, description=INIT[0].upper() + INIT[1:] + "."))
     return parser
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what `vidflow settings` takes; it reads no config."""
+    parser.add_argument("key", nargs="?", metavar="KEY", help="a setting such as trials.trial.core, or a section")
+    parser.add_argument("beginning", nargs="?", metavar="BEGINNING", help="only choices that begin so")
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """Add what `vidflow init` takes; it reads no config."""
+    add = parser.add_argument
+    add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
+    add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
+    add("--output", type=Path, metavar="FILE.yaml", help="file to write; named after the source by default")
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,21 @@ from vidflow.models.vit import TimmVit, check_blocks
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
 
 
+def list_encoders(part: str) -> list[tuple[str, bool]]:
+    """Return the names of timm's vision transformers that contain a text, and whether `weights: hub` has each.
+
+    An architecture with published weights is listed once per set of weights, as `architecture.tag`.
+    """
+    vits = [model for model in timm.list_models() if timm.model_entrypoint(model).__module__ in _VIT_MODULES]
+    names = [name for model in vits for name in timm.list_pretrained(f"{model}.*") or [model]]
+    return [(name, _is_on_hub(name)) for name in names if part.casefold() in name.casefold()]
+
+
+def _is_on_hub(name: str) -> bool:
+    published = timm.models.get_pretrained_cfg(name)
+    return published is not None and bool(published.hf_hub_id) and str(published.custom_load) != "hf"
+
+
 def check_name(name: str) -> None:
     """Check that timm knows the model, its tag too, and that it is a vision transformer.
 
@@ -135,7 +150,7 @@ def hub_location(name: str) -> tuple[str, str | None]:
     """
     check_name(name)
     published = timm.models.get_pretrained_cfg(name)
-    if published is None or not published.hf_hub_id or str(published.custom_load) == "hf":
+    if published is None or not _is_on_hub(name):
         tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise VidflowError(
             f"encoder.weights is 'hub', but timm has no plain checkpoint of {name!r} on the Hugging Face hub; it has "
