@@ -34,10 +34,11 @@ COMMANDS = {
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
 BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
-PRESETS = ("actions", "tasks", "merge_sweep")
+PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
+"""By name, the files in conf/ that `vidflow init` starts from."""
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
-SETTINGS = "print what can be set: meaning, kind, unit, default, choices and what each choice means"
-INIT = "write a commented YAML to start from, for a folder of videos or a manifest"
+SETTINGS = "print every setting: meaning, kind, default and choices"
+INIT = "write a commented YAML for a folder of videos or a manifest"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")
 EPILOG = """\
@@ -46,6 +47,7 @@ settings are merged left to right: YAML files first, then key=value.
   vidflow run conf/demo.yaml                              everything, on rendered videos
   vidflow run conf/demo.yaml root=runs/mine video.manifest=my.csv encoder.weights=hub
   vidflow plan conf/merge_sweep.yaml                      time, GFLOPs and bytes of every stage, beforehand
+  vidflow init my_videos/                                 a YAML for your own videos, with every setting explained
   vidflow extract conf/demo.yaml --print                  settings, fingerprints, what is done; starts nothing
 
 exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything else.
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parsed.command == "settings":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)))
     if parsed.command == "init":
-        sys.exit(exit_code(lambda: importlib.import_module("pipelines.init").main(parsed)))
+        sys.exit(exit_code(lambda: run_init(parsed)))
     if parsed.command == "bench":
         sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
     if parsed.command == "rejects":
@@ -114,6 +116,11 @@ def run_rejects(parsed: argparse.Namespace) -> None:
         parsed.settings,
         lambda config: importlib.import_module("pipelines.rejects").main(config, parsed.action, parsed.to),
     )
+
+
+def run_init(parsed: argparse.Namespace) -> None:
+    """Write a YAML to start from."""
+    importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
 
 
 def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:

@@ -1,11 +1,12 @@
-"""Print what can be set: `vidflow settings`, all of it; `vidflow settings trials.trial.core`, one key and its choices."""
+"""Print what can be set: `vidflow settings` for all of it, `vidflow settings KEY` for one key and its choices."""
 
 import dataclasses
 import importlib
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from vidflow.config.describe import Choice, Section, Setting, describe_sections, find_settings
+from vidflow.config.choices import Choice, Setting
+from vidflow.config.describe import Section, describe_sections, find_settings
 from vidflow.config.names import nearest_hint
 from vidflow.errors import ConfigError
 
@@ -126,7 +127,9 @@ def _encoders(part: str) -> Iterator[str]:
     # Imported for this key alone: timm takes seconds.
     names = importlib.import_module("vidflow.models.encoder").list_encoders(part)
     if not names:
-        raise ConfigError(f"{_ENCODER}: timm has no vision transformer with {part!r} in its name; try `dinov2` or `siglip`")
+        raise ConfigError(
+            f"{_ENCODER}: timm has no vision transformer with {part!r} in its name; try `dinov2` or `siglip`"
+        )
     width = max(len(name) for name, _ in names)
     yield f"{_ENCODER}: vision transformers of timm with {part!r} in their names"
     for name, has_weights in names:

@@ -1,4 +1,4 @@
-"""What source files say of their classes, fields and choices, read as text: nothing is imported, so torch is not either."""
+"""What source files say of their classes, fields and choices. They are read, not imported, so torch is not either."""
 
 import ast
 import inspect
@@ -151,9 +151,7 @@ def _read_class(node: ast.ClassDef) -> ClassText:
         doc=parse_docstring(ast.get_docstring(node)),
         bases=tuple(ast.unparse(base) for base in node.bases),
         fields={
-            ast.unparse(statement.target): FieldText(
-                annotation=statement.annotation, default=statement.value, doc=doc
-            )
+            ast.unparse(statement.target): FieldText(annotation=statement.annotation, default=statement.value, doc=doc)
             for statement, doc in _with_docstrings(node.body)
             if isinstance(statement, ast.AnnAssign)
         },
@@ -174,4 +172,14 @@ def _read_choice(function: ast.FunctionDef, aliases: Set[str], sources: Sources)
                 sources.built.setdefault((alias, str(pattern.value.value)), []).append(chosen)
 
 
-__all__ = ["Alias", "ClassText", "Doc", "FieldText", "Sources", "first_sentence", "literal_words", "parse_docstring", "read_sources"]
+__all__ = [
+    "Alias",
+    "ClassText",
+    "Doc",
+    "FieldText",
+    "Sources",
+    "first_sentence",
+    "literal_words",
+    "parse_docstring",
+    "read_sources",
+]

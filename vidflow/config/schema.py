@@ -245,7 +245,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """A continuous axis of a `random` or `optuna` search."""
+    """An axis of the search: a list of values, or a range from which `random` and `optuna` draw numbers."""
 
     __pydantic_config__ = _STRICT
     low: Bound

@@ -24,12 +24,7 @@ def list_encoders(part: str) -> list[tuple[str, bool]]:
     """
     vits = [model for model in timm.list_models() if timm.model_entrypoint(model).__module__ in _VIT_MODULES]
     names = [name for model in vits for name in timm.list_pretrained(f"{model}.*") or [model]]
-    return [(name, _is_on_hub(name)) for name in names if part.casefold() in name.casefold()]
-
-
-def _is_on_hub(name: str) -> bool:
-    published = timm.models.get_pretrained_cfg(name)
-    return published is not None and bool(published.hf_hub_id) and str(published.custom_load) != "hf"
+    return [(name, _on_hub(name) is not None) for name in names if part.casefold() in name.casefold()]
 
 
 def check_name(name: str) -> None:
@@ -149,13 +144,21 @@ def hub_location(name: str) -> tuple[str, str | None]:
         VidflowError: timm does not know the model, or has no weights for it on the hub.
     """
     check_name(name)
-    published = timm.models.get_pretrained_cfg(name)
-    if published is None or not _is_on_hub(name):
+    location = _on_hub(name)
+    if location is None:
         tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise VidflowError(
             f"encoder.weights is 'hub', but timm has no plain checkpoint of {name!r} on the Hugging Face hub; it has "
             f"{_listed(tagged)} for that architecture. Name one, or give a local file"
         )
+    return location
+
+
+def _on_hub(name: str) -> tuple[str, str | None] | None:
+    """Return where the hub has a plain checkpoint of a model, None where it has none."""
+    published = timm.models.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id or str(published.custom_load) == "hf":
+        return None
     return published.hf_hub_id, published.hf_hub_filename
 
 
