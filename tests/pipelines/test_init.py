@@ -1,6 +1,7 @@
 """`vidflow init`: from a folder or a manifest to a YAML that runs."""
 
 import copy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -141,7 +142,13 @@ def test_a_flat_folder_with_annotations_gets_the_tasks_that_need_no_labels(capsy
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_presets(tmp_path):
-    build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", tmp_path, ROOT]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("vidflow", "pipelines", "conf"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", tmp_path, source]
     subprocess.run([sys.executable, "-m", *build], check=True)
     held = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {f"pipelines/presets/{file}" for file in PRESETS.values()} <= set(held)
