@@ -23,7 +23,11 @@ COMMANDS = {
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
+PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
+"""By name, the files in conf/ that `vidflow init` starts from."""
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
+SETTINGS = "print every setting: meaning, kind, default and choices"
+INIT = "write a commented YAML for a folder of videos or a manifest"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
@@ -31,6 +35,7 @@ settings are merged left to right: YAML files first, then key=value.
   vidflow run conf/demo.yaml                              everything, on rendered videos
   vidflow run conf/demo.yaml root=runs/mine video.manifest=my.csv encoder.weights=hub
   vidflow plan conf/merge_sweep.yaml                      time, GFLOPs and bytes of every stage, beforehand
+  vidflow init my_videos/                                 a YAML for your own videos, with every setting explained
   vidflow extract conf/demo.yaml --print                  settings, fingerprints, what is done; starts nothing
 
 exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything else.
@@ -43,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start()
     if parsed.command == "predict":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
+    if parsed.command == "settings":
+        sys.exit(exit_code(lambda: importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)))
+    if parsed.command == "init":
+        sys.exit(exit_code(lambda: run_init(parsed)))
     if parsed.command == "bench":
         sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
     if parsed.command == "rejects":
@@ -72,6 +81,11 @@ def run_rejects(parsed: argparse.Namespace) -> None:
     )
 
 
+def run_init(parsed: argparse.Namespace) -> None:
+    """Write a YAML to start from."""
+    importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vidflow",
@@ -96,7 +110,25 @@ def _parser() -> argparse.ArgumentParser:
             add_show(command)
     add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))
     add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))
+    add_settings_key(
+        commands.add_parser("settings", help=SETTINGS, description=SETTINGS[0].upper() + SETTINGS[1:] + ".")
+    )
+    add_init(commands.add_parser("init", help=INIT, description=INIT[0].upper() + INIT[1:] + "."))
     return parser
+
+
+def add_settings_key(parser: argparse.ArgumentParser) -> None:
+    """Add what `vidflow settings` takes; it reads no config."""
+    parser.add_argument("key", nargs="?", metavar="KEY", help="a setting such as trials.trial.core, or a section")
+    parser.add_argument("beginning", nargs="?", metavar="BEGINNING", help="only choices that begin so")
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """Add what `vidflow init` takes; it reads no config."""
+    add = parser.add_argument
+    add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
+    add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
+    add("--output", type=Path, metavar="FILE.yaml", help="file to write; named after the source by default")
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:

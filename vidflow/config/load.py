@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from vidflow.config.names import nearest_hint
 from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_url, nearest_existing
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
@@ -212,9 +213,7 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
         origin = next((s.name for s in reversed(sources) if s.sets(location)), sources[0].name)
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             names = _valid_names(location[:-1])
-            nearest = difflib.get_close_matches(str(location[-1]), names, n=1)
-            hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid here: {', '.join(names)}"
-            problems.append(f"{origin}: {key}: no such setting; {hint}")
+            problems.append(f"{origin}: {key}: no such setting; {nearest_hint(str(location[-1]), names)}")
         else:
             problems.append(f"{origin}: {key}: got {_shown(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}")
     return _join(list(dict.fromkeys(problems)))

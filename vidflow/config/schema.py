@@ -1,4 +1,9 @@
-"""What an experiment may say: one frozen dataclass per YAML section, in the order of the flow."""
+"""What an experiment may say: one frozen dataclass per YAML section, in the order of the flow.
+
+`vidflow settings` prints the docstring below each field: the meaning, the unit in brackets at the end of its first
+paragraph, and a section `Choices:` with what each word of a `Literal` means. The words of `CoreName` and `TaskName`
+are explained by the classes that they stand for, in vidflow.models.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -28,21 +33,21 @@ class Synthetic:
 
     __pydantic_config__ = _STRICT
     num_train: Count = 600
-    """Training videos."""
+    """Training videos. [videos]"""
     num_val: Count = 200
-    """Validation videos."""
+    """Validation videos. [videos]"""
     size: Annotated[int, Field(ge=16, le=2**14, multiple_of=2)] = 96
-    """Side of the square frame in pixels, even."""
+    """Side of the square frame, an even number. [pixels]"""
     num_frames: Annotated[int, Field(ge=2, lt=2**31)] = 24
-    """Frames per video."""
+    """Length of a video. [frames]"""
     fps: Count = 12
-    """Frames per second."""
+    """Frame rate of a video. [frames per second]"""
     difficulty: Fraction = 0.3
-    """Strength of camera motion, distractors and occluders, 0 to 1."""
+    """Strength of camera motion, distractors and occluders."""
     camera_travel: Fraction = 0.5
-    """Metres the camera moves at most along one axis, from the middle of the clip to either end, 0 to 1."""
+    """How far the camera moves at most along one axis, from the middle of the clip to either end. [metres]"""
     camera_turn: Annotated[float, Field(ge=0, le=15)] = 4.0
-    """Degrees the camera turns at most sideways in the same time, 0 to 15; half as many otherwise."""
+    """How far the camera turns at most sideways in the same time; half as far in other directions. [degrees]"""
     annotations: bool = False
     """Whether boxes, points, depth and camera poses are written beside each video."""
     seed: Seed = 0
@@ -55,13 +60,19 @@ class Sampling:
 
     __pydantic_config__ = _STRICT
     mode: Literal["uniform", "center", "windows"] = "uniform"
-    """`uniform` spreads over the span, `center` takes `fps` from its middle, `windows` slides over all of it."""
+    """How the frames of a clip are spread over the video, or over the span that the manifest gives.
+
+    Choices:
+        uniform: One clip: the middles of `num_frames` equal parts of the span.
+        center: One clip: frames `1 / fps` apart around the middle of the span.
+        windows: Several clips: a window of `num_frames / fps` seconds slides over the span by `stride_seconds`.
+    """
     num_frames: Count = 16
-    """Frames per clip."""
+    """Length of a clip. [frames]"""
     fps: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
-    """Frames per second within a clip, for `center` and `windows`."""
+    """Frame rate within a clip, for `center` and `windows`. [frames per second]"""
     stride_seconds: Seconds = 2.0
-    """Distance between the starts of two windows."""
+    """Time from the start of a window to the start of the next. [seconds]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,20 +81,31 @@ class Video:
 
     __pydantic_config__ = _STRICT
     manifest: str | None = None
-    """CSV, JSONL or Parquet with `path,label,split`; None takes the videos that `synthetic` describes."""
+    """CSV, JSONL or Parquet file with the columns `path,label,split`; null: the videos that `synthetic` describes."""
     video_root: str | None = None
     """Folder that absolute paths in the manifest may point into, besides the manifest's own."""
     synthetic: Synthetic = field(default_factory=Synthetic)
-    """Rendered videos, used where `manifest` is None."""
+    """Rendered videos, used where `manifest` is null."""
     decoder: Literal["decord", "pyav"] = "pyav"
-    """Who decodes; `decord` takes twice as long, as PyAV must watch for damage beside it, and hands on what it is not
-    proven to decode exactly."""
+    """Which library decodes videos.
+
+    Choices:
+        decord: Takes twice as long, as PyAV looks for damage beside it; gives PyAV what it may decode inexactly.
+        pyav: FFmpeg's own libraries, frame by frame.
+    """
     sampling: Sampling = field(default_factory=Sampling)
     """Which frames make a clip."""
     size: Annotated[int, Field(ge=8, le=2**14)] = 224
-    """Short side after resizing, and side of the square centre crop, in pixels."""
+    """Short side after resizing, and side of the square centre crop. [pixels]"""
     resize_filter: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
-    """Resampling filter, antialiased; another filter is another feature."""
+    """Resampling filter, with antialiasing; another filter makes other features.
+
+    Choices:
+        bilinear: Weighted mean of the nearest pixels.
+        bicubic: Cubic curve through the nearest pixels; sharper, and what most encoders were trained with.
+        lanczos: Windowed sinc over more pixels; the sharpest, with faint rings at edges.
+        box: Plain mean of the pixels that a new pixel covers.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,13 +114,18 @@ class Shards:
 
     __pydantic_config__ = _STRICT
     clips_per_shard: Count = 64
-    """Clips in one tar, the unit of distributed work."""
+    """Size of one tar, the unit of distributed work. [clips]"""
     image_format: Literal["jpg", "png"] = "jpg"
-    """`png` is lossless and four times larger."""
+    """How frames are kept in the tars.
+
+    Choices:
+        jpg: Lossy, with `jpeg_quality`.
+        png: Lossless and four times larger.
+    """
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-    """JPEG quality."""
+    """JPEG quality on libjpeg's scale; used by `jpg` only."""
     max_reject_fraction: Fraction = 0.05
-    """The stage fails when more than this share of the manifest's rows is rejected."""
+    """Largest share of the manifest's rows that may be rejected; with more the stage fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,26 +138,43 @@ class Encoder:
     weights: str = "hub"
     """`hub` (timm's own), a .safetensors or .pt file, an .npz file of RVM, or `random:SEED`."""
     img_size: Count = 224
-    """Side of the encoder's input in pixels, a multiple of its patch size, at most `video.size`."""
+    """Side of the encoder's input: a multiple of its patch size, at most `video.size`. [pixels]"""
     mean: tuple[float, float, float] | None = None
-    """Channel means of the input in [0, 1]; None takes timm's for this model, or RVM's."""
+    """Channel means of the input, each in [0, 1]; null: those that timm, or RVM, has for this model."""
     std: tuple[Deviation, Deviation, Deviation] | None = None
-    """Channel deviations of the input, above 0; None takes timm's for this model, or RVM's."""
+    """Channel standard deviations of the input; null: those that timm, or RVM, has for this model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Number format in which the encoder runs; features are stored in float16.
+
+    Choices:
+        auto: bfloat16 on a GPU, float32 on a CPU.
+        float32: Single precision.
+        bfloat16: Half the memory; the range of float32 with 8 bits of precision.
+        float16: Half the memory; 11 bits of precision, numbers up to 65504.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reducer:
-    """A token reducer and its budget; `vidflow.models.reduction` says what each one takes."""
+    """A token reducer and its budget."""
 
     __pydantic_config__ = _STRICT
     name: str = "none"
-    """Name of the reducer; `none` keeps every token."""
+    """Which token reducer.
+
+    Choices:
+        none: Keep every token.
+    """
     stage: Literal["input", "block", "post"] | None = None
-    """Where it acts: before the encoder, inside it, or on cached tokens; None is the first place it offers."""
+    """Where the reducer acts; null: the first of these places that it offers.
+
+    Choices:
+        input: Before the encoder, on pixels.
+        block: Inside the encoder, between attention and MLP.
+        post: After the encoder, on cached tokens.
+    """
     settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
-    """Its keyword arguments."""
+    """Settings of the reducer; `vidflow settings features.NAME.reducer.name` lists those of each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,50 +196,56 @@ class Trial:
 
     __pydantic_config__ = _STRICT
     task: TaskName = "classification"
-    """What is learnt."""
+    """What is predicted."""
     features: str = "base"
-    """Name of a feature set."""
+    """Name of the feature set that is read."""
     core: CoreName = "gated_transformer"
-    """Temporal core."""
+    """Temporal core: what connects the frames of a clip."""
     num_layers: Count = 4
-    """Layers of the core."""
+    """Depth of the core. [layers]"""
     num_heads: Count | None = None
-    """Attention heads of the core; None is the published number for the width."""
+    """Attention heads of the core; null: the published number for the width. [heads]"""
     mix_depths: bool = True
     """Whether several depths are mixed by trained BatchNorm and MLP; needs more than one depth."""
     unmerge: bool = True
-    """Whether reduced tokens are put back on the full grid of patches, as cores that remember by place need it; if
-    not, cores see the tokens as they are stored, whose number must be the same in every frame."""
+    """Whether reduced tokens are put back on the full grid of patches, as cores that remember by place need; if false,
+    cores see the tokens as stored, and every frame must have the same number of them."""
     standardize: bool = False
-    """Whether tokens are brought to zero mean and unit deviation per channel, as measured on the training split, and
-    the average token that `camera_pose` reads passes batch norm; published is neither."""
+    """Whether each channel of the tokens is scaled to mean 0 and deviation 1, as measured on the training split, and
+    `camera_pose` has batch norm instead of layer norm; false as published."""
     readout_dim: Count = 768
-    """Width of the readout."""
+    """Width of the readout. [channels]"""
     readout_heads: Count = 12
-    """Attention heads of the readout."""
+    """Attention heads of the readout; their number divides `readout_dim`. [heads]"""
     epochs: Count = 20
-    """Passes over the training split."""
+    """Passes over the training split. [epochs]"""
     batch_size: Count = 32
-    """Clips per optimizer step."""
+    """Size of a batch, one optimizer step. [clips]"""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay; biases, norms, queries and state matrices are exempt."""
     warmup_fraction: Fraction = 0.05
-    """Share of the steps with linearly rising learning rate; cosine to zero after it."""
+    """Share of the steps in which the learning rate rises linearly; then it falls to zero as a cosine."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest gradient norm."""
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the loss at every frame beside that at the last one (classification)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` is bfloat16 autocast on a GPU and float32 on a CPU."""
+    """Number format of a training step.
+
+    Choices:
+        auto: bfloat16 on a GPU, float32 on a CPU.
+        float32: Single precision throughout.
+        bfloat16: Autocast: matrix products in bfloat16, weights and sensitive steps in float32.
+    """
     seed: Seed = 0
     """Seed of initial weights and of the order of clips."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """A continuous axis of a `random` or `optuna` search."""
+    """An axis of the search: a list of values, or a range from which `random` and `optuna` draw numbers."""
 
     __pydantic_config__ = _STRICT
     low: Bound
@@ -214,19 +264,35 @@ class Trials:
     trial: Trial = field(default_factory=Trial)
     """What all trials share unless an axis says otherwise."""
     axes: dict[str, list[Scalar] | Range] = field(default_factory=dict)
-    """Fields of `trial` and the values they take."""
+    """Fields of `trial` and the values they take: for each field a list, or `{low, high, log}` to draw numbers from."""
     algorithm: Literal["grid", "random", "optuna"] = "grid"
-    """How candidates are drawn from the axes."""
+    """How trials are drawn from the axes.
+
+    Choices:
+        grid: All combinations of the values of the axes.
+        random: `num_samples` combinations, each value drawn by itself.
+        optuna: `num_samples` trials, each chosen by Optuna's TPE from the results so far.
+    """
     num_samples: Count = 16
-    """Trials of a `random` or `optuna` search."""
+    """Size of a `random` or `optuna` search. [trials]"""
     scheduler: Literal["fifo", "asha"] = "fifo"
-    """`asha` stops trials that fall behind."""
+    """Whether trials may be stopped early.
+
+    Choices:
+        fifo: Every trial runs all its epochs.
+        asha: Trials that are behind others after the same number of epochs are stopped.
+    """
     asha_grace_epochs: Count = 3
-    """Epochs before a trial may be stopped."""
+    """How long a trial runs before `asha` may stop it. [epochs]"""
     objective: str | None = None
-    """Metric by which epochs and trials are ranked; None is the task's own."""
+    """Metric by which epochs and trials are ranked; null: the task's metric."""
     mode: Mode | None = None
-    """Whether more of it is better; None is the task's own."""
+    """Whether a larger objective is better; null: as the task's metric has it.
+
+    Choices:
+        max: Larger is better.
+        min: Smaller is better.
+    """
     seed: Seed = 0
     """Seed of a `random` or `optuna` search."""
 
@@ -239,7 +305,7 @@ class Report:
     title: str = "vidflow"
     """Heading of the page."""
     num_examples: Count = 8
-    """Clips shown with their predictions."""
+    """How many clips the page shows with their predictions. [clips]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,9 +314,9 @@ class Tracking:
 
     __pydantic_config__ = _STRICT
     uri: str | None = None
-    """Tracking URI; None is a sqlite file under `root`."""
+    """Tracking URI; null: an SQLite file under `root`."""
     experiment: str = "vidflow"
-    """Experiment name."""
+    """Name of the experiment in MLflow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,13 +325,13 @@ class StageResources:
 
     __pydantic_config__ = _STRICT
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
-    """Cores per worker."""
+    """CPU cores per worker. [cores]"""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per worker; fractions share one."""
+    """GPUs per worker; workers with fractions share one. [GPUs]"""
     workers: Count | None = None
-    """Workers at once; None is as many as the cluster holds."""
+    """Workers at once; null: as many as the cluster holds. [workers]"""
     attempts: Count = 3
-    """How often a unit of work is tried when its worker dies."""
+    """How often a unit of work is tried when its worker dies. [tries]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,7 +340,7 @@ class Resources:
 
     __pydantic_config__ = _STRICT
     ray_address: str | None = None
-    """Ray cluster; None is `RAY_ADDRESS` where set, else a local one."""
+    """Address of a Ray cluster; null: `RAY_ADDRESS` if it is set, else a cluster on this machine."""
     shard: StageResources = field(default_factory=StageResources)
     """Scanning and decoding."""
     extract: StageResources = field(default_factory=StageResources)
@@ -282,11 +348,11 @@ class Resources:
     trials: StageResources = field(default_factory=StageResources)
     """Training."""
     frames_per_batch: Count = 64
-    """Frames per call of the encoder."""
+    """Size of a batch of the encoder. [frames]"""
     decode_timeout_seconds: Seconds = 60.0
-    """Wall time one video may take to decode."""
+    """Wall time that one video may take to decode. [seconds]"""
     decode_memory_mib: Annotated[int, Field(ge=256, lt=2**31)] = 4096
-    """Memory the decoder may take for one video."""
+    """Memory that the decoder may take for one video. [MiB]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,6 @@
 """Axes of a search and the candidates they give, each validated before anything starts."""
 
 import dataclasses
-import difflib
 import itertools
 import math
 import random
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.counts import uneven_counts
+from vidflow.config.names import nearest_hint
 from vidflow.config.schema import Config, Mode, Range, Scalar, TaskName, Trial, Trials
 
 _OBJECTIVES: dict[TaskName, tuple[str, Mode]] = {
@@ -36,8 +36,7 @@ def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
     problems = []
     for axis, values in trials.axes.items():
         if axis not in names:
-            nearest = difflib.get_close_matches(axis, names, n=1)
-            hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid: {', '.join(names)}"
+            hint = nearest_hint(axis, names)
             problems.append(f"trials.axes.{axis}: no such field of a trial; {hint}")
         elif isinstance(values, Range):
             problems += _range_problems(axis, values, trials)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vidflow.errors import ConfigError
 
-_VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
+VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
 
 # What publishers call the split that the field reports results on and that has labels.
 SPLITS = {
@@ -28,7 +28,7 @@ class Videos:
             raise ConfigError(f"{folder}: no such folder; wanted the one that holds the videos")
         self._folder = folder.absolute()
         files = sorted(self._folder.rglob("*"), reverse=True)  # so that the first of two namesakes wins
-        self._paths = {path.stem: path for path in files if path.suffix.lower() in _VIDEO_SUFFIXES}
+        self._paths = {path.stem: path for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
 
     def find(self, name: str) -> Path:
         """Return where a video lies, or would lie if it were there."""

@@ -149,10 +149,15 @@ class MambaBlock(nn.Module):
 
 
 class MambaCore(TemporalCore):
-    """Blocks of optional spatial attention and a Mamba residual along time, optionally gated per token and channel.
+    """A stack of Mamba blocks along time, with optional attention within frames and optional gates.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137): M (mixing `none`), MMix (`spatial`) and GMMix (`gated`). The gate
     (1 - u) z + u (z + r) is computed as z + u r. Differs in taking any number of tokens, and see `SpatialBlock`.
+
+    Choices:
+        mamba: A stack of Mamba blocks along time; each token sees its own past only.
+        mamba_mix: As `mamba`, with attention among the tokens of a frame before each block.
+        gated_mamba_mix: As `mamba_mix`, with a gate per token and channel on what each Mamba block adds.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from vidflow.models.cores.temporal_core import State, StateShape, TemporalCore
 
 
 class IdentityCore(TemporalCore):
-    """Normalise each frame by itself: what the frozen encoder alone can do."""
+    """No memory: normalise each frame by itself, to measure what the frozen encoder alone can do."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__(embed_dim)

@@ -3,6 +3,7 @@
 from vidflow.models.encoder.architecture import (
     check_img_size,
     check_name,
+    list_encoders,
     patch_size_of,
     resolve_depths,
     skeleton,
@@ -18,6 +19,7 @@ __all__ = [
     "build_encoder",
     "check_img_size",
     "check_name",
+    "list_encoders",
     "patch_size_of",
     "resolve_depths",
     "skeleton",

@@ -17,6 +17,16 @@ from vidflow.models.reduction.controls import InputLowerResolution
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
 
 
+def list_encoders(part: str) -> list[tuple[str, bool]]:
+    """Return the names of timm's vision transformers that contain a text, and whether `weights: hub` has each.
+
+    An architecture with published weights is listed once per set of weights, as `architecture.tag`.
+    """
+    vits = [model for model in timm.list_models() if timm.model_entrypoint(model).__module__ in _VIT_MODULES]
+    names = [name for model in vits for name in timm.list_pretrained(f"{model}.*") or [model]]
+    return [(name, _on_hub(name) is not None) for name in names if part.casefold() in name.casefold()]
+
+
 def check_name(name: str) -> None:
     """Check that timm knows the model, its tag too, and that it is a vision transformer.
 
@@ -134,13 +144,21 @@ def hub_location(name: str) -> tuple[str, str | None]:
         VidflowError: timm does not know the model, or has no weights for it on the hub.
     """
     check_name(name)
-    published = timm.models.get_pretrained_cfg(name)
-    if published is None or not published.hf_hub_id or str(published.custom_load) == "hf":
+    location = _on_hub(name)
+    if location is None:
         tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise VidflowError(
             f"encoder.weights is 'hub', but timm has no plain checkpoint of {name!r} on the Hugging Face hub; it has "
             f"{_listed(tagged)} for that architecture. Name one, or give a local file"
         )
+    return location
+
+
+def _on_hub(name: str) -> tuple[str, str | None] | None:
+    """Return where the hub has a plain checkpoint of a model, None where it has none."""
+    published = timm.models.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id or str(published.custom_load) == "hf":
+        return None
     return published.hf_hub_id, published.hf_hub_filename
 
 

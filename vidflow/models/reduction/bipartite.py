@@ -28,8 +28,30 @@ from vidflow.models.reduction.plan import Plan, identity_plan, join_frames
 from vidflow.models.reduction.seeds import reseed
 
 Mode = Literal["tome", "drop", "random_merge", "random_drop", "hybrid"]
+"""What becomes of a source: a token of one half that is matched with a token of the other half.
+
+Choices:
+    tome: Merge each of the most similar pairs into its mean (ToMe).
+    drop: Drop the token of each of the most similar pairs that `tome` would merge into the other.
+    random_merge: As `tome`, with random pairs: a control.
+    random_drop: As `drop`, with random tokens: a control.
+    hybrid: As `tome`, but a token less similar than `threshold` replaces its partner.
+"""
 Schedule = Literal["constant", "decreasing", "increasing"]
+"""How reduction is spread over the encoder's blocks.
+
+Choices:
+    constant: Equally many tokens in every block.
+    decreasing: Linearly fewer, from twice the average in the first block to none in the last.
+    increasing: Linearly more, from none in the first block to twice the average in the last.
+"""
 Scope = Literal["frame", "clip"]
+"""Which tokens are reduced together.
+
+Choices:
+    frame: Those of each frame.
+    clip: Those of the whole clip.
+"""
 
 
 def schedule_merges(num_merged: int | Sequence[int], schedule: Schedule, *, depth: int) -> list[int]:
@@ -99,23 +121,22 @@ def plan_matched(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockBipartite:
-    """Bipartite reduction inside the encoder, between attention and MLP.
+    """Bipartite matching in the encoder's blocks, between attention and MLP.
 
     Attributes:
         mode: What becomes of a source: merged, dropped, merged or replacing (hybrid), with similar or random partners.
-        num_merged: ToMe's r: tokens per block on average, or one number per block. At most half of a block's tokens go.
-        keep: Instead of `num_merged`: fraction of patch tokens left after the last block, spread over the blocks.
+        num_merged: ToMe's r: tokens taken off per block on average, or one number per block; at most half of a block's.
+        keep: Instead of `num_merged`: fraction of patch tokens left after the last block.
         tokens: Instead of both: patch tokens left after the last block.
         schedule: How an average, or what a budget takes off, is spread over the blocks.
-        metric: What tokens are compared by: keys before or after rotation, or the residual stream.
-        head_pooling: Whether keys of several heads are averaged or concatenated.
-        proportional_attention: Whether keys count by the patches they stand for; moot when dropping.
+        metric: What tokens are compared by.
+        head_pooling: How the keys of several heads are compared.
+        proportional_attention: Whether attention weights a token by the patches it stands for; no effect if dropped.
         positions: Where a merged token is for rotary embeddings.
         order: How unmerged tokens of the sources' half enter the next block, which decides who can merge with whom
-            there: by place (`index`), or the most similar to its partner first (`similarity`). None is as published:
-            `index` where the encoder has a class token or registers, `similarity` where it has none.
+            there. Null, as published: `index` if the encoder has a class token or registers, else `similarity`.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
-        seed: Which draw of random partners; random modes only.
+        seed: Which random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
 
     Source: ToMe (Bolya et al., ICLR 2023); modes of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025). Class
     token and registers, which neither covers together with rotary embeddings, stay out.
@@ -196,15 +217,15 @@ class BlockBipartite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostBipartite:
-    """Bipartite reduction of cached tokens, repeated until the wanted fraction is left.
+    """Bipartite matching of cached tokens, repeated until the wanted number is left.
 
     Attributes:
-        mode: As inside the encoder.
+        mode: As in the encoder's blocks.
         keep: Fraction of tokens to keep, above 0 and up to 1.
         tokens: Instead: tokens to keep per frame.
-        scope: Whether tokens are matched within each frame or within the whole clip.
+        scope: Which tokens are matched with one another.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
-        seed: Which draw of random partners; random modes only.
+        seed: Which random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
 
     Source: ToMe (Bolya et al., ICLR 2023), applied to features; the clip scope is the joint placement of "Video, How Do
     Your Tokens Merge?" (Pollard and Wray, 2025).

@@ -20,7 +20,7 @@ from vidflow.models.reduction.static_patches import last_kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostPooling:
-    """Means over fixed windows of frames, rows and columns; windows at the far edges may be smaller.
+    """Average fixed windows of frames, rows and columns; windows at the far edges may be smaller: a control.
 
     Attributes:
         window: Frames, rows and columns of a window.
@@ -58,7 +58,7 @@ def every_nth_frame(num_frames: int, stride: int, device: torch.device) -> Bool[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostFewerFrames:
-    """Every n-th frame of cached tokens; what is left out repeats the frame kept before it.
+    """Keep every n-th frame of cached tokens; the frames between repeat the kept frame before them: a control.
 
     Attributes:
         stride: Keep one frame in so many.
@@ -82,7 +82,7 @@ class PostFewerFrames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFewerFrames:
-    """Every n-th frame only goes through the encoder.
+    """Encode every n-th frame only: a control.
 
     Attributes:
         stride: Encode one frame in so many.
@@ -104,7 +104,7 @@ class InputFewerFrames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputLowerResolution:
-    """Frames are shrunk before the encoder, which is built for the smaller size.
+    """Shrink frames before the encoder, which is built for the smaller size: a control.
 
     Attributes:
         keep: Fraction of patches to keep, above 0 and up to 1; the side is rounded to whole patches.
@@ -133,12 +133,12 @@ def covering_patches(side: int, small_side: int, device: torch.device) -> Int[Te
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostRandom:
-    """A random selection of cached tokens, equally many in every frame.
+    """Keep random cached tokens, equally many in every frame: a control.
 
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
         tokens: Instead: tokens to keep per frame.
-        seed: Which draw; others choose other tokens.
+        seed: Which random draw; other seeds keep other tokens.
     """
 
     keep: float | None = None

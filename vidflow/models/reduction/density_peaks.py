@@ -46,12 +46,12 @@ def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_nei
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostDensityPeaks:
-    """Cluster means of cached tokens.
+    """Cluster cached tokens by density peaks, and keep the mean of each cluster.
 
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
         tokens: Instead: tokens to keep per frame.
-        frames_per_segment: Frames clustered together; None is the whole clip. It must divide their number.
+        frames_per_segment: Frames clustered together, a divisor of the clip's frames; null: the whole clip.
         num_neighbours: Tokens that measure a token's density; 4 in FastVID, 7 in PruneVid.
 
     Source: the clustering that PruneVid (ACL Findings 2025), FastVID and HoliTom (NeurIPS 2025) have in common; their

@@ -46,12 +46,12 @@ def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostDiversity:
-    """A diverse selection of cached tokens; what is left out belongs to the most similar one kept.
+    """Keep cached tokens that differ most from one another; the others belong to the most similar kept one.
 
     Attributes:
         keep: Fraction of tokens to keep, above 0 and up to 1.
         tokens: Instead: tokens to keep per frame.
-        scope: Whether tokens are chosen within each frame or within the whole clip.
+        scope: Which tokens compete.
 
     Source: DivPrune (Alvar et al., CVPR 2025).
     """

@@ -13,8 +13,27 @@ from torch import Tensor
 from vidflow.models.reduction.plan import Plan
 
 PositionPolicy = Literal["mean", "destination"]
+"""Where a merged token is for rotary embeddings.
+
+Choices:
+    mean: At the mean position of its patches.
+    destination: At the position of the token that the others were merged into.
+"""
 Metric = Literal["keys", "rotated_keys", "tokens"]
+"""What tokens are compared by.
+
+Choices:
+    keys: The keys of the block's attention, before any rotary embedding.
+    rotated_keys: The keys after rotary embedding, so that distance counts too.
+    tokens: The residual stream after attention.
+"""
 HeadPooling = Literal["mean", "concat"]
+"""How the keys of several heads become one vector.
+
+Choices:
+    mean: Their mean, as published.
+    concat: One after the other.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

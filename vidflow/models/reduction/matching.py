@@ -15,6 +15,12 @@ from vidflow.models.reduction.plan import Plan, owners_of
 from vidflow.models.reduction.seeds import uniform
 
 Order = Literal["index", "similarity"]
+"""In which order unmerged tokens of the sources' half stay.
+
+Choices:
+    index: By place.
+    similarity: The most similar to its partner first.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

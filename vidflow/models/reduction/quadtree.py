@@ -93,7 +93,7 @@ def join_over_time(linked: Bool[Tensor, "B T1 N"], leaves: Int[Tensor, "B T N"])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostQuadtree:
-    """Quadtree merging in space, then connected components in time.
+    """Merge similar patches in quadtree cells of each frame, then join cells that stay similar over time.
 
     Attributes:
         spatial_threshold: Similarity of a cell to its parts from which it becomes one token; published .80 to .90.

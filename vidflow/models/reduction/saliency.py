@@ -34,7 +34,7 @@ def attention_saliency(attention: Float[Tensor, "B h N S"]) -> Float[Tensor, "B 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSaliency:
-    """Merging in the first blocks with sources weighted by saliency.
+    """Merge tokens in the first blocks, and let salient ones weigh more in the mean.
 
     Attributes:
         num_merged: Tokens merged in each of the first blocks.

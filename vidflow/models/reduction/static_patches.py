@@ -15,6 +15,12 @@ from vidflow.errors import VidflowError
 from vidflow.models.reduction.plan import Plan, group_plan
 
 Reference = Literal["previous", "last_kept"]
+"""What a patch is compared with.
+
+Choices:
+    previous: The patch at its place in the frame before.
+    last_kept: The last patch kept at its place, so that slow change is noticed too; needs `threshold`.
+"""
 
 
 def budget(num_frames: int, num_patches: int, *, prune: float) -> int:
@@ -86,7 +92,7 @@ class StaticSelection:
         prune: Fraction of the clip's patches to drop, in [0, 1): a budget per clip.
         threshold: Instead: change above which a patch is kept. Of pixels in [0, 1] the mean absolute difference, of
             features one minus the cosine.
-        reference: What a patch is compared with; `last_kept` takes a threshold.
+        reference: What a patch is compared with.
     """
 
     prune: float | None = None
@@ -116,7 +122,7 @@ class StaticSelection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputStatic:
-    """Static patches pruned by their pixels, before the encoder.
+    """Drop patches whose pixels do not change, before the encoder.
 
     Attributes:
         selection: Which patches to keep.
@@ -135,7 +141,7 @@ class InputStatic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostStatic:
-    """Static patches pruned by their features; a dropped patch belongs to the last kept one at its place.
+    """Drop patches whose features do not change; a dropped patch belongs to the last kept patch at its place.
 
     Attributes:
         selection: Which patches to keep.
@@ -167,7 +173,7 @@ def last_kept(kept: Bool[Tensor, "B T N"]) -> Int[Tensor, "B TN"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostDycoke:
-    """Temporal pruning in windows of four frames: the likest patches of three frames repeat an earlier frame.
+    """Drop the most similar patches of three in every four frames; each repeats the same place of an earlier frame.
 
     Attributes:
         prune: Fraction of patches pruned from each frame but the window's first, in [0, 1].

@@ -85,7 +85,7 @@ def calibrated_threshold(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockWindows:
-    """ALGM inside the encoder: windows in one early block, bipartite matching in one later block.
+    """Merge windows of similar tokens in an early block, then similar tokens anywhere in a later block.
 
     Attributes:
         local_threshold: Similarity from which a window merges, in [-1, 1].
@@ -141,7 +141,7 @@ class BlockWindows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostWindows:
-    """Windows of like cached tokens, over space and, if wanted, time.
+    """Merge windows of similar cached tokens, over space and optionally time.
 
     Attributes:
         threshold: Similarity from which a window merges, in [-1, 1].

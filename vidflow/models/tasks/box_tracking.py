@@ -24,7 +24,7 @@ _EDGE = 1e-3
 
 
 class BoxTrackingTask(Task):
-    """Decode a query made of the last predicted box against the tokens of the frame, for all objects at once.
+    """Follow objects, each given by its box in the first frame; each box is decoded from the box before and the tokens.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Waymo readout. Differs by default: the head moves the last
     box within the frame instead of naming four unbounded numbers, which may be no box at all and whose small drift

@@ -20,7 +20,9 @@ _MOTION_STD = 0.01
 
 
 class CameraPoseTask(Task):
-    """Average the tokens of the frame and regress translation (metres) and the first two columns of the rotation.
+    """Predict how the camera moved since the frame before, from the average token of the frame.
+
+    The head regresses translation (metres) and the first two columns of the rotation.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming nuScenes readout; Zhou et al. 2019 (arXiv 1812.07035) for
     the six numbers of a rotation; Kendall and Cipolla 2017 (arXiv 1704.00390), section 3.2.2, for the balance of the

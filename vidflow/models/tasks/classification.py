@@ -13,7 +13,7 @@ from vidflow.models.tasks.task import Task
 
 
 class ClassificationTask(Task):
-    """One attention readout per frame; the answer for a clip is the answer at its last frame.
+    """Predict the class of a clip by an attention readout per frame; the answer at the last frame counts.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming readout for Something-Something v2. The published code
     has no loss; ours is cross-entropy at the last frame plus a fraction of the mean over all frames.

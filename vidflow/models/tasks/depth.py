@@ -21,7 +21,7 @@ _QUERY_STD = 2.0
 
 
 class DepthTask(Task):
-    """Learned queries, one per block of 8 x 8 pixels, attend to the tokens of the frame.
+    """Predict the depth of every pixel in metres, by learned queries that each stand for a block of 8 x 8 pixels.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137) and 4DS (arXiv 2412.15212), dense attention readout; the output is
     linear, in metres. The published size is 224; here it is any multiple of 8. The published code has no loss; ours

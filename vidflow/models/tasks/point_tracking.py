@@ -30,7 +30,7 @@ _CERTAIN = 10.0
 
 
 class PointTrackingTask(Task):
-    """Decode a query made of the given point against the tokens of every frame.
+    """Follow points, each given once: decode from the tokens of every frame where each is and whether it is visible.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Perception Test readout. There the query frame is no input
     of the network, so that only points of frame 0 can be meant. Differs by default: what the point's query reads at its

@@ -1,0 +1,148 @@
+"""Write a YAML to start from: `vidflow init FOLDER_OR_MANIFEST`."""
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vidflow.config.describe import ANY_NAME, describe_sections, find_settings
+from vidflow.config.load import load_config
+from vidflow.errors import ConfigError
+from vidflow.records import VideoItem
+from vidflow.stages.wanted_rows import check_rows
+from vidflow.video.folder import FOLDER_RULE, VALIDATION_RULE, list_folder
+from vidflow.video.manifest import read_manifest, write_manifest
+
+# A link to conf/, so that a wheel holds it too.
+_PRESETS = Path(__file__).parent / "presets"
+_WIDTH = 112
+_RANDOM = (
+    "The encoder has RANDOM weights: good for a try without a network, not for results. A real one: "
+    "encoder.name=vit_small_patch16_dinov3.lvd1689m encoder.weights=hub encoder.mean=null encoder.std=null"
+)
+_HELP = "`vidflow settings` explains every setting; `vidflow plan` says what the run will take."
+
+
+def main(source: Path, preset: str, file: str, output: Path | None) -> None:
+    """Write the YAML and, for a folder, the manifest that it names; or nothing, if a run of it would be refused.
+
+    Args:
+        source: Folder of videos, or manifest.
+        preset: Name of the preset.
+        file: Name of its file in conf/.
+        output: File to write; None is named after the source, in the current folder.
+
+    Raises:
+        ConfigError: What is there cannot be used, or a file would be overwritten.
+    """
+    output = output or Path(f"{source.absolute().name if source.is_dir() else source.stem}.yaml")
+    manifest = output.with_suffix(".csv") if source.is_dir() else source
+    new = [output, manifest] if source.is_dir() else [output]
+    _check_new(output, new)
+    try:
+        facts = _write_manifest(source, manifest) if source.is_dir() else []
+        items, rejects = read_manifest(manifest, video_root=source if source.is_dir() else None)
+        values = _fill(yaml.safe_load((_PRESETS / file).read_text()), output, manifest, source, items)
+        facts = [_counts(items), *facts]
+        if values["encoder"]["weights"].startswith("random:"):
+            facts.append(_RANDOM)
+        head = [f"Made by `vidflow init` from {source.absolute()} with the preset {preset}.", *facts, _HELP]
+        lines = [
+            f"# vidflow run {output}",
+            "#",
+            *(line for text in head for line in _comment(text)),
+            "",
+            *_yaml(values),
+        ]
+        output.write_text("\n".join([*lines, ""]))
+        check_rows(load_config([output]), items, rejects)
+    except ConfigError as error:
+        for path in new:
+            path.unlink(missing_ok=True)
+        layout = f"\n{FOLDER_RULE}" if source.is_dir() else ""
+        raise ConfigError(
+            f"{source}: not usable with the preset {preset}; nothing was written:\n{error}{layout}"
+        ) from error
+    print("\n".join([f"wrote {' and '.join(map(str, new))}", *facts, f"next: vidflow run {output}"]))
+
+
+def _check_new(output: Path, new: Sequence[Path]) -> None:
+    if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
+        raise ConfigError(f"--output: got {output}, wanted FILE.yaml in a folder that exists")
+    if existing := [str(path) for path in new if path.exists()]:
+        raise ConfigError(f"{' and '.join(existing)}: exists already; choose another name with --output FILE.yaml")
+
+
+def _write_manifest(folder: Path, manifest: Path) -> list[str]:
+    """Write a manifest of a folder's videos; return how they are split."""
+    items, has_splits = list_folder(folder)
+    write_manifest(manifest, items)
+    return ["Split as the sub-folders say." if has_splits else f"Split by names: {VALIDATION_RULE}."]
+
+
+def _counts(items: Sequence[VideoItem]) -> str:
+    """Say what a manifest holds."""
+    splits = ", ".join(f"{count} {split}" for split, count in Counter(item.split for item in items).items())
+    classes = len({item.label for item in items if item.label})
+    annotated = sum(item.annotations is not None for item in items)
+    return f"{len(items)} videos ({splits}), {classes} classes, {annotated} with annotations."
+
+
+def _fill(
+    values: dict[str, Any], output: Path, manifest: Path, source: Path, items: Sequence[VideoItem]
+) -> dict[str, Any]:
+    """Return a preset with the videos at hand in the place of rendered ones."""
+    name = re.sub(r"[^\w.-]+", "_", output.stem)
+    video = {"manifest": str(manifest.absolute())}
+    if source.is_dir() and not source.absolute().is_relative_to(manifest.absolute().parent):
+        video["video_root"] = str(source.absolute())
+    values["video"] = video | {key: value for key, value in values["video"].items() if key != "synthetic"}
+    values["root"] = f"runs/{name}"
+    values["report"] = values.get("report", {}) | {"title": name}
+    values["tracking"] = values.get("tracking", {}) | {"experiment": name}
+    axes = values["trials"]["axes"]
+    if "task" in axes and not any(item.label for item in items):
+        axes["task"] = [task for task in axes["task"] if task != "classification"]
+    return values
+
+
+def _yaml(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the lines of a YAML file, with the meaning of every setting above it."""
+    sections = {section.key: section.meaning for section in describe_sections()}
+    margin = "  " * prefix.count(".")
+    for key, value in values.items():
+        place = f"{prefix}{key}"
+        meaning = sections.get(place) or sections.get(f"{place}.{ANY_NAME}")
+        if not prefix and meaning:
+            yield ""
+        if meaning is None:
+            setting = find_settings(place)[0].settings[0]
+            unit = f"; {setting.unit}" if setting.unit else ""
+            yield from _comment(f"{setting.meaning} [{setting.kind}{unit}]", margin)
+            yield f"{margin}{key}: {_flow(value)}"
+            continue
+        yield from _comment(meaning if place in sections else f"{meaning} See `vidflow settings {place}`.", margin)
+        yield f"{margin}{key}:"
+        if place in sections:
+            yield from _yaml(value, f"{place}.")
+        else:  # names that the user gives
+            yield from (f"{margin}  {name}: {_flow(each)}" for name, each in value.items())
+
+
+def _comment(text: str, margin: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ", break_on_hyphens=False
+    )
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text: str = yaml.safe_dump([value], default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return text[1:-2]
+
+
+__all__ = ["main"]

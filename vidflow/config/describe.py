@@ -1,0 +1,144 @@
+"""Every setting of an experiment with its kind, default, unit, meaning and choices, as the code itself says them.
+
+Settings come from `schema`, the meanings of their choices from there and, by `choices`, from the models.
+"""
+
+import ast
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vidflow.config import schema
+from vidflow.config.choices import Setting, explain_word, model_sources, split_unit
+from vidflow.config.docstrings import FieldText, Sources, literal_words, read_sources
+from vidflow.config.kinds import in_words, shown
+from vidflow.config.names import nearest_hint
+from vidflow.config.schema import Config
+from vidflow.errors import ConfigError
+
+ANY_NAME = "NAME"
+"""Stands in keys for a name that the user gives, such as that of a feature set."""
+
+# The one key whose choices are not in its annotation: a wrong name is answered by the reducers themselves.
+_REDUCER_KEY, _REDUCER_ALIAS = f"features.{ANY_NAME}.reducer.name", "ReducerName"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Settings that stand together.
+
+    Attributes:
+        key: Dotted; empty for the top.
+        meaning: One sentence.
+        settings: Its own settings, without those of sections in it.
+    """
+
+    key: str
+    meaning: str
+    settings: tuple[Setting, ...]
+
+
+@cache
+def describe_sections() -> tuple[Section, ...]:
+    """Return all settings, section by section, in the order of the schema."""
+    return tuple(_sections(Config, ""))
+
+
+def find_settings(key: str) -> list[Section]:
+    """Return what a key names: one setting, or all settings of a section.
+
+    Args:
+        key: Dotted; the names of feature sets and axes may be any.
+
+    Raises:
+        ConfigError: There is no such setting; the message has the nearest.
+    """
+    found = []
+    for section in describe_sections():
+        is_inside = _starts(section.key, key)
+        settings = tuple(s for s in section.settings if is_inside or _matches(s.key, key))
+        if settings:
+            found.append(dataclasses.replace(section, settings=settings))
+    if not found:
+        raise ConfigError(f"{key}: no such setting; {_nearest(key)}")
+    return found
+
+
+def _nearest(key: str) -> str:
+    keys = [setting.key for section in describe_sections() for setting in section.settings]
+    if named_alike := [other for other in keys if other.endswith(f".{key.split('.')[-1]}")]:
+        return f"did you mean {' or '.join(f'`{other}`' for other in named_alike)}?"
+    parts = key.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        parent = ".".join(parts[:length])
+        below = [other for other in keys if not parent or _starts(other, parent)]
+        if below:
+            # The names just below the part that is right.
+            return nearest_hint(key, list(dict.fromkeys(".".join(o.split(".")[: length + 1]) for o in below)))
+    raise AssertionError("the empty key has every setting below it")
+
+
+def _starts(key: str, beginning: str) -> bool:
+    """Say whether a key of ours is or lies below a user's key."""
+    parts = key.split(".")
+    return _matches(".".join(parts[: beginning.count(".") + 1]), beginning)
+
+
+def _matches(key: str, given: str) -> bool:
+    ours, theirs = key.split("."), given.split(".")
+    return len(ours) == len(theirs) and all(a in (b, ANY_NAME) for a, b in zip(ours, theirs, strict=True))
+
+
+@cache
+def _schema_sources() -> Sources:
+    return read_sources([Path(schema.__file__)])
+
+
+def _sections(section: Any, key: str) -> Iterator[Section]:
+    text = _schema_sources().classes[section.__name__]
+    hints = typing.get_type_hints(section, include_extras=True)
+    prefix = f"{key}." if key else ""
+    settings: list[Setting] = []
+    inner: list[tuple[Any, str]] = []
+    for field in dataclasses.fields(section):
+        hint, place = hints[field.name], f"{prefix}{field.name}"
+        if is_dataclass(hint):
+            inner.append((hint, place))
+            continue
+        # Of a dictionary, what its values may be.
+        values = typing.get_args(hint)[1:] if typing.get_origin(hint) is dict else ()
+        if not any(map(is_dataclass, values)):
+            settings.append(_setting(place, hint, _default(field), text.fields[field.name]))
+        named = [part for value in values for part in (value, *typing.get_args(value))]
+        inner += [(part, f"{place}.{ANY_NAME}") for part in named if is_dataclass(part)]
+    yield Section(key, text.doc.summary, tuple(settings))
+    for part, place in inner:
+        yield from _sections(part, place)
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.default_factory is not MISSING:
+        return shown(field.default_factory())
+    return "" if field.default is MISSING else shown(field.default)
+
+
+def _setting(key: str, hint: Any, default: str, text: FieldText) -> Setting:
+    meaning, unit = split_unit(text.doc.summary)
+    alias = ast.unparse(text.annotation)
+    if key == _REDUCER_KEY:
+        alias = _REDUCER_ALIAS
+        hint = typing.Literal[literal_words(model_sources().aliases[alias].value)]
+    words = [word for part in (hint, *typing.get_args(hint)) for word in _words(part)]
+    choices = tuple(choice for word in words for choice in explain_word(alias, word, text.doc))
+    return Setting(key=key, kind=in_words(hint), default=default, unit=unit, meaning=meaning, choices=choices)
+
+
+def _words(hint: Any) -> list[str]:
+    return list(typing.get_args(hint)) if typing.get_origin(hint) is typing.Literal else []
+
+
+__all__ = ["ANY_NAME", "Section", "describe_sections", "find_settings"]
