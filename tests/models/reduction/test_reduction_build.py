@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.build import ReducedClips, build_reducer, reduce_clips
-from vidflow.models.reduction.plan import unmerge
 
 POST: list[tuple[str, dict[str, Any]]] = [
     ("tome", {"keep": 0.3}),

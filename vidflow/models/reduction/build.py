@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment, frame_counts
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite
 from vidflow.models.reduction.controls import (
     InputFewerFrames,
@@ -34,7 +35,6 @@ from vidflow.models.reduction.controls import (
 from vidflow.models.reduction.density_peaks import PostDensityPeaks
 from vidflow.models.reduction.diversity import PostDiversity
 from vidflow.models.reduction.in_block import BlockReducer
-from vidflow.models.reduction.plan import Plan, frame_counts
 from vidflow.models.reduction.quadtree import PostQuadtree
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.settings import fits, in_words
@@ -89,7 +89,7 @@ class PostReducer(Protocol):
         """Whether it draws random numbers."""
         ...
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
         """Return what to do with the tokens of each clip; rows are in the order of their owners."""
         ...
 
@@ -124,12 +124,10 @@ def reduce_clips(
         tokens: Tokens of whole clips on their grid.
         seeds: Seed of each clip, from its key (`seeds.seed_of_key`); wanted by random reducers.
     """
-    plan = reducer.plan(tokens, seeds=seeds)
+    step = reducer.assign(tokens, seeds=seeds)
     values = tokens.flatten(1, 3)
-    merged, sizes = plan.merge(values, torch.ones(values.shape[:2], device=values.device))
-    return ReducedClips(
-        tokens=merged, sizes=sizes, assignment=plan.assignment, counts=frame_counts(plan, tokens.shape[1])
-    )
+    merged, sizes = step.merge(values, torch.ones(values.shape[:2], device=values.device))
+    return ReducedClips(tokens=merged, sizes=sizes, assignment=step.row_of, counts=frame_counts(step, tokens.shape[1]))
 
 
 def build_reducer(name: str, *, stage: str | None = None, **settings: Any) -> Reducer | None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidflow.models.reduction.plan import Plan
+from vidflow.models.reduction.assignment import Assignment
 
 PositionPolicy = Literal["mean", "destination"]
 Metric = Literal["keys", "rotated_keys", "tokens"]
@@ -100,7 +100,7 @@ class BlockReducer(Protocol):
         """Say whether the reducer may act in a block; where it does not, the block is called as it is."""
         ...
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         """Return what to do with the patch tokens, or None to leave them."""
         ...
 

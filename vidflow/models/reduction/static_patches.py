@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.plan import Plan, group_plan
+from vidflow.models.reduction.assignment import Assignment, group_tokens
 
 Reference = Literal["previous", "last_kept"]
 
@@ -147,13 +147,13 @@ class PostStatic:
     stage: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Assign every patch to the last kept patch at its place; a row's size is the length of its run."""
         kept = self.selection.kept(tokens.flatten(2, 3), kind="cosine")
         # A budget keeps as many patches in every clip, a threshold does not.
         prune = self.selection.prune
         num_rows = None if prune is None else budget(kept.shape[1], kept.shape[2], prune=prune)
-        return group_plan(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
+        return group_tokens(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
 
 
 def last_kept(kept: Bool[Tensor, "B T N"]) -> Int[Tensor, "B TN"]:
@@ -185,7 +185,7 @@ class PostDycoke:
         if not 0 <= self.prune <= 1:
             raise VidflowError(f"reducer 'dycoke' has prune {self.prune}; wanted a fraction from 0 to 1")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Assign pruned patches to the patch they repeat."""
         num_frames = tokens.shape[1]
         values = tokens.flatten(2, 3)
@@ -205,7 +205,7 @@ class PostDycoke:
         # The source may itself repeat the first frame of the window: a second look finds its owner.
         group = group.gather(1, group)
         num_rows = num_frames * num_patches - num_pruned * int((torch.arange(num_frames) % 4 != 0).sum())
-        return group_plan(group, ~pruned.flatten(1), combine="owner", num_rows=num_rows)
+        return group_tokens(group, ~pruned.flatten(1), combine="owner", num_rows=num_rows)
 
 
 __all__ = [
