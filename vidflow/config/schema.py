@@ -127,7 +127,7 @@ class Reducer:
     __pydantic_config__ = _STRICT
     name: str = "none"
     """Name of the reducer; `none` keeps every token."""
-    stage: Literal["input", "block", "post"] | None = None
+    place: Literal["input", "block", "post"] | None = None
     """Where it acts: before the encoder, inside it, or on cached tokens; None is the first place it offers."""
     settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
     """Its keyword arguments."""

@@ -70,7 +70,7 @@ class _Recorder:
     reducer: BlockWindows
     block: int
     similarities: list[Tensor] = field(default_factory=list)
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
     needs_seeds: ClassVar[bool] = False
 
     @property

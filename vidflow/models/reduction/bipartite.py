@@ -133,7 +133,7 @@ class BlockBipartite:
     order: Order | None = None
     threshold: float = 0.0
     seed: int = 0
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
 
     def __post_init__(self) -> None:
         if sum(budget is not None for budget in (self.num_merged, self.keep, self.tokens)) != 1:
@@ -216,7 +216,7 @@ class PostBipartite:
     scope: Scope = "frame"
     threshold: float = 0.0
     seed: int = 0
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
 
     def __post_init__(self) -> None:
         check_budget(self.mode, keep=self.keep, tokens=self.tokens)

@@ -27,7 +27,7 @@ class PostPooling:
     """
 
     window: tuple[int, int, int] = (1, 2, 2)
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class PostFewerFrames:
     """
 
     stride: int = 2
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class InputFewerFrames:
     """
 
     stride: int = 2
-    stage: ClassVar[Literal["input"]] = "input"
+    place: ClassVar[Literal["input"]] = "input"
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -111,7 +111,7 @@ class InputLowerResolution:
     """
 
     keep: float = 0.5
-    stage: ClassVar[Literal["input"]] = "input"
+    place: ClassVar[Literal["input"]] = "input"
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -144,7 +144,7 @@ class PostRandom:
     keep: float | None = None
     tokens: int | None = None
     seed: int = 0
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

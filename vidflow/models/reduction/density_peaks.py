@@ -62,7 +62,7 @@ class PostDensityPeaks:
     tokens: int | None = None
     frames_per_segment: int | None = 1
     num_neighbours: int = 5
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

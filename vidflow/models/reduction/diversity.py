@@ -59,7 +59,7 @@ class PostDiversity:
     keep: float | None = None
     tokens: int | None = None
     scope: Scope = "frame"
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

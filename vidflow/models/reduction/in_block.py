@@ -77,7 +77,7 @@ class BlockReducer(Protocol):
     """
 
     @property
-    def stage(self) -> Literal["block"]: ...  # noqa: D102
+    def place(self) -> Literal["block"]: ...  # noqa: D102
 
     @property
     def proportional_attention(self) -> bool: ...  # noqa: D102

@@ -107,7 +107,7 @@ class PostQuadtree:
     spatial_threshold: float = 0.85
     temporal_threshold: float | None = 0.6
     num_levels: int = 2
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class BlockSaliency:
     num_merged: tuple[int, ...]
     proportional_attention: bool = True
     positions: PositionPolicy = "mean"
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -126,7 +126,7 @@ class InputStatic:
     """
 
     selection: StaticSelection
-    stage: ClassVar[Literal["input"]] = "input"
+    place: ClassVar[Literal["input"]] = "input"
 
     def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
         """Mark the patches that go through the encoder."""
@@ -144,7 +144,7 @@ class PostStatic:
     """
 
     selection: StaticSelection
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
@@ -178,7 +178,7 @@ class PostDycoke:
     """
 
     prune: float = 0.7
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -107,7 +107,7 @@ class BlockWindows:
     window: int = 2
     proportional_attention: bool = False
     positions: PositionPolicy = "mean"
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
     needs_seeds: ClassVar[bool] = False
 
     def check(self, *, depth: int, grid: tuple[int, int]) -> None:
@@ -152,7 +152,7 @@ class PostWindows:
 
     threshold: float = 0.88
     window: Window = (1, 2, 2)
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
