@@ -28,7 +28,7 @@ def main(config: Config) -> None:
         VidflowError: If there is no such feature set, or no shards to take frames from.
     """
     reducers = {name: features.reducer for name, features in config.features.items()}
-    names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.stage != "post"]
+    names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.place != "post"]
     if not names:
         raise VidflowError("no feature set has the reducer `algm` inside the encoder, the only one to calibrate")
     work = locate_shards(config)

@@ -90,6 +90,6 @@ def _read_cost(config: Config, name: str, work: ShardWork, address: Address) -> 
         img_size=config.encoder.img_size,
         depths=features.depths,
         reducer=reducer["name"],
-        stage=reducer["stage"],
+        place=reducer["place"],
         settings=reducer["settings"],
     )

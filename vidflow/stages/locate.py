@@ -204,8 +204,8 @@ def is_reduced_from_cache(features: FeatureSet) -> bool:
         return False
     from vidflow.models.reduction.build import build_reducer  # here, for it takes torch's seconds
 
-    made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
-    return made is not None and made.stage == "post"
+    made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
+    return made is not None and made.place == "post"
 
 
 def _locate_encoded(config: Config, features: FeatureSet, shards: Address) -> Address:
