@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipelines import bench_cached, bench_cores, bench_reduction, bench_stages, extract, shard, synth
+from pipelines import bench_cached, bench_cores, bench_read, bench_reduction, bench_stages, extract, shard, synth
 from pipelines.cli import BENCH_GROUPS
 from pipelines.job import ray_session
 from vidflow.config.schema import Config
@@ -21,14 +21,18 @@ from vidflow.config.schema import Config
 def main(config: Config, only: Sequence[str] = BENCH_GROUPS) -> None:
     """Print the lines of the wanted groups, all by default."""
     wanted = set(only)
+    if "read" in wanted:
+        bench_read.import_lmdb()  # before anything that takes long
     if "cores" in wanted:
         _print(bench_cores.measure_cores(config))
     if "reduction" in wanted:
         _print(bench_reduction.measure_reduction(config))
-    if wanted & {"cached", "stages"}:
+    if wanted & {"cached", "read", "stages"}:
         with prepared(config) as scratch:
             if "cached" in wanted:
                 _print(bench_cached.measure_cached(scratch))
+            if "read" in wanted:
+                _print(bench_read.measure_read(scratch))
             if "stages" in wanted:
                 _print(bench_stages.measure_stages(scratch))
 

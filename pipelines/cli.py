@@ -33,7 +33,7 @@ COMMANDS = {
     "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
-BENCH_GROUPS = ("cores", "reduction", "cached", "stages")
+BENCH_GROUPS = ("cores", "reduction", "cached", "read", "stages")
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 log = logging.getLogger("vidflow")

@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
 )
 CLIPS_TABLE = "clips.parquet"
 _COLUMNS = lay_out(SCHEMA)
+# Written at a time. Linux keeps what is written at once in large pages, which a memory map then takes at once.
+_WRITTEN_BYTES = 1 << 23
 # What a process keeps for the next reader: maps of files, and views of clips, which are 2 kB each.
 _NUM_FILES_KEPT = 1 << 10
 _NUM_CLIPS_KEPT = 1 << 14
@@ -75,7 +77,12 @@ def write_features(path: Path, clips: Iterable[ClipTokens], metadata: dict[str, 
     """
     schema = SCHEMA.with_metadata({"vidflow": json.dumps(metadata, sort_keys=True)})
     num_clips = 0
-    with publish(path) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        publish(path) as aside,
+        pa.OSFile(str(aside), "wb") as file,
+        pa.BufferedOutputStream(file, _WRITTEN_BYTES) as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
         for clip in clips:
             writer.write_batch(_to_batch(clip, schema))
             num_clips += 1
@@ -97,7 +104,7 @@ class FeatureFile:
             VidflowError: If `write_features` lays a file out in another way.
         """
         check_once(path, sha256)
-        self._bytes = data = memoryview(pa.memory_map(str(path)).read_buffer())
+        self._bytes = data = memoryview(pa.memory_map(str(path)).read_buffer()).cast("B")
         try:
             self._metadata = _read_schema(schema_message(data))
             self._spans = find_spans(data, _COLUMNS)

@@ -4,7 +4,9 @@ Axes: B clips, T frames, K tapped depths, N patch tokens, P prefix tokens, D emb
 H and W pixels.
 """
 
+import functools
 import io
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +36,8 @@ _PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
 _NUM_AHEAD = 2
 # Bytes of a batch that take as long to copy as two threads lose by sharing the interpreter.
 _WORTH_A_THREAD = 1 << 24
+# Memory of the batches that are on the host, as long as their reader lives.
+_POOLS: weakref.WeakKeyDictionary[FeatureReader, ArrayPool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +72,9 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """Yield the clips at `indices`, in their order; the last batch may be smaller.
 
-    The order depends on `indices` alone. Where reading takes long, one thread reads the batches to come; it ends with
-    the iterator.
+    The order depends on `indices` alone. Every batch is a copy of its clips, and stays as it is while anything refers
+    to it; then its memory is used for a later one. Where that pays, one thread reads the batches to come; it ends
+    with the iterator.
 
     Args:
         reader: Cached features.
@@ -84,11 +89,27 @@ def iterate_batches(
         VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    pool = None if device.type == "cuda" else ArrayPool()
-    batches = (_read_batch(reader, chunk, num_depths, arrays, unmerged, pool) for chunk in chunks)
-    slow = len(indices) > 0 and (arrays or batch_size * reader[int(indices[0])].tokens.nbytes >= _WORTH_A_THREAD)
-    for batch in make_ahead(batches, num_ahead=_NUM_AHEAD) if slow else batches:
-        yield _move(batch, device)
+    pool = None if device.type == "cuda" else _POOLS.setdefault(reader, ArrayPool())
+    batches: Iterator[Batch] = (_read_batch(reader, chunk, num_depths, arrays, unmerged, pool) for chunk in chunks)
+    num_bytes = batch_size * reader[int(indices[0])].tokens.nbytes if len(indices) else 0
+    if needs_thread(device, num_bytes, arrays):
+        batches = make_ahead(batches, num_ahead=_NUM_AHEAD)
+    # By `map`, because a loop here would hold a batch that the caller has dropped.
+    yield from map(functools.partial(_move, device=device), batches)
+
+
+def needs_thread(device: torch.device, num_bytes: int, arrays: Sequence[str]) -> bool:
+    """Whether a thread that reads ahead gains more than it costs.
+
+    Annotations are unpacked beside the steps. Beside a GPU the host is free to copy large batches; beside a step on
+    the host, copies only compete with it.
+
+    Args:
+        device: Where batches go.
+        num_bytes: Tokens of a batch.
+        arrays: Names of the annotations wanted.
+    """
+    return bool(arrays) or (device.type == "cuda" and num_bytes >= _WORTH_A_THREAD)
 
 
 def _read_batch(
