@@ -1,6 +1,7 @@
 import dataclasses
 import resource
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -129,6 +130,15 @@ def test_a_batch_that_is_kept_stays_as_it_is_while_others_are_read(noise_feature
     for start, (tokens, prefix) in zip(range(0, 36, 6), kept, strict=True):
         np.testing.assert_array_equal(tokens[0].reshape(-1, 16), noise_features[start].tokens)
         np.testing.assert_array_equal(prefix[5], noise_features[start + 5].prefix)
+
+
+def test_the_memory_of_batches_goes_with_their_reader(tmp_path, feature_set):
+    reader = feature_set(tmp_path, np.ones((2, 2, 1, 3, 8)), [0] * 2, ["train"] * 2)
+    (batch,) = iterate_batches(reader, np.arange(2), batch_size=2, device=CPU)
+    gone = weakref.ref(reader)
+    del reader
+    assert gone() is None
+    assert (batch.tokens == 1).all()
 
 
 def test_missing_annotations_are_named(noise_features, annotated_features):

@@ -41,7 +41,8 @@ CLIPS_TABLE = "clips.parquet"
 _COLUMNS = lay_out(SCHEMA)
 # Written at a time. Linux keeps what is written at once in large pages, which a memory map then takes at once.
 _WRITTEN_BYTES = 1 << 23
-# What a process keeps for the next reader: maps of files, and views of clips, which are 2 kB each.
+# What a process keeps for the next reader: maps of files, and views of clips, which are 2 kB each. A file that is
+# deleted takes its place on the disk until it is no longer among them.
 _NUM_FILES_KEPT = 1 << 10
 _NUM_CLIPS_KEPT = 1 << 14
 # Files that are compared with their digests at a time.
@@ -203,8 +204,9 @@ class FeatureReader:
         self.labels: list[int] = rows["label"]
         self.splits: list[str] = rows["split"]
         self._places = list(zip(rows["file"], rows["row"], strict=True))
-        self._digests: dict[str, str] = {row["file"]: row["sha256"] for row in manifest["files"]}
-        self._open = functools.cache(lambda file: open_features(directory / file, self._digests[file]))
+        self._digests = digests = {row["file"]: row["sha256"] for row in manifest["files"]}
+        # Not of `self`: a reader that refers to itself would stay until the collector comes.
+        self._open = functools.cache(lambda file: open_features(directory / file, digests[file]))
 
     def __len__(self) -> int:
         """Return the number of clips."""
