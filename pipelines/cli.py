@@ -68,9 +68,7 @@ def load(command: str) -> Run:
 
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
     """Load the settings and measure some groups of `bench.GROUPS`, all of them for None."""
-    run_configured(
-        settings, lambda config: importlib.import_module("pipelines.bench.command").main(config, only or GROUPS)
-    )
+    run_configured(settings, lambda config: importlib.import_module("pipelines.bench.command").main(config, only))
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:

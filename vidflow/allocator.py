@@ -1,10 +1,17 @@
 """How this process gets memory from the system."""
 
 import ctypes
+import math
+import weakref
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 # Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
+# More sizes than training and validation ask for, with their last batches.
+_NUM_SIZES = 16
 
 
 def keep_freed_memory() -> None:
@@ -18,3 +25,33 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
             mallopt(option, _KEPT_BYTES)
+
+
+class ArrayPool:
+    """Arrays whose memory is used again once nothing refers to it: no array, no view, no tensor made of one.
+
+    Memory that is fresh from the system costs about as much as a copy into it, because the system clears each page.
+    The pool keeps what is not in use, of a few sizes, until nothing refers to the pool.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[memoryview]] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        """Return an array of any content, which nothing else shares."""
+        num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        # No lock, because memory can come back in the middle of any line: each step is one operation of list or dict.
+        try:
+            memory = self._free[num_bytes].pop()
+        except (KeyError, IndexError):
+            # NumPy asks the system for huge pages where an array is large.
+            memory = np.empty(num_bytes, np.uint8).data
+        flat = np.frombuffer(memory, dtype)
+        # `flat` lives as long as any view of it: a view refers to the last array under it, and `memory` is none.
+        weakref.finalize(flat, self._give_back, memory)
+        return flat.reshape(shape)
+
+    def _give_back(self, memory: memoryview) -> None:
+        if len(self._free) > _NUM_SIZES:
+            self._free = {}
+        self._free.setdefault(memory.nbytes, []).append(memory)

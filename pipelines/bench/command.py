@@ -7,28 +7,36 @@ both. Everything is made in a temporary folder and removed at the end.
 
 import contextlib
 import dataclasses
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines import extract, shard, synth
-from pipelines.bench import GROUPS, cached, cores, reduction, stages
+from pipelines.bench import GROUPS, cached, cores, read, reduction, stages
 from pipelines.ray_pool import ray_session
 from vidflow.config.schema import Config
 
 
-def main(config: Config, only: Sequence[str] = GROUPS) -> None:
-    """Print the lines of the wanted groups, all by default."""
-    wanted = set(only)
+def main(config: Config, only: Sequence[str] | None) -> None:
+    """Print the lines of the wanted groups; for None those of all groups whose libraries are installed."""
+    wanted = set(GROUPS if only is None else only)
+    if only is None and importlib.util.find_spec("lmdb") is None:
+        wanted.remove("read")
+        print("read: left out, because lmdb is not installed; `pip install lmdb`")
+    if "read" in wanted:
+        read.import_lmdb()  # before anything that takes long
     if "cores" in wanted:
         _print(cores.measure_cores(config))
     if "reduction" in wanted:
         _print(reduction.measure_reduction(config))
-    if wanted & {"cached", "stages"}:
+    if wanted & {"cached", "read", "stages"}:
         with prepared(config) as scratch:
             if "cached" in wanted:
                 _print(cached.measure_cached(scratch))
+            if "read" in wanted:
+                _print(read.measure_read(scratch))
             if "stages" in wanted:
                 _print(stages.measure_stages(scratch))
 

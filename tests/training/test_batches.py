@@ -1,5 +1,7 @@
 import dataclasses
+import resource
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from vidflow.errors import VidflowError
 from vidflow.store.features import FeatureReader
-from vidflow.training.batches import iterate_batches, read_annotations
+from vidflow.training.batches import iterate_batches, needs_thread, read_annotations
 
 CPU = torch.device("cpu")
 ALL_ARRAYS = ("boxes", "boxes_visible", "points", "points_visible", "query_frames", "depth", "camera_motion")
@@ -94,13 +96,49 @@ def test_the_reading_thread_ends_when_the_caller_stops_early(annotated_features)
     assert not _has_reading_thread()
 
 
-def test_a_thread_reads_large_batches_and_none_small_ones(tmp_path, feature_set):
-    reader = feature_set(tmp_path, np.zeros((4, 4, 1, 8192, 64)), [0] * 4, ["train"] * 4)
-    for batch_size, threaded in ((3, False), (4, True)):
-        batches = iterate_batches(reader, np.arange(4), batch_size=batch_size, device=CPU)
-        next(batches)
-        assert _has_reading_thread() == threaded
-        batches.close()
+def test_a_thread_reads_annotations_and_what_a_gpu_gets_in_large_batches():
+    cuda = torch.device("cuda")
+    assert needs_thread(CPU, 0, ["boxes"])
+    assert needs_thread(cuda, 1 << 24, ())
+    assert not needs_thread(cuda, (1 << 24) - 1, ())
+    assert not needs_thread(CPU, 1 << 30, ())
+
+
+def test_large_batches_of_a_plain_loop_take_no_new_memory(tmp_path, feature_set):
+    # 4 MB a clip: more than glibc keeps for the next caller by default.
+    reader = feature_set(tmp_path, np.ones((8, 4, 1, 8192, 64)), [0] * 8, ["train"] * 8)
+    order = np.tile(np.arange(8), 2)
+
+    def read() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for batch in iterate_batches(reader, order, batch_size=4, device=CPU):
+            assert batch.tokens[3, 3, 0, 8191, 63] == 1
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    read()
+    # Four batches of 4096 pages each, or of 8 huge ones.
+    assert min(read() for _ in range(3)) < 8
+
+
+def test_a_batch_that_is_kept_stays_as_it_is_while_others_are_read(noise_features):
+    order = np.arange(36)
+    kept = [
+        (batch.tokens[:1], batch.prefix) for batch in iterate_batches(noise_features, order, batch_size=6, device=CPU)
+    ]
+    for _ in iterate_batches(noise_features, order[::-1].copy(), batch_size=6, device=CPU):
+        pass
+    for start, (tokens, prefix) in zip(range(0, 36, 6), kept, strict=True):
+        np.testing.assert_array_equal(tokens[0].reshape(-1, 16), noise_features[start].tokens)
+        np.testing.assert_array_equal(prefix[5], noise_features[start + 5].prefix)
+
+
+def test_the_memory_of_batches_goes_with_their_reader(tmp_path, feature_set):
+    reader = feature_set(tmp_path, np.ones((2, 2, 1, 3, 8)), [0] * 2, ["train"] * 2)
+    (batch,) = iterate_batches(reader, np.arange(2), batch_size=2, device=CPU)
+    gone = weakref.ref(reader)
+    del reader
+    assert gone() is None
+    assert (batch.tokens == 1).all()
 
 
 def test_missing_annotations_are_named(noise_features, annotated_features):

@@ -19,6 +19,15 @@ from vidflow.store.layout import damage, file_sha256
 GRACE_SECONDS = 2.0
 
 
+def settled_state(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that are others after any change of a file; None where there is none or it changed just now."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _state(status) if _is_settled(status) else None
+
+
 def check_once(path: Path, sha256: str) -> None:
     """Compare a file with its digest, unless that was done on this node and the file has not changed since.
 
@@ -33,12 +42,10 @@ def check_once(path: Path, sha256: str) -> None:
     try:
         status = os.stat(path)
         note = _note_of(path)
-        # A change of the bytes always moves ctime, which unlike mtime no program can set.
-        fields = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev, sha256)
-        stamp = " ".join(map(str, fields))
+        stamp = " ".join(map(str, (*_state(status), sha256)))
         if note is not None and _read(note) == stamp:
             return
-        is_settled = time.time() - status.st_ctime > GRACE_SECONDS
+        is_settled = _is_settled(status)
         got = file_sha256(path)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: gone; `vidflow run` makes it again") from error
@@ -48,6 +55,15 @@ def check_once(path: Path, sha256: str) -> None:
         raise damage(path, f"its bytes are not those that were written (sha256 {got}, wanted {sha256})")
     if note is not None and is_settled:
         _write(note, stamp)
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    # A change of the bytes always moves ctime, which unlike mtime no program can set.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    return time.time() - status.st_ctime > GRACE_SECONDS
 
 
 def _note_of(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 Axes: T frames, K tapped depths, N tokens, P prefix tokens, D embedding width.
 """
 
+import copy
 import functools
 import json
 from collections.abc import Iterable
@@ -17,9 +18,10 @@ from jaxtyping import Float16, Int64
 
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
-from vidflow.store.digests import check_once
+from vidflow.store.digests import check_once, settled_state
 from vidflow.store.layout import publish, read_stage
-from vidflow.store.rows import read_rows
+from vidflow.store.record_spans import find_spans, lay_out, schema_message
+from vidflow.store.rows import read_columns
 
 SCHEMA = pa.schema(
     [
@@ -36,8 +38,13 @@ SCHEMA = pa.schema(
     ]
 )
 CLIPS_TABLE = "clips.parquet"
-# Clips whose views a reader keeps: about 32 MB.
-_NUM_KEPT = 1 << 14
+_COLUMNS = lay_out(SCHEMA)
+# Written at a time. Linux keeps what is written at once in large pages, which a memory map then takes at once.
+_WRITTEN_BYTES = 1 << 23
+# What a process keeps for the next reader: maps of files, and views of clips, which are 2 kB each. A file that is
+# deleted takes its place on the disk until it is no longer among them.
+_NUM_FILES_KEPT = 1 << 10
+_NUM_CLIPS_KEPT = 1 << 14
 # Files that are compared with their digests at a time.
 _NUM_CHECKERS = 4
 
@@ -71,7 +78,12 @@ def write_features(path: Path, clips: Iterable[ClipTokens], metadata: dict[str, 
     """
     schema = SCHEMA.with_metadata({"vidflow": json.dumps(metadata, sort_keys=True)})
     num_clips = 0
-    with publish(path) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        publish(path) as aside,
+        pa.OSFile(str(aside), "wb") as file,
+        pa.BufferedOutputStream(file, _WRITTEN_BYTES) as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
         for clip in clips:
             writer.write_batch(_to_batch(clip, schema))
             num_clips += 1
@@ -82,42 +94,85 @@ class FeatureFile:
     """The clips of one feature file, as views of its memory map."""
 
     def __init__(self, path: Path, sha256: str) -> None:
-        """Map the file, once its bytes are known to be those that were written.
+        """Map the file, once its bytes are known to be those that were written, and find where its clips lie.
 
         Args:
             path: The file.
             sha256: Digest that was recorded when it was written.
 
         Raises:
-            DamagedError: If its bytes are others: Arrow would read other values, or end the process.
+            DamagedError: If its bytes are others.
+            VidflowError: If `write_features` lays a file out in another way.
         """
         check_once(path, sha256)
-        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self.metadata: dict[str, Any] = json.loads(self._reader.schema.metadata[b"vidflow"])
+        self._bytes = data = memoryview(pa.memory_map(str(path)).read_buffer()).cast("B")
+        try:
+            self._metadata = _read_schema(schema_message(data))
+            self._spans = find_spans(data, _COLUMNS)
+        except ValueError as error:
+            raise VidflowError(f"{path}: {error}; this version cannot read it, so make the features again") from error
+        self._embed_dim = int(self._metadata["embed_dim"])
+        self._int32, self._float16, self._float32, self._float64 = (
+            np.frombuffer(data, dtype, len(data) // dtype.itemsize)
+            for dtype in map(np.dtype, (np.int32, np.float16, np.float32, np.float64))
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the tokens depend on, as it was written."""
+        return copy.deepcopy(self._metadata)
 
     def __len__(self) -> int:
         """Return the number of clips."""
-        return int(self._reader.num_record_batches)
+        return len(self._spans)
 
     def __getitem__(self, row: int) -> ClipTokens:
         """Return a clip whose arrays are views of the map; they stay valid while they are referenced."""
-        batch = self._reader.get_batch(row)
-        embed_dim = int(self.metadata["embed_dim"])
-        pts_seconds = _values(batch, "pts_seconds")
-        counts = _values(batch, "counts").reshape(len(pts_seconds), -1)
-        sizes, assignment = _optional_values(batch, "sizes"), _optional_values(batch, "assignment")
+        # In the order of the schema, first value and end of each.
+        # fmt: off
+        (
+            key, key_end, label, _, split, split_end, pts, pts_end, counts, counts_end, tokens, tokens_end,
+            prefix, prefix_end, sizes, sizes_end, assignment, assignment_end, annotations, annotations_end,
+        ) = self._spans[row].tolist()
+        # fmt: on
+        num_frames = pts_end - pts
+        counts_of_clip = self._int32[counts:counts_end].reshape(num_frames, -1)
+        assigned = None
+        if assignment >= 0:
+            assigned = self._int32[assignment:assignment_end].reshape(*counts_of_clip.shape, -1)
         return ClipTokens(
-            key=batch.column("key")[0].as_py(),
-            label=batch.column("label")[0].as_py(),
-            split=batch.column("split")[0].as_py(),
-            pts_seconds=pts_seconds,
-            tokens=_values(batch, "tokens").reshape(-1, embed_dim),
-            prefix=_values(batch, "prefix").reshape(len(pts_seconds), -1, embed_dim),
-            counts=counts,
-            sizes=sizes,
-            assignment=None if assignment is None else assignment.reshape(*counts.shape, -1),
-            annotations=memoryview(batch.column("annotations")[0].as_buffer()),
+            key=str(self._bytes[key:key_end], "utf8"),
+            label=self._int32.item(label),
+            split=str(self._bytes[split:split_end], "utf8"),
+            pts_seconds=self._float64[pts:pts_end],
+            tokens=self._float16[tokens:tokens_end].reshape(-1, self._embed_dim),
+            prefix=self._float16[prefix:prefix_end].reshape(num_frames, -1, self._embed_dim),
+            counts=counts_of_clip,
+            sizes=None if sizes < 0 else self._float32[sizes:sizes_end],
+            assignment=assigned,
+            annotations=self._bytes[annotations:annotations_end],
         )
+
+
+def open_features(path: Path, sha256: str) -> FeatureFile:
+    """Return a feature file: the one that this process opened before, if the file has not changed since.
+
+    Raises:
+        DamagedError: As `FeatureFile`.
+        VidflowError: As `FeatureFile`.
+    """
+    state = settled_state(path)
+    return FeatureFile(path, sha256) if state is None else _open_settled(path, sha256, state)
+
+
+@functools.lru_cache(_NUM_FILES_KEPT)
+def _open_settled(path: Path, sha256: str, _: tuple[int, ...]) -> FeatureFile:
+    return FeatureFile(path, sha256)
+
+
+@functools.lru_cache(_NUM_CLIPS_KEPT)
+def _find_clip(file: FeatureFile, row: int) -> ClipTokens:
+    return file[row]
 
 
 class FeatureReader:
@@ -144,22 +199,23 @@ class FeatureReader:
             )
         self.directory = directory
         self.metadata: dict[str, Any] = manifest["metadata"]
-        self._rows = read_rows(directory / CLIPS_TABLE, ClipRow)
-        self.keys = [row.key for row in self._rows]
-        self.labels = [row.label for row in self._rows]
-        self.splits = [row.split for row in self._rows]
-        self._digests: dict[str, str] = {row["file"]: row["sha256"] for row in manifest["files"]}
-        self._open = functools.cache(lambda file: FeatureFile(directory / file, self._digests[file]))
-        # Views, 2 kB a clip: finding a record takes longer than copying a small clip.
-        self._clips = functools.lru_cache(_NUM_KEPT)(self._find)
+        rows = read_columns(directory / CLIPS_TABLE, ClipRow)
+        self.keys: list[str] = rows["key"]
+        self.labels: list[int] = rows["label"]
+        self.splits: list[str] = rows["split"]
+        self._places = list(zip(rows["file"], rows["row"], strict=True))
+        self._digests = digests = {row["file"]: row["sha256"] for row in manifest["files"]}
+        # Not of `self`: a reader that refers to itself would stay until the collector comes.
+        self._open = functools.cache(lambda file: open_features(directory / file, digests[file]))
 
     def __len__(self) -> int:
         """Return the number of clips."""
-        return len(self._rows)
+        return len(self.keys)
 
     def __getitem__(self, index: int) -> ClipTokens:
         """Return the clip at `index` as views of the memory map."""
-        return self._clips(index)
+        file, row = self._places[index]
+        return _find_clip(self._open(file), row)
 
     def check_files(self) -> None:
         """Compare every file with its digest now, rather than when it is first opened.
@@ -170,10 +226,6 @@ class FeatureReader:
         with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
             for _ in pool.map(lambda item: check_once(self.directory / item[0], item[1]), self._digests.items()):
                 pass
-
-    def _find(self, index: int) -> ClipTokens:
-        row = self._rows[index]
-        return self._open(row.file)[row.row]
 
 
 def stored_tokens(clip: ClipTokens) -> Float16[np.ndarray, "T K M D"]:
@@ -248,11 +300,15 @@ def _one_list(name: str, values: np.ndarray | None) -> pa.Array:
     return kind.from_arrays(pa.array([0, len(flat)], offsets), flat)
 
 
-def _values(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    # A record is one row, so the list's child array is its value; `flatten` says the same more slowly.
-    values: np.ndarray = batch.column(name).values.to_numpy(zero_copy_only=True)
-    return values
+@functools.lru_cache(1)
+def _read_schema(message: bytes) -> dict[str, Any]:
+    """Return the metadata of a schema; the files of one feature set have the same message.
 
-
-def _optional_values(batch: pa.RecordBatch, name: str) -> np.ndarray | None:
-    return None if batch.column(name).null_count else _values(batch, name)
+    Raises:
+        ValueError: If the columns are others.
+    """
+    schema = pa.ipc.read_schema(pa.py_buffer(message))
+    if not schema.equals(SCHEMA):
+        raise ValueError(f"columns {', '.join(map(str, schema))}, wanted {', '.join(map(str, SCHEMA))}")
+    metadata: dict[str, Any] = json.loads(schema.metadata[b"vidflow"])
+    return metadata

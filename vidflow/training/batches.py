@@ -4,7 +4,9 @@ Axes: B clips, T frames, K tapped depths, N patch tokens, P prefix tokens, D emb
 H and W pixels.
 """
 
+import functools
 import io
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Int64
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from vidflow.ahead import make_ahead
+from vidflow.allocator import ArrayPool
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureReader, stored_tokens, unmerge
@@ -32,6 +36,8 @@ _PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
 _NUM_AHEAD = 2
 # Bytes of a batch that take as long to copy as two threads lose by sharing the interpreter.
 _WORTH_A_THREAD = 1 << 24
+# Memory of the batches that are on the host, as long as their reader lives.
+_POOLS: weakref.WeakKeyDictionary[FeatureReader, ArrayPool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +72,9 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """Yield the clips at `indices`, in their order; the last batch may be smaller.
 
-    The order depends on `indices` alone. Where reading takes long, one thread reads the batches to come; it ends with
-    the iterator.
+    The order depends on `indices` alone. Every batch is a copy of its clips, and stays as it is while anything refers
+    to it; then its memory is used for a later one. Where that pays, one thread reads the batches to come; it ends
+    with the iterator.
 
     Args:
         reader: Cached features.
@@ -82,11 +89,27 @@ def iterate_batches(
         VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    pin = device.type == "cuda"
-    batches = (_read_batch(reader, chunk, num_depths, arrays, unmerged, pin) for chunk in chunks)
-    slow = len(indices) > 0 and (arrays or batch_size * reader[int(indices[0])].tokens.nbytes >= _WORTH_A_THREAD)
-    for batch in make_ahead(batches, num_ahead=_NUM_AHEAD) if slow else batches:
-        yield _move(batch, device)
+    pool = None if device.type == "cuda" else _POOLS.setdefault(reader, ArrayPool())
+    batches: Iterator[Batch] = (_read_batch(reader, chunk, num_depths, arrays, unmerged, pool) for chunk in chunks)
+    num_bytes = batch_size * reader[int(indices[0])].tokens.nbytes if len(indices) else 0
+    if needs_thread(device, num_bytes, arrays):
+        batches = make_ahead(batches, num_ahead=_NUM_AHEAD)
+    # By `map`, because a loop here would hold a batch that the caller has dropped.
+    yield from map(functools.partial(_move, device=device), batches)
+
+
+def needs_thread(device: torch.device, num_bytes: int, arrays: Sequence[str]) -> bool:
+    """Whether a thread that reads ahead gains more than it costs.
+
+    Annotations are unpacked beside the steps. Beside a GPU the host is free to copy large batches; beside a step on
+    the host, copies only compete with it.
+
+    Args:
+        device: Where batches go.
+        num_bytes: Tokens of a batch.
+        arrays: Names of the annotations wanted.
+    """
+    return bool(arrays) or (device.type == "cuda" and num_bytes >= _WORTH_A_THREAD)
 
 
 def _read_batch(
@@ -95,18 +118,18 @@ def _read_batch(
     num_depths: int | None,
     arrays: Sequence[str],
     unmerged: bool,
-    pin: bool,
+    pool: ArrayPool | None,
 ) -> Batch:
     clips = [reader[int(index)] for index in indices]
     annotations = [read_annotations(clip, arrays) for clip in clips]
     targets = {
-        name: _stack([clip[name] for clip in annotations], clips, name, pin, pad=name in _PADDED) for name in arrays
+        name: _stack([clip[name] for clip in annotations], clips, name, pool, pad=name in _PADDED) for name in arrays
     }
     targets["label"] = torch.tensor([clip.label for clip in clips])
-    prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pin)
+    prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pool)
     return Batch(
         indices=indices,
-        tokens=_stack([core_tokens(clip, num_depths, unmerged=unmerged) for clip in clips], clips, "tokens", pin),
+        tokens=_stack([core_tokens(clip, num_depths, unmerged=unmerged) for clip in clips], clips, "tokens", pool),
         prefix=prefix if prefix.shape[2] else None,
         targets=targets,
     )
@@ -146,13 +169,14 @@ def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.nda
 
 
 def _stack(
-    arrays: Sequence[np.ndarray], clips: Sequence[ClipTokens], name: str, pin: bool, *, pad: bool = False
+    arrays: Sequence[np.ndarray], clips: Sequence[ClipTokens], name: str, pool: ArrayPool | None, *, pad: bool = False
 ) -> Tensor:
     """Copy the arrays of a batch into one tensor; with `pad`, their first axes may differ."""
     inner = arrays[0].shape[1:] if pad else arrays[0].shape
     shape = (max(1, *(len(array) for array in arrays)), *inner) if pad else inner
-    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
-    stacked = (torch.zeros if pad else torch.empty)(len(arrays), *shape, dtype=dtype, pin_memory=pin)
+    stacked = _empty((len(arrays), *shape), arrays[0].dtype, pool)
+    if pad:
+        stacked.zero_()
     for row, array, clip in zip(stacked.numpy(), arrays, clips, strict=True):
         if array.shape[array.ndim - len(inner) :] != inner:
             raise VidflowError(
@@ -161,6 +185,13 @@ def _stack(
             )
         row[: len(array)] = array
     return stacked
+
+
+def _empty(shape: tuple[int, ...], dtype: DTypeLike, pool: ArrayPool | None) -> Tensor:
+    """Return memory for a batch: of the pool, or without one pinned, which torch itself uses again."""
+    if pool is not None:
+        return torch.from_numpy(pool.empty(shape, dtype))
+    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:
