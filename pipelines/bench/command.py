@@ -15,18 +15,18 @@ from pathlib import Path
 from pipelines import extract, shard, synth
 from pipelines.bench import GROUPS, cached, cores, reduction, stages
 from pipelines.ray_pool import ray_session
-from vidflow.config.schema import Config
+from vidflow.stages.experiment import Experiment
 
 
-def main(config: Config, only: Sequence[str] = GROUPS) -> None:
+def main(experiment: Experiment, only: Sequence[str] = GROUPS) -> None:
     """Print the lines of the wanted groups, all by default."""
-    wanted = set(only)
+    wanted, config = set(only), experiment.config
     if "cores" in wanted:
         _print(cores.measure_cores(config))
     if "reduction" in wanted:
         _print(reduction.measure_reduction(config))
     if wanted & {"cached", "stages"}:
-        with prepared(config) as scratch:
+        with prepared(experiment) as scratch:
             if "cached" in wanted:
                 _print(cached.measure_cached(scratch))
             if "stages" in wanted:
@@ -34,13 +34,13 @@ def main(config: Config, only: Sequence[str] = GROUPS) -> None:
 
 
 @contextlib.contextmanager
-def prepared(config: Config) -> Iterator[Config]:
-    """Make shards and features in a temporary folder and give the config whose root it is."""
+def prepared(experiment: Experiment) -> Iterator[Experiment]:
+    """Make shards and features in a temporary folder and give the experiment whose root it is."""
     folder = Path(tempfile.mkdtemp(prefix="vidflow-bench-"))
-    scratch = dataclasses.replace(config, root=str(folder))
+    scratch = Experiment(dataclasses.replace(experiment.config, root=str(folder)))
     try:
-        with ray_session(scratch):
-            if scratch.video.manifest is None:
+        with ray_session(scratch.config):
+            if scratch.config.video.manifest is None:
                 synth.main(scratch)
             shard.main(scratch)
             extract.main(scratch)

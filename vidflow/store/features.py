@@ -143,7 +143,7 @@ class FeatureReader:
                 "with this configuration"
             )
         self.directory = directory
-        self.metadata: dict[str, Any] = manifest["metadata"]
+        self.metadata: dict[str, Any] = manifest["details"]["metadata"]
         self._rows = read_rows(directory / CLIPS_TABLE, ClipRow)
         self.keys = [row.key for row in self._rows]
         self.labels = [row.label for row in self._rows]
