@@ -28,7 +28,7 @@ def main(experiment: Experiment) -> None:
     """
     config = experiment.config
     reducers = {name: features.reducer for name, features in config.features.items()}
-    names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.stage != "post"]
+    names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.place != "post"]
     if not names:
         raise VidflowError("no feature set has the reducer `algm` inside the encoder, the only one to calibrate")
     work = experiment.shards

@@ -173,7 +173,7 @@ def _check_encoder(config: Config) -> None:
         img_size=config.encoder.img_size,
         num_frames=config.video.sampling.num_frames,
         depths=[features.depths for features in config.features.values()],
-        reducers=[(r.name, {"stage": r.stage, **r.settings}) for r in (f.reducer for f in config.features.values())],
+        reducers=[(r.name, {"place": r.place, **r.settings}) for r in (f.reducer for f in config.features.values())],
     )
 
 

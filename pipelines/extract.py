@@ -139,7 +139,7 @@ def build_token_reducer(
     """Build the worker that reduces cached tokens."""
     torch.set_num_threads(max(1, int(config.resources.extract.num_cpus)))
     reducer = config.features[name].reducer
-    made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
+    made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
     assert isinstance(made, PostReducer)
     return TokenReducer(made, dense=dense, directory=directory, metadata=metadata)
 
@@ -155,7 +155,7 @@ def build_extractor(
         **asdict(config.encoder),
         depths=features.depths,
         normalize_depths=features.normalize,
-        reduction=build_reducer(reducer.name, stage=reducer.stage, **reducer.settings),
+        reduction=build_reducer(reducer.name, place=reducer.place, **reducer.settings),
         device="cuda" if resources.num_gpus else "cpu",
     )
     return Extractor(

@@ -18,9 +18,9 @@ from vidflow.config.schema import Config
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
 from vidflow.models.encoder.flops import VitShape, count_macs, count_tokens, shape_of
 from vidflow.models.encoder.vit import embed_patches
+from vidflow.models.reduction.assignment import Assignment, follow
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.in_block import BlockView
-from vidflow.models.reduction.plan import Plan, follow
 
 ENCODERS = ("vit_small_patch16_224", "vit_base_patch16_224")
 IMG_SIZE = 224
@@ -168,9 +168,9 @@ class _Recorder(BlockBipartite):
 
     views: list[BlockView] = field(default_factory=list)
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         self.views.append(view)
-        return BlockBipartite.plan(self, view)
+        return BlockBipartite.assign(self, view)
 
 
 def merging(
@@ -191,10 +191,10 @@ def merging(
             sizes = torch.ones(batch, num_patches, device=device)
             assignment = torch.arange(num_patches, device=device).expand(batch, -1)
             for view in views:
-                plan = reducer.plan(view)
-                assert plan is not None
-                _, sizes = plan.merge(view.tokens, sizes)
-                assignment = follow(assignment, plan.assignment)
+                step = reducer.assign(view)
+                assert step is not None
+                _, sizes = step.merge(view.tokens, sizes)
+                assignment = follow(assignment, step.row_of)
         return sizes, assignment
 
     return merge

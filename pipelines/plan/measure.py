@@ -213,7 +213,7 @@ def probe_features(
     reducer = features.reducer
     macs = encoder_macs(
         shape_of(skeleton(config.encoder.name, config.encoder.img_size)),
-        build_reducer(reducer.name, stage=reducer.stage, **reducer.settings),
+        build_reducer(reducer.name, place=reducer.place, **reducer.settings),
         depths=features.depths,
         img_size=config.encoder.img_size,
         counts=counts,
@@ -262,7 +262,7 @@ def _maker(
     if is_reduced_from_cache(features):
         assert dense is not None
         reducer = features.reducer
-        made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
+        made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
         assert isinstance(made, PostReducer)
         reduce = TokenReducer(made, dense=dense.directory, directory=directory, metadata=metadata)
         return lambda file, source: reduce(ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256))

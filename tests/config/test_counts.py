@@ -58,8 +58,8 @@ def test_cached_tokens_are_uneven_where_it_is_said(name, settings):
     tokens = torch.randn(1, 6, 6, 6, 8, generator=torch.Generator().manual_seed(0))
     tokens[:, 3, :2] = tokens[:, 2, :2]
     tokens[:, 1, :, 4:] = tokens[:, 1, :1, :1]
-    reduced = reduce_clips(build_reducer(name, stage="post", **settings), tokens, seeds=torch.tensor([1]))
-    said = uneven_counts(FeatureSet(reducer=Reducer(name=name, stage="post", settings=settings)))
+    reduced = reduce_clips(build_reducer(name, place="post", **settings), tokens, seeds=torch.tensor([1]))
+    said = uneven_counts(FeatureSet(reducer=Reducer(name=name, place="post", settings=settings)))
     assert said == ("frames" if len(reduced.counts.unique()) > 1 else None)
 
 

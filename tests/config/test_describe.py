@@ -59,7 +59,7 @@ def test_the_names_that_the_models_offer_are_the_names_described():
 @pytest.mark.parametrize("choice", REDUCERS[1:], ids=lambda choice: f"{choice.word} at {choice.place}")
 def test_a_reducers_settings_are_those_that_it_takes(choice):
     with pytest.raises(VidflowError) as refused:
-        build_reducer(choice.word, stage=choice.place, no_such_setting=1)
+        build_reducer(choice.word, place=choice.place, no_such_setting=1)
     assert str(refused.value).endswith(f"it has {', '.join(setting.key for setting in choice.settings)}")
 
 

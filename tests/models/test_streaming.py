@@ -182,7 +182,7 @@ def test_a_state_that_is_not_finite_is_refused_and_changes_nothing(encoder):
 
 
 def test_a_state_goes_on_under_an_encoder_of_another_precision():
-    reducer = build_reducer("random_drop", stage=None, num_merged=1)
+    reducer = build_reducer("random_drop", place=None, num_merged=1)
     encoders = [
         build_encoder(name="test_vit", weights="random:0", img_size=32, depths=[0, 1], dtype=dtype, reduction=reducer)
         for dtype in ("bfloat16", "float32")

@@ -87,4 +87,4 @@ def test_a_cost_that_hangs_on_what_is_not_recorded_is_unknown() -> None:
 
 def test_a_reducer_is_named_with_its_settings() -> None:
     assert describe_reducer("tome", None, {"num_merged": [9, 9]}) == "tome, num_merged [9, 9]"
-    assert describe_reducer("tome", "post", {"keep": 0.5}) == "tome, stage post, keep 0.5"
+    assert describe_reducer("tome", "post", {"keep": 0.5}) == "tome, place post, keep 0.5"

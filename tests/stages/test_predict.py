@@ -172,7 +172,13 @@ def test_a_trial_that_does_not_know_its_features_is_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"reducer": {"name": "dycoke"}}, {"features": {"reducer": {"name": "fewer_frames"}}}]
+    "settings",
+    [
+        {"reducer": {"name": "dycoke"}},
+        {"features": {"reducer": {"name": "fewer_frames"}}},
+        {"reducer": {"name": "tome", "place": "post", "settings": {"keep": 0.5}}},
+        {"reducer": {"name": "tome", "stage": "post", "settings": {"keep": 0.5}}},  # as older features say it
+    ],
 )
 def test_reducers_that_look_at_whole_clips_are_refused(features, settings):
     with pytest.raises(VidflowError, match="looks at whole clips"):
@@ -180,7 +186,7 @@ def test_reducers_that_look_at_whole_clips_are_refused(features, settings):
 
 
 def test_a_reducer_of_an_older_version_of_extraction_is_refused(features):
-    reducer = {"name": "tome", "stage": None, "settings": {"num_merged": 1}}
+    reducer = {"name": "tome", "place": None, "settings": {"num_merged": 1}}
     with pytest.raises(VidflowError, match=r"'tome' reduced in version 2 of extraction; this is version \d"):
         VideoPredictor(
             make_task("classification"), {**features, "settings": {"version": 2, "features": {"reducer": reducer}}}
@@ -190,7 +196,7 @@ def test_a_reducer_of_an_older_version_of_extraction_is_refused(features):
 
 
 def test_a_trial_on_reduced_tokens_as_stored_is_refused(features):
-    settings = {"features": {"reducer": {"name": "tome", "stage": None, "settings": {"num_merged": 1}}}}
+    settings = {"features": {"reducer": {"name": "tome", "place": None, "settings": {"num_merged": 1}}}}
     task = make_task("classification")
     task.unmerges = False
     with pytest.raises(VidflowError, match="unmerge: true"):
@@ -198,7 +204,7 @@ def test_a_trial_on_reduced_tokens_as_stored_is_refused(features):
 
 
 def test_a_reducer_inside_the_encoder_is_built_again(features, video):
-    settings = {"features": {"reducer": {"name": "tome", "stage": None, "settings": {"num_merged": 1}}}}
+    settings = {"features": {"reducer": {"name": "tome", "place": None, "settings": {"num_merged": 1}}}}
     predictor = VideoPredictor(make_task("classification"), {**features, "settings": settings})
     reduced = next(predictor.predict(video)).row["classes"][0]["probability"]
     assert 0 < reduced < 1

@@ -26,14 +26,14 @@ def make_clip(key: str = "key") -> ClipTokens:
 
 
 REDUCERS = [
-    ("tome", {"keep": 0.5, "stage": "post"}),
+    ("tome", {"keep": 0.5, "place": "post"}),
     ("random", {"keep": 0.5}),
     ("pool", {"window": [1, 2, 2]}),
     ("dycoke", {}),
     ("sttm", {}),
     ("density_peaks", {"keep": 0.25}),
     ("divprune", {"keep": 0.25}),
-    ("fewer_frames", {"stride": 2, "stage": "post"}),
+    ("fewer_frames", {"stride": 2, "place": "post"}),
 ]
 
 
@@ -58,7 +58,7 @@ def test_every_patch_gets_the_mean_of_what_its_token_stands_for(name, settings):
 
 
 def test_sizes_sum_to_the_patches_where_none_is_dropped():
-    reduced = reduce_clip(build_reducer("tome", keep=0.5, stage="post"), make_clip(), height=SIDE, width=SIDE)
+    reduced = reduce_clip(build_reducer("tome", keep=0.5, place="post"), make_clip(), height=SIDE, width=SIDE)
     assert reduced.sizes.sum() == T * K * SIDE**2
     assert (reduced.assignment >= 0).all()
 
@@ -72,7 +72,7 @@ def test_the_key_seeds_what_is_random():
 
 def test_a_dropped_patch_shows_what_its_place_held_before():
     clip = make_clip()
-    reduced = reduce_clip(build_reducer("fewer_frames", stride=2, stage="post"), clip, height=SIDE, width=SIDE)
+    reduced = reduce_clip(build_reducer("fewer_frames", stride=2, place="post"), clip, height=SIDE, width=SIDE)
     restored, dense = unmerge(reduced), unmerge(clip)
     np.testing.assert_array_equal(restored, dense[[0, 0, 2, 2]])
 

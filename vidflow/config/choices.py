@@ -91,7 +91,7 @@ def explain_word(alias: str, word: str, doc: Doc) -> Iterator[Choice]:
         for label, text, sentence in _class_fields(sources, lineage):
             constant = text.default.value if isinstance(text.default, ast.Constant) else None
             if ast.unparse(text.annotation).startswith("ClassVar"):
-                place = str(constant) if label in ("stage", "place") else place
+                place = str(constant) if label == "place" else place
                 continue
             words, kind_doc = _annotated_words(sources, text.annotation)
             if word in words:  # the name itself sets this field

@@ -21,7 +21,7 @@ def uneven_counts(features: FeatureSet) -> str | None:
         case "pool":
             window = given.get("window")
             differs = isinstance(window, list) and window[:1] != [1]
-        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid" | "vidtldr" if reducer.stage != "post":
+        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid" | "vidtldr" if reducer.place != "post":
             return "depths" if _reduces_between(features.depths, features) else None
         case _:
             differs = given.get("scope") == "clip"

@@ -165,7 +165,7 @@ class Reducer:
     Choices:
         none: Keep every token.
     """
-    stage: Literal["input", "block", "post"] | None = None
+    place: Literal["input", "block", "post"] | None = None
     """Where the reducer acts; null: the first of these places that it offers.
 
     Choices:

@@ -88,6 +88,6 @@ def _read_cost(experiment: Experiment, name: str) -> FeatureCost:
         img_size=config.encoder.img_size,
         depths=features.depths,
         reducer=reducer["name"],
-        stage=reducer["stage"],
+        place=reducer["place"],
         settings=reducer["settings"],
     )

@@ -61,7 +61,7 @@ def read_cost(
     img_size: int,
     depths: Sequence[int],
     reducer: str,
-    stage: str | None,
+    place: str | None,
     settings: Mapping[str, Any],
 ) -> FeatureCost:
     """Return what a finished feature set has cost.
@@ -74,7 +74,7 @@ def read_cost(
         img_size: Side of the encoder's input in pixels.
         depths: Tapped blocks; negative counts from the last.
         reducer: Name of the reducer.
-        stage: Where it acts; None is the first place it offers.
+        place: Where it acts; None is the first place it offers.
         settings: Its settings.
 
     Raises:
@@ -84,12 +84,12 @@ def read_cost(
     manifest = read_stage(directory) or {}
     before = (read_stage(dense) or {}) if dense != directory else {}
     counts = sample_counts(reader)
-    made = build_reducer(reducer, stage=stage, **settings)
+    made = build_reducer(reducer, place=place, **settings)
     macs = encoder_macs(shape_of(skeleton(encoder, img_size)), made, depths=depths, img_size=img_size, counts=counts)
     num_clips = max(1, len(reader))
     return FeatureCost(
         name=name,
-        reducer=describe_reducer(reducer, stage, settings),
+        reducer=describe_reducer(reducer, place, settings),
         is_reduced=made is not None,
         is_random=reducer in RANDOM_REDUCERS,
         tokens_per_frame=float(counts.mean()),
@@ -105,9 +105,9 @@ def sample_counts(reader: FeatureReader) -> Int[np.ndarray, " F"]:
     return np.concatenate([reader[int(index)].counts[:, -1] for index in chosen])
 
 
-def describe_reducer(name: str, stage: str | None, settings: Mapping[str, Any]) -> str:
+def describe_reducer(name: str, place: str | None, settings: Mapping[str, Any]) -> str:
     """Return a reducer on one line, such as `tome, num_merged [9, 9]`."""
-    words = [name, *([f"stage {stage}"] if stage else []), *(f"{key} {value}" for key, value in settings.items())]
+    words = [name, *([f"place {place}"] if place else []), *(f"{key} {value}" for key, value in settings.items())]
     return ", ".join(words)
 
 
@@ -135,14 +135,14 @@ def encoder_macs(
         The mean, or None where the counts between two adaptive steps would be needed.
     """
     num_blocks = resolve_depths(depths, num_blocks=shape.depth)[-1] + 1
-    if reducer is None or reducer.stage == "post":
+    if reducer is None or reducer.place == "post":
         return _walk(shape, [shape.num_patches] * (num_blocks + 1))
     if isinstance(reducer, InputLowerResolution):
         side = round(shape.num_patches**0.5)
         small = reducer.img_size(img_size, patch_size=img_size // side) // (img_size // side)
         shape = replace(shape, num_patches=small**2)
         return _walk(shape, [shape.num_patches] * (num_blocks + 1))
-    if reducer.stage == "input":
+    if reducer.place == "input":
         # A frame of which nothing is kept is not encoded.
         values, frequencies = np.unique(counts, return_counts=True)
         total = sum(

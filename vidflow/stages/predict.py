@@ -250,14 +250,15 @@ def _reducer_of(features: dict[str, Any]) -> Reducer | None:
     """
     settings = features.get("settings", {})
     spec = settings.get("reducer") or settings.get("features", {}).get("reducer") or {"name": "none"}
-    reducer = build_reducer(spec["name"], stage=spec.get("stage"), **spec.get("settings", {}))
+    place = spec.get("place", spec.get("stage"))  # features made before it was called `place` say `stage`
+    reducer = build_reducer(spec["name"], place=place, **spec.get("settings", {}))
     version, current = settings.get("version"), STAGE_VERSIONS["extract"]
     if reducer is not None and version not in (None, current):
         raise VidflowError(
             f"the trial was trained on tokens that {spec['name']!r} reduced in version {version} of extraction; this "
             f"is version {current}, which may reduce otherwise; run the experiment again to train it on new features"
         )
-    if reducer is None or reducer.stage == "block" or isinstance(reducer, InputLowerResolution):
+    if reducer is None or reducer.place == "block" or isinstance(reducer, InputLowerResolution):
         return reducer
     raise VidflowError(
         f"the trial was trained on tokens reduced by {spec['name']!r}, which looks at whole clips; prediction frame by "

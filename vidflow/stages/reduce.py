@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidflow.models.reduction.assignment import frame_counts
 from vidflow.models.reduction.build import PostReducer
-from vidflow.models.reduction.plan import frame_counts
 from vidflow.models.reduction.seeds import seed_of_key
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureFile, unmerge, write_features
@@ -84,18 +84,18 @@ def reduce_clip(reducer: PostReducer, clip: ClipTokens, *, height: int, width: i
     num_frames, num_depths = dense.shape[:2]
     seeds = torch.tensor([seed_of_key(clip.key)]) if reducer.needs_seeds else None
     grid = dense[:, -1].unflatten(1, (height, width))
-    plan = reducer.plan(grid.unsqueeze(0), seeds=seeds)
+    step = reducer.assign(grid.unsqueeze(0), seeds=seeds)
     by_depth = dense.transpose(0, 1).flatten(1, 2)
     ones = torch.ones(1, by_depth.shape[1])
-    merged = [plan.merge(tokens.unsqueeze(0), ones) for tokens in by_depth]
-    counts = frame_counts(plan, num_frames)[0].numpy()
+    merged = [step.merge(tokens.unsqueeze(0), ones) for tokens in by_depth]
+    counts = frame_counts(step, num_frames)[0].numpy()
     num_rows = int(counts.sum())
     # Rows of all depths, frame by frame: the order in which a clip's tokens are kept.
     frame_of_row = np.repeat(np.arange(num_frames), counts)
     order = np.lexsort((np.tile(np.arange(num_depths), (num_rows, 1)).T.ravel(), np.tile(frame_of_row, num_depths)))
     rows = torch.cat([tokens[0, :num_rows] for tokens, _ in merged]).numpy()
     sizes = torch.cat([size[0, :num_rows] for _, size in merged]).numpy()
-    assignment = plan.assignment[0].numpy().reshape(num_frames, 1, -1)
+    assignment = step.row_of[0].numpy().reshape(num_frames, 1, -1)
     return replace(
         clip,
         tokens=rows[order].astype(np.float16),

@@ -7,8 +7,8 @@ import torch
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder, build_encoder
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.build import build_reducer
-from vidflow.models.reduction.plan import unmerge
 
 NAMES = ["vit_tiny_patch16_224", "vit_tiny_patch16_dinov3_qkvb"]
 REDUCERS: list[tuple[str, dict[str, Any]]] = [

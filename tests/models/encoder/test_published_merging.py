@@ -135,4 +135,4 @@ def test_an_order_that_is_none_is_refused() -> None:
     with pytest.raises(VidflowError, match="'tome' has order 'size'; wanted one of index, similarity or null"):
         build_reducer("tome", num_merged=4, order="size")
     with pytest.raises(VidflowError, match="'tome' has no setting order"):
-        build_reducer("tome", stage="post", keep=0.5, order="similarity")
+        build_reducer("tome", place="post", keep=0.5, order="similarity")

@@ -74,7 +74,7 @@ class Onlooker:
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
         return True
 
-    def plan(self, view: BlockView) -> None:
+    def assign(self, view: BlockView) -> None:
         self.views.append(view)
 
 

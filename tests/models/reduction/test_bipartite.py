@@ -7,6 +7,7 @@ import torch
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.flops import count_tokens
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, Schedule, schedule_merges
 
 
@@ -78,9 +79,9 @@ def test_more_numbers_than_blocks_are_refused() -> None:
 @pytest.mark.parametrize("keep", [1.0, 0.7, 0.5, 0.2, 0.05])
 def test_cached_tokens_come_down_to_the_wanted_number(keep: float, scope: str) -> None:
     tokens = torch.randn(2, 3, 4, 5, 8)
-    plan = PostBipartite(keep=keep, scope=scope).plan(tokens)  # type: ignore[arg-type]
-    assert plan.num_rows == (3 * max(1, round(keep * 20)) if scope == "frame" else max(1, round(keep * 60)))
-    merged, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(2, 60))
+    step = PostBipartite(keep=keep, scope=scope).assign(tokens)  # type: ignore[arg-type]
+    assert step.num_rows == (3 * max(1, round(keep * 20)) if scope == "frame" else max(1, round(keep * 60)))
+    merged, sizes = step.merge(tokens.flatten(1, 3), torch.ones(2, 60))
     assert torch.equal(sizes.sum(1), torch.tensor([60.0, 60.0]))
     # Sums of sixty float32 numbers.
     torch.testing.assert_close((merged * sizes.unsqueeze(-1)).sum(1), tokens.flatten(1, 3).sum(1), atol=1e-4, rtol=1e-4)
@@ -89,8 +90,8 @@ def test_cached_tokens_come_down_to_the_wanted_number(keep: float, scope: str) -
 
 
 def test_within_frames_no_token_leaves_its_frame() -> None:
-    plan = PostBipartite(keep=0.3).plan(torch.randn(1, 4, 4, 4, 8))
-    owners = plan.owners.gather(1, plan.assignment)
+    step = PostBipartite(keep=0.3).assign(torch.randn(1, 4, 4, 4, 8))
+    owners = step.owners.gather(1, step.row_of)
     assert torch.equal(owners // 16, torch.arange(64).view(1, -1) // 16)
 
 
@@ -99,13 +100,13 @@ def test_random_modes_want_a_seed_and_repeat_with_it(mode: str) -> None:
     reducer = PostBipartite(mode=mode, keep=0.4)  # type: ignore[arg-type]
     tokens = torch.randn(2, 3, 4, 4, 8)
     with pytest.raises(ValueError, match="seed"):
-        reducer.plan(tokens)
+        reducer.assign(tokens)
     seeds = torch.tensor([1, 2])
-    plan = reducer.plan(tokens, seeds=seeds)
-    assert torch.equal(plan.assignment, reducer.plan(torch.randn_like(tokens), seeds=seeds).assignment)
-    assert torch.equal(plan.assignment[1:], reducer.plan(tokens[1:], seeds=seeds[1:]).assignment)
-    assert not torch.equal(plan.assignment[0], plan.assignment[1])
-    assert len(plan.assignment[0].unflatten(0, (3, 16)).unique(dim=0)) == 3
+    step = reducer.assign(tokens, seeds=seeds)
+    assert torch.equal(step.row_of, reducer.assign(torch.randn_like(tokens), seeds=seeds).row_of)
+    assert torch.equal(step.row_of[1:], reducer.assign(tokens[1:], seeds=seeds[1:]).row_of)
+    assert not torch.equal(step.row_of[0], step.row_of[1])
+    assert len(step.row_of[0].unflatten(0, (3, 16)).unique(dim=0)) == 3
 
 
 def test_merging_like_tokens_loses_less_than_merging_random_ones() -> None:
@@ -115,8 +116,8 @@ def test_merging_like_tokens_loses_less_than_merging_random_ones() -> None:
     grid = tokens.view(1, 1, 8, 8, 32)
     errors = []
     for mode in ("tome", "random_merge"):
-        plan = PostBipartite(mode=mode, keep=0.3).plan(grid, seeds=torch.tensor([1]))  # type: ignore[arg-type]
+        step = PostBipartite(mode=mode, keep=0.3).assign(grid, seeds=torch.tensor([1]))  # type: ignore[arg-type]
         values = grid.flatten(1, 3)
-        copies = plan.unmerge(plan.merge(values, torch.ones(1, 64))[0])
+        copies = unmerge(step.merge(values, torch.ones(1, 64))[0], step.row_of)
         errors.append(float((copies - values).square().mean()))
     assert errors[0] < 0.05 * errors[1]

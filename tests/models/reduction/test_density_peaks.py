@@ -38,8 +38,8 @@ def test_clusters_equal_those_of_the_slow_description(num_clusters: int, num_nei
 
 def test_as_many_clusters_as_tokens_change_nothing() -> None:
     tokens = torch.randn(2, 2, 3, 3, 5)
-    plan = PostDensityPeaks(keep=1.0).plan(tokens)
-    assert torch.equal(plan.merge(tokens.flatten(1, 3), torch.ones(2, 18))[0], tokens.flatten(1, 3))
+    step = PostDensityPeaks(keep=1.0).assign(tokens)
+    assert torch.equal(step.merge(tokens.flatten(1, 3), torch.ones(2, 18))[0], tokens.flatten(1, 3))
 
 
 def test_equal_tokens_that_are_both_centres_keep_a_cluster_each() -> None:
@@ -50,14 +50,14 @@ def test_equal_tokens_that_are_both_centres_keep_a_cluster_each() -> None:
 def test_well_separated_groups_are_found() -> None:
     centres = 10 * torch.eye(4)
     tokens = (centres.repeat(4, 1) + 0.1 * torch.randn(16, 4)).view(1, 1, 4, 4, 4)
-    plan = PostDensityPeaks(keep=0.25, num_neighbours=3).plan(tokens)
-    assert torch.equal(plan.assignment.view(4, 4), plan.assignment.view(4, 4)[:1].expand(4, -1))
+    step = PostDensityPeaks(keep=0.25, num_neighbours=3).assign(tokens)
+    assert torch.equal(step.row_of.view(4, 4), step.row_of.view(4, 4)[:1].expand(4, -1))
 
 
 def test_segments_do_not_mix_and_must_divide_the_clip() -> None:
     tokens = torch.randn(2, 6, 3, 3, 5)
-    plan = PostDensityPeaks(keep=0.3, frames_per_segment=2).plan(tokens)
-    owners = plan.owners.gather(1, plan.assignment)
+    step = PostDensityPeaks(keep=0.3, frames_per_segment=2).assign(tokens)
+    owners = step.owners.gather(1, step.row_of)
     assert torch.equal(owners // 18, (torch.arange(54) // 18).expand(2, -1))
     with pytest.raises(VidflowError, match="frames_per_segment 4"):
-        PostDensityPeaks(keep=0.5, frames_per_segment=4).plan(tokens)
+        PostDensityPeaks(keep=0.5, frames_per_segment=4).assign(tokens)

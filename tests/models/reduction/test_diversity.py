@@ -42,9 +42,9 @@ def test_what_is_left_out_belongs_to_the_likest_kept() -> None:
 @pytest.mark.parametrize("scope", ["frame", "clip"])
 def test_kept_tokens_are_taken_as_they_are(scope: str) -> None:
     tokens = torch.randn(2, 3, 4, 4, 6)
-    plan = PostDiversity(keep=0.25, scope=scope).plan(tokens)  # type: ignore[arg-type]
-    merged, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(2, 48))
-    assert torch.equal(merged, plan.select(tokens.flatten(1, 3)))
-    assert plan.num_rows == 12
+    step = PostDiversity(keep=0.25, scope=scope).assign(tokens)  # type: ignore[arg-type]
+    merged, sizes = step.merge(tokens.flatten(1, 3), torch.ones(2, 48))
+    assert torch.equal(merged, step.select(tokens.flatten(1, 3)))
+    assert step.num_rows == 12
     assert (sizes.sum(1) == 48).all()
-    assert (plan.owners.diff(dim=1) > 0).all()
+    assert (step.owners.diff(dim=1) > 0).all()

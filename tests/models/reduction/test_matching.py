@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file
 
-from vidflow.models.reduction.bipartite import plan_matched
+from vidflow.models.reduction.assignment import Assignment, follow, unmerge
+from vidflow.models.reduction.bipartite import assign_matched
 from vidflow.models.reduction.matching import Order, match_tokens
-from vidflow.models.reduction.plan import Plan, follow
 
 
 def slow_groups(metric: torch.Tensor, num_merged: int, num_prefix: int, order: Order = "index") -> list[list[int]]:
@@ -31,16 +31,16 @@ def slow_groups(metric: torch.Tensor, num_merged: int, num_prefix: int, order: O
     return [sorted(group) for group in groups.values()]
 
 
-def merge_plan(
+def merging(
     metric: torch.Tensor, num_merged: int, num_prefix: int = 0, mode: str = "tome", **settings: float | str
-) -> Plan:
+) -> Assignment:
     matching = match_tokens(metric, first=num_prefix % 2)
-    return plan_matched(matching, mode=mode, num_merged=num_merged, **settings)  # type: ignore[arg-type]
+    return assign_matched(matching, mode=mode, num_merged=num_merged, **settings)  # type: ignore[arg-type]
 
 
-def groups_of(plan: Plan, sample: int = 0) -> list[list[int]]:
-    rows = plan.assignment[sample].tolist()
-    return [[token for token, row in enumerate(rows) if row == wanted] for wanted in range(plan.num_rows)]
+def groups_of(step: Assignment, sample: int = 0) -> list[list[int]]:
+    rows = step.row_of[sample].tolist()
+    return [[token for token, row in enumerate(rows) if row == wanted] for wanted in range(step.num_rows)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,12 +55,12 @@ def test_groups_equal_those_of_the_slow_description(
     num_tokens: int, num_merged: int, num_prefix: int, seed: int, order: Order
 ) -> None:
     metric = torch.randn(2, num_tokens, 6, generator=torch.Generator().manual_seed(seed))
-    plan = merge_plan(metric, num_merged, num_prefix, order=order)
-    assert plan.num_rows == num_tokens - min(num_merged, num_tokens // 2)
+    step = merging(metric, num_merged, num_prefix, order=order)
+    assert step.num_rows == num_tokens - min(num_merged, num_tokens // 2)
     for sample in range(2):
-        assert groups_of(plan, sample) == slow_groups(metric[sample], num_merged, num_prefix, order)
-    owners = plan.assignment.gather(1, plan.owners)
-    assert torch.equal(owners, torch.arange(plan.num_rows).expand(2, -1))
+        assert groups_of(step, sample) == slow_groups(metric[sample], num_merged, num_prefix, order)
+    owners = step.row_of.gather(1, step.owners)
+    assert torch.equal(owners, torch.arange(step.num_rows).expand(2, -1))
 
 
 @pytest.mark.parametrize("case", ["a", "b", "c", "d"])
@@ -72,7 +72,7 @@ def test_the_reference_is_reproduced_over_two_rounds(shared_dir: Path, case: str
     }
     num_prefix, num_merged = int(data["cls"]), int(data["r"])
     prefix, patches = data["x"][:, :num_prefix], data["x"][:, num_prefix:]
-    first = merge_plan(data["metric"][:, num_prefix:], num_merged, num_prefix)
+    first = merging(data["metric"][:, num_prefix:], num_merged, num_prefix)
     sizes = torch.ones(patches.shape[:2])
 
     def with_prefix(rows: torch.Tensor) -> torch.Tensor:
@@ -82,39 +82,37 @@ def test_the_reference_is_reproduced_over_two_rounds(shared_dir: Path, case: str
     # Sums of a few float32 numbers in another order.
     torch.testing.assert_close(with_prefix(merged), data["y"], atol=1e-6, rtol=0)
     assert torch.equal(merged_sizes, data["size"][:, num_prefix:, 0])
-    assert torch.equal(first.assignment + num_prefix, data["source"].argmax(1)[:, num_prefix:])
-    torch.testing.assert_close(with_prefix(first.unmerge(merged)), data["unmerged"], atol=1e-6, rtol=0)
+    assert torch.equal(first.row_of + num_prefix, data["source"].argmax(1)[:, num_prefix:])
+    torch.testing.assert_close(with_prefix(unmerge(merged, first.row_of)), data["unmerged"], atol=1e-6, rtol=0)
 
-    dropped = merge_plan(data["metric"][:, num_prefix:], num_merged, num_prefix, mode="drop")
+    dropped = merging(data["metric"][:, num_prefix:], num_merged, num_prefix, mode="drop")
     assert torch.equal(with_prefix(dropped.merge(patches, sizes)[0]), data["drop"])
     for threshold in (0.0, 0.3):
-        hybrid = merge_plan(data["metric"][:, num_prefix:], num_merged, num_prefix, mode="hybrid", threshold=threshold)
+        hybrid = merging(data["metric"][:, num_prefix:], num_merged, num_prefix, mode="hybrid", threshold=threshold)
         values, hybrid_sizes = hybrid.merge(patches, sizes)
         torch.testing.assert_close(with_prefix(values), data[f"hybrid{threshold}"], atol=1e-6, rtol=0)
         assert torch.equal(hybrid_sizes, data[f"hybrid{threshold}.size"][:, num_prefix:, 0])
 
-    second = merge_plan(
-        data["metric2"][:, num_prefix:], merged.shape[1] - (data["y2"].shape[1] - num_prefix), num_prefix
-    )
+    second = merging(data["metric2"][:, num_prefix:], merged.shape[1] - (data["y2"].shape[1] - num_prefix), num_prefix)
     again, again_sizes = second.merge(merged, merged_sizes)
     torch.testing.assert_close(with_prefix(again), data["y2"], atol=1e-6, rtol=0)
     assert torch.equal(again_sizes, data["size2"][:, num_prefix:, 0])
-    both = follow(first.assignment, second.assignment)
+    both = follow(first.row_of, second.row_of)
     assert torch.equal(both + num_prefix, data["source2"].argmax(1)[:, num_prefix:])
 
 
 def test_the_scale_of_a_token_does_not_matter() -> None:
     metric = torch.randn(2, 12, 8)
     scaled = metric * torch.rand(2, 12, 1).add(0.1)
-    assert torch.equal(merge_plan(metric, 4).assignment, merge_plan(scaled, 4).assignment)
+    assert torch.equal(merging(metric, 4).row_of, merging(scaled, 4).row_of)
 
 
 def test_samples_do_not_depend_on_their_batch() -> None:
     metric = torch.randn(5, 12, 8)
-    whole = merge_plan(metric, 4).assignment
-    assert torch.equal(whole, torch.cat([merge_plan(sample[None], 4).assignment for sample in metric]))
+    whole = merging(metric, 4).row_of
+    assert torch.equal(whole, torch.cat([merging(sample[None], 4).row_of for sample in metric]))
     order = torch.tensor([3, 0, 4, 1, 2])
-    assert torch.equal(whole[order], merge_plan(metric[order], 4).assignment)
+    assert torch.equal(whole[order], merging(metric[order], 4).row_of)
 
 
 def test_order_within_a_half_does_not_matter_but_order_overall_does() -> None:
@@ -123,7 +121,7 @@ def test_order_within_a_half_does_not_matter_but_order_overall_does() -> None:
     values = torch.randn(1, 12, 3, generator=generator)
 
     def rows(order: torch.Tensor) -> torch.Tensor:
-        merged, _ = merge_plan(metric[:, order], 4).merge(values[:, order], torch.ones(1, 12))
+        merged, _ = merging(metric[:, order], 4).merge(values[:, order], torch.ones(1, 12))
         return merged[0].sort(dim=0).values
 
     within = torch.tensor([4, 7, 0, 11, 2, 1, 10, 3, 6, 9, 8, 5])
@@ -134,9 +132,9 @@ def test_order_within_a_half_does_not_matter_but_order_overall_does() -> None:
 
 def test_pairs_of_duplicates_merge_without_loss() -> None:
     pairs = torch.randn(1, 6, 8).repeat_interleave(2, dim=1)
-    plan = merge_plan(pairs, 6)
-    merged, sizes = plan.merge(pairs, torch.ones(1, 12))
-    torch.testing.assert_close(plan.unmerge(merged), pairs)
+    step = merging(pairs, 6)
+    merged, sizes = step.merge(pairs, torch.ones(1, 12))
+    torch.testing.assert_close(unmerge(merged, step.row_of), pairs)
     assert sizes.tolist() == [[2.0] * 6]
 
 
@@ -147,11 +145,11 @@ def test_padding_is_never_a_partner_and_gets_no_row(order: Order) -> None:
     metric[1, 6:] = metric[1, 0]
     valid = torch.arange(9) < torch.tensor([[9], [6]])
     matching = match_tokens(metric, first=0, valid=valid)
-    plan = plan_matched(matching, mode="tome", num_merged=2, order=order)
-    assert plan.counts is not None
-    assert plan.counts.tolist() == [7, 4]
-    assert (plan.assignment[1, 6:] == -1).all()
-    assert groups_of(plan, 1)[:4] == slow_groups(metric[1, :6], 2, 0, order)
+    step = assign_matched(matching, mode="tome", num_merged=2, order=order)
+    assert step.counts is not None
+    assert step.counts.tolist() == [7, 4]
+    assert (step.row_of[1, 6:] == -1).all()
+    assert groups_of(step, 1)[:4] == slow_groups(metric[1, :6], 2, 0, order)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ def test_hybrid_replaces_a_destination_only_below_the_threshold(
 ) -> None:
     # Token 0 goes to 1 with cosine 1, token 2 to 3 with cosine 0.29.
     metric = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0.3, 1]]])
-    plan = merge_plan(metric, 2, mode="hybrid", threshold=threshold)
-    merged, merged_sizes = plan.merge(torch.tensor([[[2.0], [4.0], [6.0], [8.0]]]), torch.ones(1, 4))
+    step = merging(metric, 2, mode="hybrid", threshold=threshold)
+    merged, merged_sizes = step.merge(torch.tensor([[[2.0], [4.0], [6.0], [8.0]]]), torch.ones(1, 4))
     assert merged.flatten().tolist() == values
     assert merged_sizes.flatten().tolist() == sizes

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.quadtree import PostQuadtree, cell_levels, join_over_time, leaf_owners
 
 CPU = torch.device("cpu")
@@ -97,13 +98,13 @@ def test_sizes_add_up_and_piecewise_constant_frames_come_back_exactly(side: int)
     frame = blocks.repeat_interleave(half, 2).repeat_interleave(half, 3)[:, :, :side, :side]
     tokens = frame.expand(-1, 3, -1, -1, -1)
     # Cosines of equal vectors in float32 reach 1 up to rounding.
-    plan = PostQuadtree(spatial_threshold=0.99999, temporal_threshold=0.99999).plan(tokens)
-    merged, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(1, 3 * side**2))
+    step = PostQuadtree(spatial_threshold=0.99999, temporal_threshold=0.99999).assign(tokens)
+    merged, sizes = step.merge(tokens.flatten(1, 3), torch.ones(1, 3 * side**2))
     assert sizes.sum() == 3 * side**2
-    assert plan.num_rows < side**2
-    torch.testing.assert_close(plan.unmerge(merged), tokens.flatten(1, 3))
+    assert step.num_rows < side**2
+    torch.testing.assert_close(unmerge(merged, step.row_of), tokens.flatten(1, 3))
 
 
 def test_time_can_be_left_alone() -> None:
-    plan = PostQuadtree(temporal_threshold=None).plan(torch.ones(1, 3, 4, 4, 2))
-    assert plan.owners.tolist() == [[0, 16, 32]]
+    step = PostQuadtree(temporal_threshold=None).assign(torch.ones(1, 3, 4, 4, 2))
+    assert step.owners.tolist() == [[0, 16, 32]]

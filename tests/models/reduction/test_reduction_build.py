@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.build import ReducedClips, build_reducer, reduce_clips
-from vidflow.models.reduction.plan import unmerge
 
 POST: list[tuple[str, dict[str, Any]]] = [
     ("tome", {"keep": 0.3}),
@@ -44,9 +44,9 @@ def clips() -> torch.Tensor:
 
 
 def reduce(name: Any, settings: dict[str, Any], tokens: torch.Tensor, seeds: torch.Tensor = SEEDS) -> ReducedClips:
-    reducer = build_reducer(name, stage="post", **settings)
+    reducer = build_reducer(name, place="post", **settings)
     assert reducer is not None
-    assert reducer.stage == "post"
+    assert reducer.place == "post"
     return reduce_clips(reducer, tokens, seeds=seeds)  # type: ignore[arg-type]
 
 
@@ -171,17 +171,17 @@ def test_none_is_none() -> None:
         ("tome", {"r": 4}, "has no setting r; it has num_merged, keep"),
         ("tome", {"keep": 0.5, "schedule": "slow"}, "constant, decreasing, increasing"),
         ("tome", {"keep": "half"}, "keep .half.; wanted a number"),
-        ("tome", {"keep": 0.5, "stage": "input"}, "cannot act at stage 'input'"),
-        ("sttm", {"stage": "block"}, "leave the stage out for 'post'"),
+        ("tome", {"keep": 0.5, "place": "input"}, "cannot act at place 'input'"),
+        ("sttm", {"place": "block"}, "leave the place out for 'post'"),
         ("tome", {"keep": 0.5, "tokens": 4}, "one of num_merged, keep and tokens"),
         ("tome", {"tokens": 0}, "tokens 0; wanted 1 or more"),
-        ("tome", {"stage": "post"}, "one of keep and tokens"),
+        ("tome", {"place": "post"}, "one of keep and tokens"),
         ("random", {"keep": 0.5, "tokens": 4}, "one of keep and tokens"),
         ("random", {"tokens": 2.5}, "tokens 2.5; wanted a whole number"),
         ("divprune", {}, "one of keep and tokens"),
         ("density_peaks", {"tokens": -1}, "tokens -1; wanted 1 or more"),
         ("none", {"keep": 0.5}, "has no setting keep"),
-        ("tome", {"keep": 0.5, "stage": "before"}, "input, block, post"),
+        ("tome", {"keep": 0.5, "place": "before"}, "input, block, post"),
         ("evs", {"reference": "next", "threshold": 0.1}, "previous, last_kept"),
     ],
 )

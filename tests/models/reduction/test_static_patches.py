@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.static_patches import (
     InputStatic,
     PostDycoke,
@@ -37,17 +38,17 @@ def test_what_a_smaller_budget_keeps_a_larger_one_keeps_too() -> None:
 
 def test_a_static_clip_comes_down_to_one_frame_and_is_restored_exactly() -> None:
     tokens = CLIPS[:1, :1].expand(-1, 6, -1, -1, -1)
-    plan = PostStatic(selection=StaticSelection(threshold=1e-5)).plan(tokens)
-    merged, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(1, 96))
-    assert plan.num_rows == 16
+    step = PostStatic(selection=StaticSelection(threshold=1e-5)).assign(tokens)
+    merged, sizes = step.merge(tokens.flatten(1, 3), torch.ones(1, 96))
+    assert step.num_rows == 16
     assert sizes.tolist() == [[6.0] * 16]
-    assert torch.equal(plan.unmerge(merged), tokens.flatten(1, 3))
+    assert torch.equal(unmerge(merged, step.row_of), tokens.flatten(1, 3))
 
 
 def test_dropped_patches_belong_to_the_last_one_kept_at_their_place() -> None:
-    plan = PostStatic(selection=StaticSelection(prune=0.5)).plan(CLIPS)
+    step = PostStatic(selection=StaticSelection(prune=0.5)).assign(CLIPS)
     kept = kept_set(0.5)
-    owners = plan.owners.gather(1, plan.assignment).view(3, 5, 16)
+    owners = step.owners.gather(1, step.row_of).view(3, 5, 16)
     for clip in range(3):
         for place in range(16):
             last = 0
@@ -80,10 +81,10 @@ def test_only_the_patch_that_moves_is_encoded_again() -> None:
 
 def test_dycoke_keeps_the_published_share_of_a_window() -> None:
     tokens = torch.randn(2, 8, 5, 4, 8)
-    plan = PostDycoke(prune=0.7).plan(tokens)
+    step = PostDycoke(prune=0.7).assign(tokens)
     # N(1 + 3(1 - k)) per window of four frames.
-    assert plan.num_rows == 2 * 20 + 2 * 3 * 6
-    _, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(2, 160))
+    assert step.num_rows == 2 * 20 + 2 * 3 * 6
+    _, sizes = step.merge(tokens.flatten(1, 3), torch.ones(2, 160))
     assert torch.equal(sizes.sum(1), torch.tensor([160.0, 160.0]))
 
 
@@ -91,8 +92,8 @@ def test_dycoke_keeps_the_published_share_of_a_window() -> None:
 def test_dycoke_equals_its_description_frame_by_frame(num_frames: int) -> None:
     tokens = torch.randn(1, num_frames, 3, 3, 6)
     values = tokens[0].flatten(1, 2)
-    plan = PostDycoke(prune=0.5).plan(tokens)
-    owners = plan.owners.gather(1, plan.assignment).view(num_frames, 9)
+    step = PostDycoke(prune=0.5).assign(tokens)
+    owners = step.owners.gather(1, step.row_of).view(num_frames, 9)
     wanted = torch.arange(num_frames * 9).view(num_frames, 9)
     for frame in sorted(range(num_frames), key=lambda index: (index % 4 != 2, index)):
         source = frame - {0: 0, 1: 1, 2: 2, 3: 1}[frame % 4]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.windows import (
     BlockWindows,
     PostWindows,
@@ -45,38 +46,38 @@ def test_similarity_is_the_mean_over_pairs() -> None:
 
 def test_constant_windows_have_similarity_one_and_merge_without_loss() -> None:
     tokens = torch.randn(1, 1, 2, 2, 8).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    plan = PostWindows(threshold=0.9999).plan(tokens)
-    merged, sizes = plan.merge(tokens.flatten(1, 3), torch.ones(1, 16))
+    step = PostWindows(threshold=0.9999).assign(tokens)
+    merged, sizes = step.merge(tokens.flatten(1, 3), torch.ones(1, 16))
     assert sizes.tolist() == [[4.0] * 4]
-    torch.testing.assert_close(plan.unmerge(merged), tokens.flatten(1, 3))
+    torch.testing.assert_close(unmerge(merged, step.row_of), tokens.flatten(1, 3))
 
 
 def test_rows_are_merged_windows_by_similarity_then_the_rest_in_raster_order() -> None:
     similarity = torch.tensor([[0.9, 0.1, 0.95, 0.2], [0.1, 0.1, 0.1, 0.99]])
-    plan = merge_windows(similarity, window_members((1, 4, 4), (1, 2, 2), CPU), 16, threshold=0.88)
-    assert plan.counts is not None
-    assert plan.counts.tolist() == [10, 13]
-    assert plan.assignment[0].tolist() == [1, 1, 2, 3, 1, 1, 4, 5, 0, 0, 6, 7, 0, 0, 8, 9]
-    assert plan.assignment[1].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0, 11, 12, 0, 0]
-    assert plan.owners[0].tolist() == [8, 0, 2, 3, 6, 7, 10, 11, 14, 15, 16, 16, 16]
+    step = merge_windows(similarity, window_members((1, 4, 4), (1, 2, 2), CPU), 16, threshold=0.88)
+    assert step.counts is not None
+    assert step.counts.tolist() == [10, 13]
+    assert step.row_of[0].tolist() == [1, 1, 2, 3, 1, 1, 4, 5, 0, 0, 6, 7, 0, 0, 8, 9]
+    assert step.row_of[1].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0, 11, 12, 0, 0]
+    assert step.owners[0].tolist() == [8, 0, 2, 3, 6, 7, 10, 11, 14, 15, 16, 16, 16]
 
 
 def test_counts_do_not_depend_on_the_batch() -> None:
     tokens = torch.randn(4, 2, 4, 4, 3)
     reducer = PostWindows(threshold=0.0, window=(2, 2, 2))
-    whole = reducer.plan(tokens)
+    whole = reducer.assign(tokens)
     assert whole.counts is not None
     assert len(whole.counts.unique()) > 1
     for sample in range(4):
-        alone = reducer.plan(tokens[sample : sample + 1])
-        assert torch.equal(alone.assignment[0], whole.assignment[sample])
+        alone = reducer.assign(tokens[sample : sample + 1])
+        assert torch.equal(alone.row_of[0], whole.row_of[sample])
         assert alone.num_rows == whole.counts[sample]
 
 
 def test_an_unreachable_threshold_leaves_everything() -> None:
     tokens = torch.randn(1, 1, 4, 4, 8)
-    plan = PostWindows(threshold=1.1).plan(tokens)
-    assert torch.equal(plan.merge(tokens.flatten(1, 3), torch.ones(1, 16))[0], tokens.flatten(1, 3))
+    step = PostWindows(threshold=1.1).assign(tokens)
+    assert torch.equal(step.merge(tokens.flatten(1, 3), torch.ones(1, 16))[0], tokens.flatten(1, 3))
 
 
 def test_thresholds_are_calibrated_from_a_sample() -> None:
@@ -108,4 +109,4 @@ def test_a_second_block_that_is_left_out_need_not_exist() -> None:
 
 def test_a_window_that_is_larger_than_the_clip_is_refused() -> None:
     with pytest.raises(VidflowError, match=r"window \[1, 2, 2\]; wanted at most \[3, 4, 1\]"):
-        PostWindows().plan(torch.randn(1, 3, 4, 1, 8))
+        PostWindows().assign(torch.randn(1, 3, 4, 1, 8))

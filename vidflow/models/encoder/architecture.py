@@ -97,10 +97,10 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
         small_side = reduction.img_size(side, patch_size=patch_size)
         vit.set_input_size((small_side, small_side))
         return vit
-    if reduction.stage == "post":
+    if reduction.place == "post":
         raise ValueError(f"{reduction} reduces cached tokens; call `reduce_clips` on them instead")
     check_blocks(vit)
-    if reduction.stage == "block":
+    if reduction.place == "block":
         reduction.check(depth=len(vit.blocks), grid=(side // patch_size, side // patch_size))
     return vit
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from vidflow.models.encoder import FrozenEncoder
 from vidflow.models.encoder.reduced_vit import walk_reduced
 from vidflow.models.encoder.vit import check_blocks
+from vidflow.models.reduction.assignment import Assignment
 from vidflow.models.reduction.in_block import BlockView, PositionPolicy
 from vidflow.models.reduction.matching import match_tokens
-from vidflow.models.reduction.plan import Plan
 from vidflow.models.reduction.windows import BlockWindows, calibrated_threshold, window_members, window_similarity
 
 
@@ -70,7 +70,7 @@ class _Recorder:
     reducer: BlockWindows
     block: int
     similarities: list[Tensor] = field(default_factory=list)
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
     needs_seeds: ClassVar[bool] = False
 
     @property
@@ -87,10 +87,10 @@ class _Recorder:
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
         return self.reducer.acts_at(index, depth=depth, num_patches=num_patches)
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         if view.index == self.block:
             self.similarities.append(self._similarity(view).flatten().cpu())
-        return self.reducer.plan(view)
+        return self.reducer.assign(view)
 
     def _similarity(self, view: BlockView) -> Tensor:
         if view.index == self.reducer.local_block:

@@ -59,9 +59,9 @@ def _check_reducer(vit: TimmVit, img_size: int, num_frames: int, name: str, sett
     if reducer is None or isinstance(reducer, InputLowerResolution):
         return
     side = img_size // patch_size_of(vit)
-    if reducer.stage != "post":
+    if reducer.place != "post":
         check_blocks(vit)
-    if reducer.stage == "block":
+    if reducer.place == "block":
         reducer.check(depth=len(vit.blocks), grid=(side, side))
     if isinstance(reducer, PostBipartite | PostDensityPeaks | PostDiversity | PostRandom | PostWindows):
         reducer.check(num_frames=num_frames, grid=(side, side))

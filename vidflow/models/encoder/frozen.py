@@ -101,9 +101,9 @@ class FrozenEncoder:
             return self._encode(self.images(frames))
         if isinstance(reduction, InputLowerResolution):
             return self._encode_small(frames)
-        if reduction.stage == "input":
+        if reduction.place == "input":
             return self._encode_pruned(frames, reduction, num_frames)
-        assert reduction.stage == "block", reduction.stage
+        assert reduction.place == "block", reduction.place
         seeds = content_seeds(frames) if reduction.needs_seeds else None
         return self._encode_reduced(self.images(frames), reducer=reduction, seeds=seeds)
 

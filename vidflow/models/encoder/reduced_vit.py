@@ -23,8 +23,8 @@ from vidflow.models.encoder.vit import (
     rotate_heads,
     run_block,
 )
+from vidflow.models.reduction.assignment import Assignment, follow, keep_tokens
 from vidflow.models.reduction.in_block import BlockReducer, BlockView
-from vidflow.models.reduction.plan import Plan, follow, keep_plan
 from vidflow.models.reduction.positions import GridAngles, grid_positions
 
 # Logit bias of padding: its attention weight is exactly zero, and fp16 still holds it times sqrt(d).
@@ -85,7 +85,7 @@ def walk_reduced(
     walk = _Walk(vit=vit, rope=rope, reducer=reducer, seeds=seeds)
     state = walk.whole_grid(embedded)
     if kept is not None:
-        state = walk.apply(state, keep_plan(kept))
+        state = walk.apply(state, keep_tokens(kept))
     taps = []
     for index in range(depths[-1] + 1):
         state = walk.step(state, index)
@@ -149,30 +149,30 @@ class _Walk:
                 valid=state.valid(),
                 seeds=self.seeds,
             )
-            plan = reducer.plan(view)
-            state = state if plan is None else self.apply(state, plan)
+            step = reducer.assign(view)
+            state = state if step is None else self.apply(state, step)
         return replace(state, tokens=add_mlp(block, state.tokens))
 
-    def apply(self, state: Tokens, plan: Plan) -> Tokens:
+    def apply(self, state: Tokens, step: Assignment) -> Tokens:
         """Reduce the patch tokens; prefix tokens pass through in front."""
         prefix, patches = state.tokens[:, : self.num_prefix], state.tokens[:, self.num_prefix :]
-        merged, sizes = plan.merge(patches, state.sizes)
+        merged, sizes = step.merge(patches, state.sizes)
         return Tokens(
             tokens=torch.cat([prefix, merged], dim=1),
             sizes=sizes,
-            assignment=follow(state.assignment, plan.assignment),
-            positions=self.moved(state, plan),
-            counts=plan.counts,
+            assignment=follow(state.assignment, step.row_of),
+            positions=self.moved(state, step),
+            counts=step.counts,
             is_reduced=True,
-            is_merged=state.is_merged or plan.combine == "mean",
+            is_merged=state.is_merged or step.combine == "mean",
         )
 
-    def moved(self, state: Tokens, plan: Plan) -> Float[Tensor, "B N 2"] | None:
+    def moved(self, state: Tokens, step: Assignment) -> Float[Tensor, "B N 2"] | None:
         """Return where the tokens are after a reduction."""
         if state.positions is None:
             return None
         mean_positions = self.reducer is not None and self.reducer.positions == "mean"
-        return plan.merge(state.positions, state.sizes)[0] if mean_positions else plan.select(state.positions)
+        return step.merge(state.positions, state.sizes)[0] if mean_positions else step.select(state.positions)
 
     def rope_at(self, state: Tokens, index: int) -> Float[Tensor, "..."] | None:
         """Return the rotary embedding of the tokens where they are now."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment, join_frames, keep_all
 from vidflow.models.reduction.budgets import check_budget, tokens_left
 from vidflow.models.reduction.in_block import BlockView, HeadPooling, Metric, PositionPolicy
 from vidflow.models.reduction.matching import (
@@ -24,7 +25,6 @@ from vidflow.models.reduction.matching import (
     merge_sources,
     replace_destinations,
 )
-from vidflow.models.reduction.plan import Plan, identity_plan, join_frames
 from vidflow.models.reduction.seeds import reseed
 
 Mode = Literal["tome", "drop", "random_merge", "random_drop", "hybrid"]
@@ -102,19 +102,19 @@ def spread_merges(num_patches: int, num_left: int, schedule: Schedule, *, depth:
     return merges
 
 
-def plan_matched(
+def assign_matched(
     matching: Matching, *, mode: Mode, num_merged: int, threshold: float = 0.0, order: Order = "index"
-) -> Plan:
+) -> Assignment:
     """Return what a mode does with the `num_merged` best edges."""
     sources = best_sources(matching, num_merged)
-    plan = merge_sources(matching, sources, num_merged=num_merged, order=order)
+    step = merge_sources(matching, sources, num_merged=num_merged, order=order)
     match mode:
         case "tome" | "random_merge":
-            return plan
+            return step
         case "drop" | "random_drop":
-            return drop_sources(plan, matching, sources)
+            return drop_sources(step, matching, sources)
         case "hybrid":
-            return replace_destinations(plan, matching, sources, threshold=threshold)
+            return replace_destinations(step, matching, sources, threshold=threshold)
         case _:
             assert_never(mode)
 
@@ -154,7 +154,7 @@ class BlockBipartite:
     order: Order | None = None
     threshold: float = 0.0
     seed: int = 0
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
 
     def __post_init__(self) -> None:
         if sum(budget is not None for budget in (self.num_merged, self.keep, self.tokens)) != 1:
@@ -192,7 +192,7 @@ class BlockBipartite:
         """Say whether anything is wanted off in a block."""
         return self.merges(depth=depth, num_patches=num_patches)[index] > 0
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         """Match the tokens that are left and reduce them by this block's number."""
         wanted = self.merges(depth=view.depth, num_patches=view.grid[0] * view.grid[1])[view.index]
         first, num_merged = view.num_prefix % 2, min(wanted, view.num_tokens // 2)
@@ -206,7 +206,7 @@ class BlockBipartite:
         else:
             matching = match_tokens(view.metric(self.metric, self.head_pooling), first=first, valid=view.valid)
         published: Order = "index" if view.num_prefix else "similarity"
-        return plan_matched(
+        return assign_matched(
             matching,
             mode=self.mode,
             num_merged=num_merged,
@@ -237,7 +237,7 @@ class PostBipartite:
     scope: Scope = "frame"
     threshold: float = 0.0
     seed: int = 0
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
 
     def __post_init__(self) -> None:
         check_budget(self.mode, keep=self.keep, tokens=self.tokens)
@@ -255,30 +255,32 @@ class PostBipartite:
         """Whether partners are random."""
         return self.mode in ("random_merge", "random_drop")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
-        """Return the steps down to the wanted number of tokens as one plan over the clip."""
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
+        """Return the steps down to the wanted number of tokens as one assignment over the clip."""
         batch, num_frames = tokens.shape[:2]
         frames = 1 if self.scope == "clip" else num_frames
         values = tokens.reshape(batch * frames, -1, tokens.shape[-1]).float()
         if seeds is not None:
             seeds = (reseed(seeds, self.seed).unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
-        plan = identity_plan(values.shape[0], values.shape[1], values.device)
-        wanted = self._left(plan.num_tokens * frames // num_frames, num_frames // frames)
+        whole = keep_all(values.shape[0], values.shape[1], values.device)
+        wanted = self._left(whole.num_tokens * frames // num_frames, num_frames // frames)
         sizes = values.new_ones(values.shape[:2])
         stream = 0
-        while plan.num_rows > wanted:
-            step = self._step(values, plan.num_rows - wanted, seeds, stream)
-            plan = step if stream == 0 else plan.compose(step)
+        while whole.num_rows > wanted:
+            step = self._step(values, whole.num_rows - wanted, seeds, stream)
+            whole = step if stream == 0 else whole.compose(step)
             values, sizes = step.merge(values, sizes)
             stream += 1
-        return join_frames(plan, frames)
+        return join_frames(whole, frames)
 
     def _left(self, num_patches: int, num_frames: int = 1) -> int:
         return tokens_left(
             self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
         )
 
-    def _step(self, values: Float[Tensor, "B N D"], excess: int, seeds: Int[Tensor, " B"] | None, stream: int) -> Plan:
+    def _step(
+        self, values: Float[Tensor, "B N D"], excess: int, seeds: Int[Tensor, " B"] | None, stream: int
+    ) -> Assignment:
         num_tokens = values.shape[1]
         if self.needs_seeds:
             if seeds is None:
@@ -286,7 +288,9 @@ class PostBipartite:
             matching = match_at_random(seeds, num_tokens=num_tokens, first=0, stream=stream)
         else:
             matching = match_tokens(values, first=0)
-        return plan_matched(matching, mode=self.mode, num_merged=min(excess, num_tokens // 2), threshold=self.threshold)
+        return assign_matched(
+            matching, mode=self.mode, num_merged=min(excess, num_tokens // 2), threshold=self.threshold
+        )
 
 
 __all__ = [
@@ -295,7 +299,7 @@ __all__ = [
     "PostBipartite",
     "Schedule",
     "Scope",
-    "plan_matched",
+    "assign_matched",
     "schedule_merges",
     "spread_merges",
 ]

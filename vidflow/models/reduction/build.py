@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment, frame_counts
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite
 from vidflow.models.reduction.controls import (
     InputFewerFrames,
@@ -34,14 +35,13 @@ from vidflow.models.reduction.controls import (
 from vidflow.models.reduction.density_peaks import PostDensityPeaks
 from vidflow.models.reduction.diversity import PostDiversity
 from vidflow.models.reduction.in_block import BlockReducer
-from vidflow.models.reduction.plan import Plan, frame_counts
 from vidflow.models.reduction.quadtree import PostQuadtree
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.settings import fits, in_words
 from vidflow.models.reduction.static_patches import InputStatic, PostDycoke, PostStatic, StaticSelection
 from vidflow.models.reduction.windows import BlockWindows, PostWindows
 
-Stage = Literal["input", "block", "post"]
+Place = Literal["input", "block", "post"]
 ReducerName = Literal[
     "none",
     "tome",
@@ -70,7 +70,7 @@ class InputReducer(Protocol):
     """Chooses patches before the encoder, from pixels."""
 
     @property
-    def stage(self) -> Literal["input"]: ...  # noqa: D102
+    def place(self) -> Literal["input"]: ...  # noqa: D102
 
     def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
         """Mark the patches that go through the encoder."""
@@ -82,14 +82,14 @@ class PostReducer(Protocol):
     """Reduces cached tokens, clip by clip."""
 
     @property
-    def stage(self) -> Literal["post"]: ...  # noqa: D102
+    def place(self) -> Literal["post"]: ...  # noqa: D102
 
     @property
     def needs_seeds(self) -> bool:
         """Whether it draws random numbers."""
         ...
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
         """Return what to do with the tokens of each clip; rows are in the order of their owners."""
         ...
 
@@ -120,24 +120,22 @@ def reduce_clips(
     """Reduce cached tokens.
 
     Args:
-        reducer: One of stage `post`.
+        reducer: One of place `post`.
         tokens: Tokens of whole clips on their grid.
         seeds: Seed of each clip, from its key (`seeds.seed_of_key`); wanted by random reducers.
     """
-    plan = reducer.plan(tokens, seeds=seeds)
+    step = reducer.assign(tokens, seeds=seeds)
     values = tokens.flatten(1, 3)
-    merged, sizes = plan.merge(values, torch.ones(values.shape[:2], device=values.device))
-    return ReducedClips(
-        tokens=merged, sizes=sizes, assignment=plan.assignment, counts=frame_counts(plan, tokens.shape[1])
-    )
+    merged, sizes = step.merge(values, torch.ones(values.shape[:2], device=values.device))
+    return ReducedClips(tokens=merged, sizes=sizes, assignment=step.row_of, counts=frame_counts(step, tokens.shape[1]))
 
 
-def build_reducer(name: str, *, stage: str | None = None, **settings: Any) -> Reducer | None:
+def build_reducer(name: str, *, place: str | None = None, **settings: Any) -> Reducer | None:
     """Make a reducer.
 
     Args:
         name: Which one; `none` gives None.
-        stage: Where it acts, for those that offer several places: `input` before the encoder, `block` inside it, `post`
+        place: Where it acts, for those that offer several places: `input` before the encoder, `block` inside it, `post`
             on cached tokens. None is the first of those that the reducer offers.
         settings: Its keyword arguments, as its class documents them; a list stands for a tuple.
 
@@ -151,9 +149,9 @@ def build_reducer(name: str, *, stage: str | None = None, **settings: Any) -> Re
     if name == "none":
         _refuse_settings(name, given, [])
         return None
-    place = default_stage(name) if stage is None else stage
-    if not _is_stage(place):
-        raise VidflowError(f"reducer {name!r} has stage {place!r}; wanted one of {', '.join(get_args(Stage))}")
+    place = default_place(name) if place is None else place
+    if not _is_place(place):
+        raise VidflowError(f"reducer {name!r} has place {place!r}; wanted one of {', '.join(get_args(Place))}")
     match place:
         case "input":
             return _build_input(name, given)
@@ -169,11 +167,11 @@ def _is_name(name: str) -> TypeGuard[ReducerName]:
     return name in get_args(ReducerName)
 
 
-def _is_stage(stage: str) -> TypeGuard[Stage]:
-    return stage in get_args(Stage)
+def _is_place(place: str) -> TypeGuard[Place]:
+    return place in get_args(Place)
 
 
-def default_stage(name: ReducerName) -> Stage:
+def default_place(name: ReducerName) -> Place:
     """Return where a reducer acts unless told otherwise; the first place that it offers."""
     match name:
         case "evs" | "fewer_frames" | "lower_resolution":
@@ -236,9 +234,9 @@ def _build_post(name: ReducerName, given: Mapping[str, Any]) -> PostReducer:  # 
             raise _misplaced(name, "post")
 
 
-def _misplaced(name: ReducerName, stage: Stage) -> VidflowError:
+def _misplaced(name: ReducerName, place: Place) -> VidflowError:
     return VidflowError(
-        f"reducer {name!r} cannot act at stage {stage!r}; leave the stage out for {default_stage(name)!r}"
+        f"reducer {name!r} cannot act at place {place!r}; leave the place out for {default_place(name)!r}"
     )
 
 
@@ -269,12 +267,12 @@ def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) ->
 
 __all__ = [
     "InputReducer",
+    "Place",
     "PostReducer",
     "ReducedClips",
     "Reducer",
     "ReducerName",
-    "Stage",
     "build_reducer",
-    "default_stage",
+    "default_place",
     "reduce_clips",
 ]

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment, group_tokens, keep_tokens
 from vidflow.models.reduction.budgets import check_budget, tokens_left
-from vidflow.models.reduction.plan import Plan, group_plan, keep_plan
 from vidflow.models.reduction.seeds import reseed, uniform
 from vidflow.models.reduction.static_patches import last_kept
 
@@ -27,14 +27,14 @@ class PostPooling:
     """
 
     window: tuple[int, int, int] = (1, 2, 2)
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if min(self.window) < 1:
             raise VidflowError(f"reducer 'pool' has window {list(self.window)}; wanted three positive numbers")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Average each window."""
         corners = [
             torch.arange(length, device=tokens.device) // side * side
@@ -48,7 +48,7 @@ class PostPooling:
         num_rows = 1
         for length, side in zip(tokens.shape[1:4], self.window, strict=True):
             num_rows *= -(-length // side)
-        return group_plan(owner, owner == itself, combine="mean", num_rows=num_rows)
+        return group_tokens(owner, owner == itself, combine="mean", num_rows=num_rows)
 
 
 def every_nth_frame(num_frames: int, stride: int, device: torch.device) -> Bool[Tensor, " T"]:
@@ -65,19 +65,19 @@ class PostFewerFrames:
     """
 
     stride: int = 2
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise VidflowError(f"reducer 'fewer_frames' has stride {self.stride}; wanted 1 or more")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Keep whole frames."""
         batch, num_frames, height, width, _ = tokens.shape
         kept = every_nth_frame(num_frames, self.stride, tokens.device).view(1, -1, 1).expand(batch, -1, height * width)
         num_rows = -(-num_frames // self.stride) * height * width
-        return group_plan(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
+        return group_tokens(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class InputFewerFrames:
     """
 
     stride: int = 2
-    stage: ClassVar[Literal["input"]] = "input"
+    place: ClassVar[Literal["input"]] = "input"
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -111,7 +111,7 @@ class InputLowerResolution:
     """
 
     keep: float = 0.5
-    stage: ClassVar[Literal["input"]] = "input"
+    place: ClassVar[Literal["input"]] = "input"
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -144,7 +144,7 @@ class PostRandom:
     keep: float | None = None
     tokens: int | None = None
     seed: int = 0
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ class PostRandom:
         """
         self._left(grid[0] * grid[1])
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
         """Keep random places of every frame."""
         if seeds is None:
             raise ValueError("reducer 'random' draws random numbers: pass the seed of each clip's key")
@@ -169,7 +169,7 @@ class PostRandom:
         )
         order = draws.argsort(dim=2, stable=True)[:, :, :num_kept]
         kept = torch.zeros_like(draws, dtype=torch.bool).scatter_(2, order, True)
-        return keep_plan(kept.flatten(1), num_rows=num_frames * num_kept)
+        return keep_tokens(kept.flatten(1), num_rows=num_frames * num_kept)
 
     def _left(self, num_patches: int) -> int:
         return tokens_left("random", keep=self.keep, tokens=self.tokens, num_patches=num_patches)

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment, group_tokens, join_frames
 from vidflow.models.reduction.budgets import check_budget, tokens_left
-from vidflow.models.reduction.plan import Plan, group_plan, join_frames
 
 
 def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_neighbours: int) -> Int[Tensor, "B N"]:
@@ -62,7 +62,7 @@ class PostDensityPeaks:
     tokens: int | None = None
     frames_per_segment: int | None = 1
     num_neighbours: int = 5
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class PostDensityPeaks:
                 "wanted a number that divides them"
             )
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Cluster each segment."""
         num_frames, height, width = tokens.shape[1:4]
         self.check(num_frames=num_frames, grid=(height, width))
@@ -95,8 +95,8 @@ class PostDensityPeaks:
         num_clusters = self._left(height * width, frames)
         owners = cluster_owners(segments, num_clusters=num_clusters, num_neighbours=self.num_neighbours)
         itself = torch.arange(segments.shape[1], device=tokens.device)
-        plan = group_plan(owners, owners == itself, combine="mean", num_rows=num_clusters)
-        return join_frames(plan, num_frames // frames)
+        step = group_tokens(owners, owners == itself, combine="mean", num_rows=num_clusters)
+        return join_frames(step, num_frames // frames)
 
     def _left(self, num_patches: int, num_frames: int = 1) -> int:
         return tokens_left(

@@ -11,9 +11,9 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vidflow.models.reduction.assignment import Assignment, group_tokens, join_frames
 from vidflow.models.reduction.bipartite import Scope
 from vidflow.models.reduction.budgets import check_budget, tokens_left
-from vidflow.models.reduction.plan import Plan, group_plan, join_frames
 
 
 def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B N"]]:
@@ -59,7 +59,7 @@ class PostDiversity:
     keep: float | None = None
     tokens: int | None = None
     scope: Scope = "frame"
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class PostDiversity:
         """
         self._left(grid[0] * grid[1])
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Select in each frame or clip."""
         num_frames, height, width = tokens.shape[1:4]
         frames = 1 if self.scope == "clip" else num_frames
@@ -81,7 +81,7 @@ class PostDiversity:
         num_kept = self._left(height * width, num_frames // frames)
         kept, owners = most_diverse(samples, num_kept=num_kept)
         is_owner = torch.zeros_like(owners, dtype=torch.bool).scatter_(1, kept, True)
-        return join_frames(group_plan(owners, is_owner, combine="owner", num_rows=num_kept), frames)
+        return join_frames(group_tokens(owners, is_owner, combine="owner", num_rows=num_kept), frames)
 
     def _left(self, num_patches: int, num_frames: int = 1) -> int:
         return tokens_left(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidflow.models.reduction.plan import Plan
+from vidflow.models.reduction.assignment import Assignment
 
 PositionPolicy = Literal["mean", "destination"]
 """Where a merged token is for rotary embeddings.
@@ -96,7 +96,7 @@ class BlockReducer(Protocol):
     """
 
     @property
-    def stage(self) -> Literal["block"]: ...  # noqa: D102
+    def place(self) -> Literal["block"]: ...  # noqa: D102
 
     @property
     def proportional_attention(self) -> bool: ...  # noqa: D102
@@ -119,7 +119,7 @@ class BlockReducer(Protocol):
         """Say whether the reducer may act in a block; where it does not, the block is called as it is."""
         ...
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         """Return what to do with the patch tokens, or None to leave them."""
         ...
 

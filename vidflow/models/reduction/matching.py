@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidflow.models.reduction.plan import Plan, owners_of
+from vidflow.models.reduction.assignment import Assignment, owners_of
 from vidflow.models.reduction.seeds import uniform
 
 Order = Literal["index", "similarity"]
@@ -85,8 +85,8 @@ def best_sources(matching: Matching, num_merged: int) -> Bool[Tensor, "B A"]:
 
 def merge_sources(
     matching: Matching, sources: Bool[Tensor, "B A"], *, num_merged: int | None, order: Order = "index"
-) -> Plan:
-    """Return the plan that merges the marked sources into their partners.
+) -> Assignment:
+    """Return the step that merges the marked sources into their partners.
 
     Rows are the rest of the sources' half, then the other half in its order.
 
@@ -116,8 +116,8 @@ def merge_sources(
         num_rows = int(counts.max())
     else:
         num_rows = num_tokens - min(num_merged, num_tokens // 2)
-    return Plan(
-        assignment=rows,
+    return Assignment(
+        row_of=rows,
         owners=owners_of(rows, is_owner, num_rows),
         counts=counts,
         has_drops=valid is not None,
@@ -136,18 +136,20 @@ def _ranks(matching: Matching, stays: Bool[Tensor, "B A"], order: Order) -> Int[
             assert_never(order)
 
 
-def drop_sources(plan: Plan, matching: Matching, sources: Bool[Tensor, "B A"]) -> Plan:
-    """Return the plan that drops the sources which `plan` merges.
+def drop_sources(step: Assignment, matching: Matching, sources: Bool[Tensor, "B A"]) -> Assignment:
+    """Return the step that drops the sources which `step` merges.
 
     Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), drop.
     """
-    assignment = plan.assignment.clone()
-    assignment[:, matching.first :: 2].masked_fill_(sources, -1)
-    return replace(plan, assignment=assignment, combine="owner", has_drops=True)
+    row_of = step.row_of.clone()
+    row_of[:, matching.first :: 2].masked_fill_(sources, -1)
+    return replace(step, row_of=row_of, combine="owner", has_drops=True)
 
 
-def replace_destinations(plan: Plan, matching: Matching, sources: Bool[Tensor, "B A"], *, threshold: float) -> Plan:
-    """Return the plan in which a destination that gets a source below `threshold` loses its own content and size.
+def replace_destinations(
+    step: Assignment, matching: Matching, sources: Bool[Tensor, "B A"], *, threshold: float
+) -> Assignment:
+    """Return the step in which a destination that gets a source below `threshold` loses its own content and size.
 
     Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), hybrid: similar enough, average; else replace.
     """
@@ -156,9 +158,9 @@ def replace_destinations(plan: Plan, matching: Matching, sources: Bool[Tensor, "
     replaced = torch.zeros(unlike.shape[0], num_second, device=unlike.device).scatter_reduce_(
         1, matching.partners, unlike, reduce="amax"
     )
-    weights = torch.ones(plan.assignment.shape, device=unlike.device)
+    weights = torch.ones(step.row_of.shape, device=unlike.device)
     weights[:, 1 - matching.first :: 2] -= replaced
-    return replace(plan, weights=weights)
+    return replace(step, weights=weights)
 
 
 __all__ = [

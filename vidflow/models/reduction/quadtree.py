@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.plan import Plan, group_plan
+from vidflow.models.reduction.assignment import Assignment, group_tokens
 
 
 def cell_levels(height: int, width: int, num_levels: int, device: torch.device) -> list[Int[Tensor, " N"]]:
@@ -107,14 +107,14 @@ class PostQuadtree:
     spatial_threshold: float = 0.85
     temporal_threshold: float | None = 0.6
     num_levels: int = 2
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.num_levels < 0:
             raise VidflowError(f"reducer 'sttm' has num_levels {self.num_levels}; wanted 0 or more")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Merge cells, then components."""
         batch, num_frames, height, width, _ = tokens.shape
         levels = cell_levels(height, width, self.num_levels, tokens.device)
@@ -128,7 +128,7 @@ class PostQuadtree:
             linked = F.cosine_similarity(means[:, 1:], means[:, :-1], dim=-1) >= self.temporal_threshold
         labels = join_over_time(linked, leaves)
         itself = torch.arange(labels.shape[1], device=labels.device)
-        return group_plan(labels, labels == itself, combine="mean")
+        return group_tokens(labels, labels == itself, combine="mean")
 
 
 def _leaf_means(patches: Float[Tensor, "B N D"], leaves: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:

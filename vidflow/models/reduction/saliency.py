@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment
 from vidflow.models.reduction.in_block import BlockView, PositionPolicy
 from vidflow.models.reduction.matching import best_sources, match_tokens, merge_sources
-from vidflow.models.reduction.plan import Plan
 
 
 def attention_saliency(attention: Float[Tensor, "B h N S"]) -> Float[Tensor, "B N"]:
@@ -48,7 +48,7 @@ class BlockSaliency:
     num_merged: tuple[int, ...]
     proportional_attention: bool = True
     positions: PositionPolicy = "mean"
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -68,18 +68,18 @@ class BlockSaliency:
         """Say whether anything is wanted off in a block."""
         return index < len(self.num_merged) and self.num_merged[index] > 0
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         """Merge by the similarity of the residual stream; a source's weight is its saliency."""
         first, num_merged = view.num_prefix % 2, min(self.num_merged[view.index], view.num_tokens // 2)
         if num_merged == 0:
             return None
         matching = match_tokens(view.tokens, first=first, valid=view.valid)
         sources = best_sources(matching, num_merged)
-        plan = merge_sources(matching, sources, num_merged=num_merged)
+        step = merge_sources(matching, sources, num_merged=num_merged)
         saliency = attention_saliency(view.attention())
         weights = torch.ones_like(saliency)
         weights[:, first::2] = torch.where(sources, saliency[:, first::2], 1.0)
-        return Plan(assignment=plan.assignment, owners=plan.owners, counts=plan.counts, weights=weights)
+        return Assignment(row_of=step.row_of, owners=step.owners, counts=step.counts, weights=weights)
 
 
 __all__ = ["BlockSaliency", "attention_saliency"]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.plan import Plan, group_plan
+from vidflow.models.reduction.assignment import Assignment, group_tokens
 
 Reference = Literal["previous", "last_kept"]
 """What a patch is compared with.
@@ -132,7 +132,7 @@ class InputStatic:
     """
 
     selection: StaticSelection
-    stage: ClassVar[Literal["input"]] = "input"
+    place: ClassVar[Literal["input"]] = "input"
 
     def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
         """Mark the patches that go through the encoder."""
@@ -150,16 +150,16 @@ class PostStatic:
     """
 
     selection: StaticSelection
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Assign every patch to the last kept patch at its place; a row's size is the length of its run."""
         kept = self.selection.kept(tokens.flatten(2, 3), kind="cosine")
         # A budget keeps as many patches in every clip, a threshold does not.
         prune = self.selection.prune
         num_rows = None if prune is None else budget(kept.shape[1], kept.shape[2], prune=prune)
-        return group_plan(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
+        return group_tokens(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
 
 
 def last_kept(kept: Bool[Tensor, "B T N"]) -> Int[Tensor, "B TN"]:
@@ -184,14 +184,14 @@ class PostDycoke:
     """
 
     prune: float = 0.7
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.prune <= 1:
             raise VidflowError(f"reducer 'dycoke' has prune {self.prune}; wanted a fraction from 0 to 1")
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Assign pruned patches to the patch they repeat."""
         num_frames = tokens.shape[1]
         values = tokens.flatten(2, 3)
@@ -211,7 +211,7 @@ class PostDycoke:
         # The source may itself repeat the first frame of the window: a second look finds its owner.
         group = group.gather(1, group)
         num_rows = num_frames * num_patches - num_pruned * int((torch.arange(num_frames) % 4 != 0).sum())
-        return group_plan(group, ~pruned.flatten(1), combine="owner", num_rows=num_rows)
+        return group_tokens(group, ~pruned.flatten(1), combine="owner", num_rows=num_rows)
 
 
 __all__ = [

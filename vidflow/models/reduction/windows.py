@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.assignment import Assignment, owners_of
 from vidflow.models.reduction.in_block import BlockView, PositionPolicy
 from vidflow.models.reduction.matching import match_tokens, merge_sources
-from vidflow.models.reduction.plan import Plan, owners_of
 
 Window = tuple[int, int, int]
 
@@ -43,7 +43,7 @@ def window_similarity(tokens: Float[Tensor, "B N D"], members: Int[Tensor, "U m"
 
 def merge_windows(
     similarity: Float[Tensor, "B U"], members: Int[Tensor, "U m"], num_tokens: int, *, threshold: float
-) -> Plan:
+) -> Assignment:
     """Merge every window whose similarity reaches the threshold.
 
     Rows are the merged windows from the most similar down, then all other tokens in raster order.
@@ -63,7 +63,7 @@ def merge_windows(
     is_owner = ~merged
     is_owner[:, members[:, 0]] = True
     counts = num_tokens - num_merged.squeeze(1) * (members.shape[1] - 1)
-    return Plan(assignment=rows, owners=owners_of(rows, is_owner, int(counts.max())), counts=counts)
+    return Assignment(row_of=rows, owners=owners_of(rows, is_owner, int(counts.max())), counts=counts)
 
 
 def calibrated_threshold(
@@ -107,7 +107,7 @@ class BlockWindows:
     window: int = 2
     proportional_attention: bool = False
     positions: PositionPolicy = "mean"
-    stage: ClassVar[Literal["block"]] = "block"
+    place: ClassVar[Literal["block"]] = "block"
     needs_seeds: ClassVar[bool] = False
 
     def check(self, *, depth: int, grid: tuple[int, int]) -> None:
@@ -126,7 +126,7 @@ class BlockWindows:
         """Say whether a block is one of the two."""
         return index == self.local_block or (index == self.global_block and self.global_threshold is not None)
 
-    def plan(self, view: BlockView) -> Plan | None:
+    def assign(self, view: BlockView) -> Assignment | None:
         """Merge windows in the first block and matched tokens in the second."""
         if view.index == self.local_block:
             members = window_members((1, *view.grid), (1, self.window, self.window), view.tokens.device)
@@ -135,8 +135,8 @@ class BlockWindows:
         assert self.global_threshold is not None
         matching = match_tokens(view.tokens, first=view.num_prefix % 2, valid=view.valid)
         # Nothing is matched after this, so rows may come in raster order: nothing merged is then nothing moved.
-        plan = merge_sources(matching, matching.scores >= self.global_threshold, num_merged=None)
-        return plan.in_owner_order()
+        step = merge_sources(matching, matching.scores >= self.global_threshold, num_merged=None)
+        return step.in_owner_order()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ class PostWindows:
 
     threshold: float = 0.88
     window: Window = (1, 2, 2)
-    stage: ClassVar[Literal["post"]] = "post"
+    place: ClassVar[Literal["post"]] = "post"
     needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class PostWindows:
                 f"reducer 'algm' has window {list(self.window)}; wanted at most {[num_frames, *grid]}, the clip"
             )
 
-    def plan(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Plan:  # noqa: ARG002
+    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Merge like windows."""
         num_frames, height, width = tokens.shape[1:4]
         self.check(num_frames=num_frames, grid=(height, width))

@@ -1,7 +1,7 @@
 """What a reduction is: one integer per token that says which row of the output it goes to.
 
-Every method of this package, whether it merges, drops or selects, ends in a `Plan`; merging, undoing and chaining are
-written once, here.
+Every method of this package, whether it merges, drops or selects, ends in an `Assignment`; merging, undoing and
+chaining are written once, here.
 
 Axes: B samples, N tokens before, M rows after, D width, T frames.
 """
@@ -18,19 +18,19 @@ Fill = Literal["zero", "carry"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Assignment:
     """One reduction step of a batch.
 
     Attributes:
-        assignment: Row of each token, -1 where it is dropped.
+        row_of: Row of each token, -1 where it is dropped.
         owners: For each row the token it is named after (kept, destination or centre); N on rows that are padding.
         counts: Rows in use per sample; the rest is padding. None where all of them are.
         weights: Weight of each token in its row's mean and size, besides its own size; None is 1.
         combine: `mean` averages a row's tokens by size and weight; `owner` takes the owner's value as it is.
-        has_drops: Whether any entry of `assignment` may be -1.
+        has_drops: Whether any entry of `row_of` may be -1.
     """
 
-    assignment: Int[Tensor, "B N"]
+    row_of: Int[Tensor, "B N"]
     owners: Int[Tensor, "B M"]
     counts: Int[Tensor, " B"] | None = None
     weights: Float[Tensor, "B N"] | None = None
@@ -40,7 +40,7 @@ class Plan:
     @property
     def num_tokens(self) -> int:
         """Number of tokens before the step."""
-        return self.assignment.shape[1]
+        return self.row_of.shape[1]
 
     @property
     def num_rows(self) -> int:
@@ -53,7 +53,7 @@ class Plan:
         # scatter_add with an index per channel.
         batch, _, width = values.shape
         rows = self.num_rows + int(self.has_drops)
-        index = torch.where(self.assignment < 0, self.num_rows, self.assignment) if self.has_drops else self.assignment
+        index = torch.where(self.row_of < 0, self.num_rows, self.row_of) if self.has_drops else self.row_of
         index = index + torch.arange(batch, device=index.device).unsqueeze(1) * rows
         total: Tensor = torch.zeros(batch * rows, width, device=values.device)
         total.index_add_(0, index.flatten(), values.float().flatten(0, 1))
@@ -93,7 +93,7 @@ class Plan:
             return torch.ones_like(self.owners, dtype=torch.bool)
         return torch.arange(self.num_rows, device=self.owners.device) < self.counts.unsqueeze(1)
 
-    def compose(self, then: "Plan") -> "Plan":
+    def compose(self, then: "Assignment") -> "Assignment":
         """Return the step that does this one and `then` at once.
 
         Raises:
@@ -101,16 +101,16 @@ class Plan:
         """
         if then.num_tokens != self.num_rows or then.combine != self.combine:
             raise ValueError(
-                f"a plan to {self.num_rows} rows by {self.combine!r} cannot be followed by one of {then.num_tokens} "
+                f"a step to {self.num_rows} rows by {self.combine!r} cannot be followed by one of {then.num_tokens} "
                 f"tokens by {then.combine!r}"
             )
         weights = self.weights
         if then.weights is not None:
-            later = then.weights.gather(1, self.assignment.clamp(min=0))
+            later = then.weights.gather(1, self.row_of.clamp(min=0))
             weights = later if weights is None else weights * later
         owners = self.owners.gather(1, then.owners.clamp(max=self.num_rows - 1))
-        return Plan(
-            assignment=follow(self.assignment, then.assignment),
+        return Assignment(
+            row_of=follow(self.row_of, then.row_of),
             owners=owners if then.counts is None else torch.where(then.valid(), owners, self.num_tokens),
             counts=then.counts,
             weights=weights,
@@ -118,19 +118,13 @@ class Plan:
             has_drops=self.has_drops or then.has_drops,
         )
 
-    def in_owner_order(self) -> "Plan":
+    def in_owner_order(self) -> "Assignment":
         """Return the same step with its rows in the order of their owners: frame by frame, then raster order."""
         owners, order = self.owners.sort(dim=1, stable=True)
         ranks = torch.empty_like(order).scatter_(
             1, order, torch.arange(self.num_rows, device=order.device).expand_as(order)
         )
-        return replace(self, assignment=follow(self.assignment, ranks), owners=owners)
-
-    def unmerge(
-        self, rows: Float[Tensor, "B M D"], *, fill: Fill = "zero", num_frames: int = 1
-    ) -> Float[Tensor, "B N D"]:
-        """Give every token a copy of its row; `unmerge` says what the dropped ones get."""
-        return unmerge(rows, self.assignment, fill=fill, num_frames=num_frames)
+        return replace(self, row_of=follow(self.row_of, ranks), owners=owners)
 
 
 def unmerge(
@@ -161,13 +155,13 @@ def follow(first: Int[Tensor, "B N"], then: Int[Tensor, "B M"]) -> Int[Tensor, "
     return torch.where(first >= 0, then.gather(1, first.clamp(min=0)), -1)
 
 
-def identity_plan(batch: int, num_tokens: int, device: torch.device) -> Plan:
+def keep_all(batch: int, num_tokens: int, device: torch.device) -> Assignment:
     """Return the step that changes nothing."""
     index = torch.arange(num_tokens, device=device).expand(batch, -1)
-    return Plan(assignment=index, owners=index)
+    return Assignment(row_of=index, owners=index)
 
 
-def keep_plan(kept: Bool[Tensor, "B N"], num_rows: int | None = None) -> Plan:
+def keep_tokens(kept: Bool[Tensor, "B N"], num_rows: int | None = None) -> Assignment:
     """Return the step that keeps the marked tokens in their order and drops the rest.
 
     Args:
@@ -178,8 +172,8 @@ def keep_plan(kept: Bool[Tensor, "B N"], num_rows: int | None = None) -> Plan:
     counts = None if num_rows is not None else kept.sum(1)
     if num_rows is None:
         num_rows = int(ranks.max()) + 1
-    return Plan(
-        assignment=torch.where(kept, ranks, -1),
+    return Assignment(
+        row_of=torch.where(kept, ranks, -1),
         owners=owners_of(ranks, kept, num_rows),
         counts=counts,
         combine="owner",
@@ -187,9 +181,9 @@ def keep_plan(kept: Bool[Tensor, "B N"], num_rows: int | None = None) -> Plan:
     )
 
 
-def group_plan(
+def group_tokens(
     group: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], *, combine: Combine, num_rows: int | None = None
-) -> Plan:
+) -> Assignment:
     """Return the step that puts every token into the row of its owner, rows in the order of owners.
 
     Args:
@@ -198,43 +192,43 @@ def group_plan(
         combine: How a row's value is made.
         num_rows: How many owners every sample has, where that is known; None counts them, which waits for the device.
     """
-    kept = keep_plan(is_owner, num_rows)
-    return replace(kept, assignment=follow(group, kept.assignment), combine=combine)
+    kept = keep_tokens(is_owner, num_rows)
+    return replace(kept, row_of=follow(group, kept.row_of), combine=combine)
 
 
-def join_frames(plan: Plan, num_frames: int) -> Plan:
-    """Turn a plan of frames, B x T samples of N tokens, into one of clips, B samples of T x N tokens.
+def join_frames(step: Assignment, num_frames: int) -> Assignment:
+    """Turn a step of frames, B x T samples of N tokens, into one of clips, B samples of T x N tokens.
 
     Rows come frame by frame and, within a frame, in the order of their owners.
     """
-    plan = plan.in_owner_order()
-    if plan.counts is None:
-        first_rows = torch.arange(num_frames, device=plan.owners.device) * plan.num_rows
-        counts, num_rows = None, num_frames * plan.num_rows
+    step = step.in_owner_order()
+    if step.counts is None:
+        first_rows = torch.arange(num_frames, device=step.owners.device) * step.num_rows
+        counts, num_rows = None, num_frames * step.num_rows
     else:
-        per_frame = plan.counts.view(-1, num_frames)
+        per_frame = step.counts.view(-1, num_frames)
         counts = per_frame.sum(1)
         first_rows, num_rows = per_frame.cumsum(1) - per_frame, int(counts.max())
-    rows = plan.assignment.view(-1, num_frames, plan.num_tokens)
+    rows = step.row_of.view(-1, num_frames, step.num_tokens)
     rows = torch.where(rows >= 0, rows + first_rows.view(-1, num_frames, 1), -1).flatten(1)
-    is_owner = torch.zeros(plan.assignment.shape[0], plan.num_tokens + 1, dtype=torch.bool, device=rows.device)
-    is_owner = is_owner.scatter_(1, plan.owners, True)[:, :-1].reshape(rows.shape)
-    return Plan(
-        assignment=rows,
+    is_owner = torch.zeros(step.row_of.shape[0], step.num_tokens + 1, dtype=torch.bool, device=rows.device)
+    is_owner = is_owner.scatter_(1, step.owners, True)[:, :-1].reshape(rows.shape)
+    return Assignment(
+        row_of=rows,
         owners=owners_of(rows, is_owner, num_rows),
         counts=counts,
-        weights=None if plan.weights is None else plan.weights.reshape(rows.shape),
-        combine=plan.combine,
-        has_drops=plan.has_drops,
+        weights=None if step.weights is None else step.weights.reshape(rows.shape),
+        combine=step.combine,
+        has_drops=step.has_drops,
     )
 
 
-def frame_counts(plan: Plan, num_frames: int) -> Int[Tensor, "B T"]:
+def frame_counts(step: Assignment, num_frames: int) -> Int[Tensor, "B T"]:
     """Count the rows of each frame; a row belongs to the frame of its owner."""
-    per_frame = plan.num_tokens // num_frames
-    counts = torch.zeros(plan.owners.shape[0], num_frames + 1, dtype=torch.int64, device=plan.owners.device)
+    per_frame = step.num_tokens // num_frames
+    counts = torch.zeros(step.owners.shape[0], num_frames + 1, dtype=torch.int64, device=step.owners.device)
     # Owners of padding are one past the last token, hence in the column that is cut off.
-    return counts.scatter_add_(1, plan.owners // per_frame, torch.ones_like(plan.owners))[:, :num_frames]
+    return counts.scatter_add_(1, step.owners // per_frame, torch.ones_like(step.owners))[:, :num_frames]
 
 
 def owners_of(rows: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], num_rows: int) -> Int[Tensor, "B M"]:
@@ -253,15 +247,15 @@ def _carry(assignment: Int[Tensor, "B T P"]) -> Int[Tensor, "B T P"]:
 
 
 __all__ = [
+    "Assignment",
     "Combine",
     "Fill",
-    "Plan",
     "follow",
     "frame_counts",
-    "group_plan",
-    "identity_plan",
+    "group_tokens",
     "join_frames",
-    "keep_plan",
+    "keep_all",
+    "keep_tokens",
     "owners_of",
     "unmerge",
 ]
