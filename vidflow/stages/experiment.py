@@ -23,6 +23,7 @@ from vidflow.config.fingerprints import (
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
 from vidflow.errors import VidflowError
 from vidflow.models.identity import weights_identity
+from vidflow.models.reduction.places import place_of
 from vidflow.records import Reject, StageManifest, VideoItem
 from vidflow.stages.address import Address, locate_trial
 from vidflow.stages.clips import choose_clips, content_digest, cut_shards, list_class_names
@@ -281,12 +282,7 @@ def dense_features(features: FeatureSet) -> FeatureSet:
 def is_reduced_from_cache(features: FeatureSet) -> bool:
     """Whether the feature set's reducer acts on cached tokens, so that the encoder need not run again."""
     reducer = features.reducer
-    if reducer.name == "none":
-        return False
-    from vidflow.models.reduction.build import build_reducer  # here, for it takes torch's seconds
-
-    made = build_reducer(reducer.name, stage=reducer.stage, **reducer.settings)
-    return made is not None and made.stage == "post"
+    return reducer.name != "none" and place_of(reducer.name, reducer.place) == "post"
 
 
 def _version(package: str) -> str:
