@@ -7,13 +7,12 @@ import numpy as np
 import torch
 
 from pipelines.ray_pool import log
-from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.encoder.calibration import calibrate_windows
 from vidflow.stages.clip_frames import ClipFrames
+from vidflow.stages.experiment import Experiment
 from vidflow.stages.extract import fit_frames
-from vidflow.stages.locate import locate_shards
 from vidflow.training.batches import spread
 
 NUM_FRAMES = 1024
@@ -21,18 +20,19 @@ NUM_FRAMES = 1024
 _STEPS = ("window", "local_block", "global_block")
 
 
-def main(config: Config) -> None:
+def main(experiment: Experiment) -> None:
     """Print the thresholds of every feature set that ALGM makes, as settings to give or to write into the YAML.
 
     Raises:
         VidflowError: If there is no such feature set, or no shards to take frames from.
     """
+    config = experiment.config
     reducers = {name: features.reducer for name, features in config.features.items()}
     names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.place != "post"]
     if not names:
         raise VidflowError("no feature set has the reducer `algm` inside the encoder, the only one to calibrate")
-    work = locate_shards(config)
-    if work is None or work.address.manifest is None:
+    work = experiment.shards
+    if work is None or experiment.manifest(work.address) is None:
         raise VidflowError("there are no shards to take frames from; run `vidflow shard` first")
     encoder = build_encoder(
         **asdict(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"

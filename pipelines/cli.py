@@ -68,14 +68,16 @@ def load(command: str) -> Run:
 
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
     """Load the settings and measure some groups of `bench.GROUPS`, all of them for None."""
-    run_configured(settings, lambda config: importlib.import_module("pipelines.bench.command").main(config, only))
+    run_configured(
+        settings, lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, only)
+    )
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
     """Load the settings and list, retry or export what was left out."""
     run_configured(
         parsed.settings,
-        lambda config: importlib.import_module("pipelines.rejects").main(config, parsed.action, parsed.to),
+        lambda experiment: importlib.import_module("pipelines.rejects").main(experiment, parsed.action, parsed.to),
     )
 
 

@@ -11,18 +11,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines import progress
 from pipelines.disk import explain_output_failures, explain_system_failures
 from pipelines.interrupts import interrupted_message, interruptible
-from pipelines.progress import Progress
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
 from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.stages.locate import read_items
+from vidflow.stages.experiment import Experiment
 from vidflow.stages.wanted_rows import check_rows
 
-Run = Callable[[Config], None]
+Run = Callable[[Experiment], None]
 Load = Callable[[str], Run]
 log = logging.getLogger("vidflow")
 
@@ -63,22 +63,22 @@ def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool
     """Load the settings and run a command; return its exit code. `load` imports what runs one stage."""
     resumes = command in (*STAGES, "run")
 
-    def run(config: Config) -> None:
+    def run(experiment: Experiment) -> None:
         if show:
             if command in ("run", "sweep"):
-                check_manifest(config)
-            print(without_credentials(Progress(config).describe()))
+                check_manifest(experiment)
+            print(without_credentials(progress.describe(experiment)))
         else:
-            run_stages(STAGES if command == "run" else [command], config, load)
+            run_stages(STAGES if command == "run" else [command], experiment, load)
 
     return exit_code(lambda: run_configured(settings, run, resumes=resumes), resumes=resumes)
 
 
-def run_configured(settings: Sequence[str], run: Callable[[Config], None], *, resumes: bool = False) -> None:
-    """Load the settings and run something with them."""
-    config = parse_settings(settings)
-    with explain_system_failures(Path(config.root), resumes=resumes):
-        run(config)
+def run_configured(settings: Sequence[str], run: Run, *, resumes: bool = False) -> None:
+    """Load the settings and run something with the experiment that they make."""
+    experiment = Experiment(parse_settings(settings))
+    with explain_system_failures(experiment.root, resumes=resumes):
+        run(experiment)
 
 
 def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
@@ -101,25 +101,25 @@ def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
     return 0
 
 
-def run_stages(stages: Sequence[str], config: Config, load: Load) -> None:
+def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> None:
     """Run stages in order, leaving out what is done.
 
     Args:
         stages: Their names; one alone may be a tool, such as `plan`.
-        config: The experiment.
+        experiment: Every stage is handed this one.
         load: Imports what runs one of them. Called when there is work: Ray, torch and MLflow take seconds that a
             refusal or a no-op should not.
     """
-    progress = Progress(config)
+    config = experiment.config
     if len(stages) == 1 and stages[0] in STAGES:
-        progress.check_turn(stages[0])
-    waiting = [stage for stage in stages if progress.finished(stage) is None]
-    check_before_start(waiting, config)
+        progress.check_turn(experiment, stages[0])
+    waiting = [stage for stage in stages if progress.finished(experiment, stage) is None]
+    check_before_start(waiting, experiment)
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
                 continue
-            if (line := progress.finished(stage)) is not None:
+            if (line := progress.finished(experiment, stage)) is not None:
                 log.info(line)
                 continue
             run = load(stage)
@@ -129,33 +129,33 @@ def run_stages(stages: Sequence[str], config: Config, load: Load) -> None:
                 session.enter_context(ray_pool.ray_session(config))
                 if "sweep" in waiting:
                     ray_pool.check_hosts(config)
-            run(config)
+            run(experiment)
 
 
-def check_manifest(config: Config) -> None:
+def check_manifest(experiment: Experiment) -> None:
     """Check that the manifest holds what trials will ask for, before hours go into its videos.
 
     Raises:
         ConfigError: With every problem.
     """
-    if config.video.manifest is not None:
-        check_rows(config, *read_items(config))
+    if experiment.config.video.manifest is not None:
+        check_rows(experiment.config, *experiment.rows)
 
 
-def check_before_start(waiting: Sequence[str], config: Config) -> None:
+def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
     """Check what only the machine and the libraries can tell: the root, the encoder, the store of runs.
 
     Raises:
         ConfigError: With every problem found.
     """
-    problems = []
+    config, problems = experiment.config, []
     if waiting and (problem := writing_problem(config)) is not None:
         problems.append(problem)
     checks: list[Callable[[], None]] = []
     if "extract" in waiting or "plan" in waiting:
         checks.append(lambda: _check_encoder(config))
     if "sweep" in waiting:
-        checks.append(lambda: check_manifest(config))
+        checks.append(lambda: check_manifest(experiment))
     if "sweep" in waiting or "report" in waiting:
         checks.append(lambda: importlib.import_module("vidflow.tracking").check_store(store_uri(config)))
     for check in checks:

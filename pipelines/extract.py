@@ -10,86 +10,83 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.entry import run_stage
-from pipelines.progress import finished_manifest, finished_shards
 from pipelines.ray_pool import commit_units, log
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
-from vidflow.records import Reject
+from vidflow.records import Reject, StageManifest
+from vidflow.stages.address import Address
+from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
 from vidflow.stages.extract import Extractor, ExtractUnit
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage
-from vidflow.stages.locate import (
-    Address,
-    dense_features,
-    is_reduced_from_cache,
-    locate_dense,
-    locate_features,
-    root_of,
-)
 from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
-from vidflow.store.layout import FileEntry, exclusive
+from vidflow.store.layout import FileEntry
 from vidflow.store.rows import read_rows
 
 Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 
 
-def main(config: Config) -> None:
+def main(experiment: Experiment) -> None:
     """Make the feature sets that are not there yet, those that reduce cached tokens from the dense ones."""
-    with exclusive(root_of(config)):
-        shards = finished_shards(config).address
+    config = experiment.config
+    with experiment.exclusive():
+        shards = experiment.finished_shards.address
         for name, features in config.features.items():
-            address = locate_features(config, name, shards)
-            if address.manifest is not None:
+            address = experiment.features[name]
+            if experiment.manifest(address) is not None:
                 continue
             if not is_reduced_from_cache(features):
-                _extract(config, name, features, shards, address)
+                _extract(experiment, name, features, shards, address)
                 continue
-            dense = locate_dense(config, name, shards)
-            if dense.manifest is None:
-                _extract(config, f"{name}, dense", dense_features(config, name), shards, dense)
-            _reduce(config, name, dense, address)
+            dense = experiment.dense(name)
+            if experiment.manifest(dense) is None:
+                _extract(experiment, f"{name}, dense", dense_features(features), shards, dense)
+            _reduce(experiment, name, dense, address)
 
 
-def _extract(config: Config, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
+def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
+    config = experiment.config
     if config.encoder.weights.startswith("random:"):
         log.warning(
             "extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights
         )
-    manifest = finished_manifest(shards)
+    manifest = experiment.finished(shards)
     metadata = {
         "fingerprint": address.fingerprint,
         "settings": address.settings,
-        "class_names": manifest["class_names"],
+        "class_names": manifest.details["class_names"],
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
     build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(config, name, build, extract_units(manifest), shards, address)
+    _make(experiment, name, build, extract_units(manifest), shards, address)
 
 
-def extract_units(manifest: dict[str, Any]) -> list[ExtractUnit]:
+def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
     """Return every shard that the manifest of the shard stage lists as a unit of extraction."""
     return [
         ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
-        for row in manifest["files"]
+        for row in manifest.files
     ]
 
 
-def _reduce(config: Config, name: str, dense: Address, address: Address) -> None:
+def _reduce(experiment: Experiment, name: str, dense: Address, address: Address) -> None:
     units = [
         ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
-        for row in finished_manifest(dense)["files"]
+        for row in experiment.finished(dense).files
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
-    build = functools.partial(build_token_reducer, config, name, dense.directory, address.directory, metadata)
-    _make(config, name, build, units, dense, address)
+    build = functools.partial(
+        build_token_reducer, experiment.config, name, dense.directory, address.directory, metadata
+    )
+    _make(experiment, name, build, units, dense, address)
 
 
 def _make(
-    config: Config,
+    experiment: Experiment,
     name: str,
     build: Callable[[], Callable[[Any], FileEntry]],
     units: Sequence[Unit],
@@ -101,11 +98,11 @@ def _make(
         raise VidflowError(f"{source.directory}: no clips to make features of; see {source.directory / REJECTS_TABLE}")
     started = time.monotonic()
     entries, made = commit_units(
-        config,
+        experiment.config,
         address.directory,
         build,
         units,
-        config.resources.extract,
+        experiment.config.resources.extract,
         name=f"extract {name}",
         # A shard can be made again with other clips, such as one whose video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
@@ -117,8 +114,10 @@ def _make(
         entries=entries,
         clips=_clip_rows(source, rejects),
         rejects=rejects,
+        wall_seconds=time.monotonic() - started,
         metadata=FeatureFile(address.directory / entries[0].file, entries[0].sha256).metadata,
     )
+    experiment.published("extract")
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
         "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: vidflow sweep",

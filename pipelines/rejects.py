@@ -8,33 +8,26 @@ from typing import Literal
 import pandas as pd
 
 from pipelines.predict_files import check_local
-from vidflow.config.schema import Config
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import Reject
+from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
-from vidflow.stages.locate import (
-    ShardWork,
-    count_reasons,
-    locate_features,
-    locate_shards,
-    open_index,
-    read_items,
-    root_of,
-    scanned_paths,
-)
+from vidflow.stages.reject_limit import count_reasons
+from vidflow.stages.scan import list_inputs
+from vidflow.stages.shard_work import ShardWork
 from vidflow.stages.transient import TRANSIENT
-from vidflow.store.layout import committed_entry, exclusive, publish
+from vidflow.store.layout import committed_entry, publish
 
 Action = Literal["list", "retry", "export"]
 _COLUMNS = ("stage", "reason", "path", "message")
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-def main(config: Config, action: Action, to: Path | None) -> None:
+def main(experiment: Experiment, action: Action, to: Path | None) -> None:
     """Do what was asked for.
 
     Args:
-        config: The experiment.
+        experiment: Which one.
         action: What to do.
         to: File that `export` writes.
 
@@ -46,32 +39,31 @@ def main(config: Config, action: Action, to: Path | None) -> None:
         raise ConfigError(f"rejects {action}: got --to {to}; `export` wants --to FILE, the others nothing")
     match action:
         case "list":
-            print(describe(collect(config)))
+            print(describe(collect(experiment)))
         case "retry":
-            print(retry(config))
+            print(retry(experiment))
         case "export":
             assert to is not None
-            rejects = collect(config)
-            export(config, rejects, to)
+            rejects = collect(experiment)
+            export(rejects, to, manifest=experiment.config.video.manifest)
             print(f"{len(rejects)} rejects -> {to}")
 
 
-def collect(config: Config) -> list[Reject]:
+def collect(experiment: Experiment) -> list[Reject]:
     """Return the rejects of all stages so far, in the order of the flow.
 
     Raises:
         VidflowError: If some video has not been scanned as it is now.
     """
-    work = locate_shards(config)
+    work = experiment.shards
     if work is None:
         raise VidflowError(
-            f"{config.root}: not all videos are scanned as they are now; run `vidflow shard` with the same settings"
+            f"{experiment.root}: not all videos are scanned as they are now; run `vidflow shard` with the same settings"
         )
     rejects = [*work.rejects, *_build_rejects(work)]
-    if work.address.manifest is not None:
-        for name in config.features:
-            address = locate_features(config, name, work.address)
-            if address.manifest is not None:
+    if experiment.manifest(work.address) is not None:
+        for address in experiment.features.values():
+            if experiment.manifest(address) is not None:
                 rejects += read_rejects(address)
     return rejects
 
@@ -97,12 +89,13 @@ def _on_one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def retry(config: Config) -> str:
+def retry(experiment: Experiment) -> str:
     """Let the next run try every input again that was left out for a transient reason; return what that is."""
-    with exclusive(root_of(config)):
-        work = locate_shards(config)
+    with experiment.exclusive():
+        work = experiment.shards
         shards = [unit.file for unit in work.units if _drop_transient(work, unit.file)] if work is not None else []
-        files = open_index(config).forget_transient(scanned_paths(read_items(config)[0]))
+        files = experiment.index.forget_transient(list_inputs(experiment.rows[0]))
+        experiment.published("scan")
     if not shards and not files:
         return f"nothing was left out for {', '.join(TRANSIENT[:-1])} or {TRANSIENT[-1]}"
     return f"{len(files)} files to scan and {len(shards)} shards to make again; next: vidflow run"
@@ -117,13 +110,12 @@ def _drop_transient(work: ShardWork, file: str) -> bool:
     return True
 
 
-def export(config: Config, rejects: Sequence[Reject], path: Path) -> None:
-    """Write rejects as a table.
+def export(rejects: Sequence[Reject], path: Path, *, manifest: str | None) -> None:
+    """Write rejects as a table, but never over the manifest.
 
     Raises:
         ConfigError: If the file is no table's, is a URL or the manifest, or cannot be written.
     """
-    manifest = config.video.manifest
     check_local("--to", path)
     if path.suffix not in _SUFFIXES:
         raise ConfigError(f"--to: got {path}; wanted a name that ends in {', '.join(_SUFFIXES)}")

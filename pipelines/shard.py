@@ -10,84 +10,75 @@ from pipelines.entry import run_stage
 from pipelines.ray_pool import commit_units, log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
-from vidflow.records import Reject
+from vidflow.records import Reject, StageManifest
 from vidflow.stages.clips import ShardUnit
-from vidflow.stages.finish import REJECTS_TABLE, finish_stage, write_rejects
-from vidflow.stages.locate import (
-    ShardWork,
-    count_reasons,
-    decode_limits,
-    edition_of,
-    list_shard_work,
-    locate_shards,
-    open_index,
-    read_items,
-    root_of,
-    scanned_paths,
-)
-from vidflow.stages.reject_limit import built_rejects, limit_problem
+from vidflow.stages.experiment import Experiment
+from vidflow.stages.finish import REJECTS_TABLE, finish_stage, publish_manifest, write_rejects
+from vidflow.stages.reject_limit import built_rejects, count_reasons, limit_problem
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
+from vidflow.stages.shard_work import ShardWork, edition_of
 from vidflow.stages.transient import is_due
 from vidflow.store.features import ClipRow
-from vidflow.store.layout import STAGE_MANIFEST, FileEntry, exclusive, publish_json
+from vidflow.store.layout import FileEntry
 
 VIDEOS_PER_SCAN = 64
 
 
-def main(config: Config) -> None:
+def main(experiment: Experiment) -> None:
     """Make the shards that are not there yet.
 
     Raises:
         ConfigError: If the manifest cannot be read.
         TooManyRejectsError: If more than `shards.max_reject_fraction` of its rows are rejected.
     """
-    with exclusive(root_of(config)):
-        work = locate_shards(config)
-        if work is not None and _is_done(config, work):
+    with experiment.exclusive():
+        work = experiment.shards
+        if work is not None and _is_done(experiment, work):
             return
-        with ray_session(config):
-            work = work or _scan(config)
-            if not _is_done(config, work):
-                _build(config, work)
+        with ray_session(experiment.config):
+            work = work or _scan(experiment)
+            if not _is_done(experiment, work):
+                _build(experiment, work)
 
 
-def _is_done(config: Config, work: ShardWork) -> bool:
+def _is_done(experiment: Experiment, work: ShardWork) -> bool:
     """Whether the shards are there; brings the table of rejects up to date and refuses if it is too long."""
-    manifest = work.address.manifest
+    manifest = experiment.manifest(work.address)
     built = built_rejects(manifest) if manifest is not None else []
-    _check_rejects(config, work, built)
+    _check_rejects(experiment.config, work, built)
     if manifest is None:
         return False
-    # Broken videos may have come or gone since: they change the table, not the shards.
-    write_rejects(work.address, [*work.rejects, *built])
-    publish_json(work.address.directory / STAGE_MANIFEST, {**manifest, "plan_rejects": work.rejects_digest})
-    log.info("shard: already done, %d clips in %s", manifest["num_clips"], work.address.directory)
+    _update_rejects(work, manifest, [*work.rejects, *built])
+    experiment.published("shard")
+    log.info("shard: already done, %d clips in %s", manifest.num_clips, work.address.directory)
     return True
 
 
-def _scan(config: Config) -> ShardWork:
+def _update_rejects(work: ShardWork, manifest: StageManifest, rejects: Sequence[Reject]) -> None:
+    """Publish rejects anew: broken videos may have come or gone since, which changes the table, not the shards."""
+    write_rejects(work.address, rejects)
+    details = {**manifest.details, "plan_rejects": work.rejects_digest}
+    publish_manifest(work.address, replace(manifest, num_rejects=len(rejects), details=details))
+
+
+def _scan(experiment: Experiment) -> ShardWork:
     """Hash and probe what has not been, then choose clips."""
-    items, rejects = read_items(config)
-    index = open_index(config)
-    paths = index.missing(scanned_paths(items))
-    units = [paths[start : start + VIDEOS_PER_SCAN] for start in range(0, len(paths), VIDEOS_PER_SCAN)]
-    build = functools.partial(
-        VideoScanner,
-        timeout_seconds=config.resources.decode_timeout_seconds,
-        memory_mib=config.resources.decode_memory_mib,
-    )
+    config, index, inputs = experiment.config, experiment.index, experiment.list_unscanned()
+    units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
+    build = functools.partial(VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
     for rows in map_units(build, units, config.resources.shard, name="scan"):
         index.add(rows)
-    log.info("scan: %d files in %.1f s", len(paths), time.monotonic() - started)
-    return list_shard_work(config, items, rejects, index)
+    experiment.published("scan")
+    log.info("scan: %d files in %.1f s", len(inputs), time.monotonic() - started)
+    return experiment.choose_shards()
 
 
-def _build(config: Config, work: ShardWork) -> None:
+def _build(experiment: Experiment, work: ShardWork) -> None:
     started = time.monotonic()
+    config, limits = experiment.config, experiment.limits
     build = build_shard_builder(config, work.address.directory)
-    limits = decode_limits(config)
     entries, made = commit_units(
         config,
         work.address.directory,
@@ -105,10 +96,12 @@ def _build(config: Config, work: ShardWork) -> None:
         entries=entries,
         clips=[row for unit, entry in zip(work.units, entries, strict=True) for row in _clip_rows(unit, entry)],
         rejects=[*work.rejects, *rejects],
+        wall_seconds=time.monotonic() - started,
         class_names=work.class_names,
         plan_rejects=work.rejects_digest,
         build_rejects=[asdict(reject) for reject in rejects],
     )
+    experiment.published("shard")
     num_clips = sum(entry.num_clips for entry in made)
     if not any(entry.num_clips for entry in entries):
         log.warning(

@@ -9,20 +9,21 @@ from pathlib import Path
 
 from pipelines.entry import run_stage
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
-from pipelines.progress import finished_features, finished_shards
 from pipelines.ray_pool import check_hosts, log, ray_session
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
-from vidflow.config.schema import Config, Trial
+from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import DamagedError, VidflowError
-from vidflow.records import TrialResult
+from vidflow.records import StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
-from vidflow.stages.locate import Address, locate_sweep, locate_trial, root_of
+from vidflow.stages.address import Address
+from vidflow.stages.experiment import Experiment
+from vidflow.stages.finish import publish_manifest
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import STAGE_MANIFEST, exclusive, publish_json, read_json
+from vidflow.store.layout import publish_json, read_json
 from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST, load_result, read_snapshot, write_failure, write_result
@@ -33,32 +34,33 @@ MODEL_SCRIPT = Path(__file__).with_name("mlflow_model.py")
 MODEL_REQUIREMENTS = [f"{name}=={version(name)}" for name in ("av", "mlflow", "safetensors", "timm", "torch")]
 
 
-def main(config: Config) -> None:
+def main(experiment: Experiment) -> None:
     """Run the trials that have no result yet.
 
     Raises:
         VidflowError: If trials failed.
     """
-    with exclusive(root_of(config)):
-        features = finished_features(config, finished_shards(config))
-        sweep = locate_sweep(config, features)
+    config = experiment.config
+    with experiment.exclusive():
+        experiment.check_features()
         with explain_failures(store_uri(config)), ray_session(config):
             check_hosts(config)
-            Sweep(config, features, sweep).run()
+            Sweep(experiment).run()
 
 
 class Sweep:
     """One sweep: its trials by key, its parent run, and what is left to do."""
 
-    def __init__(self, config: Config, features: dict[str, Address], address: Address) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         """Open the store and list the trials known so far."""
-        self._config, self._features, self._address = config, features, address
-        uri = store_uri(config)
-        self._tracker = Tracker(uri, config.tracking.experiment)
+        self._experiment = experiment
+        self._config, self._features, self._address = experiment.config, experiment.features, experiment.sweep
+        self._tracker = Tracker(store_uri(self._config), self._config.tracking.experiment)
         self._trials: dict[str, Trial] = {}
-        self._baselines: dict[str, dict[str, float]] = (address.manifest or {}).get("baselines", {})
+        before = experiment.manifest(self._address)
+        self._baselines: dict[str, dict[str, float]] = before.details["baselines"] if before is not None else {}
         for trial in self._known_trials():
-            self._trials[self._locate(trial).fingerprint] = trial
+            self._trials[experiment.trial(trial).fingerprint] = trial
 
     def run(self) -> None:
         """Run what has no result, log every trial, and commit.
@@ -113,7 +115,7 @@ class Sweep:
 
     def _finished(self) -> dict[str, TrialResult]:
         """Return the trials that are over; what another sweep's scheduler stopped, this one may want to train on."""
-        results = {key: load_result(self._locate(trial).directory) for key, trial in self._trials.items()}
+        results = {key: load_result(self._experiment.trial(trial).directory) for key, trial in self._trials.items()}
         stopped = self._stopped()
         return {
             key: result
@@ -140,7 +142,7 @@ class Sweep:
             # Unknown where the list of started trials was lost.
             if key not in self._trials:
                 continue
-            directory = self._locate(self._trials[key]).directory
+            directory = self._experiment.trial(self._trials[key]).directory
             result = load_result(directory)
             if result is not None and result.status in ("completed", "stopped"):
                 continue
@@ -165,9 +167,6 @@ class Sweep:
                 f"{self._name(self._trials[min(open_ended)])}; nothing is committed, and the same command trains on"
             )
 
-    def _locate(self, trial: Trial) -> Address:
-        return locate_trial(self._config, trial, self._features[trial.features])
-
     def _open_run(self, trial: Trial, address: Address) -> str:
         """Find or create the run of a trial, and note that it was started."""
         if address.fingerprint not in self._trials:
@@ -191,7 +190,7 @@ class Sweep:
 
     def _record(self, trial: Trial, error: str) -> TrialResult:
         """Bring a trial's run up to what its folder holds; the run may have missed its last epochs."""
-        address = self._locate(trial)
+        address = self._experiment.trial(trial)
         if error:
             result = write_failure(address.directory, key=address.fingerprint, settings=asdict(trial), error=error)
         else:
@@ -235,13 +234,12 @@ class Sweep:
             return -math.inf
         return result.best.metrics[metric] * (1 if mode == "max" else -1)
 
-    def _commit(self, results: Sequence[TrialResult], seconds: float) -> None:
+    def _commit(self, results: Sequence[TrialResult], wall_seconds: float) -> None:
         failed = [result for result in results if result.status == "failed"]
-        taken = StageCost(
-            seconds=sum(epoch.seconds for result in results for epoch in result.history),
-            num_bytes=sum(file.stat().st_size for result in results for file in result.directory.iterdir()),
-        )
-        plan = {} if failed else compare_with_plan(self._config, self._features, taken)
+        worker_seconds = sum(epoch.seconds for result in results for epoch in result.history)
+        num_bytes = sum(file.stat().st_size for result in results for file in result.directory.iterdir())
+        taken = StageCost(seconds=worker_seconds, num_bytes=num_bytes)
+        plan = {} if failed else compare_with_plan(self._experiment, taken)
         self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED", summary=plan)
         if failed:
             raise VidflowError(
@@ -250,24 +248,25 @@ class Sweep:
             )
         if plan:
             publish_json(self._address.directory / PLAN, plan)
-        publish_json(
-            self._address.directory / STAGE_MANIFEST,
-            {
-                "stage": "sweep",
-                "fingerprint": self._address.fingerprint,
+        manifest = StageManifest(
+            stage="sweep",
+            fingerprint=self._address.fingerprint,
+            num_files=len(results),
+            num_bytes=num_bytes,
+            worker_seconds=worker_seconds,
+            wall_seconds=wall_seconds,
+            details={
                 "run_id": self._run_id,
                 "trials": [result.key for result in results],
                 "baselines": self._baselines,
-                "num_files": len(results),
-                "num_clips": 0,
-                "num_bytes": taken.num_bytes,
-                "seconds": taken.seconds,
             },
         )
+        publish_manifest(self._address, manifest)
+        self._experiment.published("sweep")
         log.info(
             "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: vidflow report",
             len(results),
-            seconds,
+            wall_seconds,
             self._run_id,
             "; ".join(self._describe_best(results)),
         )

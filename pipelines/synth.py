@@ -11,91 +11,97 @@ from pipelines.entry import run_stage
 from pipelines.ray_pool import log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
-from vidflow.records import VideoItem
-from vidflow.stages.locate import VIDEOS_MANIFEST, locate_videos, root_of
-from vidflow.store.layout import (
-    STAGE_MANIFEST,
-    exclusive,
-    file_sha256,
-    has_size,
-    publish_json,
-    read_json,
-    remove_leftovers,
-)
+from vidflow.records import StageManifest, VideoItem
+from vidflow.stages.experiment import VIDEOS_MANIFEST, Experiment
+from vidflow.stages.finish import publish_manifest
+from vidflow.store.layout import STAGE_MANIFEST, file_sha256, has_size, read_json, remove_leftovers
 from vidflow.video.manifest import write_manifest
 from vidflow.video.synthetic import PlannedVideo, plan_videos, video_path, write_video
 
 VIDEOS_PER_UNIT = 25
 
 
-def main(config: Config) -> None:
+def main(experiment: Experiment) -> None:
     """Render the videos that are not there yet, or no longer whole.
 
     Raises:
         ConfigError: If the config names a manifest of its own.
     """
+    config, address = experiment.config, experiment.videos
     if config.video.manifest is not None:
         raise ConfigError(
             f"video.manifest is {config.video.manifest}: there is nothing to render; go on with `vidflow shard`"
         )
-    address = locate_videos(config)
-    with exclusive(root_of(config)):
+    with experiment.exclusive():
         started = time.monotonic()
         address.directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(address.directory)
-        items, made = _render(config, address.directory)
+        before = read_json(address.directory / STAGE_MANIFEST) or {}
+        sizes = {row["file"]: row["num_bytes"] for row in before.get("files", ())}
+        planned = _plan_videos(config)
+        annotated = config.video.synthetic.annotations
+        waiting = [video for video in planned if not _is_whole(video_path(address.directory, video), sizes, annotated)]
+        worker_seconds = _render(config, address.directory, waiting)
+        items = _list_items(address.directory, planned, annotated)
         table = address.directory / VIDEOS_MANIFEST
         write_manifest(table, items)
-        seconds = time.monotonic() - started
+        wall_seconds = time.monotonic() - started
         num_bytes = sum(item.path.stat().st_size for item in items)
         paths = [path for item in items for path in (item.path, item.annotations) if path is not None]
-        manifest = {
-            "stage": "synth",
-            "fingerprint": address.fingerprint,
-            "settings": address.settings,
-            "num_files": len(items),
-            "num_clips": len(items),
-            "num_bytes": num_bytes,
-            "seconds": seconds,
-            "files": [{"file": path.name, "num_bytes": path.stat().st_size} for path in [*paths, table]],
-            "table_sha256": file_sha256(table),
-        }
-        publish_json(address.directory / STAGE_MANIFEST, manifest)
+        manifest = StageManifest(
+            stage="synth",
+            fingerprint=address.fingerprint,
+            settings=address.settings,
+            num_files=len(items),
+            num_clips=len(items),
+            num_bytes=num_bytes,
+            # Of a run that was killed nothing is known, for a video has no manifest of its own.
+            worker_seconds=before.get("worker_seconds", 0.0) + worker_seconds,
+            wall_seconds=wall_seconds,
+            files=[{"file": path.name, "num_bytes": path.stat().st_size} for path in [*paths, table]],
+            details={"table_sha256": file_sha256(table)},
+        )
+        publish_manifest(address, manifest)
+        experiment.published("synth")
         log.info(
             "synth: %d videos, %.1f MB -> %s (%.1f videos/s); next: vidflow shard",
-            made,
+            len(waiting),
             num_bytes / 1e6,
             address.directory,
-            made / seconds,
+            len(waiting) / wall_seconds,
         )
 
 
-def _render(config: Config, directory: Path) -> tuple[list[VideoItem], int]:
-    """Return all videos in order, and how many were rendered now."""
+def _plan_videos(config: Config) -> list[PlannedVideo]:
     synthetic = config.video.synthetic
-    sizes = {row["file"]: row["num_bytes"] for row in (read_json(directory / STAGE_MANIFEST) or {}).get("files", ())}
-    planned = plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
-    waiting = [video for video in planned if not _is_whole(video_path(directory, video), sizes, synthetic.annotations)]
+    return plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
+
+
+def _render(config: Config, directory: Path, waiting: Sequence[PlannedVideo]) -> float:
+    """Render videos and return the seconds that workers spent."""
+    if not waiting:
+        return 0.0
     units = [waiting[start : start + VIDEOS_PER_UNIT] for start in range(0, len(waiting), VIDEOS_PER_UNIT)]
-    settings = dataclasses.asdict(synthetic)
+    settings = dataclasses.asdict(config.video.synthetic)
     for name in ("num_train", "num_val", "seed"):
         settings.pop(name)
     build = functools.partial(_build_renderer, directory, settings)
-    if units:
-        with ray_session(config):
-            for _ in map_units(build, units, config.resources.shard, name="synth"):
-                pass
-    items = [
+    with ray_session(config):
+        return sum(map_units(build, units, config.resources.shard, name="synth"))
+
+
+def _list_items(directory: Path, planned: Sequence[PlannedVideo], annotated: bool) -> list[VideoItem]:
+    """Return the rows of the videos' manifest."""
+    return [
         VideoItem(
             path=path,
             label=video.label,
             split=video.split,
-            annotations=path.with_suffix(".npz") if synthetic.annotations else None,
+            annotations=path.with_suffix(".npz") if annotated else None,
         )
         for video in planned
         for path in [video_path(directory, video)]
     ]
-    return items, len(waiting)
 
 
 def _is_whole(video: Path, sizes: Mapping[str, int], annotations: bool) -> bool:
@@ -104,11 +110,12 @@ def _is_whole(video: Path, sizes: Mapping[str, int], annotations: bool) -> bool:
     return all(path.exists() and has_size(path, sizes.get(path.name, path.stat().st_size)) for path in paths)
 
 
-def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[PlannedVideo]], int]:
-    def render(videos: Sequence[PlannedVideo]) -> int:
+def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[PlannedVideo]], float]:
+    def render(videos: Sequence[PlannedVideo]) -> float:
+        started = time.perf_counter()
         for video in videos:
             write_video(directory, video, **settings)
-        return len(videos)
+        return time.perf_counter() - started
 
     return render
 

@@ -27,7 +27,7 @@ from vidflow.config.search import apply_overrides, objective_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
-from vidflow.stages.locate import Address, locate_trial
+from vidflow.stages.address import Address, locate_trial
 from vidflow.store.features import FeatureReader
 from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.trial import run_trial

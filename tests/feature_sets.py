@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.records import ClipTokens
+from vidflow.stages.address import Address
 from vidflow.stages.finish import finish_stage
-from vidflow.stages.locate import Address
 from vidflow.store.features import ClipRow, FeatureReader, write_features
 from vidflow.store.layout import FileEntry, file_sha256, publish_entry
 
@@ -35,5 +35,5 @@ def finish_features(
             for row, clip in enumerate(clips)
         ]
     address = Address(directory=directory, settings={})
-    finish_stage(address, stage="extract", entries=entries, clips=rows, rejects=[], metadata=metadata)
+    finish_stage(address, stage="extract", entries=entries, clips=rows, rejects=[], wall_seconds=0.0, metadata=metadata)
     return FeatureReader(directory)

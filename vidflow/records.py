@@ -5,6 +5,7 @@ Axes: T frames of a clip, H and W pixels, K tapped depths, N patch tokens, P pre
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float16, Float64, Int, UInt8
@@ -201,28 +202,41 @@ class TrialResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageSummary:
-    """What a finished stage made, as its manifest holds it.
+class StageManifest:
+    """What a finished stage has made; without one the stage counts as not finished.
 
     Attributes:
-        stage: `shard`, `extract/base`, `sweep`, ...
-        fingerprint: Address of what it made.
-        directory: Folder that holds it.
-        num_files: Files committed (shards, feature files, trials).
+        stage: `synth`, `shard`, `extract/NAME`, `sweep` or `report`.
+        fingerprint: Of the settings that name its place.
+        settings: These settings, where they are kept.
+        edition: Names the clips that are left out for now; empty for none.
+        num_files: Files committed: videos, shards, feature files, trials or pages.
         num_clips: Clips in them.
         num_rejects: Inputs left out.
         num_bytes: Bytes committed.
-        seconds: Wall seconds of work over all runs of the stage.
+        worker_seconds: Time that workers spent on what is there, summed over workers and over all runs.
+        wall_seconds: Time that passed in the run that committed it, from the start of the stage's work; what was there
+            already took none of it.
+        files: What must be there for the stage to count as finished: rows of `file`, `num_bytes` and mostly `sha256`.
+        entries: The same of the manifests of single files.
+        tables: Names of its tables.
+        details: What else its readers need, such as `class_names`.
     """
 
     stage: str
     fingerprint: str
-    directory: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    edition: str = ""
     num_files: int
-    num_clips: int
-    num_rejects: int
+    num_clips: int = 0
+    num_rejects: int = 0
     num_bytes: int
-    seconds: float
+    worker_seconds: float
+    wall_seconds: float
+    files: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 __all__ = [
@@ -231,7 +245,7 @@ __all__ = [
     "ClipTokens",
     "EpochResult",
     "Reject",
-    "StageSummary",
+    "StageManifest",
     "TrialResult",
     "VideoInfo",
     "VideoItem",

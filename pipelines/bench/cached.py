@@ -18,8 +18,8 @@ from pipelines.extract import build_extractor
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.stages.clips import ChosenClip
+from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
 from vidflow.stages.extract import Extractor
-from vidflow.stages.locate import dense_features, is_reduced_from_cache, locate_features, locate_shards
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
@@ -71,8 +71,9 @@ HEADER = (
 )
 
 
-def measure_cached(config: Config) -> Iterator[str]:
+def measure_cached(experiment: Experiment) -> Iterator[str]:
     """Yield one line per core of the search, on shards and features that are there."""
+    config = experiment.config
     yield (
         f"cached: epochs/s from cached features, and encoding again; how many times as many, and how many if reading "
         f"cost nothing; milliseconds of a clip cached, and of its parts otherwise; {config.encoder.name} at "
@@ -85,16 +86,17 @@ def measure_cached(config: Config) -> Iterator[str]:
     for name in config.features:
         trials = [trial for trial in by_core.values() if trial.features == name]
         if trials:
-            yield from map(str, measure_features(config, name, trials))
+            yield from map(str, measure_features(experiment, name, trials))
 
 
-def measure_features(config: Config, name: str, trials: Sequence[Trial], *, rounds: int = ROUNDS) -> list[CachedRow]:
+def measure_features(
+    experiment: Experiment, name: str, trials: Sequence[Trial], *, rounds: int = ROUNDS
+) -> list[CachedRow]:
     """Let decoding, encoding and every core's training, from memory and from the cache, take turns."""
-    work = locate_shards(config)
-    assert work is not None
-    reader = FeatureReader(locate_features(config, name, work.address).directory)
+    config = experiment.config
+    reader = FeatureReader(experiment.features[name].directory)
     device = torch.device("cuda" if config.resources.trials.num_gpus else "cpu")
-    clips = {clip.key: clip for unit in work.units for clip in unit.clips}
+    clips = {clip.key: clip for unit in experiment.scanned_shards.units for clip in unit.clips}
     indices = np.flatnonzero(np.asarray(reader.splits) == "train")
     order = indices[clip_order(len(indices), seed=trials[0].seed, epoch=1)]
     source = _Source(config, name, [clips[reader.keys[index]] for index in order[:_NUM_ENCODED]])
@@ -143,7 +145,7 @@ class _Source:
 
     def __init__(self, config: Config, name: str, clips: Sequence[ChosenClip]) -> None:
         features = config.features[name]
-        dense = dense_features(config, name) if is_reduced_from_cache(features) else features
+        dense = dense_features(features) if is_reduced_from_cache(features) else features
         nowhere = Path(config.root) / "bench"
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
         self._extractor: Extractor = build_extractor(config, dense, nowhere, nowhere, metadata)

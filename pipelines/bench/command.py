@@ -16,12 +16,12 @@ from pathlib import Path
 from pipelines import extract, shard, synth
 from pipelines.bench import GROUPS, cached, cores, read, reduction, stages
 from pipelines.ray_pool import ray_session
-from vidflow.config.schema import Config
+from vidflow.stages.experiment import Experiment
 
 
-def main(config: Config, only: Sequence[str] | None) -> None:
+def main(experiment: Experiment, only: Sequence[str] | None) -> None:
     """Print the lines of the wanted groups; for None those of all groups whose libraries are installed."""
-    wanted = set(GROUPS if only is None else only)
+    wanted, config = set(GROUPS if only is None else only), experiment.config
     if only is None and importlib.util.find_spec("lmdb") is None:
         wanted.remove("read")
         print("read: left out, because lmdb is not installed; `pip install lmdb`")
@@ -32,7 +32,7 @@ def main(config: Config, only: Sequence[str] | None) -> None:
     if "reduction" in wanted:
         _print(reduction.measure_reduction(config))
     if wanted & {"cached", "read", "stages"}:
-        with prepared(config) as scratch:
+        with prepared(experiment) as scratch:
             if "cached" in wanted:
                 _print(cached.measure_cached(scratch))
             if "read" in wanted:
@@ -42,13 +42,13 @@ def main(config: Config, only: Sequence[str] | None) -> None:
 
 
 @contextlib.contextmanager
-def prepared(config: Config) -> Iterator[Config]:
-    """Make shards and features in a temporary folder and give the config whose root it is."""
+def prepared(experiment: Experiment) -> Iterator[Experiment]:
+    """Make shards and features in a temporary folder and give the experiment whose root it is."""
     folder = Path(tempfile.mkdtemp(prefix="vidflow-bench-"))
-    scratch = dataclasses.replace(config, root=str(folder))
+    scratch = Experiment(dataclasses.replace(experiment.config, root=str(folder)))
     try:
-        with ray_session(scratch):
-            if scratch.video.manifest is None:
+        with ray_session(scratch.config):
+            if scratch.config.video.manifest is None:
                 synth.main(scratch)
             shard.main(scratch)
             extract.main(scratch)

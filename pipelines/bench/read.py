@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Int64
 
 from pipelines.bench.clock import ROUNDS, Ratio, Work, median, ratio, take_turns
-from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
-from vidflow.stages.locate import locate_features, locate_shards
+from vidflow.stages.experiment import Experiment
 from vidflow.store.digests import GRACE_SECONDS
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile, FeatureReader, clip_order, write_features
 from vidflow.store.layout import STAGE_MANIFEST, list_file, publish_json, read_stage
@@ -99,7 +98,7 @@ def import_lmdb() -> ModuleType:
     return lmdb
 
 
-def measure_read(config: Config) -> Iterator[str]:
+def measure_read(experiment: Experiment) -> Iterator[str]:
     """Yield lines for sets of random numbers and for the config's first feature set, whose features are there."""
     yield (
         "read: clips/s as views, from files opened anew, by a reader made anew while the process keeps files open, and "
@@ -107,13 +106,12 @@ def measure_read(config: Config) -> Iterator[str]:
         "brackets by processor time"
     )
     yield HEADER
+    config = experiment.config
     folder = Path(config.root) / "bench"
     for name, clips in RANDOM.items():
         yield from map(str, measure_set(name, make_random(folder / name, clips), folder / f"{name}.lmdb"))
-    work = locate_shards(config)
-    assert work is not None
     name = next(iter(config.features))
-    directory = locate_features(config, name, work.address).directory
+    directory = experiment.features[name].directory
     yield from map(str, measure_set(name, FeatureReader(directory), folder / f"{name}.lmdb"))
 
 
@@ -144,7 +142,9 @@ def make_random(directory: Path, clips: RandomClips) -> FeatureReader:
             for row, clip in enumerate(made)
         ]
     write_rows(directory / CLIPS_TABLE, ClipRow, rows)
-    publish_json(directory / STAGE_MANIFEST, {"metadata": metadata, "files": files, "tables": [CLIPS_TABLE]})
+    publish_json(
+        directory / STAGE_MANIFEST, {"details": {"metadata": metadata}, "files": files, "tables": [CLIPS_TABLE]}
+    )
     return FeatureReader(directory)
 
 

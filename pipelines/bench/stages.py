@@ -16,11 +16,11 @@ from typing import Any
 from pipelines import extract, sweep
 from pipelines.bench import workers
 from pipelines.bench.clock import ROUNDS
-from pipelines.progress import finished_manifest
 from pipelines.ray_pool import WorkerPool, log
-from vidflow.config.schema import Config, StageResources
+from vidflow.config.schema import StageResources
 from vidflow.config.search import draw_candidates
-from vidflow.stages.locate import locate_features, locate_shards, locate_trial
+from vidflow.stages.address import locate_trial
+from vidflow.stages.experiment import Experiment
 from vidflow.store.digests import GRACE_SECONDS
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import file_sha256
@@ -55,29 +55,26 @@ class Row:
         )
 
 
-def measure_stages(config: Config) -> Iterator[str]:
+def measure_stages(experiment: Experiment) -> Iterator[str]:
     """Yield one line per stage, then the peak memory of workers at one and ten times the clips."""
     yield HEADER
     for measure in (measure_shard, measure_extract, measure_digests, measure_read, measure_sweep):
-        yield str(measure(config))
-    yield from measure_memory(config)
+        yield str(measure(experiment))
+    yield from measure_memory(experiment)
 
 
-def measure_shard(config: Config) -> Row:
+def measure_shard(experiment: Experiment) -> Row:
     """Compare sharding with a loop that decodes and compresses, in the same workers."""
-    work = locate_shards(config)
-    assert work is not None
-    units = list(work.units)
+    config, units = experiment.config, experiment.scanned_shards.units
     build = functools.partial(workers.ShardBench, config, str(Path(config.root) / "bench"))
     return _compare("shard", build, units, config.resources.shard, "clips/s", len(units[0].clips), "decode and JPEG")
 
 
-def measure_extract(config: Config) -> Row:
+def measure_extract(experiment: Experiment) -> Row:
     """Compare extraction with the encoder alone on frames in memory, in the same workers."""
-    work = locate_shards(config)
-    assert work is not None
+    config, work = experiment.config, experiment.finished_shards
     name = next(iter(config.features))
-    units = extract.extract_units(finished_manifest(work.address))
+    units = extract.extract_units(experiment.finished(work.address))
     build = functools.partial(
         workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
     )
@@ -86,18 +83,16 @@ def measure_extract(config: Config) -> Row:
     )
 
 
-def measure_digests(config: Config) -> Row:
+def measure_digests(experiment: Experiment) -> Row:
     """Compare the first check of all feature files with a loop of sha256; the line says what the next one costs."""
-    work = locate_shards(config)
-    assert work is not None
-    reader = FeatureReader(locate_features(config, next(iter(config.features)), work.address).directory)
+    reader = FeatureReader(next(iter(experiment.features.values())).directory)
     paths = sorted(reader.directory.glob("*.arrow"))
     num_gigabytes = sum(path.stat().st_size for path in paths) / 1e9
     time.sleep(GRACE_SECONDS)  # checks of younger files are not remembered
     rounds, again = [], []
     for number in range(ROUNDS):
         bare = _seconds(lambda: [file_sha256(path) for path in paths])
-        with _cache_folder(Path(config.root) / f"checked-{number}"):
+        with _cache_folder(experiment.root / f"checked-{number}"):
             first = _seconds(reader.check_files)
             again.append(_seconds(reader.check_files))
         rounds.append((num_gigabytes / bare, num_gigabytes / first))
@@ -126,11 +121,9 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def measure_read(config: Config) -> Row:
+def measure_read(experiment: Experiment) -> Row:
     """Compare reading every clip through the reader with copying the files' bytes out of a memory map."""
-    work = locate_shards(config)
-    assert work is not None
-    address = locate_features(config, next(iter(config.features)), work.address)
+    address = next(iter(experiment.features.values()))
     reader = FeatureReader(address.directory)
     rounds = [
         (workers.copy_files(address.directory, reader[0].tokens.nbytes), workers.copy_clips(reader))
@@ -139,12 +132,10 @@ def measure_read(config: Config) -> Row:
     return _row("read", rounds, "GB/s", "copy out of a memory map")
 
 
-def measure_sweep(config: Config) -> Row:
+def measure_sweep(experiment: Experiment) -> Row:
     """Compare the sweep's wall time with its trials' bare time, shared evenly among as many workers."""
+    config, features = experiment.config, experiment.features
     candidates = draw_candidates(config)[0]
-    work = locate_shards(config)
-    assert work is not None
-    features = {name: locate_features(config, name, work.address) for name in config.features}
     bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
     units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
     build = functools.partial(workers.TrialBench, config, features)
@@ -153,7 +144,7 @@ def measure_sweep(config: Config) -> Row:
     ideal = sum(pool.map(units)) / num_workers
     pool.close()
     started = time.monotonic()
-    sweep.main(config)
+    sweep.main(experiment)
     wall = time.monotonic() - started
     log.info("sweep: %.1f s wall, %.1f s ideal (sum of bare trials / %d workers)", wall, ideal, num_workers)
     return Row(
@@ -166,11 +157,10 @@ def measure_sweep(config: Config) -> Row:
     )
 
 
-def measure_memory(config: Config) -> Iterator[str]:
+def measure_memory(experiment: Experiment) -> Iterator[str]:
     """Yield the peak memory of a fresh worker after a few clips, and after ten times as many."""
-    work = locate_shards(config)
-    assert work is not None
-    shard, units = work.units[0], extract.extract_units(finished_manifest(work.address))
+    config, work = experiment.config, experiment.finished_shards
+    shard, units = work.units[0], extract.extract_units(experiment.finished(work.address))
     few = dataclasses.replace(shard, clips=shard.clips[: max(1, len(shard.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
     shard_build = functools.partial(workers.ShardBench, config, scratch)

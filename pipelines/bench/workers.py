@@ -12,9 +12,9 @@ from pipelines.extract import build_extractor
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
+from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.extract import ExtractUnit
-from vidflow.stages.locate import Address
 from vidflow.store.features import FeatureReader
 from vidflow.store.shards import read_shard
 from vidflow.training.trial import run_trial

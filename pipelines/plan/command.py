@@ -29,28 +29,18 @@ from pipelines.plan.table import PlannedStage, table
 from pipelines.ray_pool import log
 from vidflow.config.schema import Config, FeatureSet, StageResources, Trial
 from vidflow.config.search import draw_candidates
-from vidflow.stages.locate import (
-    Address,
-    dense_features,
-    is_reduced_from_cache,
-    locate_dense,
-    locate_features,
-    locate_shards,
-    locate_videos,
-    open_index,
-    read_items,
-    root_of,
-    scanned_paths,
-)
-from vidflow.store.layout import exclusive, publish_json
+from vidflow.records import StageManifest
+from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
+from vidflow.store.layout import publish_json
 
 
-def main(config: Config) -> None:
+def main(experiment: Experiment) -> None:
     """Measure, print the table and keep the plan for the sweep to compare with."""
-    with exclusive(root_of(config)):
-        folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=root_of(config)))
+    config = experiment.config
+    with experiment.exclusive():
+        folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=experiment.root))
         try:
-            stages, disk = make_plan(config, folder)
+            stages, disk = make_plan(experiment, folder)
         finally:
             shutil.rmtree(folder)
         publish_json(
@@ -61,7 +51,7 @@ def main(config: Config) -> None:
                 "disk_bytes_per_second": asdict(disk),
             },
         )
-    print("\n".join(table(stages, disk, shutil.disk_usage(root_of(config)).free)))
+    print("\n".join(table(stages, disk, shutil.disk_usage(experiment.root).free)))
     log.info("plan: %s; next: vidflow run", locate_plan(config))
 
 
@@ -76,22 +66,23 @@ class Splits:
     num_val: int
 
 
-def make_plan(config: Config, folder: Path) -> tuple[list[PlannedStage], DiskSpeed]:
+def make_plan(experiment: Experiment, folder: Path) -> tuple[list[PlannedStage], DiskSpeed]:
     """Measure and return the plan's lines and the speed of the disk."""
+    config = experiment.config
     for name in ("videos", "shards", "trials"):
         (folder / name).mkdir()
     log.info("plan: measuring the disk and a few videos")
     disk = probe_disk(folder)
-    items, rendering = probe_videos(config, folder / "videos")
+    items, rendering = probe_videos(experiment, folder / "videos")
     shards = probe_shard(config, items, folder / "shards")
-    splits = _count(config, shards)
-    stages = _video_stages(config, splits, rendering, shards)
+    splits = _count(experiment, shards)
+    stages = _video_stages(experiment, splits, rendering, shards)
     probes: dict[str, FeatureProbe] = {}
-    for name, address, dense in _feature_jobs(config):
+    for name, done, dense in _feature_jobs(experiment):
         log.info("plan: measuring features %s", name)
-        features = config.features.get(name) or dense_features(config, name.removesuffix("-dense"))
+        features = config.features.get(name) or dense_features(config.features[name.removesuffix("-dense")])
         probes[name] = probe_features(config, features, shards, probes.get(dense), _made(folder, name))
-        stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, address))
+        stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, done))
     stages.append(_sweep_stage(config, probes, splits, folder / "trials"))
     return stages, disk
 
@@ -102,16 +93,15 @@ def _made(folder: Path, name: str) -> Path:
     return directory
 
 
-def _count(config: Config, shards: ShardProbe) -> Splits:
+def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
     """Count videos and clips by split."""
-    if config.video.manifest is None and locate_videos(config).manifest is None:
-        videos = [str(video.split) for video in planned_videos(config)]
-        num_unscanned = len(videos)
+    if experiment.has_rows:
+        videos = [item.split for item in experiment.rows[0]]
+        num_unscanned = len(experiment.list_unscanned())
     else:
-        items = read_items(config)[0]
-        videos = [item.split for item in items]
-        num_unscanned = len(open_index(config).missing(scanned_paths(items)))
-    work = locate_shards(config)
+        videos = [str(video.split) for video in planned_videos(experiment.config)]
+        num_unscanned = len(videos)
+    work = experiment.shards
     if work is not None:
         clips, per_video = Counter(clip.split for unit in work.units for clip in unit.clips), 1.0
     else:
@@ -125,57 +115,56 @@ def _count(config: Config, shards: ShardProbe) -> Splits:
     )
 
 
-def _video_stages(config: Config, splits: Splits, rendering: Rate | None, shards: ShardProbe) -> list[PlannedStage]:
+def _video_stages(
+    experiment: Experiment, splits: Splits, rendering: Rate | None, shards: ShardProbe
+) -> list[PlannedStage]:
     """Return the lines of rendering, scanning and sharding."""
-    num_workers = count_workers(config.resources.shard)
+    num_workers = count_workers(experiment.config.resources.shard)
     lines = []
-    if config.video.manifest is None:
+    if experiment.config.video.manifest is None:
         cost = None
         if rendering is not None:
             cost = StageCost(
-                seconds=rendering.seconds * splits.num_videos / num_workers,
-                num_bytes=rendering.num_bytes * splits.num_videos,
+                seconds=rendering.seconds * splits.num_videos, num_bytes=rendering.num_bytes * splits.num_videos
             )
-        lines.append(_line("synth", cost, splits.num_videos, 1, locate_videos(config)))
+        rendered = experiment.manifest(experiment.videos)
+        lines.append(_line("synth", cost, splits.num_videos, num_workers, rendered))
     scan = StageCost(seconds=shards.scan_seconds * splits.num_unscanned, num_bytes=0) if splits.num_unscanned else None
     lines.append(_line("scan", scan, splits.num_videos, num_workers, None))
-    work = locate_shards(config)
-    address = work.address if work is not None else None
-    done = address is not None and address.manifest is not None
+    done = experiment.manifest(experiment.shards.address) if experiment.shards is not None else None
     cost = StageCost(seconds=shards.rate.seconds * splits.num_clips, num_bytes=shards.rate.num_bytes * splits.num_clips)
-    lines.append(_line("shard", None if done else cost, splits.num_clips, num_workers, address))
+    lines.append(_line("shard", None if done is not None else cost, splits.num_clips, num_workers, done))
     return lines
 
 
 def _line(
-    stage: str, cost: StageCost | None, num_units: int, num_workers: int, address: Address | None
+    stage: str, cost: StageCost | None, num_units: int, num_workers: int, done: StageManifest | None
 ) -> PlannedStage:
-    manifest = (address.manifest if address is not None else None) or {}
     return PlannedStage(
         stage=stage,
         cost=cost,
         num_units=num_units,
         num_workers=num_workers,
-        stored_bytes=manifest.get("num_bytes", 0),
+        stored_bytes=done.num_bytes if done is not None else 0,
     )
 
 
-def _feature_jobs(config: Config) -> Iterator[tuple[str, Address | None, str]]:
-    """Yield every feature set to measure, dense ones first: name, address where known, name of its dense one."""
-    work = locate_shards(config)
-    known = {name: locate_features(config, name, work.address) for name in config.features} if work else {}
+def _feature_jobs(experiment: Experiment) -> Iterator[tuple[str, StageManifest | None, str]]:
+    """Yield every feature set to measure, dense ones first: name, manifest if it is there, name of its dense one."""
+    config, is_known = experiment.config, experiment.shards is not None
+    done = {name: experiment.manifest(at) for name, at in experiment.features.items()} if is_known else {}
     encoded = {name: each for name, each in config.features.items() if not is_reduced_from_cache(each)}
     for name in encoded:
-        yield name, known.get(name), ""
+        yield name, done.get(name), ""
     dense_of = {json.dumps(asdict(features)): name for name, features in encoded.items()}
-    for name in config.features:
+    for name, features in config.features.items():
         if name in encoded:
             continue
-        key = json.dumps(asdict(dense_features(config, name)))
+        key = json.dumps(asdict(dense_features(features)))
         if key not in dense_of:
             dense_of[key] = f"{name}-dense"
-            yield f"{name}-dense", locate_dense(config, name, work.address) if work else None, ""
-        yield name, known.get(name), dense_of[key]
+            yield f"{name}-dense", experiment.manifest(experiment.dense(name)) if is_known else None, ""
+        yield name, done.get(name), dense_of[key]
 
 
 def _feature_stage(
@@ -186,23 +175,22 @@ def _feature_stage(
     dense: str,
     splits: Splits,
     disk: DiskSpeed,
-    address: Address | None,
+    done: StageManifest | None,
 ) -> PlannedStage:
     """Return the line of one feature set."""
     probe = probes[name]
     num_files = -(-splits.num_clips // config.shards.clips_per_shard)
     num_bytes = probe.rate.num_bytes * splits.num_clips + probe.rate.file_bytes * num_files
     seconds = probe.rate.seconds * splits.num_clips + probe.rate.file_seconds * num_files
-    done = address is not None and address.manifest is not None
     passes = num_passes(config, name)
     # What is made from dense features would be made from them again: read, and reduced.
     source = probes[dense].rate.num_bytes * splits.num_clips / disk.read if dense else 0.0
     return PlannedStage(
         stage=f"extract/{name}",
-        cost=None if done else StageCost(seconds=seconds, num_bytes=num_bytes),
+        cost=None if done is not None else StageCost(seconds=seconds, num_bytes=num_bytes),
         num_units=splits.num_clips,
         num_workers=count_workers(config.resources.extract),
-        stored_bytes=((address.manifest if address else None) or {}).get("num_bytes", 0),
+        stored_bytes=done.num_bytes if done is not None else 0,
         tokens_per_frame=probe.tokens_per_frame,
         gflops_per_frame=0.0 if is_reduced_from_cache(features) else probe.gflops_per_frame,
         num_passes=passes,

@@ -25,13 +25,14 @@ from vidflow.models.encoder import skeleton
 from vidflow.models.encoder.flops import shape_of
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
+from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
 from vidflow.stages.cost import encoder_macs
+from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
-from vidflow.stages.locate import Address, is_reduced_from_cache, locate_videos, read_items, scanned_paths
 from vidflow.stages.reduce import ReduceUnit, TokenReducer
-from vidflow.stages.scan import VideoScanner
+from vidflow.stages.scan import VideoScanner, list_inputs
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
 from vidflow.store.layout import FileEntry
 from vidflow.training.trial import run_trial
@@ -141,10 +142,11 @@ def planned_videos(config: Config) -> list[PlannedVideo]:
     return plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
 
 
-def probe_videos(config: Config, directory: Path) -> tuple[list[VideoItem], Rate | None]:
+def probe_videos(experiment: Experiment, directory: Path) -> tuple[list[VideoItem], Rate | None]:
     """Return a few videos spread over the manifest; where they are still to be rendered, rendered here and timed."""
-    if config.video.manifest is not None or locate_videos(config).manifest is not None:
-        return _spread(read_items(config)[0]), None
+    if experiment.has_rows:
+        return _spread(experiment.rows[0]), None
+    config = experiment.config
     settings = {k: v for k, v in asdict(config.video.synthetic).items() if k not in ("num_train", "num_val", "seed")}
     items, seconds = [], []
     for video in _spread(planned_videos(config)):
@@ -163,7 +165,7 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     """
     resources = config.resources
     scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
-    paths = scanned_paths(items)
+    paths = list_inputs(items)
     scans = {row.input: row for row in scan(paths[:1])}
     rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
     scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
@@ -235,7 +237,7 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
         for place in range(trial.batch_size)
     ]
     address = Address(directory=features.directory, settings={})
-    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], metadata=metadata)
+    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, metadata=metadata)
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     objective, mode = objective_of(config.trials, trial.task)
     _, *epochs = run_trial(

@@ -1,20 +1,13 @@
 """The plan that `vidflow plan` left, for the sweep to compare with what its stages have taken."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.schema import Config
-from vidflow.stages.finish import summarize_stage
-from vidflow.stages.locate import (
-    Address,
-    is_reduced_from_cache,
-    locate_dense,
-    locate_shards,
-    locate_videos,
-    root_of,
-)
+from vidflow.stages.address import Address
+from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.store.layout import read_json
 
 PLAN = "plan.json"
@@ -25,7 +18,7 @@ class StageCost:
     """What one stage takes, or has taken.
 
     Attributes:
-        seconds: Worker seconds; of rendering, which is not counted by worker, wall seconds.
+        seconds: Worker seconds.
         num_bytes: Bytes on disk.
     """
 
@@ -36,23 +29,22 @@ class StageCost:
 def locate_plan(config: Config) -> Path:
     """Return where the plan of an experiment lies; before the videos are scanned the sweep has no address yet."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("root", "resources", "report")}
-    return root_of(config) / "plans" / fingerprint(settings) / PLAN
+    return Path(config.root) / "plans" / fingerprint(settings) / PLAN
 
 
-def compare_with_plan(config: Config, features: Mapping[str, Address], sweep: StageCost) -> dict[str, float]:
+def compare_with_plan(experiment: Experiment, sweep: StageCost) -> dict[str, float]:
     """Return `plan/STAGE_seconds_predicted`, `plan/STAGE_seconds_actual` and the same of bytes; empty without a plan.
 
     Args:
-        config: The experiment, of which every stage up to the sweep is finished.
-        features: Where each feature set lies.
+        experiment: Every stage of it up to the sweep is finished.
         sweep: What the sweep has taken.
     """
-    plan = read_json(locate_plan(config))
+    plan = read_json(locate_plan(experiment.config))
     if plan is None:
         return {}
     planned: dict[str, dict[str, float]] = plan["stages"]
     metrics: dict[str, float] = {}
-    actual = {**dict(_actual_costs(config, features)), "sweep": sweep}
+    actual = {**dict(_actual_costs(experiment)), "sweep": sweep}
     for stage in planned.keys() & actual.keys():
         for name, predicted, paid in (
             ("seconds", planned[stage]["seconds"], actual[stage].seconds),
@@ -62,19 +54,17 @@ def compare_with_plan(config: Config, features: Mapping[str, Address], sweep: St
     return metrics
 
 
-def _actual_costs(config: Config, features: Mapping[str, Address]) -> Iterator[tuple[str, StageCost]]:
+def _actual_costs(experiment: Experiment) -> Iterator[tuple[str, StageCost]]:
     """Yield what the finished stages before the sweep have taken."""
     addresses: list[tuple[str, Address]] = []
-    if config.video.manifest is None:
-        addresses.append(("synth", locate_videos(config)))
-    work = locate_shards(config)
-    if work is not None:
-        addresses.append(("shard", work.address))
-        for name, address in features.items():
+    if experiment.config.video.manifest is None:
+        addresses.append(("synth", experiment.videos))
+    if experiment.shards is not None:
+        addresses.append(("shard", experiment.shards.address))
+        for name, address in experiment.features.items():
             addresses.append((f"extract/{name}", address))
-            if is_reduced_from_cache(config.features[name]):
-                addresses.append((f"extract/{name}-dense", locate_dense(config, name, work.address)))
+            if is_reduced_from_cache(experiment.config.features[name]):
+                addresses.append((f"extract/{name}-dense", experiment.dense(name)))
     for stage, address in addresses:
-        summary = summarize_stage(address)
-        if summary is not None:
-            yield stage, StageCost(seconds=summary.seconds, num_bytes=summary.num_bytes)
+        if (manifest := experiment.manifest(address)) is not None:
+            yield stage, StageCost(seconds=manifest.worker_seconds, num_bytes=manifest.num_bytes)

@@ -11,7 +11,7 @@ from mlflow_server import serve
 from PIL import Image
 
 from vidflow.config.tracking_uri import default_uri
-from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
+from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
 from vidflow.tracking import Tracker, ui_page
@@ -107,15 +107,15 @@ def report(trials: list[TrialResult]) -> ReportData:
             )
         ],
         stages=[
-            StageSummary(
+            StageManifest(
                 stage="shard",
                 fingerprint="00c0ffee00c0ffee",
-                directory=Path("/runs/shards"),
                 num_files=4,
                 num_clips=200,
                 num_rejects=1,
                 num_bytes=9_000_000,
-                seconds=12.0,
+                worker_seconds=12.0,
+                wall_seconds=12.0,
             )
         ],
         rejects=[Reject(key="", path="cut.mp4", stage="scan", reason="Truncated", message="ends after 1 of 2 s")],

@@ -1,5 +1,6 @@
 """What identifies an encoder's weights, without torch."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,15 @@ def test_a_file_is_identified_by_its_bytes_and_not_by_its_name(tmp_path: Path) -
     identities = [weights_identity("vit_tiny_patch16_224", str(path)) for path in (first, copy, other)]
     assert identities[:2] == [wanted, wanted]
     assert identities[2] != wanted
+
+
+def test_a_file_that_is_replaced_is_identified_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"weights")
+    status, before = path.stat(), weights_identity("vit_tiny_patch16_224", str(path))
+    path.write_bytes(b"Weights")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert weights_identity("vit_tiny_patch16_224", str(path)) != before
 
 
 def test_random_weights_are_identified_by_seed_and_library_versions() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pipelines import extract, report, sweep
-from pipelines.progress import Progress
+from pipelines.progress import finished as finished_line
 from vidflow.config.load import load_config
 from vidflow.errors import VidflowError
+from vidflow.stages.experiment import Experiment
 from vidflow.video.ffmpeg import write_h264
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "video"))
@@ -56,13 +57,13 @@ def again(finished):
 
 def test_shards_with_more_rejects_than_a_lower_limit_allows_are_not_done(finished, vidflow):
     config = finished / "config.yaml"
-    assert Progress(load_config([config])).finished("shard")
-    assert Progress(load_config([config], ["shards.max_reject_fraction=0.4"])).finished("shard")
-    assert Progress(load_config([config], ["shards.max_reject_fraction=0.3"])).finished("shard") is None
+    for limit, is_done in (("1.0", True), ("0.4", True), ("0.3", False)):
+        experiment = Experiment(load_config([config], [f"shards.max_reject_fraction={limit}"]))
+        assert (finished_line(experiment, "shard") is not None) == is_done
     done = vidflow("shard", config, "shards.max_reject_fraction=0.3")
     assert done.returncode == 3
     assert "1 of 3 rows are rejected (1 DecodeError), more than shards.max_reject_fraction = 0.3" in done.stderr
-    assert Progress(load_config([config])).finished("shard")
+    assert finished_line(Experiment(load_config([config])), "shard")
 
 
 @pytest.mark.parametrize("stage", [extract, sweep, report])
@@ -70,7 +71,7 @@ def test_a_video_that_changes_while_a_command_is_at_work_is_one_sentence(again, 
     with (again / "a.mp4").open("ab") as stream:
         stream.write(bytes(16))
     with pytest.raises(VidflowError, match="changed while this command was at work; run the same command again"):
-        stage.main(load_config([again / "config.yaml"]))
+        stage.main(Experiment(load_config([again / "config.yaml"])))
 
 
 @pytest.mark.parametrize("stage", [extract, sweep, report])
@@ -78,10 +79,10 @@ def test_shards_that_are_gone_while_a_command_is_at_work_are_one_sentence(again,
     for tar in again.glob("root/shards/*/*.tar"):
         os.unlink(tar)
     with pytest.raises(VidflowError, match="changed while this command was at work; run the same command again"):
-        stage.main(load_config([again / "config.yaml"]))
+        stage.main(Experiment(load_config([again / "config.yaml"])))
 
 
 @pytest.mark.parametrize("stage", [sweep, report])
 def test_features_that_are_not_there_are_one_sentence(finished, stage):
     with pytest.raises(VidflowError, match="changed while this command was at work; run the same command again"):
-        stage.main(load_config([finished / "config.yaml"]))
+        stage.main(Experiment(load_config([finished / "config.yaml"])))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidflow.records import EpochResult, Reject, StageSummary, TrialResult
+from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure, strip_image
 from vidflow.report.page import (
     Example,
@@ -112,15 +112,15 @@ def report(**changes: object) -> ReportData:
         config_yaml="root: runs/demo\n",
         sections=[section],
         stages=[
-            StageSummary(
+            StageManifest(
                 stage="shard",
                 fingerprint="beef",
-                directory=Path("/r"),
                 num_files=3,
                 num_clips=1400,
                 num_rejects=1,
                 num_bytes=1_530_000,
-                seconds=75.0,
+                worker_seconds=150.0,
+                wall_seconds=75.0,
             )
         ],
         rejects=[Reject(key="", path="a.mp4", stage="scan", reason="Truncated", message="ends early")],
@@ -179,7 +179,7 @@ def test_every_section_holds_its_content(page: Page) -> None:
         "✗ wrong run (61 %), in truth jump k1",
         "Truncated in scan: 1",
         "a.mp4 ends early 1",
-        "shard 1 min 15 s 1.53 MB 3 1,400 1 beef",
+        "shard 2 min 30 s 1 min 15 s 1.53 MB 3 1,400 1 beef",
         "torch 2.14",
         "root: runs/demo",
         "epochs 3 num_heads —",

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from test_shard import ENCODING, unit_of
 
-from vidflow.config.schema import Config, Trial
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.clips import choose_clips
-from vidflow.stages.locate import Address, edition_of, locate_features, locate_sweep, locate_trial
 from vidflow.stages.scan import ScanInput, VideoIndex, VideoScanner
 from vidflow.stages.shard import ShardBuilder
+from vidflow.stages.shard_work import edition_of
 from vidflow.stages.transient import KILLED, TRANSIENT, Limits, is_due, try_twice
 from vidflow.store.layout import committed_entry
 from vidflow.video.ffmpeg import write_h264
@@ -127,20 +126,6 @@ def test_bytes_that_changed_since_the_scan_never_carry_its_digest(tmp_path, vide
     video.unlink()
     assert [row["reason"] for row in builder(unit).rejects] == ["Changed"]
     assert is_due(entry, Limits(**LIMITS))
-
-
-def test_an_edition_is_no_other_place_and_another_identity():
-    config = Config(encoder=replace(Config().encoder, weights="random:0"))
-    whole = Address(directory=None, settings={"a": 1})
-    short = replace(whole, edition=edition_of([Reject(key="k", path="", stage="shard", reason="Timeout", message="")]))
-    assert whole.identity == whole.fingerprint == short.fingerprint != short.identity
-    features = [locate_features(config, "base", shards) for shards in (whole, short)]
-    assert features[0].directory == features[1].directory
-    assert (
-        locate_trial(config, Trial(), features[0]).fingerprint != locate_trial(config, Trial(), features[1]).fingerprint
-    )
-    sweeps = [locate_sweep(config, {"base": each}).fingerprint for each in features]
-    assert sweeps[0] != sweeps[1]
 
 
 def test_final_rejects_name_no_edition():

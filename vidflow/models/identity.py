@@ -3,16 +3,20 @@
 The identity goes into fingerprints, so that a stage can tell within a second that its artifacts are complete.
 """
 
+import functools
 import hashlib
 import re
 from importlib.metadata import version
 from pathlib import Path
 
+from vidflow.files import FileState, file_state
 from vidflow.models.weights import weights_kind
 
 
 def weights_identity(name: str, weights: str) -> str:
     """Return a string that changes when the encoder's weights do, without building the encoder.
+
+    A process reads a file once while it does not change, and asks for the hub's file of a model once.
 
     Args:
         name: The timm model the weights are for.
@@ -29,17 +33,23 @@ def weights_identity(name: str, weights: str) -> str:
     if kind == "random":
         return f"{weights} timm={version('timm')} torch={version('torch')}"
     if kind == "file":
-        return f"sha256:{_sha256_of_file(Path(weights))}"
+        return f"sha256:{_sha256_of_file(Path(weights), file_state(weights))}"
+    return _hub_identity(name)
+
+
+@functools.cache
+def _hub_identity(name: str) -> str:
     # Only timm knows which file that is; importing it costs seconds, hence here.
     from vidflow.models.encoder.hub import hub_file
 
     path = hub_file(name)
     # The hub's cache names a large file's blob by its sha256, which saves reading gigabytes again.
     blob = path.resolve().name
-    return f"hub:sha256:{blob if re.fullmatch(r'[0-9a-f]{64}', blob) else _sha256_of_file(path)}"
+    return f"hub:sha256:{blob if re.fullmatch(r'[0-9a-f]{64}', blob) else _sha256_of_file(path, file_state(path))}"
 
 
-def _sha256_of_file(path: Path) -> str:
+@functools.cache
+def _sha256_of_file(path: Path, _: FileState) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

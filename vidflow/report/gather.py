@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
@@ -21,28 +20,27 @@ from vidflow.report.page import Example, ReportData, TaskSection
 from vidflow.report.pictures import draw_clips
 from vidflow.report.results import Classified, read_classified, read_pictured
 from vidflow.report.tables import rank_trials
+from vidflow.stages.address import Address
 from vidflow.stages.clip_frames import ClipFrames
-from vidflow.stages.finish import read_rejects, summarize_stage
-from vidflow.stages.locate import Address, ShardWork, locate_videos
+from vidflow.stages.experiment import Experiment
+from vidflow.stages.finish import read_rejects
 from vidflow.store.features import FeatureReader
 from vidflow.training.baselines import describe_baseline
 
 
-def gather(
-    config: Config,
-    work: ShardWork,
-    features: dict[str, Address],
-    sweep: Address,
-    results: list[TrialResult],
-    baselines: Mapping[str, dict[str, float]],
-) -> ReportData:
+def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
     """Return all that the page shows of an experiment whose stages up to the sweep are finished.
+
+    Args:
+        experiment: Which one.
+        results: Of the sweep's trials.
 
     Raises:
         VidflowError: If a file of a stage is gone or damaged.
     """
-    stages = [locate_videos(config)] if config.video.manifest is None else []
-    stages += [work.address, *features.values(), sweep]
+    config = experiment.config
+    sources = [experiment.scanned_shards.address, *experiment.features.values()]
+    stages = [*([experiment.videos] if config.video.manifest is None else []), *sources, experiment.sweep]
     notices = []
     if config.encoder.weights.startswith("random:"):
         notices.append(
@@ -52,32 +50,28 @@ def gather(
     return ReportData(
         title=config.report.title,
         config_yaml=config_to_yaml(config),
-        sections=_sections(config, work, features, results, baselines),
-        stages=[summary for address in stages if (summary := summarize_stage(address))],
-        rejects=[*read_rejects(work.address), *(r for address in features.values() for r in read_rejects(address))],
+        sections=_sections(experiment, results),
+        stages=[experiment.finished(address) for address in stages],
+        rejects=[reject for address in sources for reject in read_rejects(address)],
         provenance=_provenance(config, stages),
         notices=notices,
-        pareto=compare_costs(config, work, features, results),
+        pareto=compare_costs(experiment, results),
     )
 
 
-def _sections(
-    config: Config,
-    work: ShardWork,
-    features: dict[str, Address],
-    results: list[TrialResult],
-    baselines: Mapping[str, dict[str, float]],
-) -> list[TaskSection]:
+def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSection]:
     """Return a section per task."""
+    config = experiment.config
+    baselines = experiment.finished(experiment.sweep).details["baselines"]
     sections = []
-    frames = ClipFrames(work)
+    frames = ClipFrames(experiment.scanned_shards)
     for task in get_args(TaskName):
         objective, mode = objective_of(config.trials, task)
         trials = [result for result in results if result.settings["task"] == task]
         if not trials:
             continue
         best = rank_trials(trials, objective, mode)[0].result
-        reader = FeatureReader(features[str(best.settings["features"])].directory)
+        reader = FeatureReader(experiment.features[str(best.settings["features"])].directory)
         classified, pictured = read_classified(best), read_pictured(best)
         sections.append(
             TaskSection(

@@ -6,29 +6,28 @@ from typing import get_args
 
 import numpy as np
 
-from vidflow.config.schema import Config, TaskName
+from vidflow.config.schema import TaskName
 from vidflow.config.search import objective_of
 from vidflow.records import TrialResult
 from vidflow.report.formats import is_share
 from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.cost import FeatureCost, read_cost
-from vidflow.stages.locate import Address, ShardWork, is_reduced_from_cache, locate_dense
+from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.store.features import FeatureReader
 
 NUM_CLIPS = 3
 """Clips whose merging is shown."""
 
 
-def compare_costs(
-    config: Config, work: ShardWork, features: dict[str, Address], results: Sequence[TrialResult]
-) -> list[ParetoSection]:
+def compare_costs(experiment: Experiment, results: Sequence[TrialResult]) -> list[ParetoSection]:
     """Return a section per task whose trials use more than one feature set."""
+    config = experiment.config
     used = {str(result.settings["features"]) for result in results}
     if len(used) < 2:
         return []
-    costs = {name: _read_cost(config, name, work, features[name]) for name in config.features if name in used}
-    clips = picture_merging(costs, work, features)
+    costs = {name: _read_cost(experiment, name) for name in config.features if name in used}
+    clips = picture_merging(experiment, costs)
     sections: list[ParetoSection] = []
     for task in get_args(TaskName):
         objective, mode = objective_of(config.trials, task)
@@ -45,18 +44,16 @@ def compare_costs(
     return sections
 
 
-def picture_merging(
-    costs: Mapping[str, FeatureCost], work: ShardWork, features: Mapping[str, Address]
-) -> list[MergedClip]:
+def picture_merging(experiment: Experiment, costs: Mapping[str, FeatureCost]) -> list[MergedClip]:
     """Return the first validation clips, and under each what every reducer that does not go by chance made of it."""
     readers = {
-        name: FeatureReader(features[name].directory)
+        name: FeatureReader(experiment.features[name].directory)
         for name, cost in costs.items()
         if cost.is_reduced and not cost.is_random
     }
     if not readers:
         return []
-    frames_of = ClipFrames(work)
+    frames_of = ClipFrames(experiment.scanned_shards)
     clips = []
     for key in frames_of.keys("val")[:NUM_CLIPS]:
         frames = frames_of(key)
@@ -78,9 +75,10 @@ def _tint(reader: FeatureReader, key: str, frames: np.ndarray) -> np.ndarray | N
     return None if assignment is None else tint_tokens(frames, assignment[:, -1], (height, width))
 
 
-def _read_cost(config: Config, name: str, work: ShardWork, address: Address) -> FeatureCost:
+def _read_cost(experiment: Experiment, name: str) -> FeatureCost:
+    config, address = experiment.config, experiment.features[name]
     features = config.features[name]
-    dense = locate_dense(config, name, work.address) if is_reduced_from_cache(features) else address
+    dense = experiment.dense(name) if is_reduced_from_cache(features) else address
     reducer = asdict(features.reducer)
     return read_cost(
         name,

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from vidflow.config.tracking_uri import without_credentials
-from vidflow.records import Reject, StageSummary
+from vidflow.records import Reject, StageManifest
 from vidflow.report.figures import DPI, pareto_figure, png_width, strip_image
 from vidflow.report.formats import (
     format_bytes,
@@ -60,7 +60,7 @@ class ReportData:
     title: str
     config_yaml: str
     sections: Sequence[TaskSection]
-    stages: Sequence[StageSummary] = ()
+    stages: Sequence[StageManifest] = ()
     rejects: Sequence[Reject] = ()
     provenance: dict[str, str]
     notices: Sequence[str] = ()

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vidflow.errors import VidflowError
-from vidflow.stages.locate import ShardWork
+from vidflow.stages.shard_work import ShardWork
 from vidflow.store.digests import check_once
 from vidflow.store.features import CLIPS_TABLE, ClipRow
 from vidflow.store.layout import FileEntry, committed_entry

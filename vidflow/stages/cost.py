@@ -94,7 +94,7 @@ def read_cost(
         is_random=reducer in RANDOM_REDUCERS,
         tokens_per_frame=float(counts.mean()),
         gflops_per_frame=None if macs is None else 2 * macs / 1e9,
-        seconds_per_clip=(manifest["seconds"] + before.get("seconds", 0.0)) / num_clips,
+        seconds_per_clip=(manifest["worker_seconds"] + before.get("worker_seconds", 0.0)) / num_clips,
         bytes_per_clip=manifest["num_bytes"] / num_clips,
     )
 

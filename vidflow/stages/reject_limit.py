@@ -1,16 +1,21 @@
 """Whether more rows of a manifest are left out than `shards.max_reject_fraction` allows."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from vidflow.config.schema import Config
-from vidflow.records import Reject
-from vidflow.stages.locate import ShardWork, count_reasons
+from vidflow.records import Reject, StageManifest
+from vidflow.stages.shard_work import ShardWork
 
 
-def built_rejects(manifest: dict[str, Any]) -> list[Reject]:
+def built_rejects(manifest: StageManifest) -> list[Reject]:
     """Return what a finished shard stage left out while it made the shards."""
-    return [Reject(**row) for row in manifest["build_rejects"]]
+    return [Reject(**row) for row in manifest.details["build_rejects"]]
+
+
+def count_reasons(rejects: Sequence[Reject]) -> str:
+    """Return how often each reason is given, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common())
 
 
 def limit_problem(config: Config, work: ShardWork, built: Sequence[Reject]) -> str:

@@ -39,6 +39,11 @@ def inputs_of(item: VideoItem) -> list[ScanInput]:
     return [ScanInput(str(item.path), is_video=True), *truth]
 
 
+def list_inputs(items: Iterable[VideoItem]) -> list[ScanInput]:
+    """Return every file whose content the clips of these rows depend on, once as each of what the rows name it."""
+    return sorted({each for item in items for each in inputs_of(item)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedVideo:
     """What is known of one input; `reason` and `message` say why it is unusable, and are empty otherwise.

@@ -198,7 +198,7 @@ class FeatureReader:
                 "with this configuration"
             )
         self.directory = directory
-        self.metadata: dict[str, Any] = manifest["metadata"]
+        self.metadata: dict[str, Any] = manifest["details"]["metadata"]
         rows = read_columns(directory / CLIPS_TABLE, ClipRow)
         self.keys: list[str] = rows["key"]
         self.labels: list[int] = rows["label"]

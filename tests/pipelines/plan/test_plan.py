@@ -14,6 +14,7 @@ from pipelines.plan.record import StageCost, compare_with_plan, locate_plan
 from pipelines.plan.table import PlannedStage, table
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, StageResources
+from vidflow.stages.experiment import Experiment
 from vidflow.store.layout import FileEntry
 
 REDUCED = """\
@@ -37,7 +38,7 @@ def write(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     config = load_config(write(tmp_path_factory.mktemp("plan")))
-    main(config)
+    main(Experiment(config))
     return config
 
 
@@ -90,11 +91,11 @@ def test_the_plan_has_one_place_whatever_the_resources(config: Config) -> None:
 
 def test_without_a_plan_there_is_nothing_to_compare(tmp_path: Path, config: Config) -> None:
     empty = dataclasses.replace(config, root=str(tmp_path))
-    assert compare_with_plan(empty, {}, StageCost(seconds=1, num_bytes=1)) == {}
+    assert compare_with_plan(Experiment(empty), StageCost(seconds=1, num_bytes=1)) == {}
 
 
 def test_before_the_run_only_the_sweep_can_be_compared(config: Config, lines: dict[str, dict]) -> None:
-    metrics = compare_with_plan(config, {}, StageCost(seconds=3.0, num_bytes=5))
+    metrics = compare_with_plan(Experiment(config), StageCost(seconds=3.0, num_bytes=5))
     assert metrics == {
         "plan/sweep_seconds_predicted": lines["sweep"]["cost"]["seconds"],
         "plan/sweep_seconds_actual": 3.0,
