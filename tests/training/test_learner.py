@@ -6,8 +6,7 @@ import torch
 
 from vidflow.errors import VidflowError
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
-from vidflow.models.tasks.metrics import build_metric
+from vidflow.models.tasks import TaskOptions, build_metric, build_task
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import build_optimizer
@@ -19,11 +18,8 @@ def _learner(reader, *, core="mean", batch_size=5, precision="float32") -> Learn
     with seeded(0, 0, CPU):
         task = build_task(
             "classification",
-            core=build_core(core, embed_dim=16, num_layers=1),
-            embed_dim=16,
-            num_classes=3,
-            readout_width=16,
-            readout_heads=2,
+            build_core(core, embed_dim=16, num_layers=1),
+            TaskOptions(num_classes=3, readout_dim=16, readout_heads=2),
         )
     return Learner(
         key="trial-key",

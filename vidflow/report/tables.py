@@ -8,15 +8,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from vidflow.config.tasks import Mode
 from vidflow.records import Reject, TrialResult
 
 Setting = str | int | float | bool | None
-Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,7 @@ import torch
 from jaxtyping import Int64
 
 from vidflow.errors import ConfigError, DamagedError, VidflowError
-from vidflow.models.tasks import Task
-from vidflow.models.tasks.metrics import Metric
+from vidflow.models.tasks import Metric, Task
 from vidflow.records import EpochResult
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.store.layout import TRIAL_RESULT, remove_leftovers

@@ -15,8 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.tasks import Task
-from vidflow.models.tasks.metrics import Metric
+from vidflow.models.tasks import Metric, Task
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import Batch, iterate_batches
 from vidflow.training.optim import Precision, autocast, step_optimizer
