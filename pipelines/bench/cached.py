@@ -24,7 +24,7 @@ from vidflow.stages.locate import dense_features, is_reduced_from_cache, locate_
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
-from vidflow.training.optim import build_optimizer
+from vidflow.training.optim import Optimisation, build_optimizer
 from vidflow.training.recipe import build_module, module_recipe
 
 # Clips of a round, in whole batches; their seconds stand for those of the epoch.
@@ -178,8 +178,7 @@ class _Training:
             optimizer=build_optimizer(task, weight_decay=trial.weight_decay),
             reader=reader,
             arrays=facts_of(trial.task).annotations,
-            batch_size=trial.batch_size,
-            precision=trial.precision,
+            optimisation=Optimisation.of(trial),
             device=device,
         )
         self._batches = list(
@@ -197,7 +196,7 @@ class _Training:
     def from_cache(self) -> None:
         """Train as a trial does."""
         rates = [self._trial.learning_rate] * len(self._batches)
-        self._learner.train(self._order, epoch=1, learning_rates=rates, grad_clip=self._trial.grad_clip)
+        self._learner.train(self._order, epoch=1, learning_rates=rates)
 
     def from_memory(self) -> None:
         """Take the same steps on tokens that are on the device."""

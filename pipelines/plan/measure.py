@@ -237,14 +237,12 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
     address = Address(directory=features.directory, settings={})
     finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], metadata=metadata)
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
-    objective, mode = objective_of(config.trials, trial.task)
     _, *epochs = run_trial(
         replace(trial, epochs=1 + _ROUNDS),
         FeatureReader(features.directory),
         directory=directory,
         key="probe",
-        objective=objective,
-        mode=mode,
+        objective=objective_of(config.trials, trial.task),
         device="cuda" if config.resources.trials.num_gpus else "cpu",
     )
     train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vidflow.config.schema import Trial
+from vidflow.config.tasks import Objective
 from vidflow.errors import VidflowError
 from vidflow.training.batches import iterate_batches
 from vidflow.training.recipe import module_recipe
@@ -25,7 +26,9 @@ SMALL = Trial(
 
 
 def _run(trial, reader, directory, *, objective="val/loss", mode="min"):
-    return list(run_trial(trial, reader, directory=directory, key="key", objective=objective, mode=mode, device="cpu"))
+    return list(
+        run_trial(trial, reader, directory=directory, key="key", objective=Objective(objective, mode), device="cpu")
+    )
 
 
 @pytest.fixture(scope="module")

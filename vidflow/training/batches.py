@@ -54,6 +54,21 @@ class Batch:
     targets: dict[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """The clips of a trial.
+
+    Attributes:
+        reader: Cached features.
+        train: Clips to train on, as positions in the reader.
+        val: Clips to validate on.
+    """
+
+    reader: FeatureReader
+    train: Int64[np.ndarray, " train"]
+    val: Int64[np.ndarray, " val"]
+
+
 def iterate_batches(
     reader: FeatureReader,
     indices: Int64[np.ndarray, " clips"],

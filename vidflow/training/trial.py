@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,14 +10,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidflow.config.schema import Trial
-from vidflow.config.tasks import TaskName, facts_of
+from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.errors import VidflowError
-from vidflow.models.tasks import Task, build_metric
+from vidflow.models.tasks import Task, spec_of
 from vidflow.records import EpochResult
 from vidflow.store.features import FeatureReader
-from vidflow.training.batches import core_tokens, spread
+from vidflow.training.batches import Splits, core_tokens, spread
 from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
+from vidflow.training.optim import Optimisation
 from vidflow.training.recipe import ModuleRecipe, build_module, module_recipe
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
 
@@ -34,8 +34,7 @@ def run_trial(
     *,
     directory: Path,
     key: str,
-    objective: str,
-    mode: Literal["max", "min"],
+    objective: Objective,
     device: torch.device | str | None = None,
 ) -> Iterator[EpochResult]:
     """Train a trial, or go on with it, and yield the result of every epoch that was not done before.
@@ -47,15 +46,15 @@ def run_trial(
         reader: Its feature set.
         directory: Its folder.
         key: Fingerprint of everything that decides it.
-        objective: Metric by which an epoch is the best, such as `val/top1`.
-        mode: Whether more of it is better.
+        objective: What an epoch is the best by.
         device: Where to train; None is the GPU if there is one.
 
     Raises:
         VidflowError: If the features do not fit the task, the module cannot be built, or the loss is not finite.
     """
-    train_indices = _split_indices(reader, "train", trial.task)
-    val_indices = _split_indices(reader, "val", trial.task)
+    splits = Splits(
+        reader=reader, train=_split_indices(reader, "train", trial.task), val=_split_indices(reader, "val", trial.task)
+    )
     recipe = module_recipe(trial, reader)
     try:
         with seeded(trial.seed, 0, torch.device("cpu")):
@@ -63,33 +62,22 @@ def run_trial(
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
     if task.token_scale is not None:
-        task.token_scale.measure(_train_tokens(reader, train_indices, task))
+        task.token_scale.measure(_train_tokens(splits, task))
     identity = TrialIdentity(
         key=key,
         settings=dataclasses.asdict(trial),
         recipe=dataclasses.asdict(recipe),
         num_parameters=sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad),
-        features={**reader.metadata, "fps": _frame_rate(reader, train_indices)},
+        features={**reader.metadata, "fps": _frame_rate(splits)},
     )
     yield from fit(
         task,
+        spec_of(trial.task),
+        splits,
         identity=identity,
-        reader=reader,
         directory=directory,
-        train_indices=train_indices,
-        val_indices=val_indices,
-        arrays=facts_of(trial.task).annotations,
-        build_metric=lambda: build_metric(trial.task),
-        epochs=trial.epochs,
-        batch_size=trial.batch_size,
-        learning_rate=trial.learning_rate,
-        weight_decay=trial.weight_decay,
-        warmup_fraction=trial.warmup_fraction,
-        grad_clip=trial.grad_clip,
-        precision=trial.precision,
+        optimisation=Optimisation.of(trial),
         objective=objective,
-        mode=mode,
-        seed=trial.seed,
         device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
     )
 
@@ -116,12 +104,10 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
     return task.to(device).eval(), identity
 
 
-def _train_tokens(
-    reader: FeatureReader, train_indices: Int64[np.ndarray, " clips"], task: Task
-) -> Iterator[Float[Tensor, "T K N D"]]:
+def _train_tokens(splits: Splits, task: Task) -> Iterator[Float[Tensor, "T K N D"]]:
     """Yield the tokens of some clips of the training split, spread over it evenly."""
-    for index in spread(train_indices, most=_SCALE_CLIPS):
-        tokens = core_tokens(reader[int(index)], task.num_depths, unmerged=task.unmerges)
+    for index in spread(splits.train, most=_SCALE_CLIPS):
+        tokens = core_tokens(splits.reader[int(index)], task.num_depths, unmerged=task.unmerges)
         yield torch.from_numpy(tokens.astype(np.float32))
 
 
@@ -141,9 +127,9 @@ def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[n
     return indices
 
 
-def _frame_rate(reader: FeatureReader, indices: Int64[np.ndarray, " clips"]) -> float | None:
-    """Return the usual number of frames per second of the clips; None where each has a single moment."""
-    times = [reader[int(index)].pts_seconds for index in indices[:_RATE_CLIPS]]
+def _frame_rate(splits: Splits) -> float | None:
+    """Return the usual number of frames per second of the training clips; None where each has a single moment."""
+    times = [splits.reader[int(index)].pts_seconds for index in splits.train[:_RATE_CLIPS]]
     rates = [(len(clip) - 1) / (clip[-1] - clip[0]) for clip in times if clip[-1] > clip[0]]
     return float(np.median(rates)) if rates else None
 
