@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Int
 
 from vidflow.config.tasks import Mode
-from vidflow.records import Reject, TrialResult
+from vidflow.errors import RejectReason
+from vidflow.records import Reject, RejectStage, TrialResult
 
 Setting = str | int | float | bool | None
 
@@ -69,8 +70,8 @@ class SeedGroup:
 class RejectGroup:
     """Inputs left out by one stage for one reason."""
 
-    stage: str
-    reason: str
+    stage: RejectStage
+    reason: RejectReason
     rejects: tuple[Reject, ...]
 
 

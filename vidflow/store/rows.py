@@ -80,6 +80,8 @@ def _schema(row_type: type[Any]) -> pa.Schema:
 
 
 def _arrow_type(hint: Any) -> pa.DataType:
-    if isinstance(hint, UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        hint = type(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (UnionType, typing.Union):
+        return _arrow_type(next(part for part in typing.get_args(hint) if part is not type(None)))
     return _ARROW_TYPES[hint]
