@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipelines.ray_pool import log
@@ -11,10 +10,10 @@ from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.encoder.calibration import calibrate_windows
+from vidflow.spread import spread
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.extract import fit_frames
 from vidflow.stages.locate import locate_shards
-from vidflow.training.batches import spread
 
 NUM_FRAMES = 1024
 """Frames looked at, of clips spread over the training split."""
@@ -39,7 +38,7 @@ def main(config: Config) -> None:
     )
     frames_of = ClipFrames(work)
     train = frames_of.keys("train")
-    chosen = spread(np.arange(len(train)), most=-(-NUM_FRAMES // config.video.sampling.num_frames))
+    chosen = spread(len(train), -(-NUM_FRAMES // config.video.sampling.num_frames))
     frames = torch.cat([fit_frames(torch.from_numpy(frames_of(train[i])), encoder.img_size) for i in chosen])
     for name in names:
         steps: dict[str, Any] = {step: value for step, value in reducers[name].settings.items() if step in _STEPS}

@@ -11,12 +11,12 @@ from pipelines.entry import run_stage
 from pipelines.ray_pool import log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
+from vidflow.files import file_sha256
 from vidflow.records import VideoItem
 from vidflow.stages.locate import VIDEOS_MANIFEST, locate_videos, root_of
 from vidflow.store.layout import (
     STAGE_MANIFEST,
     exclusive,
-    file_sha256,
     has_size,
     publish_json,
     read_json,

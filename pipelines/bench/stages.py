@@ -20,10 +20,10 @@ from pipelines.progress import finished_manifest
 from pipelines.ray_pool import WorkerPool, log
 from vidflow.config.schema import Config, StageResources
 from vidflow.config.search import draw_candidates
+from vidflow.files import file_sha256
 from vidflow.stages.locate import locate_features, locate_shards, locate_trial
 from vidflow.store.digests import GRACE_SECONDS
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import file_sha256
 
 HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
 

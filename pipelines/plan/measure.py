@@ -25,6 +25,7 @@ from vidflow.models.encoder import skeleton
 from vidflow.models.encoder.flops import shape_of
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
+from vidflow.spread import spread
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
 from vidflow.stages.cost import encoder_macs
 from vidflow.stages.extract import ExtractUnit
@@ -293,8 +294,7 @@ def _several(clips: Sequence[ChosenClip]) -> tuple[ChosenClip, ...]:
 
 
 def _spread(values: Sequence[Any], number: int = NUM_VIDEOS) -> list[Any]:
-    places = np.unique(np.linspace(0, len(values) - 1, min(number, len(values))).round().astype(int))
-    return [values[place] for place in places]
+    return [values[place] for place in spread(len(values), number)]
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from vidflow.errors import VidflowError
+from vidflow.files import file_sha256
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureFile, FeatureReader, clip_order, write_features
-from vidflow.store.layout import file_sha256
 
 
 def make_clip(index: int, *, merged: bool = False, embed_dim: int = 8) -> ClipTokens:

@@ -3,11 +3,11 @@
 The identity goes into fingerprints, so that a stage can tell within a second that its artifacts are complete.
 """
 
-import hashlib
 import re
 from importlib.metadata import version
 from pathlib import Path
 
+from vidflow.files import file_sha256
 from vidflow.models.weights import weights_kind
 
 
@@ -29,19 +29,14 @@ def weights_identity(name: str, weights: str) -> str:
     if kind == "random":
         return f"{weights} timm={version('timm')} torch={version('torch')}"
     if kind == "file":
-        return f"sha256:{_sha256_of_file(Path(weights))}"
+        return f"sha256:{file_sha256(Path(weights))}"
     # Only timm knows which file that is; importing it costs seconds, hence here.
     from vidflow.models.encoder.hub import hub_file
 
     path = hub_file(name)
     # The hub's cache names a large file's blob by its sha256, which saves reading gigabytes again.
     blob = path.resolve().name
-    return f"hub:sha256:{blob if re.fullmatch(r'[0-9a-f]{64}', blob) else _sha256_of_file(path)}"
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"hub:sha256:{blob if re.fullmatch(r'[0-9a-f]{64}', blob) else file_sha256(path)}"
 
 
 __all__ = ["weights_identity"]

@@ -10,7 +10,7 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from vidflow.models.tasks.metrics.depth import valid_depth
 from vidflow.models.tasks.metrics.point_tracking import claimed_visible
 from vidflow.report.figures import DPI, depth_figure, ways_figure
 from vidflow.report.results import Pictured
+from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
 
@@ -123,7 +124,7 @@ def draw_boxes(
     """
     cells = []
     started = np.maximum.accumulate(visible, axis=1)
-    for t in _spread(len(frames)):
+    for t in spread(len(frames), _NUM_FRAMES):
         cell, draw = _enlarge(frames[t])
         for number in range(len(truth)):
             if visible[number, t]:
@@ -151,9 +152,9 @@ def draw_tracks(
         claimed: Whether the prediction says that it is in sight.
     """
     cells = []
-    for t in _spread(len(frames)):
+    for t in spread(len(frames), _NUM_FRAMES):
         cell, draw = _enlarge(frames[t])
-        for q in _spread(len(truth), _MAX_POINTS):
+        for q in spread(len(truth), _MAX_POINTS):
             ends = [tuple(map(float, point * cell.size)) for point in (truth[q, t], predicted[q, t])]
             draw.line(ends, fill=_SHADOW, width=5)
             draw.line(ends, fill="white", width=2)
@@ -199,7 +200,7 @@ def _draw(
             )
             return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
         case "depth":
-            shown = _spread(len(frames))
+            shown = spread(len(frames), _NUM_FRAMES)
             known = valid_depth(truth["depth"][shown])
             figure = depth_figure(
                 frames[shown], truth["depth"][shown].numpy(), answers["depth"][shown].numpy(), known.numpy()
@@ -218,11 +219,6 @@ def _describe(task: TaskName, answers: dict[str, Tensor], truth: dict[str, Tenso
     except ValueError:
         return ""
     return f"{objective.removeprefix('val/')} {value:.4g}"
-
-
-def _spread(count: int, limit: int = _NUM_FRAMES) -> Int[np.ndarray, " n"]:
-    """Choose at most `limit` of `count` positions, first and last among them."""
-    return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
 
 
 def _enlarge(frame: UInt8[np.ndarray, "H W 3"]) -> tuple[Image.Image, ImageDraw.ImageDraw]:

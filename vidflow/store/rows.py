@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidflow.errors import DamagedError
-from vidflow.store.layout import damage, file_sha256, list_file, publish, publish_json, read_json, read_sealed
+from vidflow.files import file_sha256
+from vidflow.store.layout import damage, list_file, publish, publish_json, read_json, read_sealed
 
 Row = TypeVar("Row")
 _REPLACED = "replaced_sha256"

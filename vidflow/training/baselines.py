@@ -7,8 +7,9 @@ from torch import Tensor
 from vidflow.config.tasks import TaskFacts, TaskName
 from vidflow.errors import VidflowError
 from vidflow.models.tasks import spec_of
+from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
-from vidflow.training.batches import read_annotations, spread
+from vidflow.training.batches import read_annotations
 
 # Training clips, spread evenly, whose annotations are read: more would change a mean little and cost minutes.
 _FITTED_CLIPS = 512
@@ -28,7 +29,7 @@ def baseline_metrics(task: TaskName, reader: FeatureReader) -> dict[str, float]:
     """
     spec, splits = spec_of(task), np.asarray(reader.splits)
     train = np.flatnonzero(splits == "train")
-    chosen = spread(train, most=_FITTED_CLIPS) if spec.facts.annotations else train
+    chosen = train[spread(len(train), _FITTED_CLIPS)] if spec.facts.annotations else train
     known = (_targets(spec.facts, reader, int(index)) for index in chosen)
     fitted = spec.trivial.fit(known, len(reader.metadata["class_names"]))
     metric = spec.build_metric()

@@ -136,12 +136,6 @@ def core_tokens(clip: ClipTokens, num_depths: int | None, *, unmerged: bool) -> 
     return (unmerge if unmerged else stored_tokens)(clip)[:, -(num_depths or 0) :]
 
 
-def spread(indices: Int64[np.ndarray, " clips"], *, most: int) -> Int64[np.ndarray, " fewer"]:
-    """Return at most so many of the clips, evenly from first to last."""
-    places = np.linspace(0, len(indices) - 1, min(len(indices), most)).round().astype(int)
-    return np.take(indices, places)
-
-
 def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the wanted arrays of a clip's `.npz`.
 

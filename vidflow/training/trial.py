@@ -14,8 +14,9 @@ from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.errors import VidflowError
 from vidflow.models.tasks import Task, spec_of
 from vidflow.records import EpochResult
+from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
-from vidflow.training.batches import Splits, core_tokens, spread
+from vidflow.training.batches import Splits, core_tokens
 from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
 from vidflow.training.optim import Optimisation
@@ -106,7 +107,7 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
 
 def _train_tokens(splits: Splits, task: Task) -> Iterator[Float[Tensor, "T K N D"]]:
     """Yield the tokens of some clips of the training split, spread over it evenly."""
-    for index in spread(splits.train, most=_SCALE_CLIPS):
+    for index in splits.train[spread(len(splits.train), _SCALE_CLIPS)]:
         tokens = core_tokens(splits.reader[int(index)], task.num_depths, unmerged=task.unmerges)
         yield torch.from_numpy(tokens.astype(np.float32))
 
