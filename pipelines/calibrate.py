@@ -3,17 +3,16 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipelines.ray_pool import log
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.encoder.calibration import calibrate_windows
+from vidflow.spread import spread
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.extract import fit_frames
-from vidflow.training.batches import spread
 
 NUM_FRAMES = 1024
 """Frames looked at, of clips spread over the training split."""
@@ -39,7 +38,7 @@ def main(experiment: Experiment) -> None:
     )
     frames_of = ClipFrames(work)
     train = frames_of.keys("train")
-    chosen = spread(np.arange(len(train)), most=-(-NUM_FRAMES // config.video.sampling.num_frames))
+    chosen = spread(len(train), -(-NUM_FRAMES // config.video.sampling.num_frames))
     frames = torch.cat([fit_frames(torch.from_numpy(frames_of(train[i])), encoder.img_size) for i in chosen])
     for name in names:
         steps: dict[str, Any] = {step: value for step, value in reducers[name].settings.items() if step in _STEPS}

@@ -11,6 +11,7 @@ import yaml
 
 from vidflow.config.describe import ANY_NAME, describe_sections, find_settings
 from vidflow.config.load import load_config
+from vidflow.config.tasks import facts_of
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
 from vidflow.stages.wanted_rows import check_rows
@@ -106,7 +107,7 @@ def _fill(
     values["tracking"] = values.get("tracking", {}) | {"experiment": name}
     axes = values["trials"]["axes"]
     if "task" in axes and not any(item.label for item in items):
-        axes["task"] = [task for task in axes["task"] if task != "classification"]
+        axes["task"] = [task for task in axes["task"] if not facts_of(task).needs_labels]
     return values
 
 

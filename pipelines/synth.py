@@ -11,10 +11,11 @@ from pipelines.entry import run_stage
 from pipelines.ray_pool import log, map_units, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
+from vidflow.files import file_sha256
 from vidflow.records import StageManifest, VideoItem
 from vidflow.stages.experiment import VIDEOS_MANIFEST, Experiment
 from vidflow.stages.finish import publish_manifest
-from vidflow.store.layout import STAGE_MANIFEST, file_sha256, has_size, read_json, remove_leftovers
+from vidflow.store.layout import STAGE_MANIFEST, has_size, read_json, remove_leftovers
 from vidflow.video.manifest import write_manifest
 from vidflow.video.synthetic import PlannedVideo, plan_videos, video_path, write_video
 

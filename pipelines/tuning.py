@@ -145,14 +145,12 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
     torch.set_num_threads(max(1, int(resources.num_cpus)))
     trial = trial_of(config, settings)
     address = locate_trial(config, trial, features[trial.features])
-    objective, mode = objective_of(config.trials, trial.task)
     results = run_trial(
         trial,
         reader=FeatureReader(features[trial.features].directory),
         directory=address.directory,
         key=address.fingerprint,
-        objective=objective,
-        mode=mode,
+        objective=objective_of(config.trials, trial.task),
         device=torch.device("cuda" if resources.num_gpus else "cpu"),
     )
     for result in results:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidflow.files import file_sha256
 from vidflow.records import ClipTokens
 from vidflow.stages.address import Address
 from vidflow.stages.finish import finish_stage
 from vidflow.store.features import ClipRow, FeatureReader, write_features
-from vidflow.store.layout import FileEntry, file_sha256, publish_entry
+from vidflow.store.layout import FileEntry, publish_entry
 
 
 def finish_features(

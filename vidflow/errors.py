@@ -1,5 +1,18 @@
 """The exceptions somebody catches or prints specially; everything else is a bug."""
 
+from typing import Literal
+
+RowReason = Literal["BadRow", "PathEscapes"]
+_FileReason = Literal["Missing", "NotAFile", "Unreadable", "Empty", "OtherBytes", "Changed"]
+_VideoReason = Literal[
+    "NotAVideo", "NoVideoStream", "UnknownCodec", "NoFrames", "NoTimestamps", "UnorderedTimes", "Orientation"
+]
+_DamageReason = Literal["Truncated", "Corrupt", "DecodeError", "NonFinite"]
+_ClipReason = Literal["Annotations", "SpanOutside", "TooManyWindows", "Leak", "Duplicate", "LabelConflict"]
+_ProcessReason = Literal["Timeout", "OutOfMemory", "DecoderCrashed", "DecoderFailed"]
+RejectReason = Literal[RowReason, _FileReason, _VideoReason, _DamageReason, _ClipReason, _ProcessReason]
+"""Why an input is left out."""
+
 
 class VidflowError(Exception):
     """A failure with a message for the user: value got, value wanted, key or file, what to do."""
@@ -27,11 +40,11 @@ class VideoError(VidflowError):
     """One video (or clip) cannot be used; it becomes a `Reject` row and the run goes on.
 
     Attributes:
-        reason: Short CamelCase class of the problem, such as `Truncated` or `NoVideoStream`.
+        reason: Why.
         attempts: How often the input was tried.
     """
 
-    def __init__(self, reason: str, message: str, *, attempts: int = 1) -> None:
+    def __init__(self, reason: RejectReason, message: str, *, attempts: int = 1) -> None:
         """Keep `reason` beside the message, so that rejects can be grouped by it."""
         super().__init__(message)
         self.reason = reason

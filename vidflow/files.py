@@ -1,6 +1,7 @@
-"""Files that a manifest names, which may be anything: opened without waiting, and told apart by what a stat says."""
+"""Files of any origin: opened without waiting, told apart by what a stat says, named by their digest."""
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -67,3 +68,9 @@ def open_regular(path: Path) -> BinaryIO:
 def unreadable(path: Path, error: OSError) -> VideoError:
     """Return the error of a file that is there and cannot be read."""
     return VideoError("Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex digest of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,10 +5,15 @@ Axes: T frames of a clip, H and W pixels, K tapped depths, N patch tokens, P pre
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float16, Float64, Int, UInt8
+
+from vidflow.errors import RejectReason
+
+RejectStage = Literal["manifest", "scan", "shard", "extract"]
+TrialStatus = Literal["completed", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +147,16 @@ class Reject:
     Attributes:
         key: Clip key where one was known, else empty.
         path: The file as the manifest names it.
-        stage: Stage that rejected it: `manifest`, `scan`, `shard` or `extract`.
-        reason: Short CamelCase class, such as `Truncated`.
+        stage: Stage that rejected it.
+        reason: Why.
         message: One sentence for the user.
         attempts: How often it was tried.
     """
 
     key: str
     path: str
-    stage: str
-    reason: str
+    stage: RejectStage
+    reason: RejectReason
     message: str
     attempts: int = 1
 
@@ -189,7 +194,7 @@ class TrialResult:
 
     key: str
     settings: dict[str, str | int | float | bool | None]
-    status: str
+    status: TrialStatus
     history: tuple[EpochResult, ...]
     num_parameters: int
     directory: Path
@@ -245,8 +250,10 @@ __all__ = [
     "ClipTokens",
     "EpochResult",
     "Reject",
+    "RejectStage",
     "StageManifest",
     "TrialResult",
+    "TrialStatus",
     "VideoInfo",
     "VideoItem",
 ]

@@ -31,8 +31,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from vidflow.config.schema import Scalar
 from vidflow.config.tracking_uri import check_uri, keep_credentials, sqlite_file, without_credentials
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.files import file_sha256
 from vidflow.records import EpochResult
-from vidflow.store.layout import file_sha256
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well

@@ -17,14 +17,15 @@ from pipelines.bench.workers import decode_frames
 from pipelines.extract import build_extractor
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
+from vidflow.config.tasks import facts_of
 from vidflow.stages.clips import ChosenClip
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
 from vidflow.stages.extract import Extractor
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
-from vidflow.training.optim import build_optimizer
-from vidflow.training.trial import annotations_of, build_module, module_recipe
+from vidflow.training.optim import Optimisation, build_optimizer
+from vidflow.training.recipe import build_module, module_recipe
 
 # Clips of a round, in whole batches; their seconds stand for those of the epoch.
 _NUM_TRAINED = 320
@@ -171,16 +172,15 @@ class _Training:
 
     def __init__(self, trial: Trial, reader: FeatureReader, order: np.ndarray, device: torch.device) -> None:
         with seeded(trial.seed, 0, torch.device("cpu")):
-            task = build_module(**module_recipe(trial, reader)).to(device)
+            task = build_module(module_recipe(trial, reader)).to(device)
         self._trial, self._order = trial, order
         self._learner = Learner(
             key="bench",
             task=task,
             optimizer=build_optimizer(task, weight_decay=trial.weight_decay),
             reader=reader,
-            arrays=annotations_of(trial.task),
-            batch_size=trial.batch_size,
-            precision=trial.precision,
+            arrays=facts_of(trial.task).annotations,
+            optimisation=Optimisation.of(trial),
             device=device,
         )
         self._batches = list(
@@ -190,7 +190,7 @@ class _Training:
                 batch_size=trial.batch_size,
                 device=device,
                 num_depths=task.num_depths,
-                arrays=annotations_of(trial.task),
+                arrays=facts_of(trial.task).annotations,
                 unmerged=task.unmerges,
             )
         )
@@ -198,7 +198,7 @@ class _Training:
     def from_cache(self) -> None:
         """Train as a trial does."""
         rates = [self._trial.learning_rate] * len(self._batches)
-        self._learner.train(self._order, epoch=1, learning_rates=rates, grad_clip=self._trial.grad_clip)
+        self._learner.train(self._order, epoch=1, learning_rates=rates)
 
     def from_memory(self) -> None:
         """Take the same steps on tokens that are on the device."""

@@ -37,7 +37,7 @@ from vidflow.models.encoder.flops import shape_of
 from vidflow.models.tasks import Task
 from vidflow.training.batches import Batch
 from vidflow.training.optim import Precision, autocast, build_optimizer, step_optimizer
-from vidflow.training.trial import build_module
+from vidflow.training.recipe import ModuleRecipe, build_module
 
 _NUM_CLASSES = 10
 # Least time of a training step on a perfect machine; clips per step are cut to it.
@@ -203,17 +203,18 @@ def train_on(
 
 def _build(core: CoreName, trial: Trial, sizes: CoreSizes) -> Task:
     return build_module(
-        task="classification",
-        core=core,
-        embed_dim=sizes.embed_dim,
-        num_layers=trial.num_layers,
-        num_heads=trial.num_heads,
-        num_depths=sizes.num_depths,
-        num_classes=_NUM_CLASSES,
-        image_size=0,
-        readout_dim=trial.readout_dim,
-        readout_heads=trial.readout_heads,
-        every_frame_weight=trial.every_frame_weight,
+        ModuleRecipe(
+            task="classification",
+            core=core,
+            embed_dim=sizes.embed_dim,
+            num_layers=trial.num_layers,
+            num_heads=trial.num_heads,
+            num_depths=sizes.num_depths,
+            num_classes=_NUM_CLASSES,
+            readout_dim=trial.readout_dim,
+            readout_heads=trial.readout_heads,
+            every_frame_weight=trial.every_frame_weight,
+        )
     )
 
 

@@ -19,11 +19,11 @@ from pipelines.bench.clock import ROUNDS
 from pipelines.ray_pool import WorkerPool, log
 from vidflow.config.schema import StageResources
 from vidflow.config.search import draw_candidates
+from vidflow.files import file_sha256
 from vidflow.stages.address import locate_trial
 from vidflow.stages.experiment import Experiment
 from vidflow.store.digests import GRACE_SECONDS
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import file_sha256
 
 HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
 

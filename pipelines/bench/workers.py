@@ -85,15 +85,13 @@ class TrialBench:
     def __call__(self, job: tuple[Trial, Path]) -> float:
         """Train one trial and return its seconds."""
         trial, directory = job
-        objective, mode = objective_of(self._config.trials, trial.task)
         started = time.perf_counter()
         results = run_trial(
             trial,
             FeatureReader(self._features[trial.features].directory),
             directory=directory,
             key="bench",
-            objective=objective,
-            mode=mode,
+            objective=objective_of(self._config.trials, trial.task),
             device=torch.device("cuda" if self._config.resources.trials.num_gpus else "cpu"),
         )
         for _ in results:

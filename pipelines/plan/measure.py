@@ -25,6 +25,7 @@ from vidflow.models.encoder import skeleton
 from vidflow.models.encoder.flops import shape_of
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
+from vidflow.spread import spread
 from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
 from vidflow.stages.cost import encoder_macs
@@ -239,14 +240,12 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
     address = Address(directory=features.directory, settings={})
     finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, metadata=metadata)
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
-    objective, mode = objective_of(config.trials, trial.task)
     _, *epochs = run_trial(
         replace(trial, epochs=1 + _ROUNDS),
         FeatureReader(features.directory),
         directory=directory,
         key="probe",
-        objective=objective,
-        mode=mode,
+        objective=objective_of(config.trials, trial.task),
         device="cuda" if config.resources.trials.num_gpus else "cpu",
     )
     train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
@@ -297,8 +296,7 @@ def _several(clips: Sequence[ChosenClip]) -> tuple[ChosenClip, ...]:
 
 
 def _spread(values: Sequence[Any], number: int = NUM_VIDEOS) -> list[Any]:
-    places = np.unique(np.linspace(0, len(values) - 1, min(number, len(values))).round().astype(int))
-    return [values[place] for place in places]
+    return [values[place] for place in spread(len(values), number)]
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -79,8 +79,13 @@ def test_a_class_or_a_choice_without_words_is_noticed(tmp_path):
         'def build(name: Name):\n    match name:\n        case "a":\n            return A(1)\n'
         '        case "b":\n            return B(2)\n'
     )
-    sources = read_sources([tmp_path / "cores.py"])
-    assert sources.built == {("Name", "a"): ["A"], ("Name", "b"): ["B"]}
+    (tmp_path / "tasks.py").write_text(
+        "from vidflow.config.tasks import Task\n"
+        "SPEC = Spec(build=B, facts=facts_of())\n"
+        'def spec_of(task: Task):\n    match task:\n        case "c":\n            return SPEC\n'
+    )
+    sources = read_sources([tmp_path / "cores.py", tmp_path / "tasks.py"])
+    assert sources.built == {("Name", "a"): ["A"], ("Name", "b"): ["B"], ("Task", "c"): ["B"]}
     assert sources.classes["A"].doc.summary == ""
     assert first_sentence(sources.classes["B"].doc.summary) == "Do b."
 

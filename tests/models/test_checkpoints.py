@@ -7,7 +7,7 @@ from torch.nn import functional
 from vidflow.errors import VidflowError
 from vidflow.models.checkpoints import export_released, load_released, load_rvm, rvm_num_heads
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import TaskState, build_task
+from vidflow.models.tasks import TaskOptions, TaskState, build_task
 from vidflow.models.tasks.coordinates import to_centers
 
 # Single precision, outputs of order one: the golden numbers were computed in another order of operations.
@@ -22,9 +22,9 @@ def weights_of(file):
 
 def small_task(name, **kwargs):
     core = build_core("gated_mamba_mix", embed_dim=32, num_layers=2, num_heads=4)
-    settings = {"num_classes": 7, "image_size": 64, "readout_width": 32, "readout_heads": 4, "query_hidden_dim": 64}
+    settings = {"num_classes": 7, "image_size": 64, "readout_dim": 32, "readout_heads": 4, "query_hidden_dim": 64}
     settings |= {"head_hidden_dim": 16 if name == "point_tracking" else 64, "reference": True}
-    return build_task(name, core=core, embed_dim=32, **(settings | kwargs)).eval()
+    return build_task(name, core, TaskOptions(**(settings | kwargs))).eval()
 
 
 def golden_task(shared_dir, name):
@@ -116,7 +116,7 @@ def test_an_exported_core_loads_into_another(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_exported_task_loads_into_another_with_the_prefix_of_lightning(name):
-    first, second = (small_task(name, num_depths=2, readout_width=16) for _ in range(2))
+    first, second = (small_task(name, num_depths=2, readout_dim=16) for _ in range(2))
     with torch.no_grad():
         for key, value in first.state_dict().items():
             if key.endswith("freqs"):
@@ -358,7 +358,7 @@ def test_a_core_as_in_the_paper_takes_the_arrays_of_rvm_and_keeps_its_output_nor
 def rvm_task(variant):
     torch.manual_seed(0)
     core = build_core("gated_transformer", embed_dim=16, num_layers=2, num_heads=4, gated_variant=variant)
-    return build_task("classification", core=core, embed_dim=16, num_classes=3, readout_width=16, readout_heads=4)
+    return build_task("classification", core, TaskOptions(num_classes=3, readout_dim=16, readout_heads=4))
 
 
 @pytest.mark.parametrize("variant", ["released", "rvm"])

@@ -3,12 +3,13 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from vidflow.config.tasks import TaskName
 from vidflow.errors import VidflowError
 from vidflow.models.cores.build import build_core
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import build_reducer
 from vidflow.models.streaming import StreamingModel
-from vidflow.models.tasks import TaskName, build_task
+from vidflow.models.tasks import TaskOptions, build_task
 
 TASKS = ["classification", "box_tracking", "point_tracking", "depth", "camera_pose"]
 QUERIES = {
@@ -28,8 +29,8 @@ def encoder():
 def make_task(name: TaskName, core: str = "gru", *, num_depths: int = 2, embed_dim: int = 64):
     torch.manual_seed(0)
     built = build_core(core, embed_dim=embed_dim, num_layers=1, num_heads=2)
-    settings = {"embed_dim": embed_dim, "num_depths": num_depths, "readout_width": 32, "readout_heads": 2}
-    return build_task(name, core=built, num_classes=5, image_size=32, **settings).eval()
+    settings = {"num_depths": num_depths, "readout_dim": 32, "readout_heads": 2}
+    return build_task(name, built, TaskOptions(num_classes=5, image_size=32, **settings)).eval()
 
 
 def batched(task, encoder, frames, queries):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
-from vidflow.report.figures import confusion_figure, strip_image
+from vidflow.report.figures import strip_image
 from vidflow.report.page import (
     Example,
-    Figure,
     ReportData,
     TaskSection,
     render_page,
@@ -202,7 +201,6 @@ def test_text_from_outside_is_shown_and_never_obeyed() -> None:
         examples=[dataclasses.replace(SECTION.examples[0], key=EVIL, label=EVIL)],
         provenance={EVIL: EVIL},
         notices=[EVIL],
-        figures=[Figure(title=EVIL, caption=EVIL, png=confusion_figure(np.eye(2, dtype=int), ["a", "b"]))],
     )
     page = Page(render_page(awkward))
     assert page.open == []
@@ -229,13 +227,6 @@ def test_what_must_be_known_first_stands_before_every_number() -> None:
     assert page.text.index("The encoder's weights are random.") < page.text.index("86.4 %")
     assert [found.get("role") for _, found in page.elements].count("alert") == 1
     assert 'role="alert"' not in render_page(report())
-
-
-def test_other_pictures_have_their_own_section() -> None:
-    png = confusion_figure(np.eye(2, dtype=int), ["a", "b"])
-    page = Page(render_page(report(figures=[Figure(title="Accuracy against cost", caption="Up is better.", png=png)])))
-    assert page.text.count("Accuracy against cost") == 2  # in the list of sections, and as a heading
-    assert "Up is better." in page.text
 
 
 def test_a_long_list_of_rejects_is_folded_and_cut_but_counted() -> None:

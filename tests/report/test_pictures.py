@@ -62,10 +62,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> FeatureReader:
 def trained(request: pytest.FixtureRequest, reader: FeatureReader, tmp_path_factory: pytest.TempPathFactory):
     """A trial that was really trained for an epoch: its task, what it predicted, and its metrics."""
     task = request.param
-    objective, mode = objective_of(Trials(), task)
     trial = Trial(task=task, core="identity", num_layers=1, readout_dim=8, readout_heads=2, epochs=1, batch_size=2)
     folder = tmp_path_factory.mktemp(task)
-    list(run_trial(trial, reader, directory=folder, key="k", objective=objective, mode=mode, device="cpu"))
+    list(run_trial(trial, reader, directory=folder, key="k", objective=objective_of(Trials(), task), device="cpu"))
     result = load_result(folder) or write_result(folder, "completed")
     return task, read_pictured(result), result.best.metrics
 

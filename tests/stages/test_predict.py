@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from vidflow.errors import VidflowError
 from vidflow.models.cores.build import build_core
 from vidflow.models.encoder import build_encoder
-from vidflow.models.tasks import build_task
-from vidflow.models.tasks.token_scale import TokenScale
+from vidflow.models.tasks import TaskOptions, build_task
 from vidflow.stages.predict import Square, VideoPredictor, rebuild_encoder
 from vidflow.video.ffmpeg import write_h264
 
@@ -34,7 +33,7 @@ def video(tmp_path_factory):
 def make_task(name, **settings):
     torch.manual_seed(0)
     core = build_core("gru", embed_dim=64, num_layers=1, num_heads=2)
-    return build_task(name, core=core, embed_dim=64, num_classes=2, image_size=16, readout_width=16, **settings).eval()
+    return build_task(name, core, TaskOptions(num_classes=2, image_size=16, readout_dim=16, **settings)).eval()
 
 
 @given(st.integers(8, 4000), st.integers(8, 4000), st.lists(st.floats(0, 1), min_size=4, max_size=4))
@@ -124,10 +123,8 @@ def test_queries_that_make_no_sense_are_refused_with_what_to_do(features, video,
 
 @pytest.mark.parametrize("standardize", [False, True])
 def test_a_trial_whose_weights_are_not_finite_is_refused(features, standardize):
-    task = make_task("classification")
-    name = next(iter(task.state_dict()))
-    if standardize:
-        task.token_scale, name = TokenScale(1, 64), "token_scale.deviation"
+    task = make_task("classification", standardize=standardize)
+    name = "token_scale.deviation" if standardize else next(iter(task.state_dict()))
     task.state_dict()[name].view(-1)[-1] = torch.nan
     with pytest.raises(VidflowError, match=f"the trial's weights hold NaN or infinite numbers in {name};"):
         VideoPredictor(task, features)
@@ -197,8 +194,7 @@ def test_a_reducer_of_an_older_version_of_extraction_is_refused(features):
 
 def test_a_trial_on_reduced_tokens_as_stored_is_refused(features):
     settings = {"features": {"reducer": {"name": "tome", "place": None, "settings": {"num_merged": 1}}}}
-    task = make_task("classification")
-    task.unmerges = False
+    task = make_task("classification", unmerge=False)
     with pytest.raises(VidflowError, match="unmerge: true"):
         VideoPredictor(task, {**features, "settings": settings})
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from vidflow.errors import DamagedError
+from vidflow.files import file_sha256
 from vidflow.models.reduction.build import build_reducer
 from vidflow.records import ClipTokens
 from vidflow.stages.extract import number_rows
 from vidflow.stages.reduce import ReduceUnit, TokenReducer, reduce_clip
 from vidflow.store.features import unmerge, write_features
-from vidflow.store.layout import file_sha256
 
 T, K, SIDE, D = 4, 2, 4, 8
 

@@ -15,9 +15,9 @@ from test_features import make_clip
 from test_shards import make_samples
 
 from vidflow.errors import DamagedError, VidflowError
+from vidflow.files import file_sha256
 from vidflow.store.digests import check_once
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import file_sha256
 from vidflow.store.shards import read_shard, write_shard
 
 RIGHT, REFUSED, WRONG = "right", "refused", "silently different"

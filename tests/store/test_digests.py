@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from vidflow.errors import DamagedError
+from vidflow.files import file_sha256
 from vidflow.store import digests
 from vidflow.store.digests import check_once
-from vidflow.store.layout import file_sha256
 
 
 @pytest.fixture

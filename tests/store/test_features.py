@@ -11,10 +11,10 @@ import torch
 from feature_sets import finish_features
 
 from vidflow.errors import DamagedError, VidflowError
+from vidflow.files import file_sha256
 from vidflow.records import ClipTokens
 from vidflow.store import digests
 from vidflow.store.features import SCHEMA, FeatureFile, FeatureReader, clip_order, open_features, write_features
-from vidflow.store.layout import file_sha256
 
 
 def make_clip(index: int, *, merged: bool = False, embed_dim: int = 8) -> ClipTokens:

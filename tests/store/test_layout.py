@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from vidflow.errors import VidflowError
+from vidflow.files import file_sha256
 from vidflow.store.layout import (
     FileEntry,
     committed_entry,
     exclusive,
-    file_sha256,
     list_file,
     publish,
     publish_entry,

@@ -1,6 +1,7 @@
 import random
 import threading
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
@@ -14,9 +15,10 @@ class Person:
     name: str
     age: int
     height: float | None
+    title: Literal["Dr"] | Literal[""] = ""
 
 
-PEOPLE = [Person("Ada", 36, 1.65), Person("Alan", 41, None)]
+PEOPLE = [Person("Ada", 36, 1.65), Person("Alan", 41, None, "Dr")]
 
 
 def test_records_read_back_as_they_were_written(tmp_path):

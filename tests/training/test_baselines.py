@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vidflow.errors import VidflowError
-from vidflow.training.baselines import baseline_metrics, describe_baseline
+from vidflow.models.tasks import spec_of
+from vidflow.training.baselines import baseline_metrics
 
 TASKS = ("classification", "box_tracking", "point_tracking", "depth", "camera_pose")
 
@@ -117,7 +118,7 @@ def test_the_mean_motion_is_that_of_the_training_split(feature_set, tmp_path):
 def test_every_baseline_says_what_it_is_and_has_the_names_of_a_trials_metrics(task, noise_features, annotated_features):
     values = baseline_metrics(task, noise_features if task == "classification" else annotated_features)
     assert all(name.startswith("val/") and math.isfinite(value) for name, value in values.items())
-    assert describe_baseline(task).startswith("the ")
+    assert spec_of(task).trivial.words.startswith("the ")
 
 
 def test_a_split_without_anything_to_count_is_said(feature_set, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vidflow.config.schema import Trial
+from vidflow.config.tasks import Objective
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.store.layout import TRIAL_RESULT
 from vidflow.training.snapshot import (
@@ -54,7 +55,7 @@ def undisturbed(reader, tmp_path_factory):
 
 
 def _run(reader, directory, trial=TRIAL, *, key="key", objective="val/loss", mode="min"):
-    return run_trial(trial, reader, directory=directory, key=key, objective=objective, mode=mode, device="cpu")
+    return run_trial(trial, reader, directory=directory, key=key, objective=Objective(objective, mode), device="cpu")
 
 
 def _timeless(history):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from vidflow.config.schema import Trial
 from vidflow.errors import VidflowError
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
-from vidflow.models.tasks.metrics import build_metric
+from vidflow.models.tasks import TaskOptions, build_metric, build_task
 from vidflow.training.batches import iterate_batches
 from vidflow.training.learner import Learner, seeded
-from vidflow.training.optim import build_optimizer
+from vidflow.training.optim import Optimisation, build_optimizer
 
 CPU = torch.device("cpu")
 
@@ -19,11 +19,8 @@ def _learner(reader, *, core="mean", batch_size=5, precision="float32") -> Learn
     with seeded(0, 0, CPU):
         task = build_task(
             "classification",
-            core=build_core(core, embed_dim=16, num_layers=1),
-            embed_dim=16,
-            num_classes=3,
-            readout_width=16,
-            readout_heads=2,
+            build_core(core, embed_dim=16, num_layers=1),
+            TaskOptions(num_classes=3, readout_dim=16, readout_heads=2),
         )
     return Learner(
         key="trial-key",
@@ -31,15 +28,14 @@ def _learner(reader, *, core="mean", batch_size=5, precision="float32") -> Learn
         optimizer=build_optimizer(task, weight_decay=0.0),
         reader=reader,
         arrays=(),
-        batch_size=batch_size,
-        precision=precision,
+        optimisation=Optimisation.of(Trial(batch_size=batch_size, precision=precision)),
         device=CPU,
     )
 
 
 def _train(learner, order, learning_rate):
-    num_steps = math.ceil(len(order) / learner.batch_size)
-    return learner.train(order, epoch=4, learning_rates=[learning_rate] * num_steps, grad_clip=1.0)
+    num_steps = math.ceil(len(order) / learner.optimisation.batch_size)
+    return learner.train(order, epoch=4, learning_rates=[learning_rate] * num_steps)
 
 
 def test_the_losses_are_means_over_clips_whatever_the_batches(noise_features):
@@ -91,7 +87,7 @@ def test_a_loss_that_is_not_finite_names_trial_epoch_step_and_rate(noise_feature
     rates = [0.0, 0.0, 1e30, 1e30, 1e30]
     message = r"trial trial-key: the loss is (nan|inf) at step [45] of 5 in epoch 4, with learning rate 1e\+30; try"
     with pytest.raises(VidflowError, match=message):
-        learner.train(np.arange(24), epoch=4, learning_rates=rates, grad_clip=1.0)
+        learner.train(np.arange(24), epoch=4, learning_rates=rates)
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error_too(noise_features):

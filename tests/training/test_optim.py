@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
+from vidflow.models.tasks import TaskOptions, build_task
 from vidflow.training.optim import (
     autocast,
     build_optimizer,
@@ -20,13 +20,8 @@ from vidflow.training.optim import (
 def _task(core="gated_mamba_mix", task="classification"):
     return build_task(
         task,
-        core=build_core(core, embed_dim=16, num_layers=1),
-        embed_dim=16,
-        num_depths=2,
-        num_classes=3,
-        image_size=16,
-        readout_width=16,
-        readout_heads=2,
+        build_core(core, embed_dim=16, num_layers=1),
+        TaskOptions(num_depths=2, num_classes=3, image_size=16, readout_dim=16, readout_heads=2),
     )
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from vidflow.config.schema import Trial
+from vidflow.config.tasks import Objective
 from vidflow.errors import VidflowError
 from vidflow.training.batches import iterate_batches
+from vidflow.training.recipe import module_recipe
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
-from vidflow.training.trial import load_result, load_task, load_trial, module_recipe, run_trial
+from vidflow.training.trial import load_result, load_task, load_trial, run_trial
 
 SMALL = Trial(
     core="gru",
@@ -24,7 +26,9 @@ SMALL = Trial(
 
 
 def _run(trial, reader, directory, *, objective="val/loss", mode="min"):
-    return list(run_trial(trial, reader, directory=directory, key="key", objective=objective, mode=mode, device="cpu"))
+    return list(
+        run_trial(trial, reader, directory=directory, key="key", objective=Objective(objective, mode), device="cpu")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,8 @@ def test_tokens_are_standardised_by_the_training_split_and_the_scale_goes_with_t
     batch = next(iterate_batches(sequences, train[:4], batch_size=4, device=torch.device("cpu")))
     scaled = (batch.tokens.float() - task.token_scale.mean) / task.token_scale.deviation
     expected = task(batch.tokens, batch.prefix, {})["logits"]
-    task.token_scale = None
+    task.token_scale.mean.zero_()
+    task.token_scale.deviation.fill_(1)
     torch.testing.assert_close(task(scaled, batch.prefix, {})["logits"], expected)
 
 
@@ -129,8 +134,8 @@ def test_unmixed_depths_read_the_last_depth_alone(tmp_path, feature_set):
     unmixed = dataclasses.replace(SMALL, mix_depths=False)
     first, second = _run(unmixed, deep, tmp_path / "a"), _run(unmixed, last, tmp_path / "b")
     assert first[0].metrics["val/loss"] == second[0].metrics["val/loss"]
-    assert module_recipe(SMALL, deep)["num_depths"] == 3
-    assert module_recipe(unmixed, deep)["num_depths"] == 1
+    assert module_recipe(SMALL, deep).num_depths == 3
+    assert module_recipe(unmixed, deep).num_depths == 1
 
 
 def test_features_without_a_split_or_a_label_are_refused_by_name(tmp_path, feature_set, annotated_features):
@@ -143,7 +148,7 @@ def test_features_without_a_split_or_a_label_are_refused_by_name(tmp_path, featu
 
 
 def test_a_width_that_does_not_fit_its_heads_is_an_error_for_the_user(noise_features, tmp_path):
-    with pytest.raises(VidflowError, match="trial key: readout_width 16 does not split into readout_heads 3"):
+    with pytest.raises(VidflowError, match="trial key: readout_dim 16 does not split into readout_heads 3"):
         _run(dataclasses.replace(SMALL, readout_heads=3), noise_features, tmp_path)
 
 

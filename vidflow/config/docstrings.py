@@ -78,8 +78,8 @@ class Sources:
         classes: By name.
         aliases: By name.
         built: By name of an alias and one of its words: the classes that functions choose for it, in their order. Such
-            a function is in the file of the alias, has a parameter annotated with it, and a `match` whose `case` names
-            the word and the class.
+            a function has a parameter annotated with the alias, which its file defines or imports from the config, and
+            a `match` whose `case` names the word and the class, or a constant made by a call that names the class.
     """
 
     classes: dict[str, ClassText] = field(default_factory=dict)
@@ -97,11 +97,12 @@ def read_sources(paths: Iterable[Path]) -> Sources:
                 sources.classes[statement.name] = _read_class(statement)
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Subscript):
                 sources.aliases[ast.unparse(statement.targets[0])] = Alias(value=statement.value, doc=doc)
+    constants = {name: made for tree in trees for name, made in _read_constants(tree, sources)}
     for tree in trees:
-        named = {ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)}
+        aliases = set(_aliases_in(tree))
         for function in tree.body:
             if isinstance(function, ast.FunctionDef):
-                _read_choice(function, named & sources.aliases.keys(), sources)
+                _read_choice(function, aliases, constants, sources)
     return sources
 
 
@@ -158,7 +159,25 @@ def _read_class(node: ast.ClassDef) -> ClassText:
     )
 
 
-def _read_choice(function: ast.FunctionDef, aliases: Set[str], sources: Sources) -> None:
+def _read_constants(tree: ast.Module, sources: Sources) -> Iterator[tuple[str, str]]:
+    """Yield the constants of a file that a call makes, each with the first class that the call is given."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            given = [word.value.id for word in node.value.keywords if isinstance(word.value, ast.Name)]
+            if named := [name for name in given if name in sources.classes]:
+                yield ast.unparse(node.targets[0]), named[0]
+
+
+def _aliases_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of types that a file defines or has from the config."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield ast.unparse(node.targets[0])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vidflow.config"):
+            yield from (name.name for name in node.names)
+
+
+def _read_choice(function: ast.FunctionDef, aliases: Set[str], constants: Mapping[str, str], sources: Sources) -> None:
     """Note which classes the cases of a function name."""
     annotations = [ast.unparse(argument.annotation) for argument in function.args.args if argument.annotation]
     alias = next((name for name in annotations if name in aliases), None)
@@ -166,6 +185,7 @@ def _read_choice(function: ast.FunctionDef, aliases: Set[str], sources: Sources)
         return
     for case in (node for node in ast.walk(function) if isinstance(node, ast.match_case)):
         named = [node.id for part in case.body for node in ast.walk(part) if isinstance(node, ast.Name)]
+        named = [constants.get(name, name) for name in named]
         chosen = next((name for name in named if name in sources.classes), None)
         for pattern in ast.walk(case.pattern):
             if chosen and isinstance(pattern, ast.MatchValue) and isinstance(pattern.value, ast.Constant):

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from vidflow.config.tasks import Mode, TaskName
+
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 # Up to eleven days: a wait of more does not fit the milliseconds of poll(2).
 Seconds = Annotated[float, Field(ge=1e-3, le=1e6)]
@@ -17,13 +19,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
 Deviation = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Mode = Literal["max", "min"]
 Scalar = str | int | float | bool
 
 CoreName = Literal[
     "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
 ]
-TaskName = Literal["classification", "box_tracking", "point_tracking", "depth", "camera_pose"]
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 

@@ -11,16 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.counts import uneven_counts
 from vidflow.config.names import nearest_hint
-from vidflow.config.schema import Config, Mode, Range, Scalar, TaskName, Trial, Trials
-
-_OBJECTIVES: dict[TaskName, tuple[str, Mode]] = {
-    "classification": ("val/top1", "max"),
-    "box_tracking": ("val/miou", "max"),
-    "point_tracking": ("val/average_jaccard", "max"),
-    "depth": ("val/abs_rel", "min"),
-    "camera_pose": ("val/rpe_translation_mm", "min"),
-}
-
+from vidflow.config.schema import Config, Range, Scalar, Trial, Trials
+from vidflow.config.tasks import Objective, TaskName, facts_of
 
 _MAX_CANDIDATES = 100_000
 
@@ -59,10 +51,10 @@ def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
     return list(dict.fromkeys(candidates)), list(dict.fromkeys(problems))
 
 
-def objective_of(trials: Trials, task: TaskName) -> tuple[str, Mode]:
-    """Return the metric that ranks a task's epochs and trials, and whether more of it is better."""
-    metric, mode = _OBJECTIVES[task]
-    return trials.objective or metric, trials.mode or mode
+def objective_of(trials: Trials, task: TaskName) -> Objective:
+    """Return what ranks a task's epochs and trials."""
+    usual = facts_of(task).objective
+    return Objective(trials.objective or usual.metric, trials.mode or usual.mode)
 
 
 def apply_overrides(trial: Trial, overrides: Mapping[str, Scalar]) -> Trial:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from vidflow.models.cores.build import build_core
     from vidflow.models.encoder import build_encoder
     from vidflow.models.streaming import StreamingModel
-    from vidflow.models.tasks import build_task
-    from vidflow.models.tasks.metrics import build_metric
+    from vidflow.models.tasks import TaskOptions, build_metric, build_task
 
 __all__ = [
     "StreamingModel",
+    "TaskOptions",
     "build_core",
     "build_encoder",
     "build_metric",
@@ -28,9 +28,10 @@ __all__ = [
 
 _HOMES = {
     "StreamingModel": "streaming",
+    "TaskOptions": "tasks",
     "build_core": "cores.build",
     "build_encoder": "encoder",
-    "build_metric": "tasks.metrics",
+    "build_metric": "tasks",
     "build_task": "tasks",
     "export_released": "checkpoints",
     "load_released": "checkpoints",

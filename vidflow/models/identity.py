@@ -4,12 +4,11 @@ The identity goes into fingerprints, so that a stage can tell within a second th
 """
 
 import functools
-import hashlib
 import re
 from importlib.metadata import version
 from pathlib import Path
 
-from vidflow.files import FileState, file_state
+from vidflow.files import FileState, file_sha256, file_state
 from vidflow.models.weights import weights_kind
 
 
@@ -50,8 +49,7 @@ def _hub_identity(name: str) -> str:
 
 @functools.cache
 def _sha256_of_file(path: Path, _: FileState) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 __all__ = ["weights_identity"]

@@ -16,8 +16,6 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder
 from vidflow.models.encoder.encoded import EncodedFrames
-from vidflow.models.tasks.box_tracking import BoxTrackingTask
-from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task, TaskState
 from vidflow.models.tensor_checks import nonfinite_names, state_sha256
 
@@ -50,7 +48,7 @@ class StreamingModel:
             )
         self._task, self._encoder, self._prepare = task.eval(), encoder, prepare or _as_it_is
         self._num_tokens = encoder.num_prefix_tokens + encoder.grid[0] * encoder.grid[1]
-        self._asks = query_name(task)
+        self._asks = task.query.name if task.query else None
         self.reset()
 
     def reset(self) -> None:
@@ -202,12 +200,11 @@ class StreamingModel:
         return torch.zeros(shape, device=encoder.device, dtype=torch.float16)
 
     def _empty_queries(self, count: int = 0) -> dict[str, Tensor]:
-        if self._asks is None:
+        query, device = self._task.query, self._encoder.device
+        if query is None:
             return {}
-        width = 4 if self._asks == "boxes" else 2
-        device = self._encoder.device
         return {
-            self._asks: torch.zeros(1, count, width, device=device),
+            query.name: torch.zeros(1, count, query.num_values, device=device),
             "query_frames": torch.zeros(1, count, dtype=torch.int64, device=device),
         }
 
@@ -220,13 +217,6 @@ class StreamingModel:
             **{f"readout.{index}": part for index, part in enumerate(state.readout)},
             **{f"queries.{name}": part for name, part in queries.items()},
         }
-
-
-def query_name(task: Task) -> str | None:
-    """Return what a task must be told to follow, `boxes` or `points`; None for tasks that ask nothing."""
-    if isinstance(task, BoxTrackingTask):
-        return "boxes"
-    return "points" if isinstance(task, PointTrackingTask) else None
 
 
 def _as_it_is(frame: UInt8[np.ndarray, "S S 3"]) -> UInt8[Tensor, "S S 3"]:
@@ -256,4 +246,4 @@ def _listed(state: dict[str, Tensor]) -> str:
     return ", ".join(f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}" for name, part in parts)
 
 
-__all__ = ["Frame", "Prepare", "StreamingModel", "query_name"]
+__all__ = ["Frame", "Prepare", "StreamingModel"]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from vidflow.report.pareto import AXES, Axis, ParetoPoint, ParetoSection
 from vidflow.report.tables import RankedTrial, SeedGroup, describe_settings
+from vidflow.spread import spread
 
 DPI = 180
 """Pixels per inch of every figure; a page shows an inch as an inch, so that all letters are of one size."""
@@ -222,7 +223,7 @@ def strip_image(frames: UInt8[np.ndarray, "T H W 3"], *, num_frames: int = 8, he
         height: Height of the strip in pixels.
     """
     count = min(num_frames, len(frames))
-    picked = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    picked = frames[spread(len(frames), num_frames)]
     width = max(1, round(height * frames.shape[2] / frames.shape[1]))
     gap = 3
     strip = Image.new("RGB", (count * (width + gap) - gap, height), "white")

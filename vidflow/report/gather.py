@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from vidflow.config.load import config_to_yaml
-from vidflow.config.schema import Config, TaskName
+from vidflow.config.schema import Config
 from vidflow.config.search import objective_of
+from vidflow.config.tasks import TaskName
+from vidflow.models.tasks import spec_of
 from vidflow.records import TrialResult
 from vidflow.report.gather_costs import compare_costs
 from vidflow.report.page import Example, ReportData, TaskSection
@@ -25,7 +27,6 @@ from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
 from vidflow.store.features import FeatureReader
-from vidflow.training.baselines import describe_baseline
 
 
 def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
@@ -80,14 +81,14 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
                 mode=mode,
                 trials=trials,
                 baseline=baselines.get(task, {}),
-                baseline_answer=describe_baseline(task),
-                class_names=reader.metadata["class_names"] if task == "classification" else (),
+                baseline_answer=spec_of(task).trivial.words,
+                class_names=reader.metadata["class_names"] if classified else (),
                 examples=_examples(frames, reader, classified, config.report.num_examples) if classified else (),
                 confusion=classified.confusion if classified else None,
                 pictures=draw_clips(
                     task, pictured, reader, frames, objective=objective, num_clips=config.report.num_examples
                 )
-                if pictured and task != "classification"
+                if pictured
                 else (),
             )
         )

@@ -6,8 +6,8 @@ from typing import get_args
 
 import numpy as np
 
-from vidflow.config.schema import TaskName
 from vidflow.config.search import objective_of
+from vidflow.config.tasks import TaskName
 from vidflow.records import TrialResult
 from vidflow.report.formats import is_share
 from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens

@@ -27,21 +27,6 @@ _MAX_REJECT_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A section with a picture of somebody else's making, such as accuracy against cost.
-
-    Attributes:
-        title: Heading of the section.
-        caption: What is seen, in a sentence or two.
-        png: The picture.
-    """
-
-    title: str
-    caption: str
-    png: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """All that the page shows.
 
@@ -53,7 +38,6 @@ class ReportData:
         rejects: Inputs left out.
         provenance: What the results rest on: fingerprints, versions, hardware.
         notices: What a reader must know before any number, such as weights that were never trained.
-        figures: Further sections.
         pareto: Score against cost, a section per task; empty where all trials use one feature set.
     """
 
@@ -64,7 +48,6 @@ class ReportData:
     rejects: Sequence[Reject] = ()
     provenance: dict[str, str]
     notices: Sequence[str] = ()
-    figures: Sequence[Figure] = ()
     pareto: Sequence[ParetoSection] = ()
 
 
@@ -122,4 +105,4 @@ def _data_uri(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
-__all__ = ["Example", "Figure", "ReportData", "TaskSection", "is_share", "render_page"]
+__all__ = ["Example", "ReportData", "TaskSection", "is_share", "render_page"]

@@ -11,8 +11,9 @@ from typing import Literal, assert_never
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vidflow.config.tasks import Mode
 from vidflow.records import TrialResult
-from vidflow.report.tables import Mode, SeedGroup, group_by_seed, rank_trials
+from vidflow.report.tables import SeedGroup, group_by_seed, rank_trials
 from vidflow.stages.cost import FeatureCost
 
 Axis = Literal["tokens", "gflops", "seconds", "bytes"]

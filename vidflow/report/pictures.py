@@ -10,23 +10,25 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vidflow.models.tasks.camera_pose import rotation_matrix
-from vidflow.models.tasks.depth import valid_depth
-from vidflow.models.tasks.metrics import build_metric
+from vidflow.config.tasks import Prediction, TaskName, facts_of
+from vidflow.models.tasks import build_metric
+from vidflow.models.tasks.coordinates import rotation_matrix
+from vidflow.models.tasks.metrics.depth import valid_depth
+from vidflow.models.tasks.metrics.point_tracking import claimed_visible
 from vidflow.report.figures import DPI, depth_figure, ways_figure
 from vidflow.report.results import Pictured
+from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
-from vidflow.training.trial import annotations_of
-
-DenseTask = Literal["box_tracking", "point_tracking", "depth", "camera_pose"]
 
 # Green and magenta are told apart by people with any kind of colour vision, and are rare in videos.
 TRUTH, PREDICTION = "#3dff5a", "#ff3df2"
+OVER_FRAMES: tuple[Prediction, ...] = ("boxes", "points")
+"""What is drawn over frames, in these two colours."""
 _SHADOW = "black"
 _NUM_FRAMES = 6
 _SIDE = 330
@@ -55,7 +57,7 @@ class Picture:
 
 
 def draw_clips(
-    task: DenseTask,
+    task: TaskName,
     pictured: Pictured,
     reader: FeatureReader,
     frames_of: Callable[[str], UInt8[np.ndarray, "T H W 3"]],
@@ -73,20 +75,37 @@ def draw_clips(
         objective: Metric of the captions, such as `val/miou`.
         num_clips: Most clips to draw.
     """
-    clips = []
+    facts, clips = facts_of(task), []
     for row, index in enumerate(pictured.indices[:num_clips]):
-        arrays = read_annotations(reader[int(index)], annotations_of(task))
+        arrays = read_annotations(reader[int(index)], facts.annotations)
         truth = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        answers = {name: answer[row] for name, answer in pictured.answers.items()}
-        clips.append((reader.keys[index], truth, _without_filling(task, answers, truth)))
+        # Cut away the objects that only fill a batch up.
+        num_objects = len(truth[facts.predicts])
+        answers = {name: answer[row, :num_objects] for name, answer in pictured.answers.items()}
+        clips.append((reader.keys[index], truth, answers))
     scores = [_describe(task, answers, truth, objective) for _, truth, answers in clips]
-    if task == "camera_pose":
+    if facts.predicts == "camera_motion":
         ways = [(_way(truth["camera_motion"]), _way(answers["camera_motion"])) for _, truth, answers in clips]
         return [Picture(content=ways_figure(ways, scores), kind="png", scale=DPI / 96)] if clips else []
     return [
-        _draw(task, frames_of(key), truth, answers, key=key, caption=score)
+        _draw(facts.predicts, frames_of(key), truth, answers, key=key, caption=score)
         for (key, truth, answers), score in zip(clips, scores, strict=True)
     ]
+
+
+def explain_pictures(predicts: Prediction) -> str:
+    """Return how to read the pictures of a prediction; empty where they need no word."""
+    match predicts:
+        case "points":
+            return "A hollow dot is out of sight, or said to be; a line ties each prediction to its truth."
+        case "depth":
+            return "Truth and prediction share one scale."
+        case "camera_motion":
+            return "Seen from above; predicted motions are added up from frame to frame, and so are their errors."
+        case "classes" | "boxes":
+            return ""
+        case _:
+            assert_never(predicts)
 
 
 def draw_boxes(
@@ -105,7 +124,7 @@ def draw_boxes(
     """
     cells = []
     started = np.maximum.accumulate(visible, axis=1)
-    for t in _spread(len(frames)):
+    for t in spread(len(frames), _NUM_FRAMES):
         cell, draw = _enlarge(frames[t])
         for number in range(len(truth)):
             if visible[number, t]:
@@ -133,9 +152,9 @@ def draw_tracks(
         claimed: Whether the prediction says that it is in sight.
     """
     cells = []
-    for t in _spread(len(frames)):
+    for t in spread(len(frames), _NUM_FRAMES):
         cell, draw = _enlarge(frames[t])
-        for q in _spread(len(truth), _MAX_POINTS):
+        for q in spread(len(truth), _MAX_POINTS):
             ends = [tuple(map(float, point * cell.size)) for point in (truth[q, t], predicted[q, t])]
             draw.line(ends, fill=_SHADOW, width=5)
             draw.line(ends, fill="white", width=2)
@@ -143,11 +162,6 @@ def draw_tracks(
             _dot(draw, ends[1], PREDICTION, is_filled=bool(claimed[q, t]))
         cells.append(cell)
     return _strip(cells)
-
-
-def claimed_visible(answers: dict[str, Tensor]) -> Bool[Tensor, "Q T"]:
-    """Return where a point is said to be in sight, by the rule of the metric (see `PointTrackingMetric`)."""
-    return answers["visibility_logits"].sigmoid() * (1 - answers["uncertainty_logits"].sigmoid()) > 0.5
 
 
 def _way(motion: Float[Tensor, "T 9"]) -> Float[np.ndarray, "T 3"]:
@@ -162,7 +176,7 @@ def _way(motion: Float[Tensor, "T 9"]) -> Float[np.ndarray, "T 3"]:
 
 
 def _draw(
-    task: Literal["box_tracking", "point_tracking", "depth"],
+    predicts: Literal["classes", "boxes", "points", "depth"],
     frames: UInt8[np.ndarray, "T H W 3"],
     truth: dict[str, Tensor],
     answers: dict[str, Tensor],
@@ -170,11 +184,13 @@ def _draw(
     key: str,
     caption: str,
 ) -> Picture:
-    match task:
-        case "box_tracking":
+    match predicts:
+        case "classes":
+            raise AssertionError("a classifier's clips are shown as examples")
+        case "boxes":
             strip = draw_boxes(frames, truth["boxes"].numpy(), truth["boxes_visible"].numpy(), answers["boxes"].numpy())
             return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
-        case "point_tracking":
+        case "points":
             strip = draw_tracks(
                 frames,
                 truth["points"].numpy(),
@@ -184,17 +200,17 @@ def _draw(
             )
             return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
         case "depth":
-            shown = _spread(len(frames))
+            shown = spread(len(frames), _NUM_FRAMES)
             known = valid_depth(truth["depth"][shown])
             figure = depth_figure(
                 frames[shown], truth["depth"][shown].numpy(), answers["depth"][shown].numpy(), known.numpy()
             )
             return Picture(content=figure, kind="png", scale=DPI / 96, caption=caption, key=key)
         case _:
-            assert_never(task)
+            assert_never(predicts)
 
 
-def _describe(task: DenseTask, answers: dict[str, Tensor], truth: dict[str, Tensor], objective: str) -> str:
+def _describe(task: TaskName, answers: dict[str, Tensor], truth: dict[str, Tensor], objective: str) -> str:
     """Return the clip's own score; empty where it has nothing that counts."""
     metric = build_metric(task)
     metric.update(*({name: part[None] for name, part in parts.items()} for parts in (answers, truth)))
@@ -203,23 +219,6 @@ def _describe(task: DenseTask, answers: dict[str, Tensor], truth: dict[str, Tens
     except ValueError:
         return ""
     return f"{objective.removeprefix('val/')} {value:.4g}"
-
-
-def _without_filling(task: DenseTask, answers: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cut away the objects that only fill a batch up."""
-    match task:
-        case "box_tracking" | "point_tracking":
-            num_objects = len(truth["boxes" if task == "box_tracking" else "points"])
-            return {name: answer[:num_objects] for name, answer in answers.items()}
-        case "depth" | "camera_pose":
-            return answers
-        case _:
-            assert_never(task)
-
-
-def _spread(count: int, limit: int = _NUM_FRAMES) -> Int[np.ndarray, " n"]:
-    """Choose at most `limit` of `count` positions, first and last among them."""
-    return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
 
 
 def _enlarge(frame: UInt8[np.ndarray, "H W 3"]) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -4,11 +4,13 @@ Axes: V validation clips, n clips kept for pictures, C classes.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vidflow.config.tasks import Prediction, TaskName, facts_of
 from vidflow.records import TrialResult
 from vidflow.report.tables import confusion_matrix
 from vidflow.training.snapshot import PREDICTIONS, read_tensors
@@ -53,7 +55,7 @@ class Pictured:
 
 def read_pictured(result: TrialResult) -> Pictured | None:
     """Return what a trial predicted of the clips that are drawn, or None if it is a classifier or has no epoch."""
-    if result.best is None or result.settings["task"] == "classification":
+    if result.best is None or _predicted_by(result) == "classes":
         return None
     tensors, _ = read_tensors(result.directory / PREDICTIONS)
     indices = tensors.pop("indices").numpy()
@@ -62,7 +64,7 @@ def read_pictured(result: TrialResult) -> Pictured | None:
 
 def read_classified(result: TrialResult) -> Classified | None:
     """Return what a trial predicted, or None if it is no classifier or has no epoch."""
-    if result.best is None or result.settings["task"] != "classification":
+    if result.best is None or _predicted_by(result) != "classes":
         return None
     tensors, _ = read_tensors(result.directory / PREDICTIONS)
     probabilities, predicted = tensors["logits"].softmax(-1).max(-1)
@@ -73,3 +75,7 @@ def read_classified(result: TrialResult) -> Classified | None:
         probabilities=probabilities.numpy(),
         num_classes=tensors["logits"].shape[-1],
     )
+
+
+def _predicted_by(result: TrialResult) -> Prediction:
+    return facts_of(cast(TaskName, result.settings["task"])).predicts

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vidflow.config.tasks import Mode, TaskName, facts_of
 from vidflow.records import TrialResult
 from vidflow.report.figures import confusion_figure, curves_figure, settings_figure
 from vidflow.report.formats import format_change, format_interval, format_metric, is_share
-from vidflow.report.pictures import Picture
+from vidflow.report.pictures import OVER_FRAMES, Picture, explain_pictures
 from vidflow.report.tables import (
-    Mode,
     RankedTrial,
     SeedGroup,
     class_scores,
@@ -65,7 +65,7 @@ class TaskSection:
         pictures: Predictions of the best trial drawn with the truth.
     """
 
-    task: str
+    task: TaskName
     objective: str
     mode: Mode
     trials: Sequence[TrialResult]
@@ -88,6 +88,7 @@ def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
     groups = group_by_seed(ranked, section.mode)
     best = next((row for row in ranked if row.is_best), None)
     baseline = section.baseline.get(section.objective)
+    predicts = facts_of(section.task).predicts
     return {
         "data": section,
         "prefix": prefix,
@@ -103,6 +104,8 @@ def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
         "setting_names": list(ranked[0].settings) if ranked else [],
         "shared": shared_settings(section.trials),
         "span": _span(ranked, baseline),
+        "is_drawn_over_frames": predicts in OVER_FRAMES,
+        "how_to_read": explain_pictures(predicts),
         "confused": [] if section.confusion is None else most_confused(section.confusion, _NUM_CONFUSED),
         "classes": [] if section.confusion is None else class_scores(section.confusion),
         "has_intervals": any(row.low is not None for row in ranked),

@@ -8,15 +8,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from vidflow.records import Reject, TrialResult
+from vidflow.config.tasks import Mode
+from vidflow.errors import RejectReason
+from vidflow.records import Reject, RejectStage, TrialResult
 
 Setting = str | int | float | bool | None
-Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,8 @@ class SeedGroup:
 class RejectGroup:
     """Inputs left out by one stage for one reason."""
 
-    stage: str
-    reason: str
+    stage: RejectStage
+    reason: RejectReason
     rejects: tuple[Reject, ...]
 
 

@@ -19,6 +19,7 @@ from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.windows import BlockWindows
+from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import read_stage
 
@@ -101,8 +102,7 @@ def read_cost(
 
 def sample_counts(reader: FeatureReader) -> Int[np.ndarray, " F"]:
     """Return the tokens kept of each frame at the last tapped depth, of clips spread evenly over the set."""
-    chosen = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), _COUNTED_CLIPS)).round().astype(int))
-    return np.concatenate([reader[int(index)].counts[:, -1] for index in chosen])
+    return np.concatenate([reader[int(index)].counts[:, -1] for index in spread(len(reader), _COUNTED_CLIPS)])
 
 
 def describe_reducer(name: str, place: str | None, settings: Mapping[str, Any]) -> str:

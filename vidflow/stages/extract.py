@@ -17,11 +17,12 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vidflow.ahead import make_ahead
+from vidflow.files import file_sha256
 from vidflow.models.encoder import EncodedFrames, FrozenEncoder
 from vidflow.records import ClipTokens, Reject
 from vidflow.store.digests import check_once
 from vidflow.store.features import write_features
-from vidflow.store.layout import FileEntry, file_sha256, publish_entry
+from vidflow.store.layout import FileEntry, publish_entry
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import decompress
 

@@ -20,9 +20,9 @@ from vidflow.errors import VidflowError
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution
-from vidflow.models.streaming import StreamingModel, query_name
+from vidflow.models.streaming import StreamingModel
 from vidflow.models.tasks import Task
-from vidflow.models.tasks.camera_pose import rotation_matrix
+from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.weights import CHECKPOINT_SUFFIXES
 from vidflow.stages.extract import fit_frames
 from vidflow.video.decode import crop_square
@@ -125,7 +125,8 @@ class VideoPredictor:
 
         self.model = StreamingModel(task, encoder, prepare=prepare)
         self.weights = encoder.weights
-        self.asks = query_name(task)
+        self.asks = task.query.name if task.query else None
+        self._num_values = task.query.num_values if task.query else 0
         self.is_small = encoder.grid[0] * encoder.grid[1] * encoder.embed_dim < _SMALL_FRAME
         sampling = clip["sampling"]
         is_fixed = sampling["mode"] != "uniform"
@@ -174,7 +175,7 @@ class VideoPredictor:
             )
         if self.asks is None:
             return
-        width = 4 if self.asks == "boxes" else 2
+        width = self._num_values
         if (not queries and not self.model.num_queries) or any(len(query) != width for query in queries):
             example = "--box x0,y0,x1,y1" if self.asks == "boxes" else "--point x,y"
             raise VidflowError(

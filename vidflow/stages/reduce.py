@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidflow.files import file_sha256
 from vidflow.models.reduction.assignment import frame_counts
 from vidflow.models.reduction.build import PostReducer
 from vidflow.models.reduction.seeds import seed_of_key
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureFile, unmerge, write_features
-from vidflow.store.layout import FileEntry, file_sha256, publish_entry
+from vidflow.store.layout import FileEntry, publish_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

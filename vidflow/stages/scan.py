@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from vidflow.errors import DamagedError, VideoError
+from vidflow.errors import DamagedError, RejectReason, VideoError
 from vidflow.files import FileState, file_state
 from vidflow.records import VideoItem
 from vidflow.stages.transient import TRANSIENT, Limits, try_twice
@@ -62,7 +62,7 @@ class ScannedVideo:
         num_frames: Frames in it.
         start_seconds: Time of the first frame.
         end_seconds: End of the last frame.
-        reason: Short class of the problem.
+        reason: Why it is unusable.
         message: One sentence about it.
         attempts: How often the scan was tried.
     """
@@ -80,7 +80,7 @@ class ScannedVideo:
     num_frames: int = 0
     start_seconds: float = 0.0
     end_seconds: float = 0.0
-    reason: str = ""
+    reason: RejectReason | Literal[""] = ""
     message: str = ""
     attempts: int = 1
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from vidflow.ahead import make_ahead
 from vidflow.errors import VideoError
-from vidflow.files import FileState, file_state
+from vidflow.files import FileState, file_sha256, file_state
 from vidflow.records import Reject
 from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
-from vidflow.store.layout import FileEntry, file_sha256, publish_entry
+from vidflow.store.layout import FileEntry, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
 from vidflow.video.encode import EncodedClip
 from vidflow.video.sandbox import Sandbox

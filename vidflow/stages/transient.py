@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from vidflow.errors import VideoError
+from vidflow.errors import RejectReason, VideoError
 from vidflow.files import FileState, file_state
 from vidflow.store.layout import FileEntry
 
 Result = TypeVar("Result")
-KILLED = ("Timeout", "OutOfMemory", "DecoderCrashed")
+KILLED: tuple[RejectReason, ...] = ("Timeout", "OutOfMemory", "DecoderCrashed")
 """Reasons for one more attempt at once: the machine may have been at fault, not the input."""
-TRANSIENT = (*KILLED, "Unreadable", "Changed")
+TRANSIENT: tuple[RejectReason, ...] = (*KILLED, "Unreadable", "Changed")
 """Reasons that say nothing final about an input."""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
+from vidflow.config.tasks import facts_of
 from vidflow.errors import ConfigError
 from vidflow.records import Reject, VideoItem
 
@@ -41,16 +42,16 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
             yield f"{counts[split]} rows are of split {split!r}; wanted {split.casefold()!r}, in small letters"
     used = [item for item in items if item.split in WANTED_SPLITS]
     tasks = {trial.task for trial in draw_candidates(config)[0]}
-    if "classification" in tasks and used:
+    if (wanting := sorted(task for task in tasks if facts_of(task).needs_labels)) and used:
         labels = {item.label for item in items if item.label}
         if unlabelled := [item for item in used if not item.label]:
             yield (
                 f"{len(unlabelled)} of {len(used)} rows have no label, such as {unlabelled[0].path}; wanted one in "
-                "each, as classification is among the tasks"
+                f"each, as {', '.join(wanting)} is among the tasks"
             )
         elif len(labels) < 2:
-            yield f"only one label, {', '.join(map(repr, labels))}; classification needs at least 2"
-    if needy := sorted(tasks - {"classification"}):
+            yield f"only one label, {', '.join(map(repr, labels))}; {', '.join(wanting)} needs at least 2"
+    if needy := sorted(task for task in tasks if facts_of(task).annotations):
         bare = [item for item in used if item.annotations is None]
         if bare:
             yield (

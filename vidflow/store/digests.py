@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from vidflow.errors import DamagedError, VidflowError
-from vidflow.store.layout import damage, file_sha256
+from vidflow.files import file_sha256
+from vidflow.store.layout import damage
 
 # A change so soon after another can leave the same time of change, so a check that soon is not remembered.
 # Two seconds are the coarsest clock of a file system in use.

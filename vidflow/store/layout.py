@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.errors import DamagedError, VidflowError
+from vidflow.files import file_sha256
 
 STAGE_MANIFEST = "manifest.json"
 TRIAL_RESULT = "result.json"
@@ -167,12 +168,6 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
     if manifest is None or not all(read_listed(directory / f"{table}.json") for table in manifest.get("tables", ())):
         return None
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hex digest of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidflow.errors import DamagedError
-from vidflow.store.layout import damage, file_sha256, list_file, publish, publish_json, read_json, read_sealed
+from vidflow.files import file_sha256
+from vidflow.store.layout import damage, list_file, publish, publish_json, read_json, read_sealed
 
 Row = TypeVar("Row")
 _REPLACED = "replaced_sha256"
@@ -90,6 +91,8 @@ def _schema(row_type: type[Any]) -> pa.Schema:
 
 
 def _arrow_type(hint: Any) -> pa.DataType:
-    if isinstance(hint, UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        hint = type(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (UnionType, typing.Union):
+        return _arrow_type(next(part for part in typing.get_args(hint) if part is not type(None)))
     return _ARROW_TYPES[hint]

@@ -60,6 +60,21 @@ class Batch:
     targets: dict[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """The clips of a trial.
+
+    Attributes:
+        reader: Cached features.
+        train: Clips to train on, as positions in the reader.
+        val: Clips to validate on.
+    """
+
+    reader: FeatureReader
+    train: Int64[np.ndarray, " train"]
+    val: Int64[np.ndarray, " val"]
+
+
 def iterate_batches(
     reader: FeatureReader,
     indices: Int64[np.ndarray, " clips"],
@@ -142,12 +157,6 @@ def core_tokens(clip: ClipTokens, num_depths: int | None, *, unmerged: bool) -> 
         VidflowError: If the clip has ragged token counts that nothing puts back on the grid.
     """
     return (unmerge if unmerged else stored_tokens)(clip)[:, -(num_depths or 0) :]
-
-
-def spread(indices: Int64[np.ndarray, " clips"], *, most: int) -> Int64[np.ndarray, " fewer"]:
-    """Return at most so many of the clips, evenly from first to last."""
-    places = np.linspace(0, len(indices) - 1, min(len(indices), most)).round().astype(int)
-    return np.take(indices, places)
 
 
 def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -10,22 +10,20 @@ Axes: B clips, T frames.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 
+from vidflow.config.tasks import Objective
 from vidflow.errors import ConfigError, DamagedError, VidflowError
-from vidflow.models.tasks import Task
-from vidflow.models.tasks.metrics import Metric
+from vidflow.models.tasks import Task, TaskSpec
 from vidflow.records import EpochResult
-from vidflow.store.features import FeatureReader, clip_order
+from vidflow.store.features import clip_order
 from vidflow.store.layout import TRIAL_RESULT, remove_leftovers
+from vidflow.training.batches import Splits
 from vidflow.training.learner import Learner, seeded
-from vidflow.training.optim import Precision, build_optimizer, learning_rate_at, load_moments, moments
+from vidflow.training.optim import Optimisation, build_optimizer, learning_rates, load_moments, moments
 from vidflow.training.snapshot import (
     BEST,
     LAST,
@@ -44,24 +42,13 @@ log = logging.getLogger(__name__)
 
 def fit(
     task: Task,
+    spec: TaskSpec,
+    splits: Splits,
     *,
     identity: TrialIdentity,
-    reader: FeatureReader,
     directory: Path,
-    train_indices: Int64[np.ndarray, " train"],
-    val_indices: Int64[np.ndarray, " val"],
-    arrays: Sequence[str],
-    build_metric: Callable[[], Metric],
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    warmup_fraction: float,
-    grad_clip: float,
-    precision: Precision,
-    objective: str,
-    mode: Literal["max", "min"],
-    seed: int,
+    optimisation: Optimisation,
+    objective: Objective,
     device: torch.device,
 ) -> Iterator[EpochResult]:
     """Train `task` and yield the result of every epoch that was not done before.
@@ -71,23 +58,12 @@ def fit(
 
     Args:
         task: Module with its initial weights; trained in place.
+        spec: What it learns from and is measured by.
+        splits: Its clips.
         identity: Which trial it is.
-        reader: Cached features.
         directory: Folder of the trial; a snapshot there is gone on from.
-        train_indices: Clips to train on, as positions in the reader.
-        val_indices: Clips to validate on.
-        arrays: Annotations that the task needs.
-        build_metric: Makes an empty metric, once per epoch.
-        epochs: Passes over the training clips.
-        batch_size: Clips per step.
-        learning_rate: Largest learning rate.
-        weight_decay: Decoupled weight decay.
-        warmup_fraction: Share of the steps with rising learning rate, 0 to 1.
-        grad_clip: Largest gradient norm.
-        precision: Of predictions; `auto` is bfloat16 autocast on a GPU and float32 on a CPU.
-        objective: Metric by which an epoch is the best.
-        mode: Whether more of it is better.
-        seed: Seed of the order of clips and of dropout.
+        optimisation: How it is trained.
+        objective: What an epoch is the best by.
         device: Where to train.
 
     Raises:
@@ -101,29 +77,24 @@ def fit(
     learner = Learner(
         key=identity.key,
         task=task.to(device),
-        optimizer=build_optimizer(task, weight_decay=weight_decay),
-        reader=reader,
-        arrays=arrays,
-        batch_size=batch_size,
-        precision=precision,
+        optimizer=build_optimizer(task, weight_decay=optimisation.weight_decay),
+        reader=splits.reader,
+        arrays=spec.facts.annotations,
+        optimisation=optimisation,
         device=device,
     )
     history = _resume(directory, identity, learner)
     # The mark of an earlier stop or failure no longer holds once the weights change.
     (directory / TRIAL_RESULT).unlink(missing_ok=True)
-    num_steps = math.ceil(len(train_indices) / batch_size)
-    for epoch in range(len(history) + 1, epochs + 1):
+    for epoch in range(len(history) + 1, optimisation.epochs + 1):
         started = time.perf_counter()
-        learning_rates = [
-            learning_rate_at(step, num_steps=epochs * num_steps, peak=learning_rate, warmup_fraction=warmup_fraction)
-            for step in range((epoch - 1) * num_steps, epoch * num_steps)
-        ]
-        order = train_indices[clip_order(len(train_indices), seed=seed, epoch=epoch)]
-        with seeded(seed, epoch, device):
-            metrics = learner.train(order, epoch=epoch, learning_rates=learning_rates, grad_clip=grad_clip)
-            validated, predictions = learner.validate(val_indices, build_metric(), epoch=epoch)
+        order = splits.train[clip_order(len(splits.train), seed=optimisation.seed, epoch=epoch)]
+        rates = learning_rates(optimisation, epoch=epoch, num_clips=len(order))
+        with seeded(optimisation.seed, epoch, device):
+            metrics = learner.train(order, epoch=epoch, learning_rates=rates)
+            validated, predictions = learner.validate(splits.val, spec.build_metric(), epoch=epoch)
         metrics |= validated
-        is_best = _is_best(metrics, history, objective, mode)
+        is_best = _is_best(metrics, history, objective)
         seconds = time.perf_counter() - started
         history.append(EpochResult(epoch=epoch, metrics=metrics, seconds=seconds, is_best=is_best))
         snapshot = Snapshot(
@@ -134,7 +105,7 @@ def fit(
             predictions=predictions if is_best else {},
         )
         write_snapshot(directory, snapshot)
-        if epoch < epochs:
+        if epoch < optimisation.epochs:
             yield history[-1]
     write_result(directory, "completed")
     yield history[-1]
@@ -165,22 +136,21 @@ def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[
     return list(snapshot.history)
 
 
-def _is_best(
-    metrics: dict[str, float], history: Sequence[EpochResult], objective: str, mode: Literal["max", "min"]
-) -> bool:
+def _is_best(metrics: dict[str, float], history: Sequence[EpochResult], objective: Objective) -> bool:
     """Whether an epoch is better than all before it.
 
     Raises:
         ConfigError: If the objective is not among the metrics.
         VidflowError: If it is not finite, so that epochs cannot be ranked.
     """
-    if objective not in metrics:
-        raise ConfigError(f"trials.objective: got {objective!r}, wanted one of {', '.join(sorted(metrics))}")
-    value = metrics[objective]
+    metric, mode = objective
+    if metric not in metrics:
+        raise ConfigError(f"trials.objective: got {metric!r}, wanted one of {', '.join(sorted(metrics))}")
+    value = metrics[metric]
     if not math.isfinite(value):
         raise VidflowError(
-            f"{objective} is {value} after epoch {len(history) + 1}, so epochs cannot be ranked by it; "
+            f"{metric} is {value} after epoch {len(history) + 1}, so epochs cannot be ranked by it; "
             "the validation split has nothing that it could be measured on"
         )
-    earlier = [result.metrics[objective] for result in history]
+    earlier = [result.metrics[metric] for result in history]
     return not earlier or (value > max(earlier) if mode == "max" else value < min(earlier))

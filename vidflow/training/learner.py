@@ -15,11 +15,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.tasks import Task
-from vidflow.models.tasks.metrics import Metric
+from vidflow.models.tasks import Metric, Task
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import Batch, iterate_batches
-from vidflow.training.optim import Precision, autocast, step_optimizer
+from vidflow.training.optim import Optimisation, autocast, step_optimizer
 from vidflow.training.predictions import KeptPredictions
 
 # A look at the loss makes the host wait for the device, so it is not taken at every step.
@@ -36,8 +35,7 @@ class Learner:
         optimizer: AdamW over its parameters.
         reader: Cached features.
         arrays: Annotations that the task needs.
-        batch_size: Clips per step.
-        precision: Of predictions.
+        optimisation: How it is trained.
         device: Where everything happens.
     """
 
@@ -46,8 +44,7 @@ class Learner:
     optimizer: torch.optim.AdamW
     reader: FeatureReader
     arrays: Sequence[str]
-    batch_size: int
-    precision: Precision
+    optimisation: Optimisation
     device: torch.device
 
     def train(
@@ -56,7 +53,6 @@ class Learner:
         *,
         epoch: int,
         learning_rates: Sequence[float],
-        grad_clip: float,
     ) -> dict[str, float]:
         """Take one step per batch and return `train/loss`, `train/learning_rate` and `train/clips_per_second`.
 
@@ -64,7 +60,6 @@ class Learner:
             order: Clips in the order of the epoch.
             epoch: Its number, for messages.
             learning_rates: One per step.
-            grad_clip: Largest gradient norm.
 
         Raises:
             VidflowError: If a loss is not finite.
@@ -75,7 +70,7 @@ class Learner:
         for batch, learning_rate in zip(self._batches(order), learning_rates, strict=True):
             loss = self.task.loss(self._predict(batch), batch.targets)
             torch.autograd.backward(loss)
-            step_optimizer(self.optimizer, learning_rate=learning_rate, grad_clip=grad_clip)
+            step_optimizer(self.optimizer, learning_rate=learning_rate, grad_clip=self.optimisation.grad_clip)
             losses.append(loss.detach())
             if len(losses) % _STEPS_PER_CHECK == 0:
                 self._check(losses[-_STEPS_PER_CHECK:], epoch, len(losses) - _STEPS_PER_CHECK, learning_rates)
@@ -118,7 +113,7 @@ class Learner:
         return iterate_batches(
             self.reader,
             indices,
-            batch_size=self.batch_size,
+            batch_size=self.optimisation.batch_size,
             device=self.device,
             num_depths=self.task.num_depths,
             arrays=self.arrays,
@@ -126,14 +121,15 @@ class Learner:
         )
 
     def _predict(self, batch: Batch) -> dict[str, Tensor]:
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.optimisation.precision):
             predictions: dict[str, Tensor] = self.task(batch.tokens, batch.prefix, self.task.queries_of(batch.targets))
         return predictions
 
     def _mean(self, losses: Sequence[Tensor], num_clips: int) -> float:
         """Return the mean over clips, given the means over batches, of which the last may be smaller."""
-        sizes = torch.full((len(losses),), float(self.batch_size), dtype=torch.float64)
-        sizes[-1] = num_clips - self.batch_size * (len(losses) - 1)
+        batch_size = self.optimisation.batch_size
+        sizes = torch.full((len(losses),), float(batch_size), dtype=torch.float64)
+        sizes[-1] = num_clips - batch_size * (len(losses) - 1)
         return float(torch.stack(list(losses)).cpu().double() @ sizes / num_clips)
 
     def _check(self, losses: Sequence[Tensor], epoch: int, first_step: int, learning_rates: Sequence[float]) -> None:

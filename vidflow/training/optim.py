@@ -1,12 +1,54 @@
-"""The optimizer, its learning rate at every step, and the precision of a step."""
+"""How a module is optimised: what says it, the optimizer, its learning rate at every step, and a step's precision."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal, assert_never
 
 import torch
 from torch import Tensor, nn
 
+from vidflow.config.schema import Trial
+
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimisation:
+    """How a module is optimised.
+
+    Attributes:
+        epochs: Passes over the training clips.
+        batch_size: Clips per step.
+        learning_rate: Largest learning rate.
+        weight_decay: Decoupled weight decay.
+        warmup_fraction: Share of the steps with rising learning rate, 0 to 1.
+        grad_clip: Largest gradient norm.
+        precision: Of predictions; `auto` is bfloat16 autocast on a GPU and float32 on a CPU.
+        seed: Seed of the order of clips and of dropout.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_fraction: float
+    grad_clip: float
+    precision: Precision
+    seed: int
+
+    @classmethod
+    def of(cls, trial: Trial) -> "Optimisation":
+        """Return that of a trial."""
+        return cls(
+            epochs=trial.epochs,
+            batch_size=trial.batch_size,
+            learning_rate=trial.learning_rate,
+            weight_decay=trial.weight_decay,
+            warmup_fraction=trial.warmup_fraction,
+            grad_clip=trial.grad_clip,
+            precision=trial.precision,
+            seed=trial.seed,
+        )
 
 
 def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
@@ -44,6 +86,20 @@ def decayed_parameters(module: nn.Module) -> list[Tensor]:
         and "weight" in name.rpartition(".")[2]
         and id(parameter) not in embeddings
         and not getattr(parameter, "_no_weight_decay", False)
+    ]
+
+
+def learning_rates(optimisation: Optimisation, *, epoch: int, num_clips: int) -> list[float]:
+    """Return the learning rate of every step of an epoch, which is counted from 1."""
+    num_steps = math.ceil(num_clips / optimisation.batch_size)
+    return [
+        learning_rate_at(
+            step,
+            num_steps=optimisation.epochs * num_steps,
+            peak=optimisation.learning_rate,
+            warmup_fraction=optimisation.warmup_fraction,
+        )
+        for step in range((epoch - 1) * num_steps, epoch * num_steps)
     ]
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vidflow.errors import DamagedError, VidflowError
 from vidflow.models.tensor_checks import state_sha256
-from vidflow.records import EpochResult, TrialResult
+from vidflow.records import EpochResult, TrialResult, TrialStatus
 from vidflow.store.digests import check_once
 from vidflow.store.layout import (
     TRIAL_RESULT,
@@ -222,7 +222,7 @@ def load_result(directory: Path) -> TrialResult | None:
     return TrialResult(**values, history=history, directory=directory)
 
 
-def _result_of(snapshot: Snapshot, directory: Path, status: str) -> TrialResult:
+def _result_of(snapshot: Snapshot, directory: Path, status: TrialStatus) -> TrialResult:
     return TrialResult(
         key=snapshot.identity.key,
         settings=snapshot.identity.settings,

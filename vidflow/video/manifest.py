@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, assert_never
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidflow.errors import ConfigError, VideoError
+from vidflow.errors import ConfigError, RowReason, VideoError
 from vidflow.files import open_regular
 from vidflow.records import Reject, VideoItem
 
@@ -32,6 +32,11 @@ _Row = Mapping[Any, Any]
 
 class _BadRowError(Exception):
     """A row that cannot be used; the reason and what is wrong."""
+
+    def __init__(self, reason: RowReason, problem: str) -> None:
+        """Keep the reason beside what is wrong."""
+        super().__init__(problem)
+        self.reason = reason
 
 
 def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[VideoItem], list[Reject]]:
@@ -61,11 +66,10 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
         try:
             items.append(_parse_row(row, roots))
         except _BadRowError as error:
-            reason, problem = error.args
             given = row.get("path") if isinstance(row, Mapping) else None
             name = _printable(given[:_MOST_CHARACTERS]) if isinstance(given, str) else ""
-            message = f"{path}, row {number}: {problem}"
-            rejects.append(Reject(key="", path=name, stage="manifest", reason=reason, message=message))
+            message = f"{path}, row {number}: {error}"
+            rejects.append(Reject(key="", path=name, stage="manifest", reason=error.reason, message=message))
     if not items and not rejects:
         raise ConfigError(f"{path}: got no rows; wanted one per video, with the columns {', '.join(REQUIRED_COLUMNS)}")
     return items, rejects

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 from torch import Tensor
 
-from vidflow.models.cores.build import CoreName, TemporalCore, build_core, default_heads, detach_state
+from vidflow.config.schema import CoreName
+from vidflow.models.cores.build import TemporalCore, build_core, default_heads, detach_state
 
 NAMES: tuple[CoreName, ...] = get_args(CoreName)
 EMBED_DIM = 16

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
+from vidflow.models.tasks import TaskOptions, build_task
 from vidflow.models.tasks.box_tracking import after_first_visible
 
 
 def make(**kwargs):
     torch.manual_seed(0)
     core = build_core("mean", embed_dim=16)
-    return build_task("box_tracking", core=core, embed_dim=16, readout_width=32, **kwargs).eval()
+    return build_task("box_tracking", core, TaskOptions(readout_dim=32, **kwargs)).eval()
 
 
 BOXES = torch.tensor([[[0.1, 0.2, 0.4, 0.6], [0.3, 0.3, 0.9, 0.8], [0.0, 0.5, 0.2, 1.0]]])

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
-from vidflow.models.tasks.camera_pose import rotation_matrix
+from vidflow.models.tasks import TaskOptions, build_task
+from vidflow.models.tasks.coordinates import rotation_matrix
 
 
 def make(*, standardize=False):
     core = build_core("identity", embed_dim=16)
-    return build_task("camera_pose", core=core, embed_dim=16, readout_width=32, standardize=standardize)
+    return build_task("camera_pose", core, TaskOptions(readout_dim=32, standardize=standardize))
 
 
 @given(seed=st.integers(0, 2**31))

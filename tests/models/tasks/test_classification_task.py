@@ -3,12 +3,12 @@ import math
 import torch
 
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
+from vidflow.models.tasks import TaskOptions, build_task
 
 
 def test_the_loss_is_that_of_the_last_frame_plus_a_fraction_of_the_mean_over_frames():
     core = build_core("identity", embed_dim=8)
-    task = build_task("classification", core=core, embed_dim=8, num_classes=3, readout_width=16, frame_loss_weight=0.3)
+    task = build_task("classification", core, TaskOptions(num_classes=3, readout_dim=16, every_frame_weight=0.3))
     logits = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]], [[0.5, 0.1, 0.2], [2.0, 1.0, 0.0]]])
     labels = [2, 0]
 

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
+from vidflow.models.tasks import TaskOptions, build_task
 
 
 def make():
     torch.manual_seed(0)
     core = build_core("identity", embed_dim=16)
-    return build_task("depth", core=core, embed_dim=16, readout_width=32, image_size=24).eval()
+    return build_task("depth", core, TaskOptions(readout_dim=32, image_size=24)).eval()
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import build_task
+from vidflow.models.tasks import TaskOptions, build_task
 
 POINTS = torch.tensor([[[0.1, 0.2], [0.7, 0.4], [0.5, 0.9]]]).double()
 FRAMES = torch.tensor([[0, 2, 3]])
@@ -13,7 +13,7 @@ FRAMES = torch.tensor([[0, 2, 3]])
 def make(**kwargs):
     torch.manual_seed(0)
     core = build_core("identity", embed_dim=16)
-    return build_task("point_tracking", core=core, embed_dim=16, readout_width=32, **kwargs).double().eval()
+    return build_task("point_tracking", core, TaskOptions(readout_dim=32, **kwargs)).double().eval()
 
 
 @pytest.mark.parametrize("reference", [False, True])

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidflow.config.tasks import TaskName, facts_of
 from vidflow.models.cores.build import build_core
-from vidflow.models.tasks import Task, TaskName, build_task
+from vidflow.models.tasks import Task, TaskOptions, build_task, spec_of
 
 NAMES: tuple[TaskName, ...] = get_args(TaskName)
 every_task = pytest.mark.parametrize("name", NAMES)
@@ -18,19 +19,16 @@ DEPTHS, PREFIX = 2, 1
 def make(name: TaskName, *, reference: bool = False, core: str = "gated_transformer") -> Task:
     torch.manual_seed(0)
     built = build_core(core, embed_dim=16, num_layers=1, num_heads=2)
-    task = build_task(
-        name,
-        core=built,
-        embed_dim=16,
+    options = TaskOptions(
         num_depths=DEPTHS,
         num_classes=3,
         image_size=16,
-        readout_width=32,
+        readout_dim=32,
         # Few bases: the published sixteen turn the last bit of a box into another box two frames later.
         num_frequencies=4,
         reference=reference,
     )
-    return task.double().eval()
+    return build_task(name, built, options).double().eval()
 
 
 def draw(name: TaskName, shape: tuple[int, int, int, int]):
@@ -179,9 +177,8 @@ def test_every_parameter_that_predicts_gets_a_gradient(name):
 
 
 def test_one_tapped_depth_needs_no_adapter():
-    task = build_task(
-        "classification", core=build_core("mean", embed_dim=8), embed_dim=8, num_classes=2, readout_width=16
-    )
+    options = TaskOptions(num_classes=2, readout_dim=16)
+    task = build_task("classification", build_core("mean", embed_dim=8), options)
     assert task.depth_mixing is None
     assert task(torch.randn(1, 2, 1, 3, 8), None, {})["logits"].shape == (1, 2, 2)
     with pytest.raises(ValueError, match="K=1"):
@@ -189,23 +186,38 @@ def test_one_tapped_depth_needs_no_adapter():
 
 
 @pytest.mark.parametrize(
-    ("settings_", "message"),
+    ("name", "options", "message"),
     [
-        ({"name": "classification", "embed_dim": 16}, "embed_dim is 16 but the core"),
-        ({"name": "classification"}, "num_classes is None"),
-        ({"name": "classification", "num_classes": 2, "readout_width": 10, "readout_heads": 4}, "readout_heads 4"),
-        ({"name": "depth", "image_size": 12}, "image_size is 12"),
+        ("classification", {}, "num_classes is None"),
+        ("classification", {"num_classes": 2, "readout_dim": 10, "readout_heads": 4}, "readout_heads 4"),
+        ("depth", {"image_size": 12}, "image_size is 12"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings_, message):
+def test_options_that_do_not_fit_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
-        build_task(**({"core": build_core("mean", embed_dim=8), "embed_dim": 8} | settings_))
+        build_task(name, build_core("mean", embed_dim=8), TaskOptions(**options))
+
+
+@every_task
+def test_a_task_and_what_is_known_of_it_without_torch_agree(name):
+    spec, targets = spec_of(name), ground_truth(name, torch.Generator().manual_seed(0))
+    assert spec.facts == facts_of(name)
+    assert set(spec.facts.annotations) == targets.keys() - {"label"}
+    assert spec.facts.needs_labels == ("label" in targets)
+    metric = spec.build_metric()
+    rows = ({key: value[row : row + 1] for key, value in targets.items()} for row in range(4))
+    metric.update(spec.trivial.answer(spec.trivial.fit(rows, 3), targets), targets)
+    assert spec.facts.objective.metric.removeprefix("val/") in metric.compute()
+    task, (tokens, prefix, queries) = make(name), draw(name, (2, 3, 4, 0))
+    assert task.query is None if not queries else task.query.name in queries
+    with torch.no_grad():
+        assert spec.facts.predicts in {"classes", *task(tokens, prefix, queries)}
 
 
 def test_published_readouts_are_the_default():
     with torch.device("meta"):
         core = build_core("mean", embed_dim=1024)
-        tasks = {name: build_task(name, core=core, embed_dim=1024, num_classes=174) for name in NAMES}
+        tasks = {name: build_task(name, core, TaskOptions(num_classes=174)) for name in NAMES}
     assert tasks["classification"].readout.query.shape == (1, 12, 64)
     assert tasks["box_tracking"].decoder.layers[0].multihead_attn.num_heads == 4
     assert tasks["point_tracking"].decoder.layers[0].multihead_attn.num_heads == 8

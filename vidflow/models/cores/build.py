@@ -1,24 +1,14 @@
 """The choice of a temporal core by name."""
 
-from typing import Literal, assert_never
+from typing import assert_never
 
+from vidflow.config.schema import CoreName
 from vidflow.models.cores.blocks import DropUnit, fitting_heads
 from vidflow.models.cores.causal_attention import CausalAttentionCore
 from vidflow.models.cores.gated_transformer import GatedTransformerCore, GatedVariant
 from vidflow.models.cores.mamba import MambaCore, Mixing
 from vidflow.models.cores.plain import GruCore, IdentityCore, MeanCore
 from vidflow.models.cores.temporal_core import State, TemporalCore, detach_state, reset_rows
-
-CoreName = Literal[
-    "identity",
-    "mean",
-    "gru",
-    "gated_transformer",
-    "mamba",
-    "mamba_mix",
-    "gated_mamba_mix",
-    "causal_attention",
-]
 
 
 def build_core(
@@ -108,4 +98,4 @@ def _check_heads(embed_dim: int, num_heads: int) -> None:
         raise ValueError(f"num_heads is {num_heads}; it must be a positive divisor of embed_dim {embed_dim}")
 
 
-__all__ = ["CoreName", "State", "TemporalCore", "build_core", "default_heads", "detach_state", "reset_rows"]
+__all__ = ["State", "TemporalCore", "build_core", "default_heads", "detach_state", "reset_rows"]

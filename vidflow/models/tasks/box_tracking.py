@@ -10,11 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidflow.config.tasks import facts_of
 from vidflow.models.cores.temporal_core import State, TemporalCore
 from vidflow.models.precision import at_least_single
-from vidflow.models.tasks.coordinates import QueryEncoder, box_overlap, to_centers, to_corners
+from vidflow.models.tasks.coordinates import QueryEncoder, at_frames, box_overlap, hold, to_centers, to_corners
+from vidflow.models.tasks.metrics.box_tracking import BoxTrackingMetric, after_first_visible
+from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.readouts import QueryDecoder, build_projection
-from vidflow.models.tasks.task import Task
+from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer, fit_nothing
+from vidflow.models.tasks.task import Query, Task
 
 # Weight of the generalized IoU beside the smooth L1 loss.
 # Source: reconstruction of the 4DS protocol in the appendix of InternVideo-Next.
@@ -32,31 +36,22 @@ class BoxTrackingTask(Task):
     """
 
     frame_axis: ClassVar[int] = 2
+    query: ClassVar[Query | None] = Query("boxes", 4)
 
-    def __init__(
-        self,
-        core: TemporalCore,
-        *,
-        num_depths: int,
-        chunk_frames: int | None,
-        width: int,
-        num_heads: int,
-        query_hidden_dim: int,
-        num_frequencies: int,
-        reference: bool,
-    ) -> None:
-        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
+    def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
+        width, num_heads = options.readout(heads=4)
+        super().__init__(core, options)
         self.projection = build_projection(core.embed_dim, width)
-        self.query_encoder = QueryEncoder(4, width, hidden_dim=query_hidden_dim, num_frequencies=num_frequencies)
+        hidden = options.query_hidden_dim or width // 2
+        self.query_encoder = QueryEncoder(4, width, hidden_dim=hidden, num_frequencies=options.bases)
         self.decoder = QueryDecoder(width, num_heads)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
-        self.reference = reference
+        self.reference = options.reference
 
     def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the box of every object at the first frame that shows it, and that frame."""
         frames = targets["boxes_visible"].int().argmax(-1)
-        boxes = targets["boxes"].gather(2, frames[..., None, None].expand(-1, -1, -1, 4))[:, :, 0]
-        return {"boxes": boxes, "query_frames": frames}
+        return {"boxes": at_frames(targets["boxes"], frames), "query_frames": frames}
 
     def init_readout(self, batch_size: int, num_queries: int, device: torch.device | str | None) -> State:
         """Remember the number of frames seen and the last boxes."""
@@ -104,6 +99,14 @@ class BoxTrackingTask(Task):
         return (distance + _GIOU_WEIGHT * (1 - generalized)).sum() / max(1, len(wanted))
 
 
-def after_first_visible(visible: Tensor) -> Tensor:
-    """Select the visible frames of each track but its first, which is given to the network."""
-    return visible & (visible.cumsum(-1) > 1)
+def _hold_boxes(nothing: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    del nothing
+    return {"boxes": hold(targets["boxes"], targets["boxes_visible"].int().argmax(-1))}
+
+
+BOX_TRACKING = TaskSpec(
+    facts=facts_of("box_tracking"),
+    build=BoxTrackingTask,
+    build_metric=BoxTrackingMetric,
+    trivial=TrivialAnswer(words="the box stays where it was given", fit=fit_nothing, answer=_hold_boxes),
+)

@@ -3,13 +3,19 @@
 Axes: B clips, T frames, L tokens of the core, D width.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from vidflow.config.tasks import facts_of
 from vidflow.models.cores.temporal_core import State, TemporalCore
+from vidflow.models.tasks.coordinates import rotation_matrix
+from vidflow.models.tasks.metrics.camera_pose import CameraPoseMetric
+from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.readouts import build_projection
+from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer
 from vidflow.models.tasks.task import Task
 
 # The logarithms s before training. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 3. From 0, that of the
@@ -31,24 +37,17 @@ class CameraPoseTask(Task):
     alike in all frames; where that is most of it, the head sees little of the motion.
     """
 
-    def __init__(
-        self,
-        core: TemporalCore,
-        *,
-        num_depths: int,
-        chunk_frames: int | None,
-        width: int,
-        head_hidden_dim: int,
-        standardize: bool,
-    ) -> None:
-        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
+    def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
+        super().__init__(core, options)
+        width = options.readout_dim or 1024
+        hidden = options.head_hidden_dim or width // 2
         self.projection = build_projection(core.embed_dim, width)
-        motion = nn.Linear(head_hidden_dim, 9)
+        motion = nn.Linear(hidden, 9)
         nn.init.normal_(motion.weight, std=_MOTION_STD)
         with torch.no_grad():
             motion.bias.copy_(torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0]))
-        norm = _FrameBatchNorm(width) if standardize else nn.LayerNorm(width)
-        self.head = nn.Sequential(norm, nn.Linear(width, head_hidden_dim), nn.GELU(), motion)
+        norm = _FrameBatchNorm(width) if options.standardize else nn.LayerNorm(width)
+        self.head = nn.Sequential(norm, nn.Linear(width, hidden), nn.GELU(), motion)
         # s of exp(-s) loss + s: translation, rotation.
         self.log_variances = nn.Parameter(torch.tensor(_LOG_VARIANCES))
 
@@ -83,12 +82,19 @@ class _FrameBatchNorm(nn.BatchNorm1d):
         return normed.view_as(x)
 
 
-def rotation_matrix(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Orthonormalise two columns and complete them to a rotation.
+def _mean_motion(targets: Iterator[dict[str, Tensor]], num_classes: int) -> Float[Tensor, " 9"]:
+    """Average the motions between frames."""
+    del num_classes
+    return torch.cat([clip["camera_motion"][0, 1:] for clip in targets]).mean(0)
 
-    Source: Zhou et al. 2019 (arXiv 1812.07035), section 4.2.
-    """
-    first = functional.normalize(columns[..., :3], dim=-1)
-    second = columns[..., 3:]
-    second = functional.normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
-    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+CAMERA_POSE = TaskSpec(
+    facts=facts_of("camera_pose"),
+    build=CameraPoseTask,
+    build_metric=CameraPoseMetric,
+    trivial=TrivialAnswer(
+        words="the mean motion of the training split",
+        fit=_mean_motion,
+        answer=lambda mean, targets: {"camera_motion": mean.expand_as(targets["camera_motion"])},
+    ),
+)

@@ -3,12 +3,19 @@
 Axes: B clips, T frames, L tokens of the core, D width, C classes.
 """
 
+from collections.abc import Iterator
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from vidflow.config.tasks import facts_of
 from vidflow.models.cores.temporal_core import State, TemporalCore
+from vidflow.models.tasks.metrics.classification import ClassificationMetric
+from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.readouts import AttentionReadout
+from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer
 from vidflow.models.tasks.task import Task
 
 
@@ -19,20 +26,13 @@ class ClassificationTask(Task):
     has no loss; ours is cross-entropy at the last frame plus a fraction of the mean over all frames.
     """
 
-    def __init__(
-        self,
-        core: TemporalCore,
-        *,
-        num_depths: int,
-        chunk_frames: int | None,
-        num_classes: int,
-        width: int,
-        num_heads: int,
-        frame_loss_weight: float,
-    ) -> None:
-        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
-        self.readout = AttentionReadout(core.embed_dim, num_classes, width=width, num_heads=num_heads)
-        self.frame_loss_weight = frame_loss_weight
+    def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
+        width, num_heads = options.readout(dim=768, heads=12)
+        if not options.num_classes or options.num_classes < 2:
+            raise ValueError(f"num_classes is {options.num_classes}; classification needs at least 2")
+        super().__init__(core, options)
+        self.readout = AttentionReadout(core.embed_dim, options.num_classes, width=width, num_heads=num_heads)
+        self.every_frame_weight = options.every_frame_weight
 
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
@@ -47,6 +47,23 @@ class ClassificationTask(Task):
         labels = targets["label"][:, None].expand(predictions["logits"].shape[:2])
         logits = predictions["logits"].float().flatten(0, 1)
         losses = functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
-        weights = losses.new_full((losses.shape[1],), self.frame_loss_weight / losses.shape[1])
+        weights = losses.new_full((losses.shape[1],), self.every_frame_weight / losses.shape[1])
         weights[-1] += 1
         return (losses @ weights).mean()
+
+
+def _count_classes(targets: Iterator[dict[str, Tensor]], num_classes: int) -> Float[Tensor, " C"]:
+    """Count the clips of each class."""
+    return torch.bincount(torch.cat([clip["label"] for clip in targets]), minlength=num_classes).float()
+
+
+CLASSIFICATION = TaskSpec(
+    facts=facts_of("classification"),
+    build=ClassificationTask,
+    build_metric=ClassificationMetric,
+    trivial=TrivialAnswer(
+        words="the most frequent class of the training split",
+        fit=_count_classes,
+        answer=lambda counts, targets: {"logits": counts.expand(len(targets["label"]), 1, -1)},
+    ),
+)

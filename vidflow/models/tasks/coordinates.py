@@ -1,13 +1,15 @@
-"""Coordinates as the network sees them, and the geometry of boxes.
+"""Coordinates as the network sees them, and the geometry of tracks, boxes and rotations.
 
-Axes: d coordinates of a query, F frequencies, H hidden width, P width of the readout.
+Axes: B clips, O tracks, T frames, d coordinates of a query or track, F frequencies, H hidden width, P width of the
+readout.
 """
 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vidflow.models.precision import at_least_single
 
@@ -49,6 +51,16 @@ class QueryEncoder(nn.Module):
         return query
 
 
+def hold(tracks: Float[Tensor, "B O T d"], frames: Int[Tensor, "B O"]) -> Float[Tensor, "B O T d"]:
+    """Return tracks that stay where they are at one frame each."""
+    return at_frames(tracks, frames)[:, :, None].expand_as(tracks)
+
+
+def at_frames(tracks: Float[Tensor, "B O T d"], frames: Int[Tensor, "B O"]) -> Float[Tensor, "B O d"]:
+    """Return where each track is at one frame of its own."""
+    return tracks.gather(2, frames[..., None, None].expand(-1, -1, 1, tracks.shape[-1]))[:, :, 0]
+
+
 def to_corners(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
     """Turn center x, center y, width, height into left, top, right, bottom."""
     center, size = boxes.chunk(2, dim=-1)
@@ -81,3 +93,14 @@ def box_overlap(
     iou = intersection / union.clamp(min=smallest)
     outer = box_area(hull)
     return iou, iou - (outer - union) / outer.clamp(min=smallest)
+
+
+def rotation_matrix(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+    """Orthonormalise two columns and complete them to a rotation.
+
+    Source: Zhou et al. 2019 (arXiv 1812.07035), section 4.2.
+    """
+    first = functional.normalize(columns[..., :3], dim=-1)
+    second = columns[..., 3:]
+    second = functional.normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)

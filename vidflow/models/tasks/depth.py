@@ -3,18 +3,22 @@
 Axes: B clips, T frames, L tokens of the core, D width, H and W pixels, s pixels a side of one query's block.
 """
 
-from jaxtyping import Bool, Float
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from vidflow.config.tasks import facts_of
 from vidflow.models.cores.temporal_core import State, TemporalCore
+from vidflow.models.tasks.metrics.depth import MAX_DEPTH_METRES, DepthMetric, valid_depth
+from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.readouts import AttentionReadout
+from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer
 from vidflow.models.tasks.task import Task
 
 # Pixels a side of the block that one query predicts.
 BLOCK = 8
-# Depths in metres outside of which the ground truth does not count. Source: InternVideo-Next, ScanNet protocol.
-MIN_DEPTH_METRES = 0.001
-MAX_DEPTH_METRES = 10.0
 # Standard deviation of the queries before training. With the published 0.02 every block attends to the whole frame and
 # looks like its neighbours to the MLP, and training stays at the mean depth map.
 _QUERY_STD = 2.0
@@ -29,20 +33,12 @@ class DepthTask(Task):
     is least at the median, which is the background wherever objects pass, and training stalls there.
     """
 
-    def __init__(
-        self,
-        core: TemporalCore,
-        *,
-        num_depths: int,
-        chunk_frames: int | None,
-        image_size: int,
-        width: int,
-        num_heads: int,
-    ) -> None:
-        if image_size < BLOCK or image_size % BLOCK:
-            raise ValueError(f"image_size is {image_size}; depth needs a multiple of {BLOCK} pixels")
-        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
-        self.side = image_size // BLOCK
+    def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
+        width, num_heads = options.readout(heads=16)
+        if options.image_size < BLOCK or options.image_size % BLOCK:
+            raise ValueError(f"image_size is {options.image_size}; depth needs a multiple of {BLOCK} pixels")
+        super().__init__(core, options)
+        self.side = options.image_size // BLOCK
         self.readout = AttentionReadout(
             core.embed_dim,
             BLOCK**2,
@@ -72,6 +68,25 @@ class DepthTask(Task):
         return (error.square() + error / wanted).sum() / max(1, len(wanted))
 
 
-def valid_depth(depth: Float[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
-    """Select the pixels whose true depth counts."""
-    return (depth >= MIN_DEPTH_METRES) & (depth <= MAX_DEPTH_METRES)
+def _mean_depth(targets: Iterator[dict[str, Tensor]], num_classes: int) -> Float[Tensor, "H W"]:
+    """Average the valid depths of all frames pixel by pixel; a pixel without any gets the mean of all pixels."""
+    del num_classes
+    total, count = torch.zeros(()), torch.zeros(())
+    for clip in targets:
+        depth = clip["depth"][0].double()
+        mask = valid_depth(depth)
+        total, count = total + depth.where(mask, 0.0).sum(0), count + mask.sum(0)
+    overall = total.sum() / count.sum().clamp(min=1)
+    return torch.where(count > 0, total / count.clamp(min=1), overall).float()
+
+
+DEPTH = TaskSpec(
+    facts=facts_of("depth"),
+    build=DepthTask,
+    build_metric=DepthMetric,
+    trivial=TrivialAnswer(
+        words="the mean depth map of the training split",
+        fit=_mean_depth,
+        answer=lambda mean, targets: {"depth": mean.expand_as(targets["depth"])},
+    ),
+)

@@ -6,19 +6,22 @@ Axes: B clips, Q points, T frames, L tokens of the core, D width, P width of the
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidflow.config.tasks import facts_of
 from vidflow.models.cores.temporal_core import State, TemporalCore
 from vidflow.models.precision import at_least_single
-from vidflow.models.tasks.coordinates import QueryEncoder
+from vidflow.models.tasks.coordinates import QueryEncoder, at_frames, hold
+from vidflow.models.tasks.metrics.point_tracking import RASTER, PointTrackingMetric, after_query_frame
+from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.readouts import QueryDecoder, build_projection
-from vidflow.models.tasks.task import Task
+from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer, fit_nothing
+from vidflow.models.tasks.task import Query, Task
 
-# Points are compared on a raster of this many pixels a side; the loss is quadratic up to `_HUBER_PIXELS`.
-# Source: TAPIR (arXiv 2306.08637), section 3.4 and its public training code; TAP-Vid (arXiv 2211.03726), section 4.
-RASTER = 256
+# The loss is quadratic up to so many pixels of the metric's raster.
+# Source: TAPIR (arXiv 2306.08637), section 3.4 and its public training code.
 _HUBER_PIXELS = 4.0
 _HUBER_WEIGHT = 0.05
 _UNCERTAIN_PIXELS = 6.0
@@ -41,33 +44,24 @@ class PointTrackingTask(Task):
     """
 
     frame_axis: ClassVar[int] = 2
+    query: ClassVar[Query | None] = Query("points", 2)
 
-    def __init__(
-        self,
-        core: TemporalCore,
-        *,
-        num_depths: int,
-        chunk_frames: int | None,
-        width: int,
-        num_heads: int,
-        query_hidden_dim: int,
-        head_hidden_dim: int,
-        num_frequencies: int,
-        reference: bool,
-    ) -> None:
-        super().__init__(core, num_depths=num_depths, chunk_frames=chunk_frames)
+    def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
+        width, num_heads = options.readout(heads=8)
+        super().__init__(core, options)
         self.projection = build_projection(core.embed_dim, width)
-        self.query_encoder = QueryEncoder(2, width, hidden_dim=query_hidden_dim, num_frequencies=num_frequencies)
+        hidden = options.query_hidden_dim or width // 2
+        self.query_encoder = QueryEncoder(2, width, hidden_dim=hidden, num_frequencies=options.bases)
         self.decoder = QueryDecoder(width, num_heads)
-        self.head = nn.Sequential(nn.Linear(width, head_hidden_dim), nn.GELU(), nn.Linear(head_hidden_dim, 4))
-        self.appearance = None if reference else nn.Linear(width, width)
+        hidden = options.head_hidden_dim or width // 2
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 4))
+        self.appearance = None if options.reference else nn.Linear(width, width)
         self.width = width
 
     def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return every point at its query frame, and that frame."""
         frames = targets["query_frames"]
-        points = targets["points"].gather(2, frames[..., None, None].expand(-1, -1, -1, 2))[:, :, 0]
-        return {"points": points, "query_frames": frames}
+        return {"points": at_frames(targets["points"], frames), "query_frames": frames}
 
     def init_readout(self, batch_size: int, num_queries: int, device: torch.device | str | None) -> State:
         """Remember the number of frames seen and what each query read at its query frame."""
@@ -158,7 +152,16 @@ def _overwrite_query_frame(
     }
 
 
-def after_query_frame(visible: Bool[Tensor, "B Q T"], query_frames: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
-    """Select the frames after the query frame of the points that are visible at least once."""
-    frames = torch.arange(visible.shape[-1], device=visible.device)
-    return visible.any(-1, keepdim=True) & (frames > query_frames[..., None])
+def _hold_points(nothing: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    del nothing
+    certain = torch.full(targets["points_visible"].shape, _CERTAIN)
+    points = hold(targets["points"], targets["query_frames"])
+    return {"points": points, "visibility_logits": certain, "uncertainty_logits": -certain}
+
+
+POINT_TRACKING = TaskSpec(
+    facts=facts_of("point_tracking"),
+    build=PointTrackingTask,
+    build_metric=PointTrackingMetric,
+    trivial=TrivialAnswer(words="the point stays where it was given, in sight", fit=fit_nothing, answer=_hold_points),
+)

@@ -4,7 +4,7 @@ Axes: B clips (rows), T frames, K tapped depths, N patch tokens, P prefix tokens
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vidflow.models.cores.depth_mixing import DepthMixing, join_prefix
 from vidflow.models.cores.temporal_core import State, TemporalCore, reset_rows
+from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.token_scale import TokenScale
 
 
@@ -20,6 +21,16 @@ class TaskState(NamedTuple):
 
     core: State
     readout: State
+
+
+Followed = Literal["boxes", "points"]
+
+
+class Query(NamedTuple):
+    """What a task must be told to follow, in its first frame: so many numbers in [0, 1] for each."""
+
+    name: Followed
+    num_values: int
 
 
 class Task(nn.Module, ABC):
@@ -31,18 +42,22 @@ class Task(nn.Module, ABC):
         unmerges: Whether it takes reduced tokens on the full grid of patches, or as they are stored.
         depth_mixing: The adapters of the tapped depths; None where the encoder is tapped once.
         frame_axis: Axis of the frames in the predictions of a clip.
+        query: What it must be told to follow; None for tasks that ask nothing.
     """
 
     frame_axis: ClassVar[int] = 1
+    query: ClassVar[Query | None] = None
 
-    def __init__(self, core: TemporalCore, *, num_depths: int, chunk_frames: int | None) -> None:
+    def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
         super().__init__()
         self.core = core
-        self.num_depths = num_depths
-        self.token_scale: TokenScale | None = None
-        self.unmerges = True
+        self.num_depths = options.num_depths
+        self.token_scale = TokenScale(self.num_depths, core.embed_dim) if options.standardize else None
+        self.unmerges = options.unmerge
         self.depth_mixing = (
-            DepthMixing(core.embed_dim, num_depths, chunk_frames=chunk_frames) if num_depths > 1 else None
+            DepthMixing(core.embed_dim, self.num_depths, chunk_frames=options.mixing_chunk_frames)
+            if self.num_depths > 1
+            else None
         )
 
     @abstractmethod

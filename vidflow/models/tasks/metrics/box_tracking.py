@@ -5,7 +5,6 @@ Axes: B clips, O objects, T frames.
 
 from torch import Tensor
 
-from vidflow.models.tasks.box_tracking import after_first_visible
 from vidflow.models.tasks.coordinates import box_overlap
 from vidflow.models.tasks.metrics.metric import require_counted
 
@@ -34,3 +33,8 @@ class BoxTrackingMetric:
         """Return `miou`."""
         require_counted(self._num_tracks, "track with two visible frames")
         return {"miou": self._total / self._num_tracks}
+
+
+def after_first_visible(visible: Tensor) -> Tensor:
+    """Select the visible frames of each track but its first, which is given to the network."""
+    return visible & (visible.cumsum(-1) > 1)

@@ -6,7 +6,7 @@ Axes: B clips, T frames.
 import torch
 from torch import Tensor
 
-from vidflow.models.tasks.camera_pose import rotation_matrix
+from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.tasks.metrics.metric import require_counted
 
 

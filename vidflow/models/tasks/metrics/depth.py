@@ -4,11 +4,14 @@ Axes: B clips, T frames, H and W pixels.
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidflow.models.tasks.depth import valid_depth
 from vidflow.models.tasks.metrics.metric import require_counted
 
+# Depths in metres outside of which the ground truth does not count. Source: InternVideo-Next, ScanNet protocol.
+MIN_DEPTH_METRES = 0.001
+MAX_DEPTH_METRES = 10.0
 # A pixel is good where the ratio of depths, either way, is below this.
 _DELTA1 = 1.25
 
@@ -48,3 +51,8 @@ class DepthMetric:
             "abs_rel_per_image": image_error / num_images,
             "delta1": good / num_pixels,
         }
+
+
+def valid_depth(depth: Float[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
+    """Select the pixels whose true depth counts."""
+    return (depth >= MIN_DEPTH_METRES) & (depth <= MAX_DEPTH_METRES)

@@ -6,25 +6,25 @@ Axes: B clips, Q points, T frames.
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vidflow.models.tasks.metrics.metric import require_counted
-from vidflow.models.tasks.point_tracking import RASTER, after_query_frame
 
 QueryMode = Literal["first", "strided"]
 """Which frames count: those after the query frame, or all but the query frame."""
 
+RASTER = 256
+"""Pixels a side of the raster on which points are compared. Source: TAP-Vid (arXiv 2211.03726), section 4."""
 _THRESHOLD_PIXELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 class PointTrackingMetric:
     """Average Jaccard, share of points within 1 to 16 pixels of 256, and visibility accuracy, each in [0, 1].
 
-    Every clip is scored by itself and clips are averaged. A point counts as predicted visible where
-    sigmoid(visibility) (1 - sigmoid(uncertainty)) > 0.5.
+    Every clip is scored by itself and clips are averaged.
 
-    Source: TAP-Vid (arXiv 2211.03726), section 4; the visibility rule is TAPIR's (arXiv 2306.08637).
+    Source: TAP-Vid (arXiv 2211.03726), section 4.
     """
 
     def __init__(self, query_mode: QueryMode = "first") -> None:
@@ -44,8 +44,7 @@ class PointTrackingMetric:
         counted = self._counted(visible, targets["query_frames"].cpu())
         offset = predictions["points"].detach().cpu().double() - targets["points"].cpu().double()
         distance = (RASTER * offset).norm(dim=-1)
-        certain = predictions["visibility_logits"].sigmoid() * (1 - predictions["uncertainty_logits"].sigmoid())
-        claimed = (certain > 0.5).cpu()
+        claimed = claimed_visible(predictions).cpu()
         for clip in range(len(visible)):
             keep = counted[clip]
             if (visible[clip] & keep).any():
@@ -65,6 +64,14 @@ class PointTrackingMetric:
         return visible.any(-1, keepdim=True) & (frames != query_frames[..., None])
 
 
+def claimed_visible(predictions: dict[str, Tensor]) -> Bool[Tensor, "*batch Q T"]:
+    """Return where a point counts as predicted visible: sigmoid(visibility) (1 - sigmoid(uncertainty)) > 0.5.
+
+    Source: TAPIR (arXiv 2306.08637).
+    """
+    return predictions["visibility_logits"].sigmoid() * (1 - predictions["uncertainty_logits"].sigmoid()) > 0.5
+
+
 def _score(visible: Tensor, claimed: Tensor, distance: Tensor) -> Tensor:
     """Score one clip from its counted frames, one entry per point and frame."""
     jaccards, shares = [], []
@@ -77,3 +84,9 @@ def _score(visible: Tensor, claimed: Tensor, distance: Tensor) -> Tensor:
         shares.append((visible & near).sum() / num_visible)
     occlusion = (visible == claimed).double().mean()
     return torch.stack([torch.stack(jaccards).double().mean(), torch.stack(shares).double().mean(), occlusion])
+
+
+def after_query_frame(visible: Bool[Tensor, "B Q T"], query_frames: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
+    """Select the frames after the query frame of the points that are visible at least once."""
+    frames = torch.arange(visible.shape[-1], device=visible.device)
+    return visible.any(-1, keepdim=True) & (frames > query_frames[..., None])

@@ -1,0 +1,62 @@
+"""How a task is built around its core."""
+
+from dataclasses import dataclass
+
+from vidflow.models.cores.blocks import fitting_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """Options of all tasks; each reads those that concern it. None means the published size, adapted to `readout_dim`.
+
+    Attributes:
+        num_depths: Tapped depths of the encoder; above one they are mixed by adapters.
+        num_classes: Classes of `classification`.
+        image_size: Pixels a side of the crop that `depth` predicts, a multiple of 8.
+        readout_dim: Width of the readout; published 768 for classification, else 1024.
+        readout_heads: Attention heads of the readout.
+        every_frame_weight: Weight of the mean loss over frames beside that of the last frame, in classification.
+        standardize: Whether tokens pass a `TokenScale`, which is still to be measured or loaded, and what the head of
+            `CameraPoseTask` reads passes batch norm.
+        unmerge: Whether reduced tokens are put back on the full grid of patches.
+        query_hidden_dim: Hidden width of the coordinate encoders; half the readout's width.
+        head_hidden_dim: Hidden width of the heads of points and pose; half the readout's width.
+        num_frequencies: Fourier bases of box and point queries; 8, but 16 if `reference`.
+        mixing_chunk_frames: Frames whose adapter activations are held at once; None is all.
+        reference: Behave as the published trackers do, see `BoxTrackingTask` and `PointTrackingTask`.
+    """
+
+    num_depths: int = 1
+    num_classes: int | None = None
+    image_size: int = 224
+    readout_dim: int | None = None
+    readout_heads: int | None = None
+    every_frame_weight: float = 0.1
+    standardize: bool = False
+    unmerge: bool = True
+    query_hidden_dim: int | None = None
+    head_hidden_dim: int | None = None
+    num_frequencies: int | None = None
+    mixing_chunk_frames: int | None = None
+    reference: bool = False
+
+    def readout(self, *, dim: int = 1024, heads: int) -> tuple[int, int]:
+        """Return width and heads of an attention readout.
+
+        Args:
+            dim: Published width.
+            heads: Published heads. Source: Orlova et al. 2026 (arXiv 2605.19137), released inference code.
+
+        Raises:
+            ValueError: The heads do not divide the width.
+        """
+        width = self.readout_dim or dim
+        num_heads = self.readout_heads or fitting_heads(width, most=heads)
+        if width % num_heads:
+            raise ValueError(f"readout_dim {width} does not split into readout_heads {num_heads}; choose a divisor")
+        return width, num_heads
+
+    @property
+    def bases(self) -> int:
+        """Fourier bases of queries."""
+        return self.num_frequencies or (16 if self.reference else 8)

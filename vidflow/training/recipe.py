@@ -1,0 +1,64 @@
+"""What says how a trial's module is built, and the module built from it."""
+
+from dataclasses import dataclass
+
+from vidflow.config.schema import CoreName, Trial
+from vidflow.config.tasks import TaskName, facts_of
+from vidflow.models.cores.build import build_core
+from vidflow.models.tasks import Task, TaskOptions, build_task
+from vidflow.store.features import FeatureReader
+from vidflow.training.batches import read_annotations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleRecipe(TaskOptions):
+    """All that decides a module's shape, as a trial's files keep it.
+
+    Attributes:
+        task: What is learnt.
+        core: Temporal core.
+        embed_dim: Width of the tokens.
+        num_layers: Layers of the core.
+        num_heads: Attention heads of the core; None is the published number for the width.
+    """
+
+    task: TaskName
+    core: CoreName
+    embed_dim: int
+    num_layers: int
+    num_heads: int | None
+
+
+def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
+    """Return how the module of a trial on these features is built."""
+    metadata, facts = reader.metadata, facts_of(trial.task)
+    return ModuleRecipe(
+        task=trial.task,
+        core=trial.core,
+        embed_dim=metadata["embed_dim"],
+        num_layers=trial.num_layers,
+        num_heads=trial.num_heads,
+        num_depths=len(metadata["depths"]) if trial.mix_depths else 1,
+        num_classes=len(metadata["class_names"]) if facts.needs_labels else None,
+        image_size=_depth_size(reader) if "depth" in facts.annotations else 0,
+        readout_dim=trial.readout_dim,
+        readout_heads=trial.readout_heads,
+        every_frame_weight=trial.every_frame_weight,
+        standardize=trial.standardize,
+        unmerge=trial.unmerge,
+    )
+
+
+def build_module(recipe: ModuleRecipe) -> Task:
+    """Build the module that a trial trains: depth mixing, core and readout.
+
+    Raises:
+        ValueError: If widths and heads do not fit.
+    """
+    core = build_core(recipe.core, embed_dim=recipe.embed_dim, num_layers=recipe.num_layers, num_heads=recipe.num_heads)
+    return build_task(recipe.task, core, recipe)
+
+
+def _depth_size(reader: FeatureReader) -> int:
+    """Return the side of the depth maps in pixels, as the first clip has it."""
+    return int(read_annotations(reader[0], ["depth"])["depth"].shape[-1])
