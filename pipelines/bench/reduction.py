@@ -15,12 +15,12 @@ from torch import Tensor
 
 from pipelines.bench.clock import ROUNDS, Ratio, Target, affordable, bench_targets, median, ratio, take_turns
 from vidflow.config.schema import Config
-from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
-from vidflow.models.encoder.flops import VitShape, count_macs, count_tokens, shape_of
+from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder, shape_of
 from vidflow.models.encoder.vit import embed_patches
 from vidflow.models.reduction.assignment import Assignment, follow
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.in_block import BlockView
+from vidflow.models.reduction.macs import VitShape, count_macs, count_tokens
 
 ENCODERS = ("vit_small_patch16_224", "vit_base_patch16_224")
 IMG_SIZE = 224
@@ -106,7 +106,8 @@ def measure_encoder(
         name=name, weights="random:0", img_size=img_size, depths=[-1], device=str(target.device), dtype=dtype
     )
     shape = shape_of(encoder.vit)
-    batch_size = affordable(2 * count_macs(shape), target, seconds=_BATCH_SECONDS, most=most_images)
+    dense_macs = count_macs(shape, [shape.num_patches] * (shape.depth + 1))
+    batch_size = affordable(2 * dense_macs, target, seconds=_BATCH_SECONDS, most=most_images)
     frames = torch.randint(256, (batch_size, img_size, img_size, 3), dtype=torch.uint8, device=target.device)
     works: dict[str, Callable[[], object]] = {
         "none": _encoding(encoder, frames, None),
@@ -132,7 +133,7 @@ def measure_encoder(
                 batch_size=batch_size,
                 images_per_second=batch_size / median(seconds),
                 speedup=ratio(times["none"], seconds),
-                flop_ratio=count_macs(shape) / count_macs(shape, merges),
+                flop_ratio=dense_macs / count_macs(shape, counts, channels=shape.embed_dim // shape.num_heads),
                 merging_share=ratio(times[f"merge {removed}"], seconds - times["embed"]),
             )
         )

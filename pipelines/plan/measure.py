@@ -21,8 +21,7 @@ from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import skeleton
-from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names

@@ -8,9 +8,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidflow.models.encoder import build_encoder, skeleton
-from vidflow.models.encoder.flops import count_macs, shape_of
+from vidflow.models.encoder import build_encoder, shape_of, skeleton
 from vidflow.models.reduction.build import build_reducer
+from vidflow.models.reduction.macs import count_macs
 from vidflow.stages.cost import describe_reducer, encoder_macs
 
 SIDE, T = 96, 4
@@ -62,7 +62,9 @@ def test_the_count_agrees_with_torchs_counter(name: str, depths: list[int], sett
 
 
 def test_a_reducer_of_cached_tokens_costs_the_encoder_nothing_less() -> None:
-    assert macs("density_peaks", np.full(T, 9), keep=0.25) == macs("none") == count_macs(SHAPE)
+    assert (
+        macs("density_peaks", np.full(T, 9), keep=0.25) == macs("none") == count_macs(SHAPE, [36] * (SHAPE.depth + 1))
+    )
 
 
 def test_fewer_tokens_and_fewer_blocks_cost_less() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vidflow.models.encoder import resolve_depths, skeleton
-from vidflow.models.encoder.flops import VitShape, block_macs, count_tokens, matching_macs, shape_of
+from vidflow.models.encoder import resolve_depths, shape_of, skeleton
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution
+from vidflow.models.reduction.macs import VitShape, count_macs, count_tokens
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.windows import BlockWindows
 from vidflow.store.features import FeatureReader
@@ -136,56 +136,42 @@ def encoder_macs(
     """
     num_blocks = resolve_depths(depths, num_blocks=shape.depth)[-1] + 1
     if reducer is None or reducer.place == "post":
-        return _walk(shape, [shape.num_patches] * (num_blocks + 1))
+        return count_macs(shape, [shape.num_patches] * (num_blocks + 1))
     if isinstance(reducer, InputLowerResolution):
-        side = round(shape.num_patches**0.5)
+        side = shape.grid[0]
         small = reducer.img_size(img_size, patch_size=img_size // side) // (img_size // side)
-        shape = replace(shape, num_patches=small**2)
-        return _walk(shape, [shape.num_patches] * (num_blocks + 1))
+        shape = replace(shape, grid=(small, small))
+        return count_macs(shape, [shape.num_patches] * (num_blocks + 1))
     if reducer.place == "input":
         # A frame of which nothing is kept is not encoded.
         values, frequencies = np.unique(counts, return_counts=True)
         total = sum(
-            int(n) * _walk(shape, [int(v)] * (num_blocks + 1)) for v, n in zip(values, frequencies, strict=True) if v
+            int(n) * count_macs(shape, [int(v)] * (num_blocks + 1))
+            for v, n in zip(values, frequencies, strict=True)
+            if v
         )
         return total / len(counts)
     match reducer:
         case BlockBipartite():
             merges = reducer.merges(depth=shape.depth, num_patches=shape.num_patches)[:num_blocks]
             channels = shape.embed_dim // (1 if _compares_rows(reducer) else shape.num_heads)
-            return _walk(
+            return count_macs(
                 shape, count_tokens(shape.num_patches, merges), channels=0 if reducer.needs_seeds else channels
             )
         case BlockSaliency():
             merges = [*reducer.num_merged, *[0] * shape.depth][:num_blocks]
             tokens = count_tokens(shape.num_patches, merges)
-            return _walk(shape, tokens, channels=shape.embed_dim) + _explicit_attention(shape, tokens)
+            return count_macs(shape, tokens, channels=shape.embed_dim) + _explicit_attention(shape, tokens)
         case BlockWindows(global_threshold=None):
             left = round(float(counts.mean()))
             tokens_left = [shape.num_patches] * (reducer.local_block + 1) + [left] * num_blocks
-            return _walk(shape, tokens_left[: num_blocks + 1]) + shape.num_patches * shape.embed_dim
+            return count_macs(shape, tokens_left[: num_blocks + 1]) + shape.num_patches * shape.embed_dim
         case _:
             return None
 
 
 def _compares_rows(reducer: BlockBipartite) -> bool:
     return reducer.metric == "tokens" or reducer.head_pooling == "concat"
-
-
-def _walk(shape: VitShape, tokens: Sequence[int], *, channels: int = 0) -> float:
-    """Count patch embedding, blocks and matching for patch tokens before the first block and after each.
-
-    Args:
-        shape: The encoder.
-        tokens: One number more than blocks that run.
-        channels: Width of what a matching compares; 0 is none.
-    """
-    total = float(shape.num_patches * shape.patch_values * shape.embed_dim)
-    for before, after in itertools.pairwise(tokens):
-        total += block_macs(shape, num_tokens=before + shape.num_prefix, num_left=after + shape.num_prefix)
-        if after < before:
-            total += matching_macs(before, channels=channels, num_prefix=shape.num_prefix)
-    return total
 
 
 def _explicit_attention(shape: VitShape, tokens: Sequence[int]) -> int:

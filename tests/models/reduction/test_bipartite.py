@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder.flops import count_tokens
 from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, Schedule, schedule_merges
+from vidflow.models.reduction.macs import count_tokens
 
 
 def test_published_schedules_come_out() -> None:

@@ -18,8 +18,7 @@ from pipelines.bench.scan import measure_scan, plain_scan
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, CoreName, Trial
 from vidflow.models.cores.selective_scan import selective_scan
-from vidflow.models.encoder import build_encoder, skeleton
-from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder import build_encoder, shape_of, skeleton
 
 CPU = Target(device=torch.device("cpu"), dtype=torch.float32)
 SIZES = CoreSizes(num_frames=3, num_depths=1, num_patches=4, num_prefix=1, embed_dim=32)

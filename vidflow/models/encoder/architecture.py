@@ -12,6 +12,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.encoder.vit import TimmVit, check_blocks
 from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution
+from vidflow.models.reduction.macs import VitShape
 
 # The modules of timm whose plain pre-norm sequences the block walk understands.
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
@@ -64,6 +65,23 @@ def skeleton(name: str, img_size: int | None = None) -> TimmVit:
     check_name(name)
     with torch.device("meta"):
         return create_vit(name, img_size, None)
+
+
+def shape_of(vit: TimmVit) -> VitShape:
+    """Read off a model what its cost depends on, and what reducers must fit."""
+    block: Any = vit.blocks[0]
+    projection: Any = vit.patch_embed.proj
+    rows, columns = vit.patch_embed.grid_size
+    return VitShape(
+        depth=len(vit.blocks),
+        embed_dim=int(vit.embed_dim),
+        num_heads=int(block.attn.num_heads),
+        attention_weights=sum(weight.numel() for weight in block.attn.parameters() if weight.ndim == 2),
+        mlp_weights=sum(weight.numel() for weight in block.mlp.parameters() if weight.ndim == 2),
+        grid=(int(rows), int(columns)),
+        num_prefix=int(vit.num_prefix_tokens),
+        patch_values=projection.weight[0].numel(),
+    )
 
 
 def patch_size_of(vit: TimmVit) -> int:
