@@ -9,6 +9,7 @@ Axes: B images, N patch tokens, M tokens that are left.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,7 +21,7 @@ from vidflow.models.encoder.vit import embed_patches
 from vidflow.models.reduction.assignment import Assignment, follow
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.in_block import BlockView
-from vidflow.models.reduction.macs import VitShape, count_macs, count_tokens
+from vidflow.models.reduction.macs import VitShape, count_macs
 
 ENCODERS = ("vit_small_patch16_224", "vit_base_patch16_224")
 IMG_SIZE = 224
@@ -120,20 +121,19 @@ def measure_encoder(
     times = take_turns(works, target.device, rounds=rounds)
     rows = []
     for removed, reducer in reducers.items():
-        merges = reducer.merges(depth=shape.depth, num_patches=shape.num_patches)
-        counts = count_tokens(shape.num_patches, merges)
+        counts = reducer.tokens_left(shape)
         seconds = times[f"{removed}"]
         rows.append(
             ReductionRow(
                 encoder=name,
                 removed=removed,
-                num_merged=merges[0],
+                num_merged=counts[0] - counts[1],
                 tokens_left=counts[-1],
                 mean_tokens=sum(counts[:-1]) / shape.depth,
                 batch_size=batch_size,
                 images_per_second=batch_size / median(seconds),
                 speedup=ratio(times["none"], seconds),
-                flop_ratio=dense_macs / count_macs(shape, counts, channels=shape.embed_dim // shape.num_heads),
+                flop_ratio=dense_macs / reducer.macs(shape, num_blocks=shape.depth, counts=np.array(counts[-1:])),
                 merging_share=ratio(times[f"merge {removed}"], seconds - times["embed"]),
             )
         )

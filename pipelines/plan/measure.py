@@ -212,7 +212,6 @@ def probe_features(
         shape_of(skeleton(config.encoder.name, config.encoder.img_size)),
         build_reducer(reducer.name, place=reducer.place, **reducer.settings),
         depths=features.depths,
-        img_size=config.encoder.img_size,
         counts=counts,
     )
     return FeatureProbe(

@@ -19,7 +19,7 @@ FULL = np.full(T, 36)
 
 
 def macs(name: str, counts: np.ndarray = FULL, depths: tuple[int, ...] = (-1,), **settings: Any) -> float:
-    found = encoder_macs(SHAPE, build_reducer(name, **settings), depths=depths, img_size=SIDE, counts=counts)
+    found = encoder_macs(SHAPE, build_reducer(name, **settings), depths=depths, counts=counts)
     assert found is not None
     return found
 
@@ -84,7 +84,7 @@ def test_a_frame_of_which_nothing_is_kept_is_not_encoded() -> None:
 
 def test_a_cost_that_hangs_on_what_is_not_recorded_is_unknown() -> None:
     reducer = build_reducer("algm", global_threshold=0.9)
-    assert encoder_macs(SHAPE, reducer, depths=[-1], img_size=SIDE, counts=FULL) is None
+    assert encoder_macs(SHAPE, reducer, depths=[-1], counts=FULL) is None
 
 
 def test_a_reducer_is_named_with_its_settings() -> None:

@@ -112,14 +112,13 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
     if reduction is None:
         return vit
     if isinstance(reduction, InputLowerResolution):
-        small_side = reduction.img_size(side, patch_size=patch_size)
+        small_side = reduction.side(side // patch_size) * patch_size
         vit.set_input_size((small_side, small_side))
         return vit
     if reduction.place == "post":
         raise ValueError(f"{reduction} reduces cached tokens; call `reduce_clips` on them instead")
     check_blocks(vit)
-    if reduction.place == "block":
-        reduction.check(depth=len(vit.blocks), grid=(side // patch_size, side // patch_size))
+    reduction.check(shape_of(vit), num_frames=1)  # no reducer of single frames asks for their number
     return vit
 
 

@@ -6,24 +6,14 @@ Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D 
 import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import (
-    Any,
-    Literal,
-    Protocol,
-    TypeGuard,
-    TypeVar,
-    assert_never,
-    get_args,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, Literal, TypeGuard, TypeVar, assert_never, get_args, get_type_hints
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import Assignment, frame_counts
+from vidflow.models.reduction.assignment import frame_counts
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite
 from vidflow.models.reduction.controls import (
     InputFewerFrames,
@@ -36,6 +26,7 @@ from vidflow.models.reduction.density_peaks import PostDensityPeaks
 from vidflow.models.reduction.diversity import PostDiversity
 from vidflow.models.reduction.in_block import BlockReducer
 from vidflow.models.reduction.quadtree import PostQuadtree
+from vidflow.models.reduction.reducer import InputReducer, PostReducer
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.settings import fits, in_words
 from vidflow.models.reduction.static_patches import InputStatic, PostDycoke, PostStatic, StaticSelection
@@ -63,35 +54,6 @@ ReducerName = Literal[
 ]
 
 Made = TypeVar("Made")
-
-
-@runtime_checkable
-class InputReducer(Protocol):
-    """Chooses patches before the encoder, from pixels."""
-
-    @property
-    def place(self) -> Literal["input"]: ...  # noqa: D102
-
-    def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
-        """Mark the patches that go through the encoder."""
-        ...
-
-
-@runtime_checkable
-class PostReducer(Protocol):
-    """Reduces cached tokens, clip by clip."""
-
-    @property
-    def place(self) -> Literal["post"]: ...  # noqa: D102
-
-    @property
-    def needs_seeds(self) -> bool:
-        """Whether it draws random numbers."""
-        ...
-
-    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
-        """Return what to do with the tokens of each clip; rows are in the order of their owners."""
-        ...
 
 
 Reducer = InputReducer | InputLowerResolution | BlockReducer | PostReducer
@@ -266,7 +228,6 @@ def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) ->
 
 
 __all__ = [
-    "InputReducer",
     "Place",
     "PostReducer",
     "ReducedClips",

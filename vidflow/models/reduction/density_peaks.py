@@ -4,7 +4,6 @@ Axes: B samples, N tokens, T frames, H and W the grid, D width.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +12,8 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, group_tokens, join_frames
 from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.macs import VitShape
+from vidflow.models.reduction.reducer import PostReducer
 
 
 def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_neighbours: int) -> Int[Tensor, "B N"]:
@@ -45,7 +46,7 @@ def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_nei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostDensityPeaks:
+class PostDensityPeaks(PostReducer):
     """Cluster cached tokens by density peaks, and keep the mean of each cluster.
 
     Attributes:
@@ -62,8 +63,6 @@ class PostDensityPeaks:
     tokens: int | None = None
     frames_per_segment: int | None = 1
     num_neighbours: int = 5
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_budget("density_peaks", keep=self.keep, tokens=self.tokens)
@@ -72,13 +71,21 @@ class PostDensityPeaks:
             if number is not None and number < 1:
                 raise VidflowError(f"reducer 'density_peaks' has {name} {number}; wanted 1 or more")
 
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:
+    @property
+    def is_even(self) -> bool:
+        """Whether frames are clustered one by one."""
+        return self.frames_per_segment == 1
+
+    def check(self, shape: VitShape, *, num_frames: int) -> None:
         """Check that segments fill a clip, and that frames have as many tokens as are wanted.
 
         Raises:
             VidflowError: They do not.
         """
-        self._left(grid[0] * grid[1])
+        self._left(shape.num_patches)
+        self._check_segments(num_frames)
+
+    def _check_segments(self, num_frames: int) -> None:
         frames = self.frames_per_segment
         if frames is not None and num_frames % frames:
             raise VidflowError(
@@ -89,7 +96,7 @@ class PostDensityPeaks:
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Cluster each segment."""
         num_frames, height, width = tokens.shape[1:4]
-        self.check(num_frames=num_frames, grid=(height, width))
+        self._check_segments(num_frames)
         frames = self.frames_per_segment or num_frames
         segments = tokens.reshape(tokens.shape[0] * num_frames // frames, -1, tokens.shape[-1])
         num_clusters = self._left(height * width, frames)

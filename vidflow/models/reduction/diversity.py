@@ -4,7 +4,6 @@ Axes: B samples, N tokens, K tokens kept, T frames, H and W the grid, D width.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +13,8 @@ from torch import Tensor
 from vidflow.models.reduction.assignment import Assignment, group_tokens, join_frames
 from vidflow.models.reduction.bipartite import Scope
 from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.macs import VitShape
+from vidflow.models.reduction.reducer import PostReducer
 
 
 def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B N"]]:
@@ -45,7 +46,7 @@ def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostDiversity:
+class PostDiversity(PostReducer):
     """Keep cached tokens that differ most from one another; the others belong to the most similar kept one.
 
     Attributes:
@@ -59,19 +60,22 @@ class PostDiversity:
     keep: float | None = None
     tokens: int | None = None
     scope: Scope = "frame"
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_budget("divprune", keep=self.keep, tokens=self.tokens)
 
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+    @property
+    def is_even(self) -> bool:
+        """Whether tokens compete within their frame."""
+        return self.scope == "frame"
+
+    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
         """Check that frames have as many tokens as are wanted.
 
         Raises:
             VidflowError: They have fewer.
         """
-        self._left(grid[0] * grid[1])
+        self._left(shape.num_patches)
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Select in each frame or clip."""
