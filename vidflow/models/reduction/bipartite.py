@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, join_frames, keep_all
-from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.budgets import Budget, check_budget, tokens_left
 from vidflow.models.reduction.in_block import BlockReducer, BlockView, HeadPooling, Metric, PositionPolicy
 from vidflow.models.reduction.macs import VitShape, count_macs, count_tokens
 from vidflow.models.reduction.matching import (
@@ -27,7 +27,6 @@ from vidflow.models.reduction.matching import (
     merge_sources,
     replace_destinations,
 )
-from vidflow.models.reduction.reducer import PostReducer
 from vidflow.models.reduction.seeds import reseed
 
 Mode = Literal["tome", "drop", "random_merge", "random_drop", "hybrid"]
@@ -228,13 +227,11 @@ class BlockBipartite(BlockReducer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostBipartite(PostReducer):
+class PostBipartite(Budget):
     """Bipartite matching of cached tokens, repeated until the wanted number is left.
 
     Attributes:
         mode: As in the encoder's blocks.
-        keep: Fraction of tokens to keep, above 0 and up to 1.
-        tokens: Instead: tokens to keep per frame.
         scope: Which tokens are matched with one another.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
         seed: Which random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
@@ -244,22 +241,14 @@ class PostBipartite(PostReducer):
     """
 
     mode: Mode = "tome"
-    keep: float | None = None
-    tokens: int | None = None
     scope: Scope = "frame"
     threshold: float = 0.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_budget(self.mode, keep=self.keep, tokens=self.tokens)
-
-    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that frames have as many tokens as are wanted.
-
-        Raises:
-            VidflowError: They have fewer.
-        """
-        self._left(shape.num_patches)
+    @property
+    def name(self) -> str:
+        """The mode."""
+        return self.mode
 
     @property
     def is_even(self) -> bool:
@@ -279,7 +268,7 @@ class PostBipartite(PostReducer):
         if seeds is not None:
             seeds = (reseed(seeds, self.seed).unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
         whole = keep_all(values.shape[0], values.shape[1], values.device)
-        wanted = self._left(whole.num_tokens * frames // num_frames, num_frames // frames)
+        wanted = self.num_left(whole.num_tokens * frames // num_frames, num_frames // frames)
         sizes = values.new_ones(values.shape[:2])
         stream = 0
         while whole.num_rows > wanted:
@@ -288,11 +277,6 @@ class PostBipartite(PostReducer):
             values, sizes = step.merge(values, sizes)
             stream += 1
         return join_frames(whole, frames)
-
-    def _left(self, num_patches: int, num_frames: int = 1) -> int:
-        return tokens_left(
-            self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
-        )
 
     def _step(
         self, values: Float[Tensor, "B N D"], excess: int, seeds: Int[Tensor, " B"] | None, stream: int

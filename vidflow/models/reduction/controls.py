@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, group_tokens, keep_tokens
-from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.budgets import Budget
 from vidflow.models.reduction.macs import VitShape, count_macs
 from vidflow.models.reduction.reducer import InputReducer, PostReducer, ReducerFacts
 from vidflow.models.reduction.seeds import reseed, uniform
@@ -149,50 +149,33 @@ def covering_patches(side: int, small_side: int, device: torch.device) -> Int[Te
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostRandom(PostReducer):
+class PostRandom(Budget):
     """Keep random cached tokens, equally many in every frame: a control.
 
     Attributes:
-        keep: Fraction of tokens to keep, above 0 and up to 1.
-        tokens: Instead: tokens to keep per frame.
         seed: Which random draw; other seeds keep other tokens.
     """
 
-    keep: float | None = None
-    tokens: int | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_budget("random", keep=self.keep, tokens=self.tokens)
+    name: ClassVar[str] = "random"
 
     @property
     def is_random(self) -> bool:
         """Always."""
         return True
 
-    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that frames have as many tokens as are wanted.
-
-        Raises:
-            VidflowError: They have fewer.
-        """
-        self._left(shape.num_patches)
-
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
         """Keep random places of every frame."""
         if seeds is None:
             raise ValueError("reducer 'random' draws random numbers: pass the seed of each clip's key")
         batch, num_frames, height, width, _ = tokens.shape
-        num_kept = self._left(height * width)
+        num_kept = self.num_left(height * width)
         draws = uniform(reseed(seeds, self.seed), num_frames * height * width, stream=0).view(
             batch, num_frames, height * width
         )
         order = draws.argsort(dim=2, stable=True)[:, :, :num_kept]
         kept = torch.zeros_like(draws, dtype=torch.bool).scatter_(2, order, True)
         return keep_tokens(kept.flatten(1), num_rows=num_frames * num_kept)
-
-    def _left(self, num_patches: int) -> int:
-        return tokens_left("random", keep=self.keep, tokens=self.tokens, num_patches=num_patches)
 
 
 __all__ = [
