@@ -13,7 +13,8 @@ from vidflow.config.describe import describe_sections, find_settings
 from vidflow.config.docstrings import first_sentence, parse_docstring, read_sources
 from vidflow.config.schema import CoreName, TaskName
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.models.reduction.build import ReducerName, build_reducer
+from vidflow.models.reduction.build import build_reducer
+from vidflow.models.reduction.places import ReducerName
 
 ALL = [setting for section in describe_sections() for setting in section.settings]
 REDUCERS = find_settings("features.x.reducer.name")[0].settings[0].choices

@@ -78,8 +78,8 @@ class Sources:
         classes: By name.
         aliases: By name.
         built: By name of an alias and one of its words: the classes that functions choose for it, in their order. Such
-            a function is in the file of the alias, has a parameter annotated with it, and a `match` whose `case` names
-            the word and the class.
+            a function has a parameter annotated with the alias, which its file defines or imports from the config or
+            its own folder, and a `match` whose `case` names the word and the class.
     """
 
     classes: dict[str, ClassText] = field(default_factory=dict)
@@ -89,19 +89,19 @@ class Sources:
 
 def read_sources(paths: Iterable[Path]) -> Sources:
     """Read Python files."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     sources = Sources()
-    for tree in trees:
+    for tree in trees.values():
         for statement, doc in _with_docstrings(tree.body):
             if isinstance(statement, ast.ClassDef):
                 sources.classes[statement.name] = _read_class(statement)
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Subscript):
                 sources.aliases[ast.unparse(statement.targets[0])] = Alias(value=statement.value, doc=doc)
-    for tree in trees:
-        named = {ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)}
+    for path, tree in trees.items():
+        aliases = set(_aliases_in(tree, path.parent.name))
         for function in tree.body:
             if isinstance(function, ast.FunctionDef):
-                _read_choice(function, named & sources.aliases.keys(), sources)
+                _read_choice(function, aliases, sources)
     return sources
 
 
@@ -128,6 +128,14 @@ def literal_words(node: ast.expr) -> tuple[str, ...]:
         return ()
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     return tuple(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+
+
+def alias_words(sources: Sources, name: str) -> tuple[str, ...]:
+    """Return the words of a named `Literal`, then those of the aliases in it, each once."""
+    value = sources.aliases[name].value
+    inner = [part.id for part in ast.walk(value.slice) if isinstance(part, ast.Name)]
+    words = [literal_words(value), *(alias_words(sources, each) for each in inner)]
+    return tuple(dict.fromkeys(word for part in words for word in part))
 
 
 def _entries(section: str) -> dict[str, str]:
@@ -158,6 +166,15 @@ def _read_class(node: ast.ClassDef) -> ClassText:
     )
 
 
+def _aliases_in(tree: ast.Module, folder: str) -> Iterator[str]:
+    """Yield the names of types that a file defines, or has from the config or its own folder."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield ast.unparse(node.targets[0])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-2:-1] in (["config"], [folder]):
+            yield from (name.name for name in node.names)
+
+
 def _read_choice(function: ast.FunctionDef, aliases: Set[str], sources: Sources) -> None:
     """Note which classes the cases of a function name."""
     annotations = [ast.unparse(argument.annotation) for argument in function.args.args if argument.annotation]
@@ -178,6 +195,7 @@ __all__ = [
     "Doc",
     "FieldText",
     "Sources",
+    "alias_words",
     "first_sentence",
     "literal_words",
     "parse_docstring",

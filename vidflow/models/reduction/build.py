@@ -3,10 +3,9 @@
 Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D width.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, TypeGuard, TypeVar, assert_never, get_args, get_type_hints
+from typing import Any, TypeVar, assert_never, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
@@ -25,33 +24,22 @@ from vidflow.models.reduction.controls import (
 from vidflow.models.reduction.density_peaks import PostDensityPeaks
 from vidflow.models.reduction.diversity import PostDiversity
 from vidflow.models.reduction.in_block import BlockReducer
+from vidflow.models.reduction.places import (
+    Place,
+    ReducerName,
+    acts_in_blocks,
+    acts_on_cache,
+    acts_on_input,
+    default_place,
+    known_name,
+    place_of,
+)
 from vidflow.models.reduction.quadtree import PostQuadtree
 from vidflow.models.reduction.reducer import InputReducer, PostReducer
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.settings import fits, in_words
 from vidflow.models.reduction.static_patches import InputStatic, PostDycoke, PostStatic, StaticSelection
 from vidflow.models.reduction.windows import BlockWindows, PostWindows
-
-Place = Literal["input", "block", "post"]
-ReducerName = Literal[
-    "none",
-    "tome",
-    "drop",
-    "random_merge",
-    "random_drop",
-    "hybrid",
-    "algm",
-    "vidtldr",
-    "evs",
-    "dycoke",
-    "sttm",
-    "density_peaks",
-    "divprune",
-    "pool",
-    "fewer_frames",
-    "lower_resolution",
-    "random",
-]
 
 Made = TypeVar("Made")
 
@@ -104,49 +92,25 @@ def build_reducer(name: str, *, place: str | None = None, **settings: Any) -> Re
     Raises:
         VidflowError: No such reducer or setting, a value out of range, or a place where it cannot act.
     """
-    if not _is_name(name):
-        nearest = difflib.get_close_matches(name, get_args(ReducerName), n=3, cutoff=0.4) or get_args(ReducerName)
-        raise VidflowError(f"there is no reducer {name!r}; nearest: {', '.join(nearest)}")
+    known = known_name(name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    if name == "none":
+    if known == "none":
         _refuse_settings(name, given, [])
         return None
-    place = default_place(name) if place is None else place
-    if not _is_place(place):
-        raise VidflowError(f"reducer {name!r} has place {place!r}; wanted one of {', '.join(get_args(Place))}")
-    match place:
+    match acts := place_of(known, place):
         case "input":
-            return _build_input(name, given)
+            return _build_input(known, given)
         case "block":
-            return _build_block(name, given)
+            return _build_block(known, given)
         case "post":
-            return _build_post(name, given)
+            return _build_post(known, given)
         case _:
-            assert_never(place)
-
-
-def _is_name(name: str) -> TypeGuard[ReducerName]:
-    return name in get_args(ReducerName)
-
-
-def _is_place(place: str) -> TypeGuard[Place]:
-    return place in get_args(Place)
-
-
-def default_place(name: ReducerName) -> Place:
-    """Return where a reducer acts unless told otherwise; the first place that it offers."""
-    match name:
-        case "evs" | "fewer_frames" | "lower_resolution":
-            return "input"
-        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid" | "algm" | "vidtldr":
-            return "block"
-        case "none" | "dycoke" | "sttm" | "density_peaks" | "divprune" | "pool" | "random":
-            return "post"
-        case _:
-            assert_never(name)
+            assert_never(acts)
 
 
 def _build_input(name: ReducerName, given: Mapping[str, Any]) -> InputReducer | InputLowerResolution:
+    if not acts_on_input(name):
+        raise _misplaced(name, "input")
     match name:
         case "evs":
             return InputStatic(selection=_make(StaticSelection, name, given))
@@ -155,10 +119,12 @@ def _build_input(name: ReducerName, given: Mapping[str, Any]) -> InputReducer | 
         case "lower_resolution":
             return _make(InputLowerResolution, name, given)
         case _:
-            raise _misplaced(name, "input")
+            assert_never(name)
 
 
 def _build_block(name: ReducerName, given: Mapping[str, Any]) -> BlockReducer:
+    if not acts_in_blocks(name):
+        raise _misplaced(name, "block")
     match name:
         case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid":
             return _make(BlockBipartite, name, given, mode=name)
@@ -167,10 +133,12 @@ def _build_block(name: ReducerName, given: Mapping[str, Any]) -> BlockReducer:
         case "vidtldr":
             return _make(BlockSaliency, name, given)
         case _:
-            raise _misplaced(name, "block")
+            assert_never(name)
 
 
 def _build_post(name: ReducerName, given: Mapping[str, Any]) -> PostReducer:  # noqa: C901
+    if not acts_on_cache(name):
+        raise _misplaced(name, "post")
     match name:
         case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid":
             return _make(PostBipartite, name, given, mode=name)
@@ -193,7 +161,7 @@ def _build_post(name: ReducerName, given: Mapping[str, Any]) -> PostReducer:  # 
         case "random":
             return _make(PostRandom, name, given)
         case _:
-            raise _misplaced(name, "post")
+            assert_never(name)
 
 
 def _misplaced(name: ReducerName, place: Place) -> VidflowError:
@@ -228,12 +196,9 @@ def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) ->
 
 
 __all__ = [
-    "Place",
     "PostReducer",
     "ReducedClips",
     "Reducer",
-    "ReducerName",
     "build_reducer",
-    "default_place",
     "reduce_clips",
 ]
