@@ -17,6 +17,7 @@ from pipelines.interrupts import interrupted_message, interruptible
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
+from vidflow.config.search import list_read_as_stored
 from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.stages.experiment import Experiment
@@ -152,8 +153,9 @@ def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
     if waiting and (problem := writing_problem(config)) is not None:
         problems.append(problem)
     checks: list[Callable[[], None]] = []
-    if "extract" in waiting or "plan" in waiting:
-        checks.append(lambda: _check_encoder(config))
+    even = list_read_as_stored(config) if {"extract", "plan", "sweep"} & set(waiting) else []
+    if "extract" in waiting or "plan" in waiting or even:
+        checks.append(lambda: _check_encoder(config, even))
     if "sweep" in waiting:
         checks.append(lambda: check_manifest(experiment))
     if "sweep" in waiting or "report" in waiting:
@@ -167,13 +169,13 @@ def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _check_encoder(config: Config) -> None:
+def _check_encoder(config: Config, even: Sequence[str]) -> None:
     importlib.import_module("vidflow.models.encoder.checks").check_encoder(
         name=config.encoder.name,
         img_size=config.encoder.img_size,
         num_frames=config.video.sampling.num_frames,
-        depths=[features.depths for features in config.features.values()],
-        reducers=[(r.name, {"place": r.place, **r.settings}) for r in (f.reducer for f in config.features.values())],
+        features=config.features,
+        even=even,
     )
 
 

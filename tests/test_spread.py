@@ -1,7 +1,7 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
-
-import itertools
 
 from vidflow.spread import spread
 

@@ -32,8 +32,7 @@ from pipelines.bench.clock import (
 )
 from pipelines.bench.scan import measure_scan
 from vidflow.config.schema import Config, CoreName, Trial
-from vidflow.models.encoder import skeleton
-from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.tasks import Task
 from vidflow.training.batches import Batch
 from vidflow.training.optim import Precision, autocast, build_optimizer, step_optimizer

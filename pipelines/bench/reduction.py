@@ -9,18 +9,19 @@ Axes: B images, N patch tokens, M tokens that are left.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipelines.bench.clock import ROUNDS, Ratio, Target, affordable, bench_targets, median, ratio, take_turns
 from vidflow.config.schema import Config
-from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
-from vidflow.models.encoder.flops import VitShape, count_macs, count_tokens, shape_of
+from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder, shape_of
 from vidflow.models.encoder.vit import embed_patches
 from vidflow.models.reduction.assignment import Assignment, follow
 from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.in_block import BlockView
+from vidflow.models.reduction.macs import VitShape, count_macs
 
 ENCODERS = ("vit_small_patch16_224", "vit_base_patch16_224")
 IMG_SIZE = 224
@@ -106,7 +107,8 @@ def measure_encoder(
         name=name, weights="random:0", img_size=img_size, depths=[-1], device=str(target.device), dtype=dtype
     )
     shape = shape_of(encoder.vit)
-    batch_size = affordable(2 * count_macs(shape), target, seconds=_BATCH_SECONDS, most=most_images)
+    dense_macs = count_macs(shape, [shape.num_patches] * (shape.depth + 1))
+    batch_size = affordable(2 * dense_macs, target, seconds=_BATCH_SECONDS, most=most_images)
     frames = torch.randint(256, (batch_size, img_size, img_size, 3), dtype=torch.uint8, device=target.device)
     works: dict[str, Callable[[], object]] = {
         "none": _encoding(encoder, frames, None),
@@ -119,20 +121,19 @@ def measure_encoder(
     times = take_turns(works, target.device, rounds=rounds)
     rows = []
     for removed, reducer in reducers.items():
-        merges = reducer.merges(depth=shape.depth, num_patches=shape.num_patches)
-        counts = count_tokens(shape.num_patches, merges)
+        counts = reducer.tokens_left(shape)
         seconds = times[f"{removed}"]
         rows.append(
             ReductionRow(
                 encoder=name,
                 removed=removed,
-                num_merged=merges[0],
+                num_merged=counts[0] - counts[1],
                 tokens_left=counts[-1],
                 mean_tokens=sum(counts[:-1]) / shape.depth,
                 batch_size=batch_size,
                 images_per_second=batch_size / median(seconds),
                 speedup=ratio(times["none"], seconds),
-                flop_ratio=count_macs(shape) / count_macs(shape, merges),
+                flop_ratio=dense_macs / reducer.macs(shape, num_blocks=shape.depth, counts=np.array(counts[-1:])),
                 merging_share=ratio(times[f"merge {removed}"], seconds - times["embed"]),
             )
         )

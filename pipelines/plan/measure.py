@@ -21,8 +21,7 @@ from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import skeleton
-from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.spread import spread
@@ -216,7 +215,6 @@ def probe_features(
         shape_of(skeleton(config.encoder.name, config.encoder.img_size)),
         build_reducer(reducer.name, place=reducer.place, **reducer.settings),
         depths=features.depths,
-        img_size=config.encoder.img_size,
         counts=counts,
     )
     return FeatureProbe(

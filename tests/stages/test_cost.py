@@ -8,9 +8,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidflow.models.encoder import build_encoder, skeleton
-from vidflow.models.encoder.flops import count_macs, shape_of
+from vidflow.models.encoder import build_encoder, shape_of, skeleton
 from vidflow.models.reduction.build import build_reducer
+from vidflow.models.reduction.macs import count_macs
 from vidflow.stages.cost import describe_reducer, encoder_macs
 
 SIDE, T = 96, 4
@@ -19,7 +19,7 @@ FULL = np.full(T, 36)
 
 
 def macs(name: str, counts: np.ndarray = FULL, depths: tuple[int, ...] = (-1,), **settings: Any) -> float:
-    found = encoder_macs(SHAPE, build_reducer(name, **settings), depths=depths, img_size=SIDE, counts=counts)
+    found = encoder_macs(SHAPE, build_reducer(name, **settings), depths=depths, counts=counts)
     assert found is not None
     return found
 
@@ -62,7 +62,9 @@ def test_the_count_agrees_with_torchs_counter(name: str, depths: list[int], sett
 
 
 def test_a_reducer_of_cached_tokens_costs_the_encoder_nothing_less() -> None:
-    assert macs("density_peaks", np.full(T, 9), keep=0.25) == macs("none") == count_macs(SHAPE)
+    assert (
+        macs("density_peaks", np.full(T, 9), keep=0.25) == macs("none") == count_macs(SHAPE, [36] * (SHAPE.depth + 1))
+    )
 
 
 def test_fewer_tokens_and_fewer_blocks_cost_less() -> None:
@@ -82,7 +84,7 @@ def test_a_frame_of_which_nothing_is_kept_is_not_encoded() -> None:
 
 def test_a_cost_that_hangs_on_what_is_not_recorded_is_unknown() -> None:
     reducer = build_reducer("algm", global_threshold=0.9)
-    assert encoder_macs(SHAPE, reducer, depths=[-1], img_size=SIDE, counts=FULL) is None
+    assert encoder_macs(SHAPE, reducer, depths=[-1], counts=FULL) is None
 
 
 def test_a_reducer_is_named_with_its_settings() -> None:

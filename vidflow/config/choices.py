@@ -113,7 +113,7 @@ def _lineage(sources: Sources, name: str) -> Iterator[ClassText]:
 def _class_fields(sources: Sources, lineage: Sequence[ClassText]) -> Iterator[tuple[str, FieldText, str]]:
     """Yield name, text and meaning of every field; a field that is a class itself stands for that class's fields."""
     meanings = {name: text for part in reversed(lineage) for name, text in part.doc.attributes.items()}
-    for part in lineage:
+    for part in reversed(lineage):
         for name, text in part.fields.items():
             nested = ast.unparse(text.annotation)
             if nested in sources.classes and nested not in sources.aliases:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vidflow.config import schema
 from vidflow.config.choices import Setting, explain_word, model_sources, split_unit
-from vidflow.config.docstrings import FieldText, Sources, literal_words, read_sources
+from vidflow.config.docstrings import FieldText, Sources, alias_words, read_sources
 from vidflow.config.kinds import in_words, shown
 from vidflow.config.names import nearest_hint
 from vidflow.config.schema import Config
@@ -131,7 +131,7 @@ def _setting(key: str, hint: Any, default: str, text: FieldText) -> Setting:
     alias = ast.unparse(text.annotation)
     if key == _REDUCER_KEY:
         alias = _REDUCER_ALIAS
-        hint = typing.Literal[literal_words(model_sources().aliases[alias].value)]
+        hint = typing.Literal[alias_words(model_sources(), alias)]
     words = [word for part in (hint, *typing.get_args(hint)) for word in _words(part)]
     choices = tuple(choice for word in words for choice in explain_word(alias, word, text.doc))
     return Setting(key=key, kind=in_words(hint), default=default, unit=unit, meaning=meaning, choices=choices)

@@ -78,8 +78,9 @@ class Sources:
         classes: By name.
         aliases: By name.
         built: By name of an alias and one of its words: the classes that functions choose for it, in their order. Such
-            a function has a parameter annotated with the alias, which its file defines or imports from the config, and
-            a `match` whose `case` names the word and the class, or a constant made by a call that names the class.
+            a function has a parameter annotated with the alias, which its file defines or imports from the config or
+            its own folder, and a `match` whose `case` names the word and
+            the class, or a constant made by a call that names the class.
     """
 
     classes: dict[str, ClassText] = field(default_factory=dict)
@@ -89,17 +90,17 @@ class Sources:
 
 def read_sources(paths: Iterable[Path]) -> Sources:
     """Read Python files."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     sources = Sources()
-    for tree in trees:
+    for tree in trees.values():
         for statement, doc in _with_docstrings(tree.body):
             if isinstance(statement, ast.ClassDef):
                 sources.classes[statement.name] = _read_class(statement)
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Subscript):
                 sources.aliases[ast.unparse(statement.targets[0])] = Alias(value=statement.value, doc=doc)
-    constants = {name: made for tree in trees for name, made in _read_constants(tree, sources)}
-    for tree in trees:
-        aliases = set(_aliases_in(tree))
+    constants = {name: made for tree in trees.values() for name, made in _read_constants(tree, sources)}
+    for path, tree in trees.items():
+        aliases = set(_aliases_in(tree, path.parent.name))
         for function in tree.body:
             if isinstance(function, ast.FunctionDef):
                 _read_choice(function, aliases, constants, sources)
@@ -129,6 +130,14 @@ def literal_words(node: ast.expr) -> tuple[str, ...]:
         return ()
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     return tuple(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+
+
+def alias_words(sources: Sources, name: str) -> tuple[str, ...]:
+    """Return the words of a named `Literal`, then those of the aliases in it, each once."""
+    value = sources.aliases[name].value
+    inner = [part.id for part in ast.walk(value.slice) if isinstance(part, ast.Name)]
+    words = [literal_words(value), *(alias_words(sources, each) for each in inner)]
+    return tuple(dict.fromkeys(word for part in words for word in part))
 
 
 def _entries(section: str) -> dict[str, str]:
@@ -168,12 +177,12 @@ def _read_constants(tree: ast.Module, sources: Sources) -> Iterator[tuple[str, s
                 yield ast.unparse(node.targets[0]), named[0]
 
 
-def _aliases_in(tree: ast.Module) -> Iterator[str]:
-    """Yield the names of types that a file defines or has from the config."""
+def _aliases_in(tree: ast.Module, folder: str) -> Iterator[str]:
+    """Yield the names of types that a file defines, or has from the config or its own folder."""
     for node in tree.body:
         if isinstance(node, ast.Assign):
             yield ast.unparse(node.targets[0])
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vidflow.config"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-2:-1] in (["config"], [folder]):
             yield from (name.name for name in node.names)
 
 
@@ -198,6 +207,7 @@ __all__ = [
     "Doc",
     "FieldText",
     "Sources",
+    "alias_words",
     "first_sentence",
     "literal_words",
     "parse_docstring",

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vidflow.config.counts import uneven_counts
 from vidflow.config.names import nearest_hint
 from vidflow.config.schema import Config, Range, Scalar, Trial, Trials
 from vidflow.config.tasks import Objective, TaskName, facts_of
@@ -49,6 +48,12 @@ def draw_candidates(config: Config) -> tuple[list[Trial], list[str]]:
         candidates.append(candidate)
     problems += _task_problems(trials, {candidate.task for candidate in candidates})
     return list(dict.fromkeys(candidates)), list(dict.fromkeys(problems))
+
+
+def list_read_as_stored(config: Config) -> list[str]:
+    """Return the reduced feature sets that some candidate reads without `unmerge`."""
+    names = {candidate.features for candidate in draw_candidates(config)[0] if not candidate.unmerge}
+    return [name for name, features in config.features.items() if name in names and features.reducer.name != "none"]
 
 
 def objective_of(trials: Trials, task: TaskName) -> Objective:
@@ -130,13 +135,6 @@ def _candidate_problems(trial: Trial, config: Config) -> list[str]:
     if trial.features not in config.features:
         known = ", ".join(config.features)
         problems.append(f"trials: features: got {trial.features!r}, wanted one of: {known}")
-    elif not trial.unmerge and (where := uneven_counts(config.features[trial.features])) is not None:
-        problems.append(
-            f"trials: unmerge: got false for features {trial.features!r}, whose reducer "
-            f"{config.features[trial.features].reducer.name!r} leaves other numbers of tokens in other {where}, which "
-            "make no whole batches; set `unmerge: true`, or "
-            + ("keep one depth only" if where == "depths" else "take a reducer that leaves as many in every frame")
-        )
     if trial.readout_dim % trial.readout_heads:
         problems.append(
             f"trials: readout_dim {trial.readout_dim} is no multiple of readout_heads {trial.readout_heads}"

@@ -1,30 +1,23 @@
 """What a feature set costs: multiply-accumulates of its encoder, tokens per frame, worker seconds, bytes.
 
-Axes: F frames, N patch tokens, P prefix tokens, D embedding width.
+Axes: F frames.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from vidflow.models.encoder import resolve_depths, skeleton
-from vidflow.models.encoder.flops import VitShape, block_macs, count_tokens, matching_macs, shape_of
-from vidflow.models.reduction.bipartite import BlockBipartite
+from vidflow.models.encoder import resolve_depths, shape_of, skeleton
 from vidflow.models.reduction.build import Reducer, build_reducer
-from vidflow.models.reduction.controls import InputLowerResolution
-from vidflow.models.reduction.saliency import BlockSaliency
-from vidflow.models.reduction.windows import BlockWindows
+from vidflow.models.reduction.macs import VitShape, count_macs
 from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import read_stage
 
-RANDOM_REDUCERS = ("random", "random_merge", "random_drop")
-"""Controls that choose by chance."""
 _COUNTED_CLIPS = 256
 
 
@@ -86,13 +79,13 @@ def read_cost(
     before = (read_stage(dense) or {}) if dense != directory else {}
     counts = sample_counts(reader)
     made = build_reducer(reducer, place=place, **settings)
-    macs = encoder_macs(shape_of(skeleton(encoder, img_size)), made, depths=depths, img_size=img_size, counts=counts)
+    macs = encoder_macs(shape_of(skeleton(encoder, img_size)), made, depths=depths, counts=counts)
     num_clips = max(1, len(reader))
     return FeatureCost(
         name=name,
         reducer=describe_reducer(reducer, place, settings),
         is_reduced=made is not None,
-        is_random=reducer in RANDOM_REDUCERS,
+        is_random=made is not None and made.is_random,
         tokens_per_frame=float(counts.mean()),
         gflops_per_frame=None if macs is None else 2 * macs / 1e9,
         seconds_per_clip=(manifest["worker_seconds"] + before.get("worker_seconds", 0.0)) / num_clips,
@@ -112,83 +105,20 @@ def describe_reducer(name: str, place: str | None, settings: Mapping[str, Any]) 
 
 
 def encoder_macs(
-    shape: VitShape,
-    reducer: Reducer | None,
-    *,
-    depths: Sequence[int],
-    img_size: int,
-    counts: Int[np.ndarray, " F"],
+    shape: VitShape, reducer: Reducer | None, *, depths: Sequence[int], counts: Int[np.ndarray, " F"]
 ) -> float | None:
     """Return the mean multiply-accumulates that the encoder spends on a frame, up to the last tapped block.
-
-    Norms, softmax, sorting and moving are not counted. Of a reducer for cached tokens this is the cost of the dense
-    features.
 
     Args:
         shape: The encoder with all its blocks.
         reducer: What reduces tokens; None is nothing.
         depths: Tapped blocks; the last of them is the last that runs.
-        img_size: Side of a frame in pixels.
         counts: Tokens kept of each frame of a sample; wanted by reducers that decide by content.
 
     Returns:
-        The mean, or None where the counts between two adaptive steps would be needed.
+        The mean, or None where the reducer cannot tell it from the counts.
     """
     num_blocks = resolve_depths(depths, num_blocks=shape.depth)[-1] + 1
-    if reducer is None or reducer.place == "post":
-        return _walk(shape, [shape.num_patches] * (num_blocks + 1))
-    if isinstance(reducer, InputLowerResolution):
-        side = round(shape.num_patches**0.5)
-        small = reducer.img_size(img_size, patch_size=img_size // side) // (img_size // side)
-        shape = replace(shape, num_patches=small**2)
-        return _walk(shape, [shape.num_patches] * (num_blocks + 1))
-    if reducer.place == "input":
-        # A frame of which nothing is kept is not encoded.
-        values, frequencies = np.unique(counts, return_counts=True)
-        total = sum(
-            int(n) * _walk(shape, [int(v)] * (num_blocks + 1)) for v, n in zip(values, frequencies, strict=True) if v
-        )
-        return total / len(counts)
-    match reducer:
-        case BlockBipartite():
-            merges = reducer.merges(depth=shape.depth, num_patches=shape.num_patches)[:num_blocks]
-            channels = shape.embed_dim // (1 if _compares_rows(reducer) else shape.num_heads)
-            return _walk(
-                shape, count_tokens(shape.num_patches, merges), channels=0 if reducer.needs_seeds else channels
-            )
-        case BlockSaliency():
-            merges = [*reducer.num_merged, *[0] * shape.depth][:num_blocks]
-            tokens = count_tokens(shape.num_patches, merges)
-            return _walk(shape, tokens, channels=shape.embed_dim) + _explicit_attention(shape, tokens)
-        case BlockWindows(global_threshold=None):
-            left = round(float(counts.mean()))
-            tokens_left = [shape.num_patches] * (reducer.local_block + 1) + [left] * num_blocks
-            return _walk(shape, tokens_left[: num_blocks + 1]) + shape.num_patches * shape.embed_dim
-        case _:
-            return None
-
-
-def _compares_rows(reducer: BlockBipartite) -> bool:
-    return reducer.metric == "tokens" or reducer.head_pooling == "concat"
-
-
-def _walk(shape: VitShape, tokens: Sequence[int], *, channels: int = 0) -> float:
-    """Count patch embedding, blocks and matching for patch tokens before the first block and after each.
-
-    Args:
-        shape: The encoder.
-        tokens: One number more than blocks that run.
-        channels: Width of what a matching compares; 0 is none.
-    """
-    total = float(shape.num_patches * shape.patch_values * shape.embed_dim)
-    for before, after in itertools.pairwise(tokens):
-        total += block_macs(shape, num_tokens=before + shape.num_prefix, num_left=after + shape.num_prefix)
-        if after < before:
-            total += matching_macs(before, channels=channels, num_prefix=shape.num_prefix)
-    return total
-
-
-def _explicit_attention(shape: VitShape, tokens: Sequence[int]) -> int:
-    """Count the attention weights that are computed beside the fused kernel in the reducing blocks."""
-    reducing = [before for before, after in itertools.pairwise(tokens) if after < before]
-    return sum(before * (before + shape.num_prefix) * shape.embed_dim for before in reducing)
+    if reducer is None:
+        return count_macs(shape, [shape.num_patches] * (num_blocks + 1))
+    return reducer.macs(shape, num_blocks=num_blocks, counts=counts)

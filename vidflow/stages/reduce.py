@@ -83,7 +83,7 @@ def reduce_clip(reducer: PostReducer, clip: ClipTokens, *, height: int, width: i
     """Return a dense clip with fewer tokens."""
     dense = torch.from_numpy(unmerge(clip).astype(np.float32))
     num_frames, num_depths = dense.shape[:2]
-    seeds = torch.tensor([seed_of_key(clip.key)]) if reducer.needs_seeds else None
+    seeds = torch.tensor([seed_of_key(clip.key)]) if reducer.is_random else None
     grid = dense[:, -1].unflatten(1, (height, width))
     step = reducer.assign(grid.unsqueeze(0), seeds=seeds)
     by_depth = dense.transpose(0, 1).flatten(1, 2)

@@ -4,13 +4,19 @@ from typing import Any
 
 import pytest
 
+from vidflow.config.schema import FeatureSet, Reducer
 from vidflow.errors import ConfigError
 from vidflow.models.encoder.checks import check_encoder
 
 
 def check(*reducers: tuple[str, dict[str, Any]], img_size: int = 96) -> None:
     """Check reducers of clips of 16 frames with 6 x 6 patches, in an encoder of 6 blocks."""
-    check_encoder(name="test_vit", img_size=img_size, num_frames=16, depths=[[1]] * len(reducers), reducers=reducers)
+    features = {}
+    for name, settings in reducers:
+        own = dict(settings)
+        reducer = Reducer(name=name, place=own.pop("place", None), settings=own)
+        features[name + str(settings)] = FeatureSet(depths=[1], reducer=reducer)
+    check_encoder(name="test_vit", img_size=img_size, num_frames=16, features=features)
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,10 @@ def images_of(vit: Any, batch: int) -> torch.Tensor:
 class Onlooker:
     """A reducer that looks at every block, spelled out, and changes nothing."""
 
-    stage, proportional_attention, positions, needs_seeds = "block", True, "mean", False
+    proportional_attention, positions = True, "mean"
 
     def __init__(self) -> None:
         self.views: list[BlockView] = []
-
-    def check(self, *, depth: int, grid: tuple[int, int]) -> None: ...
 
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
         return True

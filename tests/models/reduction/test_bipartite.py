@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 import torch
+from shapes import vit_shape
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder.flops import count_tokens
 from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, Schedule, schedule_merges
+from vidflow.models.reduction.macs import count_tokens
 
 
 def test_published_schedules_come_out() -> None:
@@ -72,7 +73,7 @@ def test_settings_that_contradict_are_refused(settings: dict[str, float]) -> Non
 
 def test_more_numbers_than_blocks_are_refused() -> None:
     with pytest.raises(VidflowError, match="the encoder has 2"):
-        BlockBipartite(num_merged=(1, 1, 1)).check(depth=2, grid=(4, 4))
+        BlockBipartite(num_merged=(1, 1, 1)).check(vit_shape(depth=2, side=4), num_frames=1)
 
 
 @pytest.mark.parametrize("scope", ["frame", "clip"])

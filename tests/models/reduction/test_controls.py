@@ -47,9 +47,9 @@ def test_frames_left_out_before_the_encoder_have_no_patches() -> None:
     assert kept.all(2)[0].tolist() == [True, False, True, False, True]
 
 
-@pytest.mark.parametrize(("keep", "side"), [(1.0, 224), (0.5, 160), (0.25, 112), (0.001, 16)])
+@pytest.mark.parametrize(("keep", "side"), [(1.0, 14), (0.5, 10), (0.25, 7), (0.001, 1)])
 def test_a_lower_resolution_is_a_whole_number_of_patches(keep: float, side: int) -> None:
-    assert InputLowerResolution(keep=keep).img_size(224, patch_size=16) == side
+    assert InputLowerResolution(keep=keep).side(14) == side
 
 
 def test_every_patch_is_covered_by_the_small_patch_over_its_centre() -> None:

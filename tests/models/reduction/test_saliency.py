@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from shapes import vit_shape
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.saliency import BlockSaliency, attention_saliency
@@ -37,4 +38,4 @@ def test_numbers_of_tokens_are_checked() -> None:
     with pytest.raises(VidflowError, match="vidtldr"):
         BlockSaliency(num_merged=())
     with pytest.raises(VidflowError, match="the encoder has 2"):
-        BlockSaliency(num_merged=(1, 1, 1)).check(depth=2, grid=(4, 4))
+        BlockSaliency(num_merged=(1, 1, 1)).check(vit_shape(depth=2, side=4), num_frames=1)

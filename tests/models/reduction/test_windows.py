@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shapes import vit_shape
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import unmerge
@@ -100,11 +101,11 @@ def test_thresholds_are_calibrated_from_a_sample() -> None:
 )
 def test_blocks_and_windows_that_do_not_fit_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(VidflowError, match="algm"):
-        BlockWindows(**settings).check(depth=12, grid=(8, 8))  # type: ignore[arg-type]
+        BlockWindows(**settings).check(vit_shape(depth=12, side=8), num_frames=1)  # type: ignore[arg-type]
 
 
 def test_a_second_block_that_is_left_out_need_not_exist() -> None:
-    BlockWindows(local_block=2, global_block=1).check(depth=3, grid=(8, 8))
+    BlockWindows(local_block=2, global_block=1).check(vit_shape(depth=3, side=8), num_frames=1)
 
 
 def test_a_window_that_is_larger_than_the_clip_is_refused() -> None:

@@ -18,8 +18,8 @@ from pipelines.bench.scan import measure_scan, plain_scan
 from vidflow.config.load import load_config
 from vidflow.config.schema import Config, CoreName, Trial
 from vidflow.models.cores.selective_scan import selective_scan
-from vidflow.models.encoder import build_encoder, skeleton
-from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder import build_encoder, shape_of, skeleton
+from vidflow.stages.experiment import Experiment
 
 CPU = Target(device=torch.device("cpu"), dtype=torch.float32)
 SIZES = CoreSizes(num_frames=3, num_depths=1, num_patches=4, num_prefix=1, embed_dim=32)
@@ -145,7 +145,7 @@ def test_encoding_again_costs_its_parts_and_reading_bounds_the_gain():
 
 def test_a_group_alone_prints_its_rows_and_makes_no_files(config, capsys, monkeypatch):
     monkeypatch.setattr(cores, "measure_core", lambda *given: measure_core(*given, rounds=1))
-    command.main(config, ["cores"])
+    command.main(Experiment(config), ["cores"])
     lines = capsys.readouterr().out.splitlines()
     # On every device a title, the names of columns, the cores, the limit and the scan.
     assert len(lines) == len(bench_targets()) * (4 + len(get_args(CoreName)))

@@ -13,6 +13,7 @@ from pipelines.bench.read import RANDOM, RandomClips, make_random, measure_set
 from vidflow.config.load import load_config
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
+from vidflow.stages.experiment import Experiment
 
 SMALL = RandomClips(num_clips=5, clips_per_file=2, num_frames=2, num_tokens=3, embed_dim=4)
 
@@ -63,7 +64,7 @@ def test_without_lmdb_one_message_says_so_before_anything_is_made(tmp_path, monk
     (tmp_path / "tiny.yaml").write_text(TINY.format(root=tmp_path / "root"))
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(VidflowError, match=r"missing: lmdb.*`pip install lmdb`"):
-        command.main(load_config([tmp_path / "tiny.yaml"]), ["read"])
+        command.main(Experiment(load_config([tmp_path / "tiny.yaml"])), ["read"])
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from vidflow.models.encoder.architecture import (
     list_encoders,
     patch_size_of,
     resolve_depths,
+    shape_of,
     skeleton,
 )
 from vidflow.models.encoder.build import EncoderDtype, build_encoder
@@ -22,5 +23,6 @@ __all__ = [
     "list_encoders",
     "patch_size_of",
     "resolve_depths",
+    "shape_of",
     "skeleton",
 ]

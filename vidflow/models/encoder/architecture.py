@@ -12,6 +12,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.encoder.vit import TimmVit, check_blocks
 from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution
+from vidflow.models.reduction.macs import VitShape
 
 # The modules of timm whose plain pre-norm sequences the block walk understands.
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
@@ -66,6 +67,23 @@ def skeleton(name: str, img_size: int | None = None) -> TimmVit:
         return create_vit(name, img_size, None)
 
 
+def shape_of(vit: TimmVit) -> VitShape:
+    """Read off a model what its cost depends on, and what reducers must fit."""
+    block: Any = vit.blocks[0]
+    projection: Any = vit.patch_embed.proj
+    rows, columns = vit.patch_embed.grid_size
+    return VitShape(
+        depth=len(vit.blocks),
+        embed_dim=int(vit.embed_dim),
+        num_heads=int(block.attn.num_heads),
+        attention_weights=sum(weight.numel() for weight in block.attn.parameters() if weight.ndim == 2),
+        mlp_weights=sum(weight.numel() for weight in block.mlp.parameters() if weight.ndim == 2),
+        grid=(int(rows), int(columns)),
+        num_prefix=int(vit.num_prefix_tokens),
+        patch_values=projection.weight[0].numel(),
+    )
+
+
 def patch_size_of(vit: TimmVit) -> int:
     """Return the side of a patch in pixels."""
     return int(vit.patch_embed.patch_size[0])
@@ -94,14 +112,13 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
     if reduction is None:
         return vit
     if isinstance(reduction, InputLowerResolution):
-        small_side = reduction.img_size(side, patch_size=patch_size)
+        small_side = reduction.side(side // patch_size) * patch_size
         vit.set_input_size((small_side, small_side))
         return vit
     if reduction.place == "post":
         raise ValueError(f"{reduction} reduces cached tokens; call `reduce_clips` on them instead")
     check_blocks(vit)
-    if reduction.place == "block":
-        reduction.check(depth=len(vit.blocks), grid=(side // patch_size, side // patch_size))
+    reduction.check(shape_of(vit), num_frames=1)  # no reducer of single frames asks for their number
     return vit
 
 

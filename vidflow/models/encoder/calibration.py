@@ -3,18 +3,17 @@
 Axes: B frames, H and W pixels.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.encoder import FrozenEncoder, shape_of
 from vidflow.models.encoder.reduced_vit import walk_reduced
 from vidflow.models.encoder.vit import check_blocks
 from vidflow.models.reduction.assignment import Assignment
-from vidflow.models.reduction.in_block import BlockView, PositionPolicy
+from vidflow.models.reduction.in_block import BlockView
 from vidflow.models.reduction.matching import match_tokens
 from vidflow.models.reduction.windows import BlockWindows, calibrated_threshold, window_members, window_similarity
 
@@ -50,12 +49,12 @@ def calibrate_windows(
     reducer = BlockWindows(
         local_threshold=2.0, global_threshold=2.0, local_block=local_block, global_block=global_block, window=window
     )
-    reducer.check(depth=encoder.depth, grid=encoder.grid)
+    reducer.check(shape_of(encoder.vit), num_frames=1)
     for name, block, sigmas in (
         ("local_threshold", local_block, 1.0),
         ("global_threshold", global_block, 1 / (global_block + 1)),
     ):
-        recorder = _Recorder(reducer=reducer, block=block)
+        recorder = _Recorder(**asdict(reducer), recorded_block=block)
         for batch in frames.split(frames_per_batch):
             walk_reduced(encoder.vit, encoder.images(batch), depths=[block], normalize=False, reducer=recorder)
         threshold = calibrated_threshold(torch.cat(recorder.similarities), sigmas=sigmas, fraction=fraction)
@@ -64,37 +63,20 @@ def calibrate_windows(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Recorder:
-    """Does what its reducer does, and keeps the similarities of one block."""
+class _Recorder(BlockWindows):
+    """Keeps the similarities of one block."""
 
-    reducer: BlockWindows
-    block: int
+    recorded_block: int
     similarities: list[Tensor] = field(default_factory=list)
-    place: ClassVar[Literal["block"]] = "block"
-    needs_seeds: ClassVar[bool] = False
-
-    @property
-    def proportional_attention(self) -> bool:
-        return self.reducer.proportional_attention
-
-    @property
-    def positions(self) -> PositionPolicy:
-        return self.reducer.positions
-
-    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
-        self.reducer.check(depth=depth, grid=grid)
-
-    def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
-        return self.reducer.acts_at(index, depth=depth, num_patches=num_patches)
 
     def assign(self, view: BlockView) -> Assignment | None:
-        if view.index == self.block:
+        if view.index == self.recorded_block:
             self.similarities.append(self._similarity(view).flatten().cpu())
-        return self.reducer.assign(view)
+        return BlockWindows.assign(self, view)
 
     def _similarity(self, view: BlockView) -> Tensor:
-        if view.index == self.reducer.local_block:
-            side = self.reducer.window
+        if view.index == self.local_block:
+            side = self.window
             return window_similarity(view.tokens, window_members((1, *view.grid), (1, side, side), view.tokens.device))
         scores = match_tokens(view.tokens, first=view.num_prefix % 2, valid=view.valid).scores
         return scores[scores.isfinite()]

@@ -1,18 +1,16 @@
 """What an encoder's settings must fulfil, checked in a second and without weights, before anything starts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Literal
 
+from vidflow.config.schema import FeatureSet
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.models.encoder import check_img_size, patch_size_of, resolve_depths, skeleton
+from vidflow.models.encoder import check_img_size, patch_size_of, resolve_depths, shape_of, skeleton
 from vidflow.models.encoder.vit import TimmVit, check_blocks
-from vidflow.models.reduction.bipartite import PostBipartite
-from vidflow.models.reduction.build import build_reducer
-from vidflow.models.reduction.controls import InputLowerResolution, PostRandom
-from vidflow.models.reduction.density_peaks import PostDensityPeaks
-from vidflow.models.reduction.diversity import PostDiversity
-from vidflow.models.reduction.windows import PostWindows
+from vidflow.models.reduction.build import Reducer, build_reducer
+from vidflow.models.reduction.macs import VitShape
 
 
 def check_encoder(
@@ -20,8 +18,8 @@ def check_encoder(
     name: str,
     img_size: int,
     num_frames: int,
-    depths: Sequence[Sequence[int]],
-    reducers: Sequence[tuple[str, Mapping[str, Any]]],
+    features: Mapping[str, FeatureSet],
+    even: Collection[str] = (),
 ) -> None:
     """Check name, input size and every feature set's depths and reducer against the architecture.
 
@@ -29,8 +27,8 @@ def check_encoder(
         name: timm's name of the encoder.
         img_size: Side of its input in pixels.
         num_frames: Frames of a clip.
-        depths: Blocks each feature set taps.
-        reducers: Name and settings of each feature set's reducer.
+        features: The feature sets by name.
+        even: Those whose tokens trials read as they are stored, so that frames and depths must have equally many.
 
     Raises:
         ConfigError: With every problem found.
@@ -40,9 +38,12 @@ def check_encoder(
     except VidflowError as error:
         raise ConfigError(str(error)) from error
     patch_size, num_blocks = patch_size_of(vit), len(vit.blocks)
+    side = img_size // patch_size
+    shape = replace(shape_of(vit), grid=(side, side))
     checks: list[Callable[[], object]] = [partial(check_img_size, img_size, patch_size=patch_size, name=name)]
-    checks += [partial(resolve_depths, wanted, num_blocks=num_blocks) for wanted in depths]
-    checks += [partial(_check_reducer, vit, img_size, num_frames, reducer, settings) for reducer, settings in reducers]
+    checks += [partial(resolve_depths, each.depths, num_blocks=num_blocks) for each in features.values()]
+    checks += [partial(_check_reducer, vit, shape, num_frames, each) for each in features.values()]
+    checks += [partial(_check_even, shape, each, features[each]) for each in even]
     problems: list[str] = []
     for check in checks:
         try:
@@ -53,18 +54,46 @@ def check_encoder(
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
-def _check_reducer(vit: TimmVit, img_size: int, num_frames: int, name: str, settings: Mapping[str, Any]) -> None:
+def find_uneven(reducer: Reducer, shape: VitShape, depths: Sequence[int]) -> Literal["frames", "depths"] | None:
+    """Say where numbers of tokens differ by the settings of a reducer alone; None if nowhere.
+
+    Args:
+        reducer: The reducer.
+        shape: The encoder.
+        depths: Tapped blocks; negative counts from the last.
+    """
+    if not reducer.is_even:
+        return "frames"
+    tokens = reducer.tokens_left(shape) if reducer.place == "block" else None
+    if tokens is None:
+        return None
+    tapped = {tokens[depth + 1] for depth in resolve_depths(depths, num_blocks=shape.depth)}
+    return "depths" if len(tapped) > 1 else None
+
+
+def _build(features: FeatureSet) -> Reducer | None:
+    reducer = features.reducer
+    return build_reducer(reducer.name, place=reducer.place, **reducer.settings)
+
+
+def _check_reducer(vit: TimmVit, shape: VitShape, num_frames: int, features: FeatureSet) -> None:
     """Check a reducer's settings by themselves, then against the encoder's blocks and the size of a clip."""
-    reducer = build_reducer(name, **settings)
-    if reducer is None or isinstance(reducer, InputLowerResolution):
-        return
-    side = img_size // patch_size_of(vit)
-    if reducer.place != "post":
-        check_blocks(vit)
-    if reducer.place == "block":
-        reducer.check(depth=len(vit.blocks), grid=(side, side))
-    if isinstance(reducer, PostBipartite | PostDensityPeaks | PostDiversity | PostRandom | PostWindows):
-        reducer.check(num_frames=num_frames, grid=(side, side))
+    reducer = _build(features)
+    if reducer is not None:
+        if reducer.splits_blocks:
+            check_blocks(vit)
+        reducer.check(shape, num_frames=num_frames)
 
 
-__all__ = ["check_encoder"]
+def _check_even(shape: VitShape, name: str, features: FeatureSet) -> None:
+    reducer = _build(features)
+    where = None if reducer is None else find_uneven(reducer, shape, features.depths)
+    if where is not None:
+        raise VidflowError(
+            f"trials: unmerge: got false for features {name!r}, whose reducer {features.reducer.name!r} leaves other "
+            f"numbers of tokens in other {where}, which make no whole batches; set `unmerge: true`, or "
+            + ("keep one depth only" if where == "depths" else "take a reducer that leaves as many in every frame")
+        )
+
+
+__all__ = ["check_encoder", "find_uneven"]

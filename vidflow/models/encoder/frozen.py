@@ -18,9 +18,10 @@ from vidflow.models.encoder.encoded import EncodedFrames, pack_taps
 from vidflow.models.encoder.pruned_frames import encode_pruned, shrink
 from vidflow.models.encoder.reduced_vit import walk_reduced
 from vidflow.models.encoder.vit import TimmVit, walk_blocks
-from vidflow.models.reduction.build import InputReducer, Reducer
+from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution, covering_patches
 from vidflow.models.reduction.in_block import BlockReducer
+from vidflow.models.reduction.reducer import InputReducer
 from vidflow.models.reduction.seeds import content_seeds
 from vidflow.models.tensor_checks import state_sha256
 
@@ -104,7 +105,7 @@ class FrozenEncoder:
         if reduction.place == "input":
             return self._encode_pruned(frames, reduction, num_frames)
         assert reduction.place == "block", reduction.place
-        seeds = content_seeds(frames) if reduction.needs_seeds else None
+        seeds = content_seeds(frames) if reduction.is_random else None
         return self._encode_reduced(self.images(frames), reducer=reduction, seeds=seeds)
 
     def images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:

@@ -12,8 +12,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder.architecture import skeleton
-from vidflow.models.encoder.flops import shape_of
+from vidflow.models.encoder.architecture import shape_of, skeleton
 from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.flax_arrays import from_flax
 from vidflow.npz import read_npz

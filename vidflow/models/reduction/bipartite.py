@@ -1,20 +1,22 @@
 """ToMe and its controls: merge, drop, hybrid and random, inside the encoder's blocks or on cached tokens.
 
-Axes: B samples, N patch tokens, T frames, H and W the grid, D width.
+Axes: B samples, N patch tokens, T frames, F frames of a sample, H and W the grid, D width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, assert_never
+from typing import Literal, assert_never
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, join_frames, keep_all
-from vidflow.models.reduction.budgets import check_budget, tokens_left
-from vidflow.models.reduction.in_block import BlockView, HeadPooling, Metric, PositionPolicy
+from vidflow.models.reduction.budgets import Budget, check_budget, tokens_left
+from vidflow.models.reduction.in_block import BlockReducer, BlockView, HeadPooling, Metric, PositionPolicy
+from vidflow.models.reduction.macs import VitShape, count_macs, count_tokens
 from vidflow.models.reduction.matching import (
     Matching,
     Order,
@@ -120,7 +122,7 @@ def assign_matched(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockBipartite:
+class BlockBipartite(BlockReducer):
     """Bipartite matching in the encoder's blocks, between attention and MLP.
 
     Attributes:
@@ -154,7 +156,6 @@ class BlockBipartite:
     order: Order | None = None
     threshold: float = 0.0
     seed: int = 0
-    place: ClassVar[Literal["block"]] = "block"
 
     def __post_init__(self) -> None:
         if sum(budget is not None for budget in (self.num_merged, self.keep, self.tokens)) != 1:
@@ -169,7 +170,7 @@ class BlockBipartite:
             raise VidflowError(f"reducer {self.mode!r} has num_merged {self.num_merged}; wanted no negative number")
 
     @property
-    def needs_seeds(self) -> bool:
+    def is_random(self) -> bool:
         """Whether partners are random."""
         return self.mode in ("random_merge", "random_drop")
 
@@ -180,13 +181,23 @@ class BlockBipartite:
         num_left = tokens_left(self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches)
         return spread_merges(num_patches, num_left, self.schedule, depth=depth)
 
-    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
+    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
         """Check that there are no more numbers than blocks, and no more tokens wanted than there are."""
-        num_merged = self.merges(depth=depth, num_patches=grid[0] * grid[1])
-        if len(num_merged) > depth:
+        num_merged = self.merges(depth=shape.depth, num_patches=shape.num_patches)
+        if len(num_merged) > shape.depth:
             raise VidflowError(
-                f"reducer {self.mode!r} has num_merged for {len(num_merged)} blocks; the encoder has {depth}"
+                f"reducer {self.mode!r} has num_merged for {len(num_merged)} blocks; the encoder has {shape.depth}"
             )
+
+    def tokens_left(self, shape: VitShape) -> list[int]:
+        """Return the patch tokens before the first block and after each."""
+        return count_tokens(shape.num_patches, self.merges(depth=shape.depth, num_patches=shape.num_patches))
+
+    def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:  # noqa: ARG002
+        """Return the cost of the blocks, and of comparing tokens where partners are not random."""
+        rows = self.metric == "tokens" or self.head_pooling == "concat"
+        channels = 0 if self.is_random else shape.embed_dim // (1 if rows else shape.num_heads)
+        return count_macs(shape, self.tokens_left(shape)[: num_blocks + 1], channels=channels)
 
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
         """Say whether anything is wanted off in a block."""
@@ -198,7 +209,7 @@ class BlockBipartite:
         first, num_merged = view.num_prefix % 2, min(wanted, view.num_tokens // 2)
         if num_merged == 0:
             return None
-        if self.needs_seeds:
+        if self.is_random:
             assert view.seeds is not None
             matching = match_at_random(
                 reseed(view.seeds, self.seed), num_tokens=view.num_tokens, first=first, stream=view.index
@@ -216,13 +227,11 @@ class BlockBipartite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostBipartite:
+class PostBipartite(Budget):
     """Bipartite matching of cached tokens, repeated until the wanted number is left.
 
     Attributes:
         mode: As in the encoder's blocks.
-        keep: Fraction of tokens to keep, above 0 and up to 1.
-        tokens: Instead: tokens to keep per frame.
         scope: Which tokens are matched with one another.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
         seed: Which random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
@@ -232,26 +241,22 @@ class PostBipartite:
     """
 
     mode: Mode = "tome"
-    keep: float | None = None
-    tokens: int | None = None
     scope: Scope = "frame"
     threshold: float = 0.0
     seed: int = 0
-    place: ClassVar[Literal["post"]] = "post"
-
-    def __post_init__(self) -> None:
-        check_budget(self.mode, keep=self.keep, tokens=self.tokens)
-
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
-        """Check that frames have as many tokens as are wanted.
-
-        Raises:
-            VidflowError: They have fewer.
-        """
-        self._left(grid[0] * grid[1])
 
     @property
-    def needs_seeds(self) -> bool:
+    def name(self) -> str:
+        """The mode."""
+        return self.mode
+
+    @property
+    def is_even(self) -> bool:
+        """Whether frames are reduced one by one."""
+        return self.scope == "frame"
+
+    @property
+    def is_random(self) -> bool:
         """Whether partners are random."""
         return self.mode in ("random_merge", "random_drop")
 
@@ -263,7 +268,7 @@ class PostBipartite:
         if seeds is not None:
             seeds = (reseed(seeds, self.seed).unsqueeze(1) + torch.arange(frames, device=seeds.device)).flatten()
         whole = keep_all(values.shape[0], values.shape[1], values.device)
-        wanted = self._left(whole.num_tokens * frames // num_frames, num_frames // frames)
+        wanted = self.num_left(whole.num_tokens * frames // num_frames, num_frames // frames)
         sizes = values.new_ones(values.shape[:2])
         stream = 0
         while whole.num_rows > wanted:
@@ -273,16 +278,11 @@ class PostBipartite:
             stream += 1
         return join_frames(whole, frames)
 
-    def _left(self, num_patches: int, num_frames: int = 1) -> int:
-        return tokens_left(
-            self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
-        )
-
     def _step(
         self, values: Float[Tensor, "B N D"], excess: int, seeds: Int[Tensor, " B"] | None, stream: int
     ) -> Assignment:
         num_tokens = values.shape[1]
-        if self.needs_seeds:
+        if self.is_random:
             if seeds is None:
                 raise ValueError(f"reducer {self.mode!r} draws random numbers: pass the seed of each clip's key")
             matching = match_at_random(seeds, num_tokens=num_tokens, first=0, stream=stream)

@@ -1,6 +1,11 @@
 """How many tokens a reducer leaves: a fraction of them, or a number per frame."""
 
+from abc import abstractmethod
+from dataclasses import dataclass
+
 from vidflow.errors import VidflowError
+from vidflow.models.reduction.macs import VitShape
+from vidflow.models.reduction.reducer import PostReducer
 
 
 def check_budget(name: str, *, keep: float | None, tokens: int | None) -> None:
@@ -38,4 +43,39 @@ def tokens_left(name: str, *, keep: float | None, tokens: int | None, num_patche
     return num_frames * tokens
 
 
-__all__ = ["check_budget", "tokens_left"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(PostReducer):
+    """Leaves a fraction of cached tokens, or a number per frame.
+
+    Attributes:
+        keep: Fraction of tokens to keep, above 0 and up to 1.
+        tokens: Instead: tokens to keep per frame.
+    """
+
+    keep: float | None = None
+    tokens: int | None = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the configuration calls the reducer."""
+
+    def __post_init__(self) -> None:
+        check_budget(self.name, keep=self.keep, tokens=self.tokens)
+
+    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
+        """Check that frames have as many tokens as are wanted.
+
+        Raises:
+            VidflowError: They have fewer.
+        """
+        self.num_left(shape.num_patches)
+
+    def num_left(self, num_patches: int, num_frames: int = 1) -> int:
+        """Return how many tokens are left of so many frames that are reduced together."""
+        return tokens_left(
+            self.name, keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
+        )
+
+
+__all__ = ["Budget", "check_budget", "tokens_left"]

@@ -5,22 +5,14 @@ Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D 
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import (
-    Any,
-    Literal,
-    Protocol,
-    TypeVar,
-    assert_never,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, TypeVar, assert_never, get_type_hints
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import Assignment, frame_counts
+from vidflow.models.reduction.assignment import frame_counts
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite
 from vidflow.models.reduction.controls import (
     InputFewerFrames,
@@ -32,43 +24,24 @@ from vidflow.models.reduction.controls import (
 from vidflow.models.reduction.density_peaks import PostDensityPeaks
 from vidflow.models.reduction.diversity import PostDiversity
 from vidflow.models.reduction.in_block import BlockReducer
-from vidflow.models.reduction.places import Place, ReducerName, default_place, known_name, place_of
+from vidflow.models.reduction.places import (
+    Place,
+    ReducerName,
+    acts_in_blocks,
+    acts_on_cache,
+    acts_on_input,
+    default_place,
+    known_name,
+    place_of,
+)
 from vidflow.models.reduction.quadtree import PostQuadtree
+from vidflow.models.reduction.reducer import InputReducer, PostReducer
 from vidflow.models.reduction.saliency import BlockSaliency
 from vidflow.models.reduction.settings import fits, in_words
 from vidflow.models.reduction.static_patches import InputStatic, PostDycoke, PostStatic, StaticSelection
 from vidflow.models.reduction.windows import BlockWindows, PostWindows
 
 Made = TypeVar("Made")
-
-
-@runtime_checkable
-class InputReducer(Protocol):
-    """Chooses patches before the encoder, from pixels."""
-
-    @property
-    def place(self) -> Literal["input"]: ...  # noqa: D102
-
-    def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
-        """Mark the patches that go through the encoder."""
-        ...
-
-
-@runtime_checkable
-class PostReducer(Protocol):
-    """Reduces cached tokens, clip by clip."""
-
-    @property
-    def place(self) -> Literal["post"]: ...  # noqa: D102
-
-    @property
-    def needs_seeds(self) -> bool:
-        """Whether it draws random numbers."""
-        ...
-
-    def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
-        """Return what to do with the tokens of each clip; rows are in the order of their owners."""
-        ...
 
 
 Reducer = InputReducer | InputLowerResolution | BlockReducer | PostReducer
@@ -136,6 +109,8 @@ def build_reducer(name: str, *, place: str | None = None, **settings: Any) -> Re
 
 
 def _build_input(name: ReducerName, given: Mapping[str, Any]) -> InputReducer | InputLowerResolution:
+    if not acts_on_input(name):
+        raise _misplaced(name, "input")
     match name:
         case "evs":
             return InputStatic(selection=_make(StaticSelection, name, given))
@@ -144,10 +119,12 @@ def _build_input(name: ReducerName, given: Mapping[str, Any]) -> InputReducer | 
         case "lower_resolution":
             return _make(InputLowerResolution, name, given)
         case _:
-            raise _misplaced(name, "input")
+            assert_never(name)
 
 
 def _build_block(name: ReducerName, given: Mapping[str, Any]) -> BlockReducer:
+    if not acts_in_blocks(name):
+        raise _misplaced(name, "block")
     match name:
         case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid":
             return _make(BlockBipartite, name, given, mode=name)
@@ -156,10 +133,12 @@ def _build_block(name: ReducerName, given: Mapping[str, Any]) -> BlockReducer:
         case "vidtldr":
             return _make(BlockSaliency, name, given)
         case _:
-            raise _misplaced(name, "block")
+            assert_never(name)
 
 
 def _build_post(name: ReducerName, given: Mapping[str, Any]) -> PostReducer:  # noqa: C901
+    if not acts_on_cache(name):
+        raise _misplaced(name, "post")
     match name:
         case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid":
             return _make(PostBipartite, name, given, mode=name)
@@ -182,7 +161,7 @@ def _build_post(name: ReducerName, given: Mapping[str, Any]) -> PostReducer:  # 
         case "random":
             return _make(PostRandom, name, given)
         case _:
-            raise _misplaced(name, "post")
+            assert_never(name)
 
 
 def _misplaced(name: ReducerName, place: Place) -> VidflowError:
@@ -217,7 +196,6 @@ def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) ->
 
 
 __all__ = [
-    "InputReducer",
     "PostReducer",
     "ReducedClips",
     "Reducer",

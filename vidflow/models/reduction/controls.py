@@ -1,25 +1,28 @@
 """What every adaptive method must beat at equal bytes: pooling, fewer frames, lower resolution, chance.
 
-Axes: B clips, T frames, N patches of a frame, H and W the grid, D width.
+Axes: B clips, T frames, F frames of a sample, N patches of a frame, H and W the grid, D width.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, group_tokens, keep_tokens
-from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.budgets import Budget
+from vidflow.models.reduction.macs import VitShape, count_macs
+from vidflow.models.reduction.reducer import InputReducer, PostReducer, ReducerFacts
 from vidflow.models.reduction.seeds import reseed, uniform
 from vidflow.models.reduction.static_patches import last_kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostPooling:
+class PostPooling(PostReducer):
     """Average fixed windows of frames, rows and columns; windows at the far edges may be smaller: a control.
 
     Attributes:
@@ -27,12 +30,15 @@ class PostPooling:
     """
 
     window: tuple[int, int, int] = (1, 2, 2)
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if min(self.window) < 1:
             raise VidflowError(f"reducer 'pool' has window {list(self.window)}; wanted three positive numbers")
+
+    @property
+    def is_even(self) -> bool:
+        """Whether windows stay within a frame."""
+        return self.window[0] == 1
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Average each window."""
@@ -57,7 +63,7 @@ def every_nth_frame(num_frames: int, stride: int, device: torch.device) -> Bool[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostFewerFrames:
+class PostFewerFrames(PostReducer):
     """Keep every n-th frame of cached tokens; the frames between repeat the kept frame before them: a control.
 
     Attributes:
@@ -65,12 +71,15 @@ class PostFewerFrames:
     """
 
     stride: int = 2
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise VidflowError(f"reducer 'fewer_frames' has stride {self.stride}; wanted 1 or more")
+
+    @property
+    def is_even(self) -> bool:
+        """Whether no frame is left out."""
+        return self.stride == 1
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Keep whole frames."""
@@ -81,7 +90,7 @@ class PostFewerFrames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputFewerFrames:
+class InputFewerFrames(InputReducer):
     """Encode every n-th frame only: a control.
 
     Attributes:
@@ -89,11 +98,15 @@ class InputFewerFrames:
     """
 
     stride: int = 2
-    place: ClassVar[Literal["input"]] = "input"
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise VidflowError(f"reducer 'fewer_frames' has stride {self.stride}; wanted 1 or more")
+
+    @property
+    def is_even(self) -> bool:
+        """Whether no frame is left out."""
+        return self.stride == 1
 
     def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
         """Mark all patches of the frames to encode."""
@@ -103,7 +116,7 @@ class InputFewerFrames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputLowerResolution:
+class InputLowerResolution(ReducerFacts):
     """Shrink frames before the encoder, which is built for the smaller size: a control.
 
     Attributes:
@@ -119,10 +132,14 @@ class InputLowerResolution:
                 f"reducer 'lower_resolution' has keep {self.keep}; wanted a fraction above 0 and up to 1"
             )
 
-    def img_size(self, img_size: int, *, patch_size: int) -> int:
-        """Return the smaller side in pixels, a multiple of the patch size."""
-        side = round(img_size / patch_size * math.sqrt(self.keep))
-        return max(1, side) * patch_size
+    def side(self, side: int) -> int:
+        """Return the smaller side in patches, of a side in patches."""
+        return max(1, round(side * math.sqrt(self.keep)))
+
+    def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:  # noqa: ARG002
+        """Return the cost of the smaller frames."""
+        side = self.side(shape.grid[0])
+        return count_macs(replace(shape, grid=(side, side)), [side**2] * (num_blocks + 1))
 
 
 def covering_patches(side: int, small_side: int, device: torch.device) -> Int[Tensor, " N"]:
@@ -132,47 +149,33 @@ def covering_patches(side: int, small_side: int, device: torch.device) -> Int[Te
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostRandom:
+class PostRandom(Budget):
     """Keep random cached tokens, equally many in every frame: a control.
 
     Attributes:
-        keep: Fraction of tokens to keep, above 0 and up to 1.
-        tokens: Instead: tokens to keep per frame.
         seed: Which random draw; other seeds keep other tokens.
     """
 
-    keep: float | None = None
-    tokens: int | None = None
     seed: int = 0
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = True
+    name: ClassVar[str] = "random"
 
-    def __post_init__(self) -> None:
-        check_budget("random", keep=self.keep, tokens=self.tokens)
-
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
-        """Check that frames have as many tokens as are wanted.
-
-        Raises:
-            VidflowError: They have fewer.
-        """
-        self._left(grid[0] * grid[1])
+    @property
+    def is_random(self) -> bool:
+        """Always."""
+        return True
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
         """Keep random places of every frame."""
         if seeds is None:
             raise ValueError("reducer 'random' draws random numbers: pass the seed of each clip's key")
         batch, num_frames, height, width, _ = tokens.shape
-        num_kept = self._left(height * width)
+        num_kept = self.num_left(height * width)
         draws = uniform(reseed(seeds, self.seed), num_frames * height * width, stream=0).view(
             batch, num_frames, height * width
         )
         order = draws.argsort(dim=2, stable=True)[:, :, :num_kept]
         kept = torch.zeros_like(draws, dtype=torch.bool).scatter_(2, order, True)
         return keep_tokens(kept.flatten(1), num_rows=num_frames * num_kept)
-
-    def _left(self, num_patches: int) -> int:
-        return tokens_left("random", keep=self.keep, tokens=self.tokens, num_patches=num_patches)
 
 
 __all__ = [

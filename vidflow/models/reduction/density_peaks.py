@@ -4,7 +4,7 @@ Axes: B samples, N tokens, T frames, H and W the grid, D width.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, group_tokens, join_frames
-from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.budgets import Budget
+from vidflow.models.reduction.macs import VitShape
 
 
 def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_neighbours: int) -> Int[Tensor, "B N"]:
@@ -45,12 +46,10 @@ def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_nei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostDensityPeaks:
+class PostDensityPeaks(Budget):
     """Cluster cached tokens by density peaks, and keep the mean of each cluster.
 
     Attributes:
-        keep: Fraction of tokens to keep, above 0 and up to 1.
-        tokens: Instead: tokens to keep per frame.
         frames_per_segment: Frames clustered together, a divisor of the clip's frames; null: the whole clip.
         num_neighbours: Tokens that measure a token's density; 4 in FastVID, 7 in PruneVid.
 
@@ -58,27 +57,32 @@ class PostDensityPeaks:
     attention-based parts need a language model.
     """
 
-    keep: float | None = None
-    tokens: int | None = None
     frames_per_segment: int | None = 1
     num_neighbours: int = 5
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
+    name: ClassVar[str] = "density_peaks"
 
     def __post_init__(self) -> None:
-        check_budget("density_peaks", keep=self.keep, tokens=self.tokens)
+        Budget.__post_init__(self)
         for name in ("frames_per_segment", "num_neighbours"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise VidflowError(f"reducer 'density_peaks' has {name} {number}; wanted 1 or more")
 
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:
+    @property
+    def is_even(self) -> bool:
+        """Whether frames are clustered one by one."""
+        return self.frames_per_segment == 1
+
+    def check(self, shape: VitShape, *, num_frames: int) -> None:
         """Check that segments fill a clip, and that frames have as many tokens as are wanted.
 
         Raises:
             VidflowError: They do not.
         """
-        self._left(grid[0] * grid[1])
+        Budget.check(self, shape, num_frames=num_frames)
+        self._check_segments(num_frames)
+
+    def _check_segments(self, num_frames: int) -> None:
         frames = self.frames_per_segment
         if frames is not None and num_frames % frames:
             raise VidflowError(
@@ -89,19 +93,14 @@ class PostDensityPeaks:
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Cluster each segment."""
         num_frames, height, width = tokens.shape[1:4]
-        self.check(num_frames=num_frames, grid=(height, width))
+        self._check_segments(num_frames)
         frames = self.frames_per_segment or num_frames
         segments = tokens.reshape(tokens.shape[0] * num_frames // frames, -1, tokens.shape[-1])
-        num_clusters = self._left(height * width, frames)
+        num_clusters = self.num_left(height * width, frames)
         owners = cluster_owners(segments, num_clusters=num_clusters, num_neighbours=self.num_neighbours)
         itself = torch.arange(segments.shape[1], device=tokens.device)
         step = group_tokens(owners, owners == itself, combine="mean", num_rows=num_clusters)
         return join_frames(step, num_frames // frames)
-
-    def _left(self, num_patches: int, num_frames: int = 1) -> int:
-        return tokens_left(
-            "density_peaks", keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
-        )
 
 
 __all__ = ["PostDensityPeaks", "cluster_owners"]

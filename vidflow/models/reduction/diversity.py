@@ -4,7 +4,7 @@ Axes: B samples, N tokens, K tokens kept, T frames, H and W the grid, D width.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidflow.models.reduction.assignment import Assignment, group_tokens, join_frames
 from vidflow.models.reduction.bipartite import Scope
-from vidflow.models.reduction.budgets import check_budget, tokens_left
+from vidflow.models.reduction.budgets import Budget
 
 
 def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B N"]]:
@@ -45,48 +45,32 @@ def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostDiversity:
+class PostDiversity(Budget):
     """Keep cached tokens that differ most from one another; the others belong to the most similar kept one.
 
     Attributes:
-        keep: Fraction of tokens to keep, above 0 and up to 1.
-        tokens: Instead: tokens to keep per frame.
         scope: Which tokens compete.
 
     Source: DivPrune (Alvar et al., CVPR 2025).
     """
 
-    keep: float | None = None
-    tokens: int | None = None
     scope: Scope = "frame"
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
+    name: ClassVar[str] = "divprune"
 
-    def __post_init__(self) -> None:
-        check_budget("divprune", keep=self.keep, tokens=self.tokens)
-
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
-        """Check that frames have as many tokens as are wanted.
-
-        Raises:
-            VidflowError: They have fewer.
-        """
-        self._left(grid[0] * grid[1])
+    @property
+    def is_even(self) -> bool:
+        """Whether tokens compete within their frame."""
+        return self.scope == "frame"
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Select in each frame or clip."""
         num_frames, height, width = tokens.shape[1:4]
         frames = 1 if self.scope == "clip" else num_frames
         samples = tokens.reshape(tokens.shape[0] * frames, -1, tokens.shape[-1])
-        num_kept = self._left(height * width, num_frames // frames)
+        num_kept = self.num_left(height * width, num_frames // frames)
         kept, owners = most_diverse(samples, num_kept=num_kept)
         is_owner = torch.zeros_like(owners, dtype=torch.bool).scatter_(1, kept, True)
         return join_frames(group_tokens(owners, is_owner, combine="owner", num_rows=num_kept), frames)
-
-    def _left(self, num_patches: int, num_frames: int = 1) -> int:
-        return tokens_left(
-            "divprune", keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
-        )
 
 
 __all__ = ["PostDiversity", "most_diverse"]

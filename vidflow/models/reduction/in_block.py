@@ -3,14 +3,17 @@
 Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D width, h heads, d width of a head.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidflow.models.reduction.assignment import Assignment
+from vidflow.models.reduction.macs import VitShape
+from vidflow.models.reduction.reducer import ReducerFacts
 
 PositionPolicy = Literal["mean", "destination"]
 """Where a merged token is for rotary embeddings.
@@ -85,43 +88,38 @@ class BlockView:
         return torch.softmax(queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5, dim=-1)
 
 
-@runtime_checkable
-class BlockReducer(Protocol):
-    """A reducer between attention and MLP of chosen blocks.
+class BlockReducer(ReducerFacts):
+    """A reducer between attention and MLP of chosen blocks."""
 
-    Attributes:
-        proportional_attention: Whether keys count by the number of patches they stand for.
-        positions: Where a merged token is for rotary embeddings: the mean of its patches, or where its destination was.
-        needs_seeds: Whether it draws random numbers.
-    """
+    __slots__ = ()
+    place: ClassVar[Literal["block"]] = "block"
 
     @property
-    def place(self) -> Literal["block"]: ...  # noqa: D102
+    @abstractmethod
+    def proportional_attention(self) -> bool:
+        """Whether keys count by the number of patches they stand for."""
 
     @property
-    def proportional_attention(self) -> bool: ...  # noqa: D102
+    @abstractmethod
+    def positions(self) -> PositionPolicy:
+        """Where a merged token is for rotary embeddings."""
 
     @property
-    def positions(self) -> PositionPolicy: ...  # noqa: D102
+    def splits_blocks(self) -> bool:
+        """Always: it acts in the middle of them."""
+        return True
 
-    @property
-    def needs_seeds(self) -> bool: ...  # noqa: D102
+    def tokens_left(self, shape: VitShape) -> list[int] | None:  # noqa: ARG002
+        """Return the patch tokens before the first block and after each; None where images decide."""
+        return None
 
-    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
-        """Check the settings against an encoder.
-
-        Raises:
-            VidflowError: They do not fit it.
-        """
-        ...
-
+    @abstractmethod
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
         """Say whether the reducer may act in a block; where it does not, the block is called as it is."""
-        ...
 
+    @abstractmethod
     def assign(self, view: BlockView) -> Assignment | None:
         """Return what to do with the patch tokens, or None to leave them."""
-        ...
 
 
 __all__ = ["BlockReducer", "BlockView", "HeadPooling", "Metric", "PositionPolicy"]

@@ -1,30 +1,30 @@
 """Names of reducers and the places where they act; no torch, so that a command can look where features lie."""
 
 import difflib
-from typing import Literal, TypeGuard, assert_never, get_args
+from typing import Literal, TypeGuard, get_args
 
 from vidflow.errors import VidflowError
 
 Place = Literal["input", "block", "post"]
-ReducerName = Literal[
-    "none",
+InputName = Literal["evs", "fewer_frames", "lower_resolution"]
+BlockName = Literal["tome", "drop", "random_merge", "random_drop", "hybrid", "algm", "vidtldr"]
+PostName = Literal[
     "tome",
     "drop",
     "random_merge",
     "random_drop",
     "hybrid",
     "algm",
-    "vidtldr",
     "evs",
+    "fewer_frames",
     "dycoke",
     "sttm",
     "density_peaks",
     "divprune",
     "pool",
-    "fewer_frames",
-    "lower_resolution",
     "random",
 ]
+ReducerName = Literal["none", BlockName, InputName, PostName]
 
 
 def known_name(name: str) -> ReducerName:
@@ -56,16 +56,25 @@ def place_of(name: str, place: str | None) -> Place:
 
 
 def default_place(name: ReducerName) -> Place:
-    """Return where a reducer acts unless told otherwise; the first place that it offers."""
-    match name:
-        case "evs" | "fewer_frames" | "lower_resolution":
-            return "input"
-        case "tome" | "drop" | "random_merge" | "random_drop" | "hybrid" | "algm" | "vidtldr":
-            return "block"
-        case "none" | "dycoke" | "sttm" | "density_peaks" | "divprune" | "pool" | "random":
-            return "post"
-        case _:
-            assert_never(name)
+    """Return where a reducer acts unless told otherwise: the first place that it offers."""
+    if acts_on_input(name):
+        return "input"
+    return "block" if acts_in_blocks(name) else "post"
+
+
+def acts_on_input(name: str) -> TypeGuard[InputName]:
+    """Say whether a reducer can act before the encoder."""
+    return name in get_args(InputName)
+
+
+def acts_in_blocks(name: str) -> TypeGuard[BlockName]:
+    """Say whether a reducer can act inside the encoder."""
+    return name in get_args(BlockName)
+
+
+def acts_on_cache(name: str) -> TypeGuard[PostName]:
+    """Say whether a reducer can act on cached tokens."""
+    return name in get_args(PostName)
 
 
 def _is_name(name: str) -> TypeGuard[ReducerName]:
@@ -76,4 +85,13 @@ def _is_place(place: str) -> TypeGuard[Place]:
     return place in get_args(Place)
 
 
-__all__ = ["Place", "ReducerName", "default_place", "known_name", "place_of"]
+__all__ = [
+    "Place",
+    "ReducerName",
+    "acts_in_blocks",
+    "acts_on_cache",
+    "acts_on_input",
+    "default_place",
+    "known_name",
+    "place_of",
+]

@@ -4,7 +4,6 @@ Axes: B clips, T frames, H and W the grid, N patches of a frame, C cells of a le
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, group_tokens
+from vidflow.models.reduction.reducer import PostReducer
 
 
 def cell_levels(height: int, width: int, num_levels: int, device: torch.device) -> list[Int[Tensor, " N"]]:
@@ -92,7 +92,7 @@ def join_over_time(linked: Bool[Tensor, "B T1 N"], leaves: Int[Tensor, "B T N"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostQuadtree:
+class PostQuadtree(PostReducer):
     """Merge similar patches in quadtree cells of each frame, then join cells that stay similar over time.
 
     Attributes:
@@ -107,12 +107,15 @@ class PostQuadtree:
     spatial_threshold: float = 0.85
     temporal_threshold: float | None = 0.6
     num_levels: int = 2
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.num_levels < 0:
             raise VidflowError(f"reducer 'sttm' has num_levels {self.num_levels}; wanted 0 or more")
+
+    @property
+    def is_even(self) -> bool:
+        """Never."""
+        return False
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Merge cells, then components."""

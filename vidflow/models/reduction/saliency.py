@@ -1,18 +1,20 @@
 """vid-TLDR: merge tokens in the first blocks, background fading out by its attention's entropy.
 
-Axes: B images, N patch tokens, S tokens of the sequence, h heads.
+Axes: B images, F frames of a sample, N patch tokens, S tokens of the sequence, h heads.
 """
 
+import itertools
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment
-from vidflow.models.reduction.in_block import BlockView, PositionPolicy
+from vidflow.models.reduction.in_block import BlockReducer, BlockView, PositionPolicy
+from vidflow.models.reduction.macs import VitShape, count_macs, count_tokens
 from vidflow.models.reduction.matching import best_sources, match_tokens, merge_sources
 
 
@@ -33,7 +35,7 @@ def attention_saliency(attention: Float[Tensor, "B h N S"]) -> Float[Tensor, "B 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockSaliency:
+class BlockSaliency(BlockReducer):
     """Merge tokens in the first blocks, and let salient ones weigh more in the mean.
 
     Attributes:
@@ -48,8 +50,6 @@ class BlockSaliency:
     num_merged: tuple[int, ...]
     proportional_attention: bool = True
     positions: PositionPolicy = "mean"
-    place: ClassVar[Literal["block"]] = "block"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.num_merged or any(number < 0 for number in self.num_merged):
@@ -57,12 +57,23 @@ class BlockSaliency:
                 f"reducer 'vidtldr' has num_merged {list(self.num_merged)}; wanted a number for each first block"
             )
 
-    def check(self, *, depth: int, grid: tuple[int, int]) -> None:  # noqa: ARG002
+    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
         """Check that there are no more numbers than blocks."""
-        if len(self.num_merged) > depth:
+        if len(self.num_merged) > shape.depth:
             raise VidflowError(
-                f"reducer 'vidtldr' has num_merged for {len(self.num_merged)} blocks; the encoder has {depth}"
+                f"reducer 'vidtldr' has num_merged for {len(self.num_merged)} blocks; the encoder has {shape.depth}"
             )
+
+    def tokens_left(self, shape: VitShape) -> list[int]:
+        """Return the patch tokens before the first block and after each."""
+        return count_tokens(shape.num_patches, [*self.num_merged, *[0] * (shape.depth - len(self.num_merged))])
+
+    def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:  # noqa: ARG002
+        """Return the cost of the blocks, of comparing tokens, and of attention weights in the reducing blocks."""
+        tokens = self.tokens_left(shape)[: num_blocks + 1]
+        reducing = [before for before, after in itertools.pairwise(tokens) if after < before]
+        attention = sum(before * (before + shape.num_prefix) * shape.embed_dim for before in reducing)
+        return count_macs(shape, tokens, channels=shape.embed_dim) + attention
 
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:  # noqa: ARG002
         """Say whether anything is wanted off in a block."""

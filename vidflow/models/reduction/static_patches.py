@@ -4,7 +4,7 @@ Axes: B clips, T frames, N patches of a frame, H and W the grid, p side of a pat
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, assert_never
+from typing import Literal, assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, group_tokens
+from vidflow.models.reduction.reducer import InputReducer, PostReducer
 
 Reference = Literal["previous", "last_kept"]
 """What a patch is compared with.
@@ -121,7 +122,7 @@ class StaticSelection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputStatic:
+class InputStatic(InputReducer):
     """Drop patches whose pixels do not change, before the encoder.
 
     Attributes:
@@ -132,7 +133,11 @@ class InputStatic:
     """
 
     selection: StaticSelection
-    place: ClassVar[Literal["input"]] = "input"
+
+    @property
+    def is_even(self) -> bool:
+        """Whether nothing is dropped."""
+        return self.selection.prune == 0
 
     def kept(self, frames: UInt8[Tensor, "B T Y X 3"], *, patch_size: int) -> Bool[Tensor, "B T N"]:
         """Mark the patches that go through the encoder."""
@@ -140,7 +145,7 @@ class InputStatic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostStatic:
+class PostStatic(PostReducer):
     """Drop patches whose features do not change; a dropped patch belongs to the last kept patch at its place.
 
     Attributes:
@@ -150,8 +155,11 @@ class PostStatic:
     """
 
     selection: StaticSelection
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
+
+    @property
+    def is_even(self) -> bool:
+        """Whether nothing is dropped."""
+        return self.selection.prune == 0
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Assign every patch to the last kept patch at its place; a row's size is the length of its run."""
@@ -172,7 +180,7 @@ def last_kept(kept: Bool[Tensor, "B T N"]) -> Int[Tensor, "B TN"]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostDycoke:
+class PostDycoke(PostReducer):
     """Drop the most similar patches of three in every four frames; each repeats the same place of an earlier frame.
 
     Attributes:
@@ -184,12 +192,15 @@ class PostDycoke:
     """
 
     prune: float = 0.7
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.prune <= 1:
             raise VidflowError(f"reducer 'dycoke' has prune {self.prune}; wanted a fraction from 0 to 1")
+
+    @property
+    def is_even(self) -> bool:
+        """Whether nothing is dropped."""
+        return self.prune == 0
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Assign pruned patches to the patch they repeat."""

@@ -3,13 +3,13 @@
 The published method takes counts from the least reducible image of a batch; here every sample has its own, and both
 thresholds are calibrated once, so that a feature does not depend on its batch.
 
-Axes: B samples, T frames, H and W the grid, N = T x H x W tokens, U windows of m tokens, D width.
+Axes: B samples, T frames, F frames of a sample, H and W the grid, N = T x H x W tokens, U windows of m tokens, D width.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.reduction.assignment import Assignment, owners_of
-from vidflow.models.reduction.in_block import BlockView, PositionPolicy
+from vidflow.models.reduction.in_block import BlockReducer, BlockView, PositionPolicy
+from vidflow.models.reduction.macs import VitShape, count_macs
 from vidflow.models.reduction.matching import match_tokens, merge_sources
+from vidflow.models.reduction.reducer import PostReducer
 
 Window = tuple[int, int, int]
 
@@ -84,7 +86,7 @@ def calibrated_threshold(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockWindows:
+class BlockWindows(BlockReducer):
     """Merge windows of similar tokens in an early block, then similar tokens anywhere in a later block.
 
     Attributes:
@@ -107,11 +109,15 @@ class BlockWindows:
     window: int = 2
     proportional_attention: bool = False
     positions: PositionPolicy = "mean"
-    place: ClassVar[Literal["block"]] = "block"
-    needs_seeds: ClassVar[bool] = False
 
-    def check(self, *, depth: int, grid: tuple[int, int]) -> None:
+    @property
+    def is_even(self) -> bool:
+        """Never."""
+        return False
+
+    def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
         """Check that the blocks in use exist, in order, and that a window fits the grid."""
+        depth, grid = shape.depth, shape.grid
         if not 0 <= self.local_block < depth:
             raise VidflowError(f"reducer 'algm' has local_block {self.local_block}; wanted 0 to {depth - 1}")
         if self.global_threshold is not None and not self.local_block < self.global_block < depth:
@@ -121,6 +127,13 @@ class BlockWindows:
             )
         if not 2 <= self.window <= min(grid):
             raise VidflowError(f"reducer 'algm' has window {self.window}; wanted 2 to {min(grid)} patches")
+
+    def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float | None:
+        """Return the cost of the blocks and of comparing windows; the tokens between two steps are not recorded."""
+        if self.global_threshold is not None:
+            return None
+        left = [shape.num_patches] * (self.local_block + 1) + [round(float(counts.mean()))] * num_blocks
+        return count_macs(shape, left[: num_blocks + 1]) + shape.num_patches * shape.embed_dim
 
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:  # noqa: ARG002
         """Say whether a block is one of the two."""
@@ -140,7 +153,7 @@ class BlockWindows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostWindows:
+class PostWindows(PostReducer):
     """Merge windows of similar cached tokens, over space and optionally time.
 
     Attributes:
@@ -152,8 +165,6 @@ class PostWindows:
 
     threshold: float = 0.88
     window: Window = (1, 2, 2)
-    place: ClassVar[Literal["post"]] = "post"
-    needs_seeds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if min(self.window) < 1 or math.prod(self.window) < 2:
@@ -161,21 +172,27 @@ class PostWindows:
                 f"reducer 'algm' has window {list(self.window)}; wanted three numbers from 1, one above 1 at least"
             )
 
-    def check(self, *, num_frames: int, grid: tuple[int, int]) -> None:
+    @property
+    def is_even(self) -> bool:
+        """Never."""
+        return False
+
+    def check(self, shape: VitShape, *, num_frames: int) -> None:
         """Check that a window fits a clip.
 
         Raises:
             VidflowError: It does not.
         """
-        if any(side > length for side, length in zip(self.window, (num_frames, *grid), strict=True)):
-            raise VidflowError(
-                f"reducer 'algm' has window {list(self.window)}; wanted at most {[num_frames, *grid]}, the clip"
-            )
+        self._check_window((num_frames, *shape.grid))
+
+    def _check_window(self, clip: Window) -> None:
+        if any(side > length for side, length in zip(self.window, clip, strict=True)):
+            raise VidflowError(f"reducer 'algm' has window {list(self.window)}; wanted at most {list(clip)}, the clip")
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
         """Merge like windows."""
         num_frames, height, width = tokens.shape[1:4]
-        self.check(num_frames=num_frames, grid=(height, width))
+        self._check_window((num_frames, height, width))
         members = window_members((num_frames, height, width), self.window, tokens.device)
         values = tokens.flatten(1, 3)
         similarity = window_similarity(values, members)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from vidflow.config.counts import uneven_counts
+from pipelines.entry import check_before_start
 from vidflow.config.load import load_config
-from vidflow.config.schema import FeatureSet, Reducer
 from vidflow.errors import ConfigError
-from vidflow.models.encoder import build_encoder
+from vidflow.models.encoder import build_encoder, shape_of, skeleton
+from vidflow.models.encoder.checks import find_uneven
 from vidflow.models.reduction.build import build_reducer, reduce_clips
+from vidflow.stages.experiment import Experiment
+
+SHAPE = shape_of(skeleton("test_vit", 96))
 
 POST = [
     ("tome", {"keep": 0.6}),
@@ -45,6 +48,8 @@ INSIDE = [
     ("tome", {"num_merged": [5, 4]}, [0, -1]),
     ("tome", {"num_merged": [5, 4]}, [-3, -1]),
     ("drop", {"keep": 0.5}, [1, -1]),
+    ("tome", {"keep": 0.5, "schedule": "decreasing"}, [4, -1]),
+    ("tome", {"num_merged": 2, "schedule": "increasing"}, [0, 3]),
     ("vidtldr", {"num_merged": [6]}, [0, 2]),
     ("vidtldr", {"num_merged": [6, 6]}, [0, 2]),
     ("fewer_frames", {"stride": 2}, [1]),
@@ -58,24 +63,20 @@ def test_cached_tokens_are_uneven_where_it_is_said(name, settings):
     tokens = torch.randn(1, 6, 6, 6, 8, generator=torch.Generator().manual_seed(0))
     tokens[:, 3, :2] = tokens[:, 2, :2]
     tokens[:, 1, :, 4:] = tokens[:, 1, :1, :1]
-    reduced = reduce_clips(build_reducer(name, place="post", **settings), tokens, seeds=torch.tensor([1]))
-    said = uneven_counts(FeatureSet(reducer=Reducer(name=name, place="post", settings=settings)))
-    assert said == ("frames" if len(reduced.counts.unique()) > 1 else None)
+    reducer = build_reducer(name, place="post", **settings)
+    reduced = reduce_clips(reducer, tokens, seeds=torch.tensor([1]))
+    assert find_uneven(reducer, SHAPE, [-1]) == ("frames" if len(reduced.counts.unique()) > 1 else None)
 
 
 @pytest.mark.parametrize(("name", "settings", "depths"), INSIDE)
 def test_encoded_tokens_are_uneven_where_it_is_said(name, settings, depths):
+    reducer = build_reducer(name, **settings)
     encoder = build_encoder(
-        name="test_vit",
-        weights="random:0",
-        img_size=96,
-        depths=depths,
-        dtype="float32",
-        reduction=build_reducer(name, **settings),
+        name="test_vit", weights="random:0", img_size=96, depths=depths, dtype="float32", reduction=reducer
     )
     frames = torch.randint(256, (4, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     counts = encoder(frames, num_frames=4).counts.numpy()
-    said = uneven_counts(FeatureSet(depths=depths, reducer=Reducer(name=name, settings=settings)))
+    said = find_uneven(reducer, SHAPE, depths)
     assert (said is not None) == (len(np.unique(counts)) > 1)
     if said is not None:
         assert (said == "depths") == (counts == counts[0]).all()
@@ -90,8 +91,30 @@ def test_encoded_tokens_are_uneven_where_it_is_said(name, settings, depths):
 )
 def test_uneven_tokens_that_are_not_put_back_are_refused_before_anything_starts(tmp_path, features, remedy):
     path: Path = tmp_path / "experiment.yaml"
-    path.write_text(f"features: {{base: {{}}, few: {features}}}\ntrials: {{axes: {{features: [base, few]}}}}")
-    load_config([path])
-    with pytest.raises(ConfigError, match=rf"nothing was started(.|\n)*got false for features 'few'.*{remedy}"):
-        load_config([path], ["trials.trial.unmerge=false"])
-    load_config([path], ["trials.trial.unmerge=false", "trials.axes.features=[base]"])
+    path.write_text(
+        f"root: {tmp_path}\nencoder: {{name: test_vit, weights: 'random:0', img_size: 96}}\n"
+        f"features: {{base: {{}}, few: {features}}}\ntrials: {{axes: {{features: [base, few]}}}}"
+    )
+
+    def check(waiting, *overrides):
+        check_before_start(waiting, Experiment(load_config([path], ["tracking.uri=null", *overrides])))
+
+    check(["extract"])
+    for waiting in (["extract", "sweep"], ["sweep"], ["plan"]):
+        with pytest.raises(ConfigError, match=rf"got false for features 'few'.*{remedy}"):
+            check(waiting, "trials.trial.unmerge=false")
+    check(["extract", "sweep"], "trials.trial.unmerge=false", "trials.axes.features=[base]")
+
+
+def test_uneven_tokens_are_said_together_with_what_else_is_wrong_with_reducers(tmp_path):
+    path: Path = tmp_path / "experiment.yaml"
+    path.write_text(
+        f"root: {tmp_path}\nencoder: {{name: test_vit, weights: 'random:0', img_size: 96}}\n"
+        "features: {few: {reducer: {name: sttm}}, wrong: {reducer: {name: tome, settings: {tokens: 37}}}}\n"
+        "trials: {trial: {unmerge: false}, axes: {features: [few, wrong]}}"
+    )
+    with pytest.raises(ConfigError) as refused:
+        check_before_start(["extract"], Experiment(load_config([path])))
+    assert len(str(refused.value).splitlines()) == 2
+    assert "at most the 36 patches" in str(refused.value)
+    assert "got false for features 'few'" in str(refused.value)
