@@ -78,8 +78,8 @@ class Sources:
         classes: By name.
         aliases: By name.
         built: By name of an alias and one of its words: the classes that functions choose for it, in their order. Such
-            a function is in the file of the alias, has a parameter annotated with it, and a `match` whose `case` names
-            the word and the class.
+            a function is in the folder of the alias, has a parameter annotated with it, and a `match` whose `case`
+            names the word and the class.
     """
 
     classes: dict[str, ClassText] = field(default_factory=dict)
@@ -89,19 +89,21 @@ class Sources:
 
 def read_sources(paths: Iterable[Path]) -> Sources:
     """Read Python files."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    trees = [(path.parent, ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
     sources = Sources()
-    for tree in trees:
+    named: dict[Path, set[str]] = {}
+    for folder, tree in trees:
         for statement, doc in _with_docstrings(tree.body):
             if isinstance(statement, ast.ClassDef):
                 sources.classes[statement.name] = _read_class(statement)
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Subscript):
-                sources.aliases[ast.unparse(statement.targets[0])] = Alias(value=statement.value, doc=doc)
-    for tree in trees:
-        named = {ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)}
+                name = ast.unparse(statement.targets[0])
+                sources.aliases[name] = Alias(value=statement.value, doc=doc)
+                named.setdefault(folder, set()).add(name)
+    for folder, tree in trees:
         for function in tree.body:
             if isinstance(function, ast.FunctionDef):
-                _read_choice(function, named & sources.aliases.keys(), sources)
+                _read_choice(function, named.get(folder, set()), sources)
     return sources
 
 
