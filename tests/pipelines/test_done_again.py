@@ -106,7 +106,7 @@ def test_a_run_with_everything_done_reads_each_file_once_and_imports_no_torch(fi
     else:
         assert done.stderr.count("already done") == 4
     opened = Counter(said["opened"])
-    assert opened[str(finished / "weights.safetensors")] == 1
+    assert [opened[str(finished / name)] for name in ("weights.safetensors", "manifest.csv")] == [1, 1]
     read = {name: count for name, count in opened.items() if name.startswith(str(finished)) and name.endswith(".json")}
     assert set(read.values()) == {1}
     manifests = [*finished.glob("root/*/*/manifest.json"), *finished.glob("root/trials/*/result.json")]

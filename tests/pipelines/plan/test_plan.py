@@ -165,6 +165,17 @@ def test_the_sweep_logs_predicted_and_actual_costs_of_every_stage(finished: Path
         assert predicted == pytest.approx(actual, rel=0.1)
 
 
+def test_every_stage_says_what_its_workers_took_and_how_long_it_was(finished: Path) -> None:
+    manifests = [json.loads(path.read_text()) for path in finished.glob("*/*/manifest.json")]
+    assert {manifest["stage"] for manifest in manifests} == {
+        "synth", "shard", "extract/base", "extract/chance", "extract/deep, dense", "extract/deep", "sweep", "report"
+    }  # fmt: skip
+    assert all(manifest["worker_seconds"] > 0 < manifest["wall_seconds"] for manifest in manifests)
+    (shard,) = [manifest for manifest in manifests if manifest["stage"] == "shard"]
+    entries = [json.loads(path.read_text()) for path in finished.glob("shards/*/*.tar.json")]
+    assert shard["worker_seconds"] == pytest.approx(sum(entry["seconds"] for entry in entries))
+
+
 def test_the_page_sets_score_against_cost_and_shows_what_was_merged(finished: Path) -> None:
     page = next(finished.glob("reports/*/report.html")).read_text()
     for words in ("Score against cost", "Which setting to use", "random, keep 0.5", "What was merged"):
