@@ -14,7 +14,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from tiny_experiment import TINY
 
 from pipelines.cli import main
 from pipelines.predict import find_predictor

@@ -128,27 +128,27 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
 
 
-def test_what_trials_want_of_a_manifest_is_said_before_a_video_is_opened(config, vidflow, tmp_path):
+def test_what_trials_want_of_a_manifest_is_said_before_a_video_is_opened(config, here, tmp_path):
     write_manifest(tmp_path, [("a.mp4", "x", "train"), ("b.mp4", "", "train"), ("c.mp4", "x", "valid")])
     for arguments in (("run", config), ("run", config, "--print"), ("sweep", config, "--print")):
-        done = vidflow(*arguments)
+        done = here(*arguments)
         assert done.returncode == 2
         assert "no row of split 'val'; got 'train' (2 rows), 'valid' (1 rows)" in done.stderr
         assert "1 of 2 rows have no label, such as" in done.stderr
-    done = vidflow("run", config, "trials.axes.task=[classification,depth]")
+    done = here("run", config, "trials.axes.task=[classification,depth]")
     assert "2 of 2 rows have no annotations, such as" in done.stderr
     assert "the task depth learns from it" in done.stderr
     assert not (tmp_path / "root").exists()
 
 
-def test_a_manifest_of_malformed_rows_alone_ends_with_3_or_as_an_empty_set(config, vidflow, tmp_path):
+def test_a_manifest_of_malformed_rows_alone_ends_with_3_or_as_an_empty_set(config, here, tmp_path):
     write_manifest(tmp_path, [("../a.mp4", "x", "train"), ("b.mp4", "x", "")])
-    done = vidflow("shard", config, "shards.max_reject_fraction=0.5")
+    done = here("shard", config, "shards.max_reject_fraction=0.5")
     assert done.returncode == 3
     assert "2 of 2 rows are rejected (1 PathEscapes, 1 BadRow)" in done.stderr
-    done = vidflow("shard", config)
+    done = here("shard", config)
     assert (done.returncode, "EMPTY, all 2 rows are rejected" in done.stderr) == (0, True)
-    assert reasons(vidflow("rejects", "list", config)) == "2 rejects: 1 PathEscapes, 1 BadRow"
+    assert reasons(here("rejects", "list", config)) == "2 rejects: 1 PathEscapes, 1 BadRow"
 
 
 @pytest.mark.slow
