@@ -1,13 +1,21 @@
 """A small experiment and the command that runs it, as a user would."""
 
+import contextlib
+import fcntl
+import io
+import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tiny_experiment import TINY
+
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
@@ -19,10 +27,10 @@ def tiny(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vidflow() -> Callable[..., subprocess.CompletedProcess[str]]:
+def vidflow() -> Callable[..., Done]:
     """The command line, run in a process of its own."""
 
-    def run(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout: float = 240) -> Done:
         command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
         return subprocess.run(
@@ -30,3 +38,73 @@ def vidflow() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def here() -> Callable[..., Done]:
+    """The command line, run in this process: to start another and to import all again takes seconds."""
+    from pipelines.cli import main
+
+    def run(*arguments: object) -> Done:
+        words, said = list(map(str, arguments)), io.StringIO()
+        log = logging.StreamHandler(said)
+        logging.getLogger("vidflow").addHandler(log)
+        try:
+            with (
+                contextlib.redirect_stdout(io.StringIO()) as printed,
+                contextlib.redirect_stderr(said),
+                pytest.raises(SystemExit) as left,
+            ):
+                main(words)
+        finally:
+            logging.getLogger("vidflow").removeHandler(log)
+        return subprocess.CompletedProcess(words, int(left.value.code or 0), printed.getvalue(), said.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def in_one_ray(here: Callable[..., Done]) -> Iterator[Callable[..., Done]]:
+    """The command line in this process, whose commands share one Ray and have one worker per stage."""
+    from pipelines.ray_pool import ray_session
+    from vidflow.config.schema import Config
+
+    one = [f"resources.{stage}.workers=1" for stage in ("shard", "extract", "trials")]
+    with ray_session(Config()):
+        yield lambda *arguments: here(*arguments, *one)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A small experiment that has run to its end.
+
+    Attributes:
+        config: Its settings.
+        root: Where it ran.
+        untouched: A copy of the root, in which nothing may change.
+        said: What the command said.
+    """
+
+    config: Path
+    root: Path
+    untouched: Path
+    said: str
+
+
+@pytest.fixture(scope="session")
+def finished_experiment(tmp_path_factory: pytest.TempPathFactory, vidflow: Callable[..., Done]) -> Experiment:
+    """The one such experiment; the first test process that asks for it runs it, and all others wait."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    config, root, untouched, said = (folder / name for name in ("tiny.yaml", "root", "untouched", "said.txt"))
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # where it failed in another process
+            folder.mkdir()
+            config.write_text(TINY.format(root=root))
+            done = vidflow("run", config)
+            assert done.returncode == 0, done.stderr
+            shutil.copytree(root, untouched)
+            said.write_text(done.stderr)
+    return Experiment(config, root, untouched, said.read_text())

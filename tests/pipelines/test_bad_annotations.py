@@ -41,7 +41,7 @@ def write_truths(folder: Path) -> dict[str, str]:
     return {name: said for name, (_, said) in truths.items()} | {"damaged": ".npz", "single": "not a readable .npz"}
 
 
-def test_bad_annotations_are_one_reject_each(tmp_path, vidflow):
+def test_bad_annotations_are_one_reject_each(tmp_path, in_one_ray):
     said, rows = write_truths(tmp_path), []
     for number, name in enumerate(said):
         # Videos of different content, as the same twice would be a reject.
@@ -50,7 +50,7 @@ def test_bad_annotations_are_one_reject_each(tmp_path, vidflow):
         rows.append({"path": f"{name}.mp4", "label": "thing", "split": "train", "annotations": f"{name}.npz"})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "config.yaml").write_text(CONFIG.format(folder=tmp_path))
-    done = vidflow("shard", tmp_path / "config.yaml")
+    done = in_one_ray("shard", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     directory = next((tmp_path / "root" / "shards").iterdir())
     rejects = {Path(row["path"]).stem: row for row in pq.read_table(directory / "rejects.parquet").to_pylist()}

@@ -79,7 +79,7 @@ def make_annotated(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory, vidflow):
+def sharded(tmp_path_factory, in_one_ray):
     folder = tmp_path_factory.mktemp("bad")
     videos = folder / "videos"
     videos.mkdir()
@@ -92,7 +92,7 @@ def sharded(tmp_path_factory, vidflow):
         csv.writer(stream).writerows([("path", "label", "split", "annotations"), *rows])
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder, manifest=videos / "manifest.csv"))
-    done = vidflow("shard", config)
+    done = in_one_ray("shard", config)
     assert done.returncode == 0, done.stderr
     directory = next((folder / "root" / "shards").iterdir())
     rejects = pq.read_table(directory / "rejects.parquet").to_pylist()

@@ -32,49 +32,49 @@ def test_no_config_at_all_says_what_to_type(vidflow):
     assert "vidflow run conf/demo.yaml" in done.stderr
 
 
-def test_a_stage_out_of_turn_names_the_one_before_it(vidflow, tiny):
+def test_a_stage_out_of_turn_names_the_one_before_it(here, tiny):
     for stage, before in (("shard", "vidflow synth"), ("extract", "vidflow synth"), ("report", "vidflow synth")):
-        done = vidflow(stage, tiny)
+        done = here(stage, tiny)
         assert done.returncode == 1
         assert before in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def test_print_shows_settings_and_starts_nothing(vidflow, tiny):
-    done = vidflow("run", tiny, "--print", "encoder.name=vit_tiny_patch16_224")
+def test_print_shows_settings_and_starts_nothing(here, tiny):
+    done = here("run", tiny, "--print", "encoder.name=vit_tiny_patch16_224")
     assert done.returncode == 0
     assert "name: vit_tiny_patch16_224" in done.stdout
     assert "to do" in done.stdout
     assert not (tiny.parent / "root").exists()
 
 
-def test_an_unknown_encoder_is_refused_with_the_nearest_name(vidflow, tiny):
-    done = vidflow("run", tiny, "encoder.name=vit_smal_patch16_224")
+def test_an_unknown_encoder_is_refused_with_the_nearest_name(here, tiny):
+    done = here("run", tiny, "encoder.name=vit_smal_patch16_224")
     assert done.returncode == 2
     assert "vit_small_patch16_224" in done.stderr
     assert not (tiny.parent / "root").exists()
 
 
-def test_a_server_that_gives_no_answer_is_said_before_anything_starts(vidflow, tiny):
+def test_a_server_that_gives_no_answer_is_said_before_anything_starts(here, tiny):
     silent = "tracking.uri=http://127.0.0.1:9"
-    done = vidflow("run", tiny, silent, "encoder.name=vit_smal_patch16_224")
+    done = here("run", tiny, silent, "encoder.name=vit_smal_patch16_224")
     assert done.returncode == 2
     assert "vit_small_patch16_224" in done.stderr
     assert "cannot use http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.parent / "root").exists()
-    assert vidflow("run", tiny, silent, "--print").returncode == 0
+    assert here("run", tiny, silent, "--print").returncode == 0
 
 
-def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(vidflow, tiny):
+def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(here, tiny):
     for root, place in (("/proc/x/y", "/proc"), (tiny, tiny)):
-        done = vidflow("run", tiny, f"root={root}")
+        done = here("run", tiny, f"root={root}")
         assert done.returncode == 2
         assert f"root: cannot write to {place}" in done.stderr or f"root: {place} is a file" in done.stderr
 
 
-def test_a_root_that_cannot_be_made_is_a_sentence_for_rejects_too(vidflow, tiny):
-    done = vidflow("rejects", "retry", tiny, "root=/proc/xyz")
+def test_a_root_that_cannot_be_made_is_a_sentence_for_rejects_too(here, tiny):
+    done = here("rejects", "retry", tiny, "root=/proc/xyz")
     assert done.returncode == 1
     assert done.stderr == "vidflow: /proc/xyz: No such file or directory\n"
 

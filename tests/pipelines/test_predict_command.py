@@ -14,7 +14,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from tiny_experiment import TINY
 
 from pipelines.cli import main
 from pipelines.predict import find_predictor
@@ -27,14 +26,9 @@ from vidflow.video.ffmpeg import probe, write_h264
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, vidflow) -> Path:
-    """The root of a small experiment with lossless shards, so that a stream sees what the trial saw."""
-    folder = tmp_path_factory.mktemp("predict")
-    config = folder / "tiny.yaml"
-    config.write_text(TINY.format(root=folder / "root"))
-    done = vidflow("run", config, "shards.image_format=png")
-    assert done.returncode == 0, done.stderr
-    return folder / "root"
+def finished(finished_experiment) -> Path:
+    """The root of a small experiment."""
+    return finished_experiment.untouched
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ encoder: {{img_size: 32, weights: 'random:0', name: test_vit, dtype: float32}}
 features: {{base: {{depths: [0]}}}}
 trials: {{trial: {{num_layers: 1, num_heads: 2, readout_dim: 32, readout_heads: 2, epochs: 1}}, axes: {{core: [mean]}}}}
 """
-NO_TIME = "resources.decode_timeout_seconds=0.000001"
+NO_TIME = "resources.decode_timeout_seconds=0.001"  # the least that is allowed
 ROWS = [("a.mp4", "x", "train"), ("b.mp4", "y", "val"), ("c.mp4", "y", "train"), ("text\x1b[31m.mp4", "x", "train")]
 MALFORMED = ("../outside.mp4", "x", "train")
 
@@ -30,6 +31,19 @@ MALFORMED = ("../outside.mp4", "x", "train")
 def write_manifest(folder: Path, rows) -> None:
     with (folder / "manifest.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("path", "label", "split"), *rows])
+
+
+@pytest.fixture
+def slow_to_read(config, tmp_path):
+    """The same config, of videos that nothing hashes or decodes within a millisecond: noise, and 64 MiB of zeros."""
+    rng = np.random.default_rng(0)
+    for name, _, _ in ROWS[:3]:
+        write_h264(tmp_path / name, rng.integers(0, 256, (40, 256, 256, 3), np.uint8), fps=10)
+        with (tmp_path / name).open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.write(struct.pack(">I4s", 1 << 26, b"free"))  # a box that says nothing, of this many bytes
+            file.truncate(end + (1 << 26))
+    return config
 
 
 @pytest.fixture
@@ -57,38 +71,38 @@ def reasons(done) -> str:
 
 
 @pytest.mark.slow
-def test_with_more_time_what_timed_out_is_tried_again_and_with_the_same_it_is_not(config, vidflow):
-    empty = vidflow("shard", config, NO_TIME)
+def test_with_more_time_what_timed_out_is_tried_again_and_with_the_same_it_is_not(slow_to_read, vidflow):
+    empty = vidflow("shard", slow_to_read, NO_TIME)
     assert (empty.returncode, "EMPTY, all 4 rows are rejected" in empty.stderr) == (0, True), empty.stderr
     assert "3 Timeout" in empty.stderr or "4 Timeout" in empty.stderr  # the text is refused sooner than any limit
-    again = vidflow("run", config, NO_TIME)
+    again = vidflow("run", slow_to_read, NO_TIME)
     assert (again.returncode, "shard: already done" in again.stderr) == (1, True)
     assert "no clip is left, all 4 rows are rejected" in again.stderr
     assert "Traceback" not in again.stderr
-    done = vidflow("shard", config)
+    done = vidflow("shard", slow_to_read)
     assert (done.returncode, "3 clips in 2 shards, 1 rejects" in done.stderr) == (0, True), done.stderr
-    listed = vidflow("rejects", "list", config)
+    listed = vidflow("rejects", "list", slow_to_read)
     assert reasons(listed) == "1 rejects: 1 NotAVideo"
     assert r"text\x1b[31m.mp4" in listed.stdout
     assert "\x1b" not in listed.stdout
 
 
 @pytest.mark.slow
-def test_clips_that_timed_out_are_tried_again_with_more_time_and_on_retry(config, vidflow):
-    early = vidflow("rejects", "list", config)
+def test_clips_that_timed_out_are_tried_again_with_more_time_and_on_retry(slow_to_read, vidflow):
+    early = vidflow("rejects", "list", slow_to_read)
     assert (early.returncode, "run `vidflow shard`" in early.stderr) == (1, True)
-    assert vidflow("shard", config).returncode == 0
+    assert vidflow("shard", slow_to_read).returncode == 0
     # The scans are there now, so that these clips time out as they are decoded.
     other = ("video.size=40", NO_TIME)
-    assert "(3 Timeout, 1 NotAVideo)" in vidflow("shard", config, *other).stderr
-    assert "already done" in vidflow("shard", config, *other).stderr
-    retry = vidflow("rejects", "retry", config, *other)
+    assert "(3 Timeout, 1 NotAVideo)" in vidflow("shard", slow_to_read, *other).stderr
+    assert "already done" in vidflow("shard", slow_to_read, *other).stderr
+    retry = vidflow("rejects", "retry", slow_to_read, *other)
     assert retry.stdout.strip() == "0 files to scan and 2 shards to make again; next: vidflow run"
-    assert "(3 Timeout, 1 NotAVideo)" in vidflow("shard", config, *other).stderr
-    done = vidflow("shard", config, other[0])
+    assert "(3 Timeout, 1 NotAVideo)" in vidflow("shard", slow_to_read, *other).stderr
+    done = vidflow("shard", slow_to_read, other[0])
     assert (done.returncode, "3 clips in 2 shards, 1 rejects" in done.stderr) == (0, True), done.stderr
-    assert "nothing was left out" in vidflow("rejects", "retry", config, other[0]).stdout
-    assert "already done" in vidflow("shard", config, other[0]).stderr
+    assert "nothing was left out" in vidflow("rejects", "retry", slow_to_read, other[0]).stdout
+    assert "already done" in vidflow("shard", slow_to_read, other[0]).stderr
 
 
 def test_what_was_left_out_is_exported_as_any_table(config, tmp_path, capsys):
@@ -128,27 +142,27 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
 
 
-def test_what_trials_want_of_a_manifest_is_said_before_a_video_is_opened(config, vidflow, tmp_path):
+def test_what_trials_want_of_a_manifest_is_said_before_a_video_is_opened(config, here, tmp_path):
     write_manifest(tmp_path, [("a.mp4", "x", "train"), ("b.mp4", "", "train"), ("c.mp4", "x", "valid")])
     for arguments in (("run", config), ("run", config, "--print"), ("sweep", config, "--print")):
-        done = vidflow(*arguments)
+        done = here(*arguments)
         assert done.returncode == 2
         assert "no row of split 'val'; got 'train' (2 rows), 'valid' (1 rows)" in done.stderr
         assert "1 of 2 rows have no label, such as" in done.stderr
-    done = vidflow("run", config, "trials.axes.task=[classification,depth]")
+    done = here("run", config, "trials.axes.task=[classification,depth]")
     assert "2 of 2 rows have no annotations, such as" in done.stderr
     assert "the task depth learns from it" in done.stderr
     assert not (tmp_path / "root").exists()
 
 
-def test_a_manifest_of_malformed_rows_alone_ends_with_3_or_as_an_empty_set(config, vidflow, tmp_path):
+def test_a_manifest_of_malformed_rows_alone_ends_with_3_or_as_an_empty_set(config, here, tmp_path):
     write_manifest(tmp_path, [("../a.mp4", "x", "train"), ("b.mp4", "x", "")])
-    done = vidflow("shard", config, "shards.max_reject_fraction=0.5")
+    done = here("shard", config, "shards.max_reject_fraction=0.5")
     assert done.returncode == 3
     assert "2 of 2 rows are rejected (1 PathEscapes, 1 BadRow)" in done.stderr
-    done = vidflow("shard", config)
+    done = here("shard", config)
     assert (done.returncode, "EMPTY, all 2 rows are rejected" in done.stderr) == (0, True)
-    assert reasons(vidflow("rejects", "list", config)) == "2 rejects: 1 PathEscapes, 1 BadRow"
+    assert reasons(here("rejects", "list", config)) == "2 rejects: 1 PathEscapes, 1 BadRow"
 
 
 @pytest.mark.slow

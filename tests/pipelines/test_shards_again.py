@@ -29,7 +29,7 @@ features: {{base: {{depths: [0]}}}}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, vidflow):
+def finished(tmp_path_factory, in_one_ray):
     """A folder with three videos and their shards, from which one of them was left out as it was decoded."""
     folder = tmp_path_factory.mktemp("finished")
     for number, name in enumerate(("a.mp4", "b.mp4")):
@@ -40,7 +40,7 @@ def finished(tmp_path_factory, vidflow):
     with (folder / "manifest.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("path", "label", "split"), *rows])
     (folder / "config.yaml").write_text(CONFIG.format(folder=folder))
-    done = vidflow("shard", folder / "config.yaml")
+    done = in_one_ray("shard", folder / "config.yaml")
     assert "2 clips in 1 shards, 1 rejects" in done.stderr
     return folder
 
@@ -55,12 +55,12 @@ def again(finished):
     kept.rename(finished)
 
 
-def test_shards_with_more_rejects_than_a_lower_limit_allows_are_not_done(finished, vidflow):
+def test_shards_with_more_rejects_than_a_lower_limit_allows_are_not_done(finished, in_one_ray):
     config = finished / "config.yaml"
     for limit, is_done in (("1.0", True), ("0.4", True), ("0.3", False)):
         experiment = Experiment(load_config([config], [f"shards.max_reject_fraction={limit}"]))
         assert (finished_line(experiment, "shard") is not None) == is_done
-    done = vidflow("shard", config, "shards.max_reject_fraction=0.3")
+    done = in_one_ray("shard", config, "shards.max_reject_fraction=0.3")
     assert done.returncode == 3
     assert "1 of 3 rows are rejected (1 DecodeError), more than shards.max_reject_fraction = 0.3" in done.stderr
     assert finished_line(Experiment(load_config([config])), "shard")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from feature_sets import finish_features
 
 from vidflow.records import ClipTokens
@@ -14,15 +13,6 @@ from vidflow.store.features import FeatureReader
 
 NUM_TRAIN, NUM_VAL = 24, 12
 Annotations = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    # The order of additions, and so the last bit, depends on the number of threads.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_feature_set(

@@ -140,12 +140,12 @@ def test_workers_are_as_many_as_fit_and_no_more_than_asked() -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, vidflow) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, in_one_ray) -> Path:
     """The root of an experiment that was planned and then run."""
     folder = tmp_path_factory.mktemp("planned")
     paths = write(folder)
     for command in ("plan", "run"):
-        done = vidflow(command, *paths)
+        done = in_one_ray(command, *paths)
         assert done.returncode == 0, done.stderr
     return folder / "root"
 
