@@ -110,7 +110,10 @@ def test_the_bytes_do_not_depend_on_when_they_are_made(tmp_path):
         ({"pts_seconds": [0, np.nan]}, "no `pts_seconds`"),
         ({"pts_seconds": [0, 1], "depth": np.full((2, 4, 4), "near")}, "`depth` holds <U4, wanted numbers"),
         ({"pts_seconds": [0], "camera_pose": np.zeros((1, 4, 4))}, "not a rotation and translation in 1 frames"),
-        ({"pts_seconds": [0], "camera_pose": np.full((1, 4, 4), -np.inf)}, "not a rotation and translation in 1 frames"),
+        (
+            {"pts_seconds": [0], "camera_pose": np.full((1, 4, 4), -np.inf)},
+            "not a rotation and translation in 1 frames",
+        ),
         ({"pts_seconds": [0], "camera_pose": np.zeros((2, 1, 4, 4))}, "wanted one that ends in"),
         (
             {"pts_seconds": [0], "points": np.zeros((1, 1, 2)), "points_visible": np.full((1, 1), 0.5)},

@@ -233,7 +233,7 @@ def _show_value(value: Any) -> str:
 
 
 def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
-    """Return whether a part is no key, but the branch of a union that pydantic tried, such as `list[str]`."""
+    """Return whether a part is not a key, but the branch of a union that pydantic tried, such as `list[str]`."""
     return (
         part is not location[0]
         and isinstance(part, str)

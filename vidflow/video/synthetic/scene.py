@@ -100,7 +100,7 @@ def draw_scene(
     time = np.linspace(-1, 1, num_frames)
     smooth, poses = draw_poses(rng, time=time, travel=camera_travel, turn=camera_turn, shake=0.8 * difficulty)
     target = Billboard(
-        # The path follows the camera's drift, so that the picture shows the class whatever the camera does.
+        # The path follows the camera's drift, so that the picture always shows the motion of the class.
         centres=_to_world(draw_target_path(forward, rng, time=time), smooth),
         half_width=(radius := rng.uniform(0.42, 0.5)),
         half_height=radius,
