@@ -1,4 +1,4 @@
-"""What the system refuses, such as a write to a full disk: one sentence in place of a traceback."""
+"""Report failures of the system, such as a full disk, in one sentence instead of a traceback."""
 
 import contextlib
 import errno
@@ -19,11 +19,11 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 @contextlib.contextmanager
 def explain_system_failures(root: Path, *, resumes: bool) -> Iterator[None]:
-    """Turn what the system refused within the block into sentences; every other error passes.
+    """Turn system errors within the block into one sentence; all other errors pass.
 
     Args:
         root: Folder that the command most likely writes to, for failures that name no file.
-        resumes: Whether the same command, repeated, resumes from what is committed.
+        resumes: Whether the command resumes from what is committed if it is repeated.
 
     Raises:
         VidflowError: If a disk is full, a file was refused, or any other call failed with an error number.
@@ -38,10 +38,10 @@ def explain_system_failures(root: Path, *, resumes: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_output_failures() -> Iterator[None]:
-    """Write out what was printed within the block, and explain where that fails.
+    """Flush what was printed within the block, and explain a failure to write it.
 
     Raises:
-        VidflowError: If standard output cannot be written, as where its reader has gone.
+        VidflowError: If standard output cannot be written, for example because its reader has ended.
     """
     with contextlib.redirect_stdout(cast(TextIO, _Output(sys.stdout))):
         try:
@@ -51,28 +51,28 @@ def explain_output_failures() -> Iterator[None]:
 
 
 class _Output:
-    """Standard output, whose failures name no file, told from other files."""
+    """Standard output that explains its own failures, because they name no file."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._explained():
+        with self._explain_failures():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with self._explained():
+        with self._explain_failures():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_failures(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            # What is left goes nowhere; else Python tries to write it again when it ends, and complains.
+            # Discard the rest. Otherwise Python tries to write it again at exit, and prints another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise VidflowError(f"standard output cannot be written ({error.strerror})") from error
 
@@ -80,15 +80,15 @@ class _Output:
 def _explain(error: OSError, root: Path) -> str:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
-        return f"no space left in {_full_folder(error, root)} ({reason}); free some there"
+        return f"no space left in {_find_full_folder(error, root)} ({reason}); free some space there"
     if error.errno in _REFUSED:
         return f"{error.filename or root}: {reason}; correct the disk or its permissions"
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
-def _full_folder(error: OSError, root: Path) -> str:
-    """Return the folder that is full, as far as can be told: an error on writing names no file."""
-    written = error.filename2 or error.filename  # a copy names both its files
+def _find_full_folder(error: OSError, root: Path) -> str:
+    """Return the folder that is most likely full, because an error on writing names no file."""
+    written = error.filename2 or error.filename  # an error of a copy names both files
     if written is not None and not isinstance(written, int):
         return str(Path(os.fsdecode(written)).parent)
     temporary = (Path(os.environ.get("RAY_TMPDIR", "/tmp")), Path(tempfile.gettempdir()))  # noqa: S108 - where Ray writes

@@ -1,6 +1,6 @@
-"""How a command starts and ends: settings, what is refused before work, stages in their order, exit codes.
+"""Start and end a command: load settings, check before work starts, run stages in order, return exit codes.
 
-What runs a stage is handed in, so that the stages themselves can stand on this module.
+Callers pass in the functions that run stages, so that the stages can import this module.
 """
 
 import argparse
@@ -29,7 +29,7 @@ log = logging.getLogger("vidflow")
 
 
 def run_stage(stage: str, run: Run) -> None:
-    """Run one stage as a job of its own, as `python -m pipelines.STAGE CONFIG.yaml` does."""
+    """Run one stage on its own, for `python -m pipelines.STAGE CONFIG.yaml`."""
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}")
     add_settings(parser)
     add_show(parser)
@@ -39,12 +39,12 @@ def run_stage(stage: str, run: Run) -> None:
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:
-    """Move `--print` to the end: argparse wants all settings side by side, people add one more after an option."""
+    """Move `--print` to the end. argparse wants all settings side by side, but people add settings after an option."""
     return sorted(arguments, key=lambda word: word == "--print")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the settings of an experiment to what a command takes."""
+    """Add the settings of an experiment to the arguments of a command."""
     parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="files, then overrides")
 
 
@@ -61,7 +61,7 @@ def start() -> None:
 
 
 def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool = False) -> int:
-    """Load the settings and run a command; return its exit code. `load` imports what runs one stage."""
+    """Load the settings, run a command and return its exit code. `load` imports the function that runs one stage."""
     resumes = command in (*STAGES, "run")
 
     def run(experiment: Experiment) -> None:
@@ -76,18 +76,18 @@ def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool
 
 
 def run_configured(settings: Sequence[str], run: Run, *, resumes: bool = False) -> None:
-    """Load the settings and run something with the experiment that they make."""
+    """Load the settings and call `run` with their experiment."""
     experiment = Experiment(parse_settings(settings))
     with explain_system_failures(experiment.root, resumes=resumes):
         run(experiment)
 
 
 def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
-    """Run something, say what went wrong without a traceback, and return the exit code.
+    """Call `run`, print a failure without a traceback, and return the exit code.
 
     Args:
-        run: What to run.
-        resumes: Whether the same command, repeated, resumes from what is committed.
+        run: The function to call.
+        resumes: Whether the command resumes from what is committed if it is repeated.
     """
     message = interrupted_message(resumes=resumes)
     try:
@@ -103,13 +103,13 @@ def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
 
 
 def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> None:
-    """Run stages in order, leaving out what is done.
+    """Run stages in order, without those that are done.
 
     Args:
-        stages: Their names; one alone may be a tool, such as `plan`.
-        experiment: Every stage is handed this one.
-        load: Imports what runs one of them. Called when there is work: Ray, torch and MLflow take seconds that a
-            refusal or a no-op should not.
+        stages: Their names; a single one may be a tool, such as `plan`.
+        experiment: The experiment, passed to every stage.
+        load: Imports the function that runs one of them. Called only if there is work, because importing Ray, torch
+            and MLflow takes seconds.
     """
     config = experiment.config
     if len(stages) == 1 and stages[0] in STAGES:
@@ -134,7 +134,7 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
 
 
 def check_manifest(experiment: Experiment) -> None:
-    """Check that the manifest holds what trials will ask for, before hours go into its videos.
+    """Check that the manifest has the splits and labels that trials need, before hours of work on its videos.
 
     Raises:
         ConfigError: With every problem.
@@ -144,7 +144,7 @@ def check_manifest(experiment: Experiment) -> None:
 
 
 def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
-    """Check what only the machine and the libraries can tell: the root, the encoder, the store of runs.
+    """Check what depends on the machine and the libraries: the root, the encoder, the store of runs.
 
     Raises:
         ConfigError: With every problem found.
@@ -180,7 +180,7 @@ def _check_encoder(config: Config, even: Sequence[str]) -> None:
 
 
 def parse_settings(settings: Sequence[str]) -> Config:
-    """Return the config that files and overrides make.
+    """Load the config from files and overrides.
 
     Raises:
         ConfigError: With every problem in them.

@@ -18,27 +18,27 @@ from vidflow.stages.wanted_rows import check_rows
 from vidflow.video.folder import FOLDER_RULE, VALIDATION_RULE, list_folder
 from vidflow.video.manifest import read_manifest, write_manifest
 
-# A link to conf/, so that a wheel holds it too.
+# A link to conf/, so that a wheel contains the presets.
 _PRESETS = Path(__file__).parent / "presets"
 _WIDTH = 112
 _RANDOM = (
-    "The encoder has RANDOM weights: good for a try without a network, not for results. A real one: "
+    "The encoder has RANDOM weights: enough to try things without a network, not for results. A real encoder: "
     "encoder.name=vit_small_patch16_dinov3.lvd1689m encoder.weights=hub encoder.mean=null encoder.std=null"
 )
-_HELP = "`vidflow settings` explains every setting; `vidflow plan` says what the run will take."
+_HELP = "`vidflow settings` explains every setting; `vidflow plan` forecasts time and space."
 
 
 def main(source: Path, preset: str, file: str, output: Path | None) -> None:
-    """Write the YAML and, for a folder, the manifest that it names; or nothing, if a run of it would be refused.
+    """Write the YAML and, for a folder, its manifest. Write nothing if a run of them would be refused.
 
     Args:
         source: Folder of videos, or manifest.
         preset: Name of the preset.
         file: Name of its file in conf/.
-        output: File to write; None is named after the source, in the current folder.
+        output: File to write; None: named after the source, in the current folder.
 
     Raises:
-        ConfigError: What is there cannot be used, or a file would be overwritten.
+        ConfigError: If the source cannot be used, or a file would be overwritten.
     """
     output = output or Path(f"{source.absolute().name if source.is_dir() else source.stem}.yaml")
     manifest = output.with_suffix(".csv") if source.is_dir() else source
@@ -47,17 +47,17 @@ def main(source: Path, preset: str, file: str, output: Path | None) -> None:
     try:
         facts = _write_manifest(source, manifest) if source.is_dir() else []
         items, rejects = read_manifest(manifest, video_root=source if source.is_dir() else None)
-        values = _fill(yaml.safe_load((_PRESETS / file).read_text()), output, manifest, source, items)
-        facts = [_counts(items), *facts]
+        values = _use_videos(yaml.safe_load((_PRESETS / file).read_text()), output, manifest, source, items)
+        facts = [_count_videos(items), *facts]
         if values["encoder"]["weights"].startswith("random:"):
             facts.append(_RANDOM)
         head = [f"Made by `vidflow init` from {source.absolute()} with the preset {preset}.", *facts, _HELP]
         lines = [
             f"# vidflow run {output}",
             "#",
-            *(line for text in head for line in _comment(text)),
+            *(line for text in head for line in _format_comment(text)),
             "",
-            *_yaml(values),
+            *_format_yaml(values),
         ]
         output.write_text("\n".join([*lines, ""]))
         check_rows(load_config([output]), items, rejects)
@@ -79,24 +79,24 @@ def _check_new(output: Path, new: Sequence[Path]) -> None:
 
 
 def _write_manifest(folder: Path, manifest: Path) -> list[str]:
-    """Write a manifest of a folder's videos; return how they are split."""
+    """Write a manifest of a folder's videos; return a sentence that says how they are split."""
     items, has_splits = list_folder(folder)
     write_manifest(manifest, items)
-    return ["Split as the sub-folders say." if has_splits else f"Split by names: {VALIDATION_RULE}."]
+    return ["Split by the sub-folders." if has_splits else f"Split by names: {VALIDATION_RULE}."]
 
 
-def _counts(items: Sequence[VideoItem]) -> str:
-    """Say what a manifest holds."""
+def _count_videos(items: Sequence[VideoItem]) -> str:
+    """Return a sentence with the numbers of videos, classes and annotations."""
     splits = ", ".join(f"{count} {split}" for split, count in Counter(item.split for item in items).items())
     classes = len({item.label for item in items if item.label})
     annotated = sum(item.annotations is not None for item in items)
     return f"{len(items)} videos ({splits}), {classes} classes, {annotated} with annotations."
 
 
-def _fill(
+def _use_videos(
     values: dict[str, Any], output: Path, manifest: Path, source: Path, items: Sequence[VideoItem]
 ) -> dict[str, Any]:
-    """Return a preset with the videos at hand in the place of rendered ones."""
+    """Return a preset with the given videos instead of rendered ones."""
     name = re.sub(r"[^\w.-]+", "_", output.stem)
     video = {"manifest": str(manifest.absolute())}
     if source.is_dir() and not source.absolute().is_relative_to(manifest.absolute().parent):
@@ -111,7 +111,7 @@ def _fill(
     return values
 
 
-def _yaml(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _format_yaml(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the lines of a YAML file, with the meaning of every setting above it."""
     sections = {section.key: section.meaning for section in describe_sections()}
     margin = "  " * prefix.count(".")
@@ -123,24 +123,26 @@ def _yaml(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if meaning is None:
             setting = find_settings(place)[0].settings[0]
             unit = f"; {setting.unit}" if setting.unit else ""
-            yield from _comment(f"{setting.meaning} [{setting.kind}{unit}]", margin)
-            yield f"{margin}{key}: {_flow(value)}"
+            yield from _format_comment(f"{setting.meaning} [{setting.kind}{unit}]", margin)
+            yield f"{margin}{key}: {_format_value(value)}"
             continue
-        yield from _comment(meaning if place in sections else f"{meaning} See `vidflow settings {place}`.", margin)
+        yield from _format_comment(
+            meaning if place in sections else f"{meaning} See `vidflow settings {place}`.", margin
+        )
         yield f"{margin}{key}:"
         if place in sections:
-            yield from _yaml(value, f"{place}.")
-        else:  # names that the user gives
-            yield from (f"{margin}  {name}: {_flow(each)}" for name, each in value.items())
+            yield from _format_yaml(value, f"{place}.")
+        else:  # names that the user chooses
+            yield from (f"{margin}  {name}: {_format_value(each)}" for name, each in value.items())
 
 
-def _comment(text: str, margin: str = "") -> list[str]:
+def _format_comment(text: str, margin: str = "") -> list[str]:
     return textwrap.wrap(
         text, _WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ", break_on_hyphens=False
     )
 
 
-def _flow(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as YAML on one line."""
     text: str = yaml.safe_dump([value], default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
     return text[1:-2]

@@ -1,4 +1,4 @@
-"""Print what can be set: `vidflow settings` for all of it, `vidflow settings KEY` for one key and its choices."""
+"""Print the settings: `vidflow settings` prints all, `vidflow settings KEY` prints one with its choices."""
 
 import dataclasses
 import importlib
@@ -17,42 +17,42 @@ _ENCODER = "encoder.name"
 
 
 def main(key: str | None, beginning: str | None) -> None:
-    """Print all settings, or those that a key names.
+    """Print all settings, or those of one key.
 
     Args:
         key: Dotted name of a setting or a section; None prints all.
-        beginning: Of the choices of that setting, only those that begin so; of encoders, those that contain it.
+        beginning: Print only the choices that begin with this text; for encoders, those that contain it.
 
     Raises:
-        ConfigError: There is no such setting or choice; the message has the nearest.
+        ConfigError: If there is no such setting or choice; the message has the nearest.
     """
     if key is None:
-        print("\n".join(_overview()))
+        print("\n".join(_format_overview()))
     elif key == _ENCODER and beginning is not None:
-        print("\n".join(_encoders(beginning)))
+        print("\n".join(_list_encoders(beginning)))
     else:
         settings = [setting for section in find_settings(key) for setting in section.settings]
-        print("\n".join(line for setting in _begin_with(settings, beginning) for line in _details(setting)))
+        print("\n".join(line for setting in _filter_choices(settings, beginning) for line in _format_details(setting)))
 
 
-def _overview() -> Iterator[str]:
-    yield "Every setting with its default. `vidflow settings KEY` says what its choices mean; KEY may be a section."
-    yield "NAME stands for a name that you give: of a feature set, or of a field of `trials.trial`."
+def _format_overview() -> Iterator[str]:
+    yield "Every setting with its default. `vidflow settings KEY` explains its choices; KEY may be a section."
+    yield "NAME stands for the name of a feature set (any name) or of an axis (a field of `trials.trial`)."
     for section in describe_sections():
         if section.settings:
-            yield from _heading(section)
+            yield from _format_heading(section)
             for setting in section.settings:
-                yield from _row(setting)
+                yield from _format_row(setting)
 
 
-def _heading(section: Section) -> Iterator[str]:
+def _format_heading(section: Section) -> Iterator[str]:
     yield ""
     yield from _wrap(f"{section.key}: {section.meaning}" if section.key else section.meaning)
 
 
-def _row(setting: Setting) -> Iterator[str]:
+def _format_row(setting: Setting) -> Iterator[str]:
     left = f"  {_with_default(setting)}"
-    lines = textwrap.wrap(f"{setting.meaning} {_kind(setting)}", _WIDTH - _COLUMN)
+    lines = textwrap.wrap(f"{setting.meaning} {_format_kind(setting)}", _WIDTH - _COLUMN)
     if len(left) >= _COLUMN:
         yield left
         left = ""
@@ -65,15 +65,15 @@ def _with_default(setting: Setting) -> str:
     return f"{setting.key} = {setting.default}" if setting.default else setting.key
 
 
-def _kind(setting: Setting) -> str:
+def _format_kind(setting: Setting) -> str:
     return f"[{setting.kind}; {setting.unit}]" if setting.unit else f"[{setting.kind}]"
 
 
-def _begin_with(settings: Sequence[Setting], beginning: str | None) -> Sequence[Setting]:
-    """Return the settings with those of their choices that begin with a text; all of them without one.
+def _filter_choices(settings: Sequence[Setting], beginning: str | None) -> Sequence[Setting]:
+    """Return the settings with the choices that begin with a text; without a text, with all choices.
 
     Raises:
-        ConfigError: No choice does.
+        ConfigError: If no choice begins with it.
     """
     if beginning is None:
         return settings
@@ -89,33 +89,33 @@ def _begin_with(settings: Sequence[Setting], beginning: str | None) -> Sequence[
     return chosen
 
 
-def _details(setting: Setting) -> Iterator[str]:
+def _format_details(setting: Setting) -> Iterator[str]:
     yield from _wrap(_with_default(setting))
-    yield from _wrap(f"{setting.meaning} {_kind(setting)}", indent=2)
+    yield from _wrap(f"{setting.meaning} {_format_kind(setting)}", indent=2)
     described: dict[tuple[Setting, ...], str] = {}
     for choice in setting.choices:
-        yield from _choice(choice)
+        yield from _format_choice(choice)
         if choice.settings in described:
             yield f"    Settings: those of {described[choice.settings]}."
             continue
         if choice.settings:
-            described[choice.settings] = _name(choice)
+            described[choice.settings] = _format_name(choice)
         for own in choice.settings:
-            yield from _wrap(f"- {_with_default(own)}  {own.meaning} {_kind(own)}", indent=4, hang=2)
+            yield from _wrap(f"- {_with_default(own)}  {own.meaning} {_format_kind(own)}", indent=4, hang=2)
             for word in own.choices:
-                yield from _choice(word, indent=10)
+                yield from _format_choice(word, indent=10)
     if setting.key == _ENCODER:
         yield f"  `vidflow settings {_ENCODER} dinov3` lists timm's models with `dinov3` in their names."
     yield ""
 
 
-def _choice(choice: Choice, *, indent: int = 2) -> Iterator[str]:
-    yield from _wrap(f"{_name(choice)}: {choice.meaning}", indent=indent, hang=2)
+def _format_choice(choice: Choice, *, indent: int = 2) -> Iterator[str]:
+    yield from _wrap(f"{_format_name(choice)}: {choice.meaning}", indent=indent, hang=2)
     if choice.source:
         yield from _wrap(f"Source: {choice.source}", indent=indent + 2)
 
 
-def _name(choice: Choice) -> str:
+def _format_name(choice: Choice) -> str:
     return f"{choice.word} (at {choice.place})" if choice.place else choice.word
 
 
@@ -123,8 +123,8 @@ def _wrap(text: str, *, indent: int = 0, hang: int = 0) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + hang))
 
 
-def _encoders(part: str) -> Iterator[str]:
-    # Imported for this key alone: timm takes seconds.
+def _list_encoders(part: str) -> Iterator[str]:
+    # Imported only for this key, because importing timm takes seconds.
     names = importlib.import_module("vidflow.models.encoder").list_encoders(part)
     if not names:
         raise ConfigError(

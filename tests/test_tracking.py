@@ -220,7 +220,7 @@ def _pipe(path: Path) -> None:
 
 
 BAD_STORES = {
-    "garbage": (lambda path: path.write_bytes(b"no database" * 1000), "is damaged or no sqlite database"),
+    "garbage": (lambda path: path.write_bytes(b"no database" * 1000), "is damaged or not a sqlite database"),
     "folder": (_folder, "is a folder, pipe or device"),
     "pipe": (_pipe, "is a folder, pipe or device"),
     "header alone": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"x" * 9000), "cannot use sqlite"),
@@ -246,7 +246,7 @@ def test_a_sqlite_store_that_is_damaged_while_it_is_written_is_a_sentence(uri: s
     sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
     with (tmp_path / "mlflow.db").open("r+b") as file:
         file.truncate(4096)
-    with pytest.raises(VidflowError, match="the runs cannot be kept by sqlite"), explain_failures(uri):
+    with pytest.raises(VidflowError, match="the runs cannot be stored by sqlite"), explain_failures(uri):
         tracker.finish(sweep, "FINISHED")
 
 

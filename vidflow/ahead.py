@@ -1,4 +1,4 @@
-"""Items made by a thread while the caller works on those before."""
+"""Make items in a thread while the caller works on earlier ones."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ _END = object()
 
 
 def make_ahead(items: Iterator[Item], *, num_ahead: int = 1) -> Iterator[Item]:
-    """Yield the items of an iterator in its order, the next ones made meanwhile by one thread.
+    """Yield the items of an iterator in order, while one thread makes the next ones.
 
-    The thread ends with the iterator; what it raises is raised here, in its place.
+    The thread ends with this generator. An exception of the iterator is raised here, after the items before it.
 
     Args:
-        items: Used by the thread alone.
-        num_ahead: Items at most that are ready or in the making beside the one yielded, at least 1.
+        items: The iterator; only the thread uses it.
+        num_ahead: Largest number of items that are ready or in progress, without the one yielded; at least 1.
     """
     coming: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as thread:

@@ -1,4 +1,4 @@
-"""The exceptions somebody catches or prints specially; everything else is a bug."""
+"""The exceptions that are caught or printed specially. Any other exception is a bug."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ class VidflowError(Exception):
 
 
 class ConfigError(VidflowError):
-    """One or more configuration problems, all of them in one message."""
+    """The configuration has problems; the message lists all of them."""
 
     exit_code = 2
 
@@ -33,19 +33,19 @@ class TooManyRejectsError(VidflowError):
 
 
 class DamagedError(VidflowError):
-    """A file that vidflow wrote is gone, or its bytes are not those that were written; it can be made again."""
+    """A file that vidflow wrote is missing or its bytes have changed; it can be made again."""
 
 
 class VideoError(VidflowError):
-    """One video (or clip) cannot be used; it becomes a `Reject` row and the run goes on.
+    """A video or clip cannot be used; it becomes a `Reject` row and the run continues.
 
     Attributes:
-        reason: Why.
+        reason: Class of the problem, such as `Truncated` or `NoVideoStream`.
         attempts: How often the input was tried.
     """
 
     def __init__(self, reason: RejectReason, message: str, *, attempts: int = 1) -> None:
-        """Keep `reason` beside the message, so that rejects can be grouped by it."""
+        """Store `reason` too, so that rejects can be grouped by it."""
         super().__init__(message)
         self.reason = reason
         self.attempts = attempts

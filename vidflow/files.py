@@ -1,4 +1,4 @@
-"""Files of any origin: opened without waiting, told apart by what a stat says, named by their digest."""
+"""Files of any origin: open them without blocking, detect changes by size and times, and hash them."""
 
 import errno
 import hashlib
@@ -11,7 +11,7 @@ from vidflow.errors import VideoError
 
 
 class FileState(NamedTuple):
-    """What a stat says of a file: its size, and when its bytes and its permissions changed, in nanoseconds."""
+    """Size of a file in bytes, and the times at which its bytes and its permissions changed, in nanoseconds."""
 
     num_bytes: int
     modified_ns: int
@@ -19,12 +19,12 @@ class FileState(NamedTuple):
 
     @property
     def stamp(self) -> tuple[int, int]:
-        """Size and time of the last write: another stamp is another content."""
+        """Size and time of the last write. If the stamp differs, the contents count as changed."""
         return self.num_bytes, self.modified_ns
 
 
 def file_state(path: str | Path) -> FileState:
-    """Return the state of a file, (-1, 0, 0) where it cannot be reached."""
+    """Return the state of a file; (-1, 0, 0) if it cannot be reached."""
     try:
         status = os.stat(path)
     except OSError:
@@ -33,14 +33,14 @@ def file_state(path: str | Path) -> FileState:
 
 
 def open_if_regular(path: Path) -> BinaryIO | None:
-    """Open a file for reading; None for a folder, and for a FIFO or a device, which may block for ever.
+    """Open a file for reading; return None for a folder, and for a FIFO or device, which may block for ever.
 
     Raises:
         OSError: If it cannot be opened.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # asked before, for opening sets some devices to work
+    if not stat.S_ISREG(path.stat().st_mode):  # checked first, because opening a device may start it
         return None
-    # It may have become a FIFO since: opening one without this flag waits for a writer.
+    # It may have become a FIFO since then. Without O_NONBLOCK, opening a FIFO waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb")
@@ -66,7 +66,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def unreadable(path: Path, error: OSError) -> VideoError:
-    """Return the error of a file that is there and cannot be read."""
+    """Return the error for a file that exists but cannot be read."""
     return VideoError("Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk")
 
 

@@ -1,6 +1,6 @@
-"""The only door to MLflow: a sweep is a run, its trials are its children, and one process writes them all.
+"""Write runs to MLflow, as its only importer. A sweep is a run, its trials are child runs, and one process writes all.
 
-Everything here may be repeated: a run is found by its key before one is made, and an epoch is logged once.
+Every call may be repeated: a run is found by its key before one is created, and an epoch is logged once.
 """
 
 import errno
@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Literal
 
-# MLflow reads these when it is imported or serves: a user's runs are nobody else's business, and its
-# runner of language-model jobs would be eight idle processes of 240 MB beside the UI.
+# MLflow reads these when it is imported or serves. The first keeps users' data private. The second avoids eight idle
+# processes of 240 MB beside the UI, which are for jobs of language models.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
@@ -35,7 +35,7 @@ from vidflow.files import file_sha256
 from vidflow.records import EpochResult
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of an error that is also raised
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line per retry
 
@@ -44,7 +44,7 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 SWEEP_KEY = "vidflow.sweep_key"
 TRIAL_KEY = "vidflow.trial_key"
 EPOCH_SECONDS = "epoch/seconds"
-"""Logged with every epoch and in the same transaction; so the store holds an epoch iff it holds this at its step."""
+"""Logged with every epoch in one transaction, so the store holds an epoch if and only if it holds this at its step."""
 
 _PARENT = "mlflow.parentRunId"
 _MODEL_TAG = "vidflow.model_sha256"
@@ -53,7 +53,7 @@ _MAX_BATCH = 100  # params or tags per call
 _MAX_PARAM = 6000  # characters
 _MAX_TAG = 8000  # characters
 _MAX_DIGEST = 36  # characters
-# What MLflow raises for a store that it cannot use; SQLAlchemy's errors pass through it where a sqlite file is damaged.
+# What MLflow raises if a store cannot be used. If a sqlite file is damaged, that is an error of SQLAlchemy.
 _FAILURES = (MlflowException, SQLAlchemyError, OSError)
 # Source: "Database File Format", section 1.3, https://www.sqlite.org/fileformat.html.
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -62,27 +62,29 @@ _SQLITE_MAGIC = b"SQLite format 3\0"
 def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
     """Return the command that serves MLflow's UI over a sqlite store.
 
-    MLflow itself answers only requests for localhost and for private addresses, so that no web page
-    elsewhere can read runs through the user's browser.
+    MLflow answers only requests to localhost and to private addresses, so other web pages cannot read
+    runs through the user's browser.
 
     Raises:
-        ConfigError: If a server keeps the runs, for then that server has the UI, or the store is damaged.
+        ConfigError: If a server stores the runs (that server has the UI), or the store is damaged.
     """
     check_uri(uri, num_hosts=1)
     if not uri.startswith("sqlite:"):
-        raise ConfigError(f"tracking.uri: runs are kept by {without_credentials(uri)}; open that address in a browser")
+        raise ConfigError(
+            f"tracking.uri: runs are stored by {without_credentials(uri)}; open that address in a browser"
+        )
     _check_sqlite(uri)
     store = ["--backend-store-uri", uri, "--artifacts-destination", str(_artifact_root(uri))]
     return [sys.executable, "-m", "mlflow", "server", *store, "--host", host, "--port", str(port), "--workers", "1"]
 
 
 def ui_page(host: str = "127.0.0.1", port: int = 5000) -> str:
-    """Return the address at which MLflow's UI lists experiments in its view of training, not of chat bots."""
+    """Return the address at which MLflow's UI lists experiments, in its view for model training."""
     return f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
 
 
 def check_store(uri: str) -> None:
-    """Ask a store for something small, before hours are spent on what it is to keep.
+    """Check with a small request that a store answers, before hours of work whose results it must store.
 
     Raises:
         ConfigError: If it gives no answer within seconds, or refuses.
@@ -94,14 +96,14 @@ def check_store(uri: str) -> None:
         with _brief_retries():
             MlflowClient(uri).search_experiments(max_results=1)
     except _FAILURES as error:
-        raise _unusable(uri, error) from error
+        raise _store_error(uri, error) from error
 
 
 def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     """Copy a file of a run into a local folder and return where it is.
 
     Args:
-        uri: Where runs are kept, as `check_uri` allows.
+        uri: Address of the store, as `check_uri` allows.
         run_id: The run.
         artifact_path: The file's path within the run.
         folder: A folder that exists.
@@ -115,7 +117,7 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
         raise VidflowError(f"{sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
     _check_sqlite(uri)
     try:
-        with _brief_retries(), _quietly():
+        with _brief_retries(), _silence_mlflow():
             return Path(MlflowClient(uri).download_artifacts(run_id, artifact_path, str(folder)))
     except _FAILURES as error:
         raise VidflowError(
@@ -124,11 +126,11 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
 
 
 def serve_model(build: Callable[[Path, dict[str, Any]], Callable[[Any], Any]]) -> None:
-    """Make the script that calls this a model which MLflow loads: code that is run, not an object that is unpickled.
+    """Turn the script that calls this into a model for MLflow, which runs the script instead of unpickling an object.
 
     Args:
-        build: Takes the file that `Tracker.log_model` kept with the model and the `model_config` that it is loaded
-            with, and returns what answers `predict`.
+        build: Takes the file that `Tracker.log_model` stored with the model, and the `model_config` given when
+            loading; returns the function that answers `predict`.
     """
     import pandas as pd
     from mlflow.models import set_model
@@ -138,7 +140,7 @@ def serve_model(build: Callable[[Path, dict[str, Any]], Callable[[Any], Any]]) -
         def load_context(self, context: Any) -> None:
             self._answer = build(Path(context.artifacts[_MODEL_FILE]), context.model_config or {})
 
-        # MLflow complains of a hint that is missing or wide; from this one it infers nothing, and lists arrive as such.
+        # MLflow warns of a missing or broad type hint. From this one it infers no schema, and lists arrive as lists.
         def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:  # noqa: ARG002
             return self._answer(model_input)
 
@@ -146,11 +148,11 @@ def serve_model(build: Callable[[Path, dict[str, Any]], Callable[[Any], Any]]) -
 
 
 class Tracker:
-    """Writes sweeps and trials to one MLflow experiment; the driver has the only one.
+    """Writes sweeps and trials to one MLflow experiment. Only the driver has a tracker.
 
     Args:
-        uri: Where runs are kept, as `check_uri` allows; a sqlite store is made at first use.
-        experiment: Name of the experiment, made where there is none.
+        uri: Address of the store, as `check_uri` allows; a sqlite store is created at first use.
+        experiment: Name of the experiment; created if there is none.
 
     Raises:
         ConfigError: If the store cannot be used.
@@ -166,7 +168,7 @@ class Tracker:
                 self._client = MlflowClient(uri)
                 self._experiment_id = _find_or_create_experiment(self._client, uri, experiment)
         except (MlflowException, SQLAlchemyError) as error:
-            raise _unusable(uri, error) from error
+            raise _store_error(uri, error) from error
         self._logged_epochs: dict[str, set[int]] = {}
 
     def sweep_run(
@@ -182,12 +184,12 @@ class Tracker:
         """Find or create the run of a sweep.
 
         Args:
-            key: The sweep's fingerprint, by which it is found.
-            name: What the UI shows.
-            params: Settings; those that the run has already stay as they are.
-            config_yaml: The merged configuration, kept as `config.yaml`.
-            tags: More to find it by; new values replace old ones.
-            datasets: What it was made from: name -> (fingerprint, place).
+            key: The sweep's fingerprint, by which the run is found.
+            name: Name of the run in the UI.
+            params: Settings; params that the run already has are not changed.
+            config_yaml: The merged configuration, stored as `config.yaml`.
+            tags: Tags of the run; new values replace old ones.
+            datasets: The inputs: name -> (fingerprint, place).
 
         Returns:
             Its run id.
@@ -207,7 +209,7 @@ class Tracker:
         tags: Mapping[str, str] = MappingProxyType({}),
         datasets: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     ) -> str:
-        """Find or create the run of a trial below its sweep; one that failed or was killed runs again.
+        """Find or create the run of a trial below its sweep; a failed or killed run is reopened.
 
         The arguments are those of `sweep_run`.
         """
@@ -216,26 +218,26 @@ class Tracker:
         return str(run.info.run_id)
 
     def log_epoch(self, run_id: str, result: EpochResult) -> None:
-        """Log all metrics of an epoch in one call; nothing happens where the run has that epoch."""
-        epochs = self._epochs(run_id)
+        """Log all metrics of an epoch in one call; do nothing if the run has that epoch."""
+        epochs = self._read_epochs(run_id)
         if result.epoch in epochs:
             return
-        now = _milliseconds()
+        now = _now_milliseconds()
         values = {**result.metrics, EPOCH_SECONDS: result.seconds}
         self._client.log_batch(run_id, metrics=[Metric(k, v, now, result.epoch) for k, v in values.items()])
         epochs.add(result.epoch)
 
     def log_history(self, run_id: str, history: Iterable[EpochResult]) -> None:
-        """Log those epochs of a trial which its run lacks, as after a kill."""
+        """Log the epochs of a trial that its run lacks, such as after a kill."""
         for result in history:
             self.log_epoch(run_id, result)
 
     def log_file(self, run_id: str, content: Path | bytes, artifact_path: str) -> None:
-        """Keep a file, or bytes, under a path within the run; what was there is replaced.
+        """Store a file or bytes under a path within the run, and replace what was there.
 
         Args:
             run_id: The run.
-            content: A local file, or what is to be in the file.
+            content: A local file, or the bytes of the file.
             artifact_path: Folders and file name within the run, with `/` between them.
         """
         target = PurePosixPath(artifact_path)
@@ -251,21 +253,21 @@ class Tracker:
     def log_model(
         self, run_id: str, *, script: Path, file: Path, requirements: Sequence[str], settings: dict[str, Any]
     ) -> None:
-        """Keep a model that `mlflow.pyfunc.load_model("runs:/RUN_ID/model")` loads; one that is there is left.
+        """Store a model for `mlflow.pyfunc.load_model("runs:/RUN_ID/model")`; do nothing if the run has it.
 
         Args:
             run_id: The run.
-            script: Python file that calls `serve_model`; it is kept as text and run when the model is loaded.
-            file: What the model is made from, such as weights.
+            script: Python file that calls `serve_model`; it is stored as text and run when the model is loaded.
+            file: File that the model is made from, such as weights.
             requirements: Packages that the script needs, as pip takes them.
-            settings: What may be set by the `model_config` of `load_model`, with what holds otherwise.
+            settings: Keys that the `model_config` of `load_model` may set, with their defaults.
         """
-        import mlflow.pyfunc  # takes a while, and most who write runs log no model
+        import mlflow.pyfunc  # slow to import, and most runs log no model
 
         digest = file_sha256(file)
         if self._client.get_run(run_id).data.tags.get(_MODEL_TAG) == digest:
             return
-        with tempfile.TemporaryDirectory() as folder, _quietly():
+        with tempfile.TemporaryDirectory() as folder, _silence_mlflow():
             mlflow.pyfunc.save_model(
                 str(Path(folder, "model")),
                 python_model=str(script),
@@ -283,10 +285,10 @@ class Tracker:
         Args:
             run_id: The run.
             status: How it ended.
-            summary: Metrics of the whole run, such as `best/val/top1`; those it has already are left.
+            summary: Metrics of the whole run, such as `best/val/top1`; values that the run already has are skipped.
         """
         run = self._client.get_run(run_id)
-        now = _milliseconds()
+        now = _now_milliseconds()
         news = [Metric(k, v, now, 0) for k, v in summary.items() if run.data.metrics.get(k) != v]
         if news:
             self._client.log_batch(run_id, metrics=news)
@@ -294,7 +296,7 @@ class Tracker:
             self._client.set_terminated(run_id, status)
 
     def _find_or_create(self, identity: Mapping[str, str], name: str) -> Run:
-        """Return the one run that carries these tags, running again if it had failed."""
+        """Return the run with these tags, created if there is none, and reopened if it failed or was killed."""
         if not all(re.fullmatch(r"[\w.-]+", value) for value in identity.values()):
             raise ValueError(f"got keys {dict(identity)}, wanted letters, digits, `.`, `_` and `-` only")
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
@@ -325,8 +327,8 @@ class Tracker:
         if datasets:
             self._client.log_inputs(run_id, [_dataset_input(name, *where) for name, where in datasets.items()])
 
-    def _epochs(self, run_id: str) -> set[int]:
-        """Return the epochs that a run has; the store is asked once, for there is no other writer."""
+    def _read_epochs(self, run_id: str) -> set[int]:
+        """Return the epochs that a run has. The store is asked once, because there is no other writer."""
         if run_id not in self._logged_epochs:
             history = self._client.get_metric_history(run_id, EPOCH_SECONDS)
             self._logged_epochs[run_id] = {metric.step for metric in history}
@@ -335,10 +337,10 @@ class Tracker:
 
 @contextmanager
 def explain_failures(uri: str) -> Iterator[None]:
-    """Turn a store's failures within the block, such as a full disk or a server that went away, into sentences.
+    """Turn failures of a store within the block, such as a full disk or a lost server, into one sentence.
 
     Raises:
-        VidflowError: If there is one.
+        VidflowError: If the store fails.
         OSError: If the disk of a sqlite store is full.
     """
     try:
@@ -347,12 +349,12 @@ def explain_failures(uri: str) -> Iterator[None]:
         if uri.startswith("sqlite:") and "disk is full" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(sqlite_file(uri))) from error
         raise VidflowError(
-            f"the runs cannot be kept by {without_credentials(uri)}: {_reason(error)}; what is "
-            "committed stays, and the same command goes on from here"
+            f"the runs cannot be stored by {without_credentials(uri)}: {_reason(error)}; what is "
+            "committed stays, and the same command resumes from here"
         ) from error
 
 
-def _unusable(uri: str, error: Exception) -> ConfigError:
+def _store_error(uri: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"tracking.uri: cannot use {without_credentials(uri)}: {_reason(error)}; start the server, or "
         "name another store"
@@ -360,15 +362,15 @@ def _unusable(uri: str, error: Exception) -> ConfigError:
 
 
 def _reason(error: Exception) -> str:
-    """Return what a store said, on one line."""
+    """Return the message of a store's error on one line, without passwords."""
     return " ".join(without_credentials(str(error)).split())
 
 
 def _check_sqlite(uri: str) -> None:
-    """Look at a sqlite store's first bytes: of a damaged one MLflow makes a traceback, after minutes of trying.
+    """Check the first bytes of a sqlite store. With a damaged one MLflow retries for minutes and prints a traceback.
 
     Raises:
-        ConfigError: If it is there and no database.
+        ConfigError: If the file exists and is not a database.
     """
     if not uri.startswith("sqlite:") or not (file := sqlite_file(uri)).exists():
         return
@@ -381,15 +383,15 @@ def _check_sqlite(uri: str) -> None:
         raise ConfigError(f"tracking.uri: {file} cannot be read ({error.strerror})") from error
     if start not in (b"", _SQLITE_MAGIC):
         raise ConfigError(
-            f"tracking.uri: {file} is damaged or no sqlite database; restore it from a copy, or move it away to start "
-            "with an empty store"
+            f"tracking.uri: {file} is damaged or not a sqlite database; restore it from a copy, or move it away to "
+            "start with an empty store"
         )
 
 
 def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        # A server knows where its artifacts belong; sqlite would put them under the current directory.
+        # A server has its own place for artifacts; with sqlite they would go to the current directory.
         location = _artifact_root(uri).as_uri() if uri.startswith("sqlite:") else None
         return str(client.create_experiment(name, location))
     if experiment.lifecycle_stage != "active":
@@ -401,10 +403,10 @@ def _find_or_create_experiment(client: MlflowClient, uri: str, name: str) -> str
 
 
 def _make_store(path: Path) -> None:
-    """Make a sqlite store that appears whole or not at all.
+    """Create a sqlite store that appears complete or not at all.
 
-    MLflow makes one by a history of migrations that flush a thousand times (1 s of CPU, but 6 to 9 s
-    on a busy disk); so that happens in memory where the system offers a folder of it.
+    MLflow creates it by migrations that flush a thousand times (1 s of CPU, but 6 to 9 s on a busy
+    disk). So it is created in a folder in memory, if the system has one, and then copied.
     """
     if path.exists():
         return
@@ -433,13 +435,13 @@ def _dataset_input(name: str, fingerprint: str, place: str) -> DatasetInput:
     return DatasetInput(Dataset(name=name, digest=fingerprint[:_MAX_DIGEST], source_type="local", source=source))
 
 
-def _milliseconds() -> int:
+def _now_milliseconds() -> int:
     return int(time.time() * 1000)
 
 
 @contextmanager
 def _brief_retries() -> Iterator[None]:
-    """Give up on a silent server after seconds; once it has answered, MLflow's own minutes hold."""
+    """Give up on a silent server after seconds. Outside the block MLflow's own limit of minutes applies."""
     brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     ours = {name: value for name, value in brief.items() if name not in os.environ}
     os.environ.update(ours)
@@ -451,8 +453,8 @@ def _brief_retries() -> Iterator[None]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep MLflow from drawing bars among ours, and from asking for a schema that our models do without."""
+def _silence_mlflow() -> Iterator[None]:
+    """Turn off MLflow's progress bars, and its warnings that our models have no schema."""
     name, logger = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", logging.getLogger("mlflow.pyfunc")
     bars, level = os.environ.get(name, "true"), logger.level
     os.environ[name] = "false"

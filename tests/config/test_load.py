@@ -74,8 +74,8 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("features: {base: {reducer: {settings: {keep: [1, -.inf]}}}}", "got -inf; input should be a finite number"),
         ("trials: {num_samples: 3000000000}", "input should be less than 2147483648"),
         ("tracking: {uri: 'http://h/?token=x'}", "wanted an address without '?'"),
-        ("tracking: {uri: 'http://u@h'}", "no user name and password"),
-        ("tracking: {uri: 'http://h:x'}", "which is no address"),
+        ("tracking: {uri: 'http://u@h'}", "not USER:PASSWORD@"),
+        ("tracking: {uri: 'http://h:x'}", "which is not an address"),
         ("tracking: {uri: 'sqlite:////a%b/x.db'}", "wanted an address without '%'"),
     ],
 )

@@ -90,7 +90,7 @@ def test_output_that_cannot_be_written_is_a_sentence(size, is_unbuffered):
     assert done.stderr == "vidflow: standard output cannot be written (No space left on device)\n"
 
 
-@pytest.mark.parametrize(("resumes", "promise"), [(True, "; the same command goes on from here"), (False, "")])
+@pytest.mark.parametrize(("resumes", "promise"), [(True, "; the same command resumes from here"), (False, "")])
 def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, promise, capsys):
     assert exit_code(lambda: signal.raise_signal(signal.SIGINT), resumes=resumes) == 1
     assert capsys.readouterr().err == f"vidflow: interrupted{promise}\n"
@@ -101,4 +101,4 @@ def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resum
     monkeypatch.setattr("pipelines.entry.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main([command, str(tiny)])
-    assert ("goes on from here" in capsys.readouterr().err) is resumes
+    assert ("resumes from here" in capsys.readouterr().err) is resumes

@@ -13,7 +13,7 @@ import pytest
 from tiny_experiment import TINY
 
 LONGER = ["trials.trial.epochs=60", "trials.axes={core: [mean, gru]}"]
-SAID = "vidflow: interrupted; the same command goes on from here"
+SAID = "vidflow: interrupted; the same command resumes from here"
 
 
 @pytest.fixture(scope="module")

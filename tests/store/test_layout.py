@@ -88,7 +88,7 @@ def test_a_json_that_is_cut_or_altered_counts_as_not_there_and_is_said_once(tmp_
     assert read_json(path) is None
     assert read_json(path) is None
     assert len(caplog.messages) == 1
-    assert "a.json: cut or altered" in caplog.text
+    assert "a.json: truncated or altered" in caplog.text
     assert "a.json.damaged" in caplog.text
 
 

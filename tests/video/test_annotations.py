@@ -100,7 +100,7 @@ def test_the_bytes_do_not_depend_on_when_they_are_made(tmp_path):
     ("arrays", "part"),
     [
         ({"boxes": np.zeros((1, 2, 4))}, "no `pts_seconds`"),
-        ({"pts_seconds": [0, 1], "boxes": np.zeros((1, 3, 4))}, "wanted it to end in"),
+        ({"pts_seconds": [0, 1], "boxes": np.zeros((1, 3, 4))}, "wanted one that ends in"),
         ({"pts_seconds": [0, 1], "points": np.zeros((1, 2, 2))}, "`points_visible` is missing"),
         ({"pts_seconds": [0, 1], "points_visible": np.float64(1)}, "`points` are missing"),
         ({"pts_seconds": [0], "boxes": np.ones((1, 1, 4)), "boxes_visible": np.ones(1)}, "does not match `boxes`"),
@@ -109,12 +109,15 @@ def test_the_bytes_do_not_depend_on_when_they_are_made(tmp_path):
         ({"pts_seconds": np.float64(0)}, "no `pts_seconds`"),
         ({"pts_seconds": [0, np.nan]}, "no `pts_seconds`"),
         ({"pts_seconds": [0, 1], "depth": np.full((2, 4, 4), "near")}, "`depth` holds <U4, wanted numbers"),
-        ({"pts_seconds": [0], "camera_pose": np.zeros((1, 4, 4))}, "no rotation and translation in 1 frames"),
-        ({"pts_seconds": [0], "camera_pose": np.full((1, 4, 4), -np.inf)}, "no rotation and translation in 1 frames"),
-        ({"pts_seconds": [0], "camera_pose": np.zeros((2, 1, 4, 4))}, "wanted it to end in"),
+        ({"pts_seconds": [0], "camera_pose": np.zeros((1, 4, 4))}, "not a rotation and translation in 1 frames"),
+        (
+            {"pts_seconds": [0], "camera_pose": np.full((1, 4, 4), -np.inf)},
+            "not a rotation and translation in 1 frames",
+        ),
+        ({"pts_seconds": [0], "camera_pose": np.zeros((2, 1, 4, 4))}, "wanted one that ends in"),
         (
             {"pts_seconds": [0], "points": np.zeros((1, 1, 2)), "points_visible": np.full((1, 1), 0.5)},
-            "holds other values than false and true",
+            "holds values other than false and true",
         ),
     ],
 )
@@ -145,7 +148,7 @@ def changed(array, index, value):
         ({"depth": changed(DEPTH, (1, 5, 5), -0.5)}, "`depth` goes from -0.5 to 1"),
         # Half precision, in which depth is kept, ends at 65504.
         ({"depth": changed(DEPTH, (1, 5, 5), 65600)}, "`depth` goes from 1 to 65600"),
-        ({"depth": np.ones((2, 120, 80))}, "`depth` is 80 x 120, which is not the shape of the video's frames"),
+        ({"depth": np.ones((2, 120, 80))}, "`depth` is 80 x 120, another aspect ratio"),
         ({"depth": np.ones((2, 80, 0))}, "wanted (2, height, width)"),
         (
             {"boxes": changed(BOX, (0, 1, 0), 50)},
@@ -159,13 +162,13 @@ def changed(array, index, value):
         ({"boxes": BOX, "frame_size": [1.0, 1.0]}, "2 visible boxes are"),
         ({"points": changed(BOX[:, :, :2], (0, 0, 0), np.nan)}, "1 visible points are"),
         ({"points": BOX[:, :, :2] + 100}, "2 visible points are outside the frame"),
-        ({"camera_pose": POSE * 1.1}, "no rotation and translation in 2 frames"),
-        ({"camera_pose": changed(POSE, (1, 0, 0), -1)}, "no rotation and translation in 1 frames, such as 1"),
-        ({"camera_pose": changed(POSE, (1, 3, 0), 1)}, "no rotation and translation in 1 frames"),
-        ({"camera_pose": changed(POSE, (1, 0, 3), 1e300)}, "no rotation and translation in 1 frames"),
+        ({"camera_pose": POSE * 1.1}, "not a rotation and translation in 2 frames"),
+        ({"camera_pose": changed(POSE, (1, 0, 0), -1)}, "not a rotation and translation in 1 frames, such as frame 1"),
+        ({"camera_pose": changed(POSE, (1, 3, 0), 1)}, "not a rotation and translation in 1 frames"),
+        ({"camera_pose": changed(POSE, (1, 0, 3), 1e300)}, "not a rotation and translation in 1 frames"),
         ({"frame_size": [np.inf, 1]}, "wanted a height and a width"),
         ({"frame_size": [-1, 1]}, "wanted a height and a width"),
-        ({"frame_size": [1.0]}, "has shape (1,), wanted a height and a width"),
+        ({"frame_size": [1.0]}, "has the shape (1,), wanted a height and a width"),
         ({"pts_seconds": [0.1, 0]}, "wanted each frame later than the one before"),
         ({"pts_seconds": [0, 0]}, "wanted each frame later than the one before"),
         ({"pts_seconds": [100, 100.1]}, "the frame at 0 s is 100 s from the nearest annotated one"),
@@ -187,7 +190,7 @@ def test_only_the_frames_of_the_clip_must_hold_values_that_can_be(tmp_path):
     depth = changed(np.ones((20, 80, 120)), 15, np.nan)
     path = save(tmp_path, pts_seconds=np.arange(20) / 10, camera_pose=lost, depth=depth)
     assert np.isfinite(clip(path, [0.0, 0.9])["camera_motion"]).all()
-    with pytest.raises(VideoError, match=r"in 1 frames, such as 10; .*cut the clip"):
+    with pytest.raises(VideoError, match=r"in 1 frames, such as frame 10; .*cut the clip"):
         clip(path, [0.9, 1.0])
 
 

@@ -172,7 +172,7 @@ def test_a_file_in_another_format_is_named_with_the_reason(annotations, videos, 
 
 def test_a_pipe_in_place_of_a_published_file_is_refused_at_once(annotations, videos):
     os.mkfifo(annotations / "train.csv")
-    with pytest.raises(ConfigError, match=r"train\.csv: no regular file"):
+    with pytest.raises(ConfigError, match=r"train\.csv: not a regular file"):
         adapt("kinetics400", annotations=annotations, videos=videos)
 
 

@@ -69,7 +69,7 @@ def test_a_flat_folder_has_no_labels_but_annotations_where_they_are(tmp_path):
         (["train/cat/a.mp4", "bus/a.mp4"], "cannot tell splits from classes in the sub-folders bus, train"),
         (["train/cat/a.mp4"], "cannot tell splits from classes"),
         (["train/a.mp4", "val/b.mp4", "valid/c.mp4"], "cannot tell splits from classes"),
-        (["train/a.mp4", "train/cat/b.mp4", "val/cat/c.mp4"], "a.mp4 lies beside the sub-folders of classes"),
+        (["train/a.mp4", "train/cat/b.mp4", "val/cat/c.mp4"], "got a.mp4 beside the sub-folders of classes"),
         (["cat/a.mp4", "dog/a.mp4", "dog/b.mp4"], "cat: got 1 video; wanted at least 2"),
     ],
 )

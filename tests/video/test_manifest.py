@@ -108,7 +108,7 @@ def test_a_symbolic_link_inside_the_folder_is_followed_wherever_it_leads(tmp_pat
         ("a.mp4,x,train,inf", "start_seconds = 'inf'"),
         ("a.mp4,x,train,2.0,1.0", "the span 2.0 to 1.0 s"),
         ("a.mp4,x,train,,0", "the span 0.0 to 0.0 s"),
-        ("a.mp4,x,train,1,2,surplus,more", "2 cells more"),
+        ("a.mp4,x,train,1,2,surplus,more", "2 more cells"),
     ],
 )
 def test_a_malformed_row_is_rejected_with_its_number_and_the_rest_is_kept(tmp_path, row, complaint):
@@ -272,7 +272,7 @@ def test_a_manifest_that_is_no_file_is_refused_at_once(tmp_path):
 def test_a_folder_whose_name_no_table_could_hold_is_refused(tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
-    with pytest.raises(ConfigError, match="no UTF-8"):
+    with pytest.raises(ConfigError, match="not UTF-8"):
         read_manifest(_write(folder, "path,label,split\na.mp4,x,train\n"))
 
 

@@ -1,1 +1,1 @@
-"""Experiment configuration: schema, loading and search space."""
+"""The configuration of an experiment: schema, loading and search space."""

@@ -1,4 +1,4 @@
-"""What the words that a setting may be mean, as the setting or the class that stands for the word says it."""
+"""Explain the words that a setting accepts, from the docstring of the setting or of the class that a word selects."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from vidflow.config.docstrings import ClassText, Doc, FieldText, Sources, first_
 from vidflow.config.kinds import in_words, shown
 
 MODELS = Path(__file__).parents[1] / "models"
-"""The classes that cores, tasks and reducers are. Their files are read, not imported: torch takes seconds."""
+"""Folder of the cores, tasks and reducers. Its files are parsed, not imported: importing torch takes seconds."""
 
 _SCALARS = {"bool": bool, "int": int, "float": float, "str": str}
 _UNIT = re.compile(r"\s*\[([^\]]+)\]$")
@@ -26,11 +26,11 @@ class Setting:
 
     Attributes:
         key: Dotted, with `ANY_NAME` for names that users give.
-        kind: What it may be, in words.
-        default: As YAML has it; empty where there is none.
-        unit: Unit; empty where it has none.
+        kind: Accepted values, in words.
+        default: As written in YAML; empty if there is none.
+        unit: Unit; empty if there is none.
         meaning: One or more sentences.
-        choices: The words it may be, if any.
+        choices: The words it accepts, if any.
     """
 
     key: str
@@ -43,14 +43,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One word that a setting may be.
+    """One word that a setting accepts.
 
     Attributes:
         word: The word.
         meaning: What it does.
-        place: Where it acts, for reducers that offer several places; else empty.
-        source: The paper behind it; empty where there is none.
-        settings: Settings of its own.
+        place: Where it acts, for reducers; else empty.
+        source: Its paper; empty if there is none.
+        settings: Its own settings.
     """
 
     word: str
@@ -62,23 +62,23 @@ class Choice:
 
 @cache
 def model_sources() -> Sources:
-    """Read the models' files."""
+    """Parse the files of the models."""
     return read_sources(sorted(MODELS.rglob("*.py")))
 
 
 def split_unit(meaning: str) -> tuple[str, str]:
-    """Take the unit in brackets off the end of a text."""
+    """Split a text into the part before the unit and the unit, which is in brackets at the end."""
     match = _UNIT.search(meaning)
     return (meaning[: match.start()], match[1]) if match else (meaning, "")
 
 
 def explain_word(alias: str, word: str, doc: Doc) -> Iterator[Choice]:
-    """Yield what a word means: once, or once for each place where a reducer of that name may act.
+    """Yield the meaning of a word; for a reducer, one meaning for each place where it may act.
 
     Args:
-        alias: Name of the `Literal` that the word is of.
+        alias: Name of the `Literal` that holds the word.
         word: The word.
-        doc: Docstring of the setting, which may explain it.
+        doc: Docstring of the setting, which may explain the word.
     """
     if word in doc.choices:
         yield Choice(word=word, meaning=doc.choices[word])
@@ -94,16 +94,16 @@ def explain_word(alias: str, word: str, doc: Doc) -> Iterator[Choice]:
                 place = str(constant) if label == "place" else place
                 continue
             words, kind_doc = _annotated_words(sources, text.annotation)
-            if word in words:  # the name itself sets this field
+            if word in words:  # the reducer's name sets this field
                 meaning = f"{kind_doc.choices.get(word, '')} {meaning}".strip()
                 continue
-            settings.append(_own_setting(sources, label, text, sentence))
+            settings.append(_make_setting(sources, label, text, sentence))
         source = first_sentence(lineage[0].doc.source)
         yield Choice(word=word, meaning=meaning, place=place, source=source, settings=tuple(settings))
 
 
 def _lineage(sources: Sources, name: str) -> Iterator[ClassText]:
-    """Yield a class, then those it inherits from."""
+    """Yield a class, then its base classes."""
     if name in sources.classes:
         yield sources.classes[name]
         for base in sources.classes[name].bases:
@@ -111,7 +111,7 @@ def _lineage(sources: Sources, name: str) -> Iterator[ClassText]:
 
 
 def _class_fields(sources: Sources, lineage: Sequence[ClassText]) -> Iterator[tuple[str, FieldText, str]]:
-    """Yield name, text and meaning of every field; a field that is a class itself stands for that class's fields."""
+    """Yield name, text and meaning of every field. A field whose type is a class is replaced by that class's fields."""
     meanings = {name: text for part in reversed(lineage) for name, text in part.doc.attributes.items()}
     for part in reversed(lineage):
         for name, text in part.fields.items():
@@ -123,7 +123,7 @@ def _class_fields(sources: Sources, lineage: Sequence[ClassText]) -> Iterator[tu
 
 
 def _annotated_words(sources: Sources, annotation: ast.expr) -> tuple[tuple[str, ...], Doc]:
-    """Return the words of an annotation, and what says their meaning."""
+    """Return the words of an annotation, and the docstring that explains them."""
     for node in ast.walk(annotation):
         if isinstance(node, ast.Name) and node.id in sources.aliases:
             alias = sources.aliases[node.id]
@@ -131,7 +131,7 @@ def _annotated_words(sources: Sources, annotation: ast.expr) -> tuple[tuple[str,
     return literal_words(annotation), Doc()
 
 
-def _own_setting(sources: Sources, name: str, text: FieldText, meaning: str) -> Setting:
+def _make_setting(sources: Sources, name: str, text: FieldText, meaning: str) -> Setting:
     words, doc = _annotated_words(sources, text.annotation)
     choices = tuple(Choice(word=word, meaning=doc.choices.get(word, "")) for word in words)
     sentence, unit = split_unit(meaning)

@@ -1,4 +1,4 @@
-"""What source files say of their classes, fields and choices. They are read, not imported, so torch is not either."""
+"""Read the docstrings of classes, fields and choices from source files, without importing them (or torch)."""
 
 import ast
 import inspect
@@ -12,13 +12,13 @@ _ENTRY = re.compile(r"^ {4}(\w+): ", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doc:
-    """A docstring in Google style, taken apart.
+    """The parts of a docstring in Google style.
 
     Attributes:
         summary: Its first paragraph, on one line.
         attributes: Entries of its section `Attributes:`.
-        choices: Entries of its section `Choices:`, which says what each word of a `Literal` means.
-        source: Its paragraph `Source:`, without that word; empty where there is none.
+        choices: Entries of its section `Choices:`, which explains each word of a `Literal`.
+        source: Its paragraph `Source:`, without that word; empty if there is none.
     """
 
     summary: str = ""
@@ -33,7 +33,7 @@ class FieldText:
 
     Attributes:
         annotation: Its annotation.
-        default: Its default; None where it has none.
+        default: Its default; None if it has none.
         doc: The docstring.
     """
 
@@ -59,7 +59,7 @@ class ClassText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
-    """A type that a module gives a name, such as `Scope = Literal["frame", "clip"]`.
+    """A named type of a module, such as `Scope = Literal["frame", "clip"]`.
 
     Attributes:
         value: The type.
@@ -72,15 +72,15 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the files of a package say.
+    """Classes and aliases of the files of a package.
 
     Attributes:
         classes: By name.
         aliases: By name.
-        built: By name of an alias and one of its words: the classes that functions choose for it, in their order. Such
-            a function has a parameter annotated with the alias, which its file defines or imports from the config or
-            its own folder, and a `match` whose `case` names the word and
-            the class, or a constant made by a call that names the class.
+        built: For the name of an alias and one of its words, the classes that functions choose, in order. Such a
+            function has a parameter annotated with the alias, which its file defines or imports from the config or
+            from its own folder. It has a `match` whose `case` names the word and the class, or a constant made by a
+            call that names the class.
     """
 
     classes: dict[str, ClassText] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Sources:
 
 
 def read_sources(paths: Iterable[Path]) -> Sources:
-    """Read Python files."""
+    """Parse Python files."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     sources = Sources()
     for tree in trees.values():
@@ -103,18 +103,18 @@ def read_sources(paths: Iterable[Path]) -> Sources:
         aliases = set(_aliases_in(tree, path.parent.name))
         for function in tree.body:
             if isinstance(function, ast.FunctionDef):
-                _read_choice(function, aliases, constants, sources)
+                _record_choices(function, aliases, constants, sources)
     return sources
 
 
 def parse_docstring(text: str | None) -> Doc:
-    """Take a docstring apart."""
+    """Split a docstring into its parts."""
     first, *others = inspect.cleandoc(text or "").split("\n\n")
     sections = dict(paragraph.split(":", 1) for paragraph in others if ":" in paragraph)
     return Doc(
         summary=_one_line(first),
-        attributes=_entries(sections.get("Attributes", "")),
-        choices=_entries(sections.get("Choices", "")),
+        attributes=_parse_entries(sections.get("Attributes", "")),
+        choices=_parse_entries(sections.get("Choices", "")),
         source=_one_line(sections.get("Source", "")),
     )
 
@@ -125,7 +125,7 @@ def first_sentence(text: str) -> str:
 
 
 def literal_words(node: ast.expr) -> tuple[str, ...]:
-    """Return the words of `Literal["a", "b"]`, none where it is something else."""
+    """Return the words of `Literal["a", "b"]`; none for any other annotation."""
     if not isinstance(node, ast.Subscript) or ast.unparse(node.value) != "Literal":
         return ()
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -140,7 +140,7 @@ def alias_words(sources: Sources, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for part in words for word in part))
 
 
-def _entries(section: str) -> dict[str, str]:
+def _parse_entries(section: str) -> dict[str, str]:
     _, *parts = _ENTRY.split(section)
     return {name: _one_line(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -150,7 +150,7 @@ def _one_line(text: str) -> str:
 
 
 def _with_docstrings(body: list[ast.stmt]) -> Iterator[tuple[ast.stmt, Doc]]:
-    """Yield statements, each with the string that stands below it."""
+    """Yield statements, each with the docstring below it."""
     for statement, below in zip(body, [*body[1:], None], strict=True):
         is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         yield statement, parse_docstring(below.value.value if is_text else None)  # type: ignore[union-attr]
@@ -186,8 +186,10 @@ def _aliases_in(tree: ast.Module, folder: str) -> Iterator[str]:
             yield from (name.name for name in node.names)
 
 
-def _read_choice(function: ast.FunctionDef, aliases: Set[str], constants: Mapping[str, str], sources: Sources) -> None:
-    """Note which classes the cases of a function name."""
+def _record_choices(
+    function: ast.FunctionDef, aliases: Set[str], constants: Mapping[str, str], sources: Sources
+) -> None:
+    """Record which class each `case` of a function chooses."""
     annotations = [ast.unparse(argument.annotation) for argument in function.args.args if argument.annotation]
     alias = next((name for name in annotations if name in aliases), None)
     if alias is None:

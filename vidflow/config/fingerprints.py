@@ -1,6 +1,6 @@
-"""Addresses of artifacts: the hash of the settings that change a result, and of what lies upstream.
+"""Compute the addresses of artifacts: hashes of the settings that change a result and of the stages upstream.
 
-Worker counts, batch sizes and paths stay out; so a stage finds its input by recomputing the address.
+Worker counts, paths and the encoder's batch size are left out. A stage finds its input by recomputing the address.
 """
 
 import dataclasses
@@ -11,26 +11,26 @@ from typing import Any
 from vidflow.config.schema import Config, FeatureSet, Trial
 
 STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 1}
-"""Raised by hand when a stage's code changes its result."""
+"""Increase the number of a stage by hand when a change of its code changes its result."""
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces."""
+    """Return the canonical JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def fingerprint(value: Any) -> str:
-    """Return 16 hex digits that name a JSON value."""
+    """Return the first 16 hex digits of the SHA-256 of a JSON value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
 def synth_settings(config: Config) -> dict[str, Any]:
-    """Return what decides the rendered videos."""
+    """Return the settings that decide the rendered videos."""
     return {"version": STAGE_VERSIONS["synth"], **dataclasses.asdict(config.video.synthetic)}
 
 
 def clip_settings(config: Config) -> dict[str, Any]:
-    """Return what decides the frames of a clip, given its video."""
+    """Return the settings that decide the frames of a clip, given its video."""
     video = config.video
     return {
         "decoder": video.decoder,
@@ -41,7 +41,7 @@ def clip_settings(config: Config) -> dict[str, Any]:
 
 
 def shard_settings(config: Config, videos_digest: str, decoder_versions: dict[str, str]) -> dict[str, Any]:
-    """Return what decides the shards; `videos_digest` names the contents of all videos and their labels."""
+    """Return the settings that decide the shards; `videos_digest` covers the contents and labels of all videos."""
     shards = dataclasses.asdict(config.shards)
     shards.pop("max_reject_fraction")
     return {
@@ -56,7 +56,7 @@ def shard_settings(config: Config, videos_digest: str, decoder_versions: dict[st
 def feature_settings(
     config: Config, features: FeatureSet, shards_fingerprint: str, weights_identity: str
 ) -> dict[str, Any]:
-    """Return what decides one feature set, given its shards and the identity of the weights."""
+    """Return the settings that decide one feature set, given its shards and the identity of the weights."""
     encoder = dataclasses.asdict(config.encoder)
     encoder["weights"] = weights_identity
     return {
@@ -68,7 +68,7 @@ def feature_settings(
 
 
 def reduced_settings(features: FeatureSet, dense_fingerprint: str) -> dict[str, Any]:
-    """Return what decides a feature set that is made from another one's cached tokens."""
+    """Return the settings that decide a feature set made from the cached tokens of another one."""
     return {
         "version": STAGE_VERSIONS["extract"],
         "dense": dense_fingerprint,
@@ -77,7 +77,7 @@ def reduced_settings(features: FeatureSet, dense_fingerprint: str) -> dict[str, 
 
 
 def trial_settings(trial: Trial, features_identity: str, objective: str, mode: str) -> dict[str, Any]:
-    """Return what decides one trial; its fingerprint is the trial's key."""
+    """Return the settings that decide one trial; their fingerprint is the trial's key."""
     values = dataclasses.asdict(trial)
     values.pop("features")
     return {

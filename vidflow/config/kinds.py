@@ -1,4 +1,4 @@
-"""Kinds and values of settings in words, as `vidflow settings` prints them."""
+"""Describe types and values of settings in words, as `vidflow settings` prints them."""
 
 import dataclasses
 import types
@@ -6,15 +6,15 @@ import typing
 from typing import Annotated, Any, Literal, Union
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-# Bounds that only keep numbers within what computers hold are not shown.
+# Bounds of this size only prevent overflow and are not shown.
 _FAR = 1e30
 
 
 def in_words(kind: Any) -> str:
-    """Name an annotated kind: `int | None` is "a whole number or null"."""
+    """Return an annotated type in words: `int | None` is "a whole number or null"."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return f"{in_words(parts[0])}{_bounds(parts[1:])}"
+        return f"{in_words(parts[0])}{_describe_bounds(parts[1:])}"
     if origin in (Union, types.UnionType):
         words = list(dict.fromkeys(map(in_words, parts)))
         return (", or " if "," in "".join(words) else " or ").join(words)
@@ -32,7 +32,7 @@ def in_words(kind: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as YAML has it."""
+    """Return a value as written in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -42,7 +42,7 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _bounds(metadata: tuple[Any, ...]) -> str:
+def _describe_bounds(metadata: tuple[Any, ...]) -> str:
     limits: dict[str, float] = {}
     for part in (limit for info in metadata for limit in info.metadata):
         limits |= {name: getattr(part, name) for name in ("ge", "gt", "le", "multiple_of") if hasattr(part, name)}

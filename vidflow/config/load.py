@@ -1,4 +1,4 @@
-"""From YAML files and `key=value` overrides to a `Config`, or to one message with every problem."""
+"""Load YAML files and `key=value` overrides as a `Config`, or raise one message with every problem."""
 
 import dataclasses
 import difflib
@@ -35,7 +35,7 @@ _MAX_VALUES = 100_000
 _MAX_SHOWN = 200
 _MAX_PATH = 4096
 _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
-# What YAML and OmegaConf raise for text such as 2001-99-99, 0x, a thousand brackets or `a[b=1`.
+# Exceptions of YAML and OmegaConf for text such as 2001-99-99, 0x, a thousand brackets or `a[b=1`.
 _UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
@@ -47,7 +47,7 @@ class _Source:
     values: Any
 
     def sets(self, location: Sequence[str | int]) -> bool:
-        """Whether this layer names the key at `location`."""
+        """Return whether this layer sets the key at `location`."""
         node: Any = self.values
         for part in location:
             try:
@@ -65,7 +65,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         overrides: Settings such as `encoder.img_size=112`.
 
     Returns:
-        The settings. User name and password in `tracking.uri` are not among them: see `keep_credentials`.
+        The settings. `tracking.uri` has no user name and password: see `keep_credentials`.
 
     Raises:
         ConfigError: With every problem found, each with its file, key, value got and value wanted.
@@ -73,7 +73,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     try:
         return _load(paths, overrides)
     except ConfigError as error:
-        # A mistyped setting may hold a password as well; and what is chained to the error holds the same values.
+        # A mistyped setting may hold a password too. No chained error, because it holds the same values.
         raise ConfigError(without_credentials(str(error))) from None
 
 
@@ -84,33 +84,33 @@ def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
     except (*_UNREADABLE, OmegaConfBaseException) as error:
         reason = "in a value that is not shown, as it may hold a password" if may_hold_password(str(error)) else error
         raise ConfigError(f"settings cannot be merged: {reason}") from error
-    if garbled := next(_garbled(merged), None):
-        raise ConfigError(f"settings hold text that is no Unicode: {garbled}")
+    if garbled := next(_find_garbled(merged), None):
+        raise ConfigError(f"settings hold text that is not valid Unicode: {garbled}")
     try:
         config = TypeAdapter(Config).validate_python(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error, sources)) from error
     problems = _cross_checks(config)
     if problems:
-        raise ConfigError(_join(problems))
+        raise ConfigError(_join_problems(problems))
     return _resolve_paths_and_credentials(config)
 
 
-def _garbled(value: Any) -> Iterator[str]:
-    """Yield the texts that cannot be written to a file, as a half of a surrogate pair cannot."""
+def _find_garbled(value: Any) -> Iterator[str]:
+    """Yield the texts that cannot be written to a file, such as half of a surrogate pair."""
     if isinstance(value, str):
         if value != value.encode(errors="replace").decode():
-            yield _shown(value)
+            yield _show_value(value)
     elif isinstance(value, dict):
         for item in value.items():
-            yield from _garbled(list(item))
+            yield from _find_garbled(list(item))
     elif isinstance(value, list):
         for item in value:
-            yield from _garbled(item)
+            yield from _find_garbled(item)
 
 
 def _resolve_paths_and_credentials(config: Config) -> Config:
-    """Resolve paths here, once, as workers run in other folders; and remove the password from the address."""
+    """Make paths absolute, because workers run in other folders, and remove the password from the address."""
     video, encoder, tracking = config.video, config.encoder, config.tracking
     is_file = encoder.weights != "hub" and not encoder.weights.startswith("random:")
     return dataclasses.replace(
@@ -141,7 +141,7 @@ def config_to_yaml(config: Config) -> str:
 
 
 def _read_yaml(path: Path) -> _Source:
-    # A shell passes `<(command)` as a pipe below /dev/fd; any other pipe may wait for ever.
+    # A shell passes `<(command)` as a pipe below /dev/fd. Reading any other pipe may block for ever.
     if path.exists() and not path.is_file() and path.parent not in _DESCRIPTORS and str(path) != "/dev/stdin":
         raise ConfigError(f"{path}: got a folder, pipe or device, wanted a YAML file")
     try:
@@ -151,7 +151,7 @@ def _read_yaml(path: Path) -> _Source:
     except FileNotFoundError as error:
         if may_hold_password(str(path)):
             raise ConfigError(
-                "command line: an address is no configuration file; write `tracking.uri=ADDRESS`"
+                "command line: got an address, wanted a configuration file; write `tracking.uri=ADDRESS`"
             ) from None
         nearby = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
         hint = f"; did you mean {nearby[0]}?" if nearby else ""
@@ -164,30 +164,30 @@ def _read_yaml(path: Path) -> _Source:
 
 
 def _check_size(node: yaml.Node | None) -> None:
-    """Refuse YAML that anchors blow up: a few lines of `*name` may stand for billions of values.
+    """Refuse YAML whose anchors expand to too many values: a few lines of `*name` can become billions.
 
     Raises:
-        ValueError: If it stands for more than `_MAX_VALUES`, or for itself.
+        ValueError: If it expands to more than `_MAX_VALUES` values, or contains itself.
     """
     sizes: dict[int, int] = {}
 
     def size(node: Any) -> int:
         if id(node) not in sizes:
-            sizes[id(node)] = _MAX_VALUES  # what is met again within itself
+            sizes[id(node)] = _MAX_VALUES  # the size of a node that contains itself
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
             sizes[id(node)] = 1 + sum(map(size, flat))
         return sizes[id(node)]
 
     if node is not None and size(node) > _MAX_VALUES:
-        raise ValueError(f"its anchors stand for more than {_MAX_VALUES} values")
+        raise ValueError(f"its anchors expand to more than {_MAX_VALUES} values")
 
 
 def _read_override(text: str) -> _Source:
     key = text.partition("=")[0]
     if may_hold_password(text):
         if "://" in key:
-            raise ConfigError("command line: an address is no `key=value`; write `tracking.uri=ADDRESS`")
+            raise ConfigError("command line: got an address, wanted `key=value`; write `tracking.uri=ADDRESS`")
         name = f"command line ({key})"
     else:
         name = f"command line ({text})"
@@ -204,7 +204,7 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
         ([part for part in item["loc"] if not _is_union_branch(part, item["loc"])], item)
         for item in error.errors(include_url=False)
     ]
-    # That infinity is no text, no truth value and no list either need not be said.
+    # For an infinite number, leave out pydantic's errors for the other types that the setting accepts.
     infinite = [location for location, item in items if item["type"] == "finite_number"]
     for location, item in items:
         if location in infinite and item["type"] != "finite_number":
@@ -215,15 +215,17 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
             names = _valid_names(location[:-1])
             problems.append(f"{origin}: {key}: no such setting; {nearest_hint(str(location[-1]), names)}")
         else:
-            problems.append(f"{origin}: {key}: got {_shown(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}")
-    return _join(list(dict.fromkeys(problems)))
+            problems.append(
+                f"{origin}: {key}: got {_show_value(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"
+            )
+    return _join_problems(list(dict.fromkeys(problems)))
 
 
-def _shown(value: Any) -> str:
-    """Return a value as text of a bearable length, without what may be a password."""
+def _show_value(value: Any) -> str:
+    """Return a value as short text for a message; a value that may hold a password is not shown."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__} of thousands of digits"
     if may_hold_password(text):
         return "a value that is not shown, as it may hold a password"
@@ -231,7 +233,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
-    """Pydantic names the branch of a union it tried, such as `list[str]`; it is no key of the user's."""
+    """Return whether a part is not a key, but the branch of a union that pydantic tried, such as `list[str]`."""
     return (
         part is not location[0]
         and isinstance(part, str)
@@ -251,7 +253,7 @@ def _valid_names(location: Sequence[str | int]) -> list[str]:
 
 
 def _cross_checks(config: Config) -> list[str]:
-    """Return what single fields cannot see."""
+    """Return the problems that concern more than one field."""
     return [
         *draw_candidates(config)[1],
         *_feature_problems(config),
@@ -273,7 +275,7 @@ def _feature_problems(config: Config) -> list[str]:
         if len(set(features.depths)) != len(features.depths) or not features.depths:
             problems.append(f"features.{name}.depths: got {features.depths}, wanted different block numbers")
         if not name.replace("_", "").replace("-", "").isalnum():
-            problems.append(f"features.{name}: a name has letters, digits, `-` and `_` only")
+            problems.append(f"features.{name}: a name may hold letters, digits, `-` and `_` only")
     return problems
 
 
@@ -282,17 +284,17 @@ def _source_problems(config: Config) -> list[str]:
     if problems:
         return problems
     if config.video.manifest is not None and not is_file(config.video.manifest):
-        problems.append(f"video.manifest: no such file: {_shown(config.video.manifest)}")
+        problems.append(f"video.manifest: no such file: {_show_value(config.video.manifest)}")
     weights = config.encoder.weights
     if weights != "hub" and not weights.startswith("random:") and not is_file(weights):
-        problems.append(f"encoder.weights: got {_shown(weights)}, wanted `hub`, `random:SEED` or an existing file")
+        problems.append(f"encoder.weights: got {_show_value(weights)}, wanted `hub`, `random:SEED` or an existing file")
     if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
-        problems.append(f"encoder.weights: got {_shown(weights)}, wanted a whole number after `random:`")
+        problems.append(f"encoder.weights: got {_show_value(weights)}, wanted a whole number after `random:`")
     return problems
 
 
 def _path_problems(config: Config) -> list[str]:
-    """Return what is wrong with paths by their text alone, and a root that is no folder."""
+    """Return the problems of paths that their text shows, and of a root that is not a folder."""
     paths = {
         "root": config.root,
         "video.manifest": config.video.manifest,
@@ -304,20 +306,20 @@ def _path_problems(config: Config) -> list[str]:
         if path is None:
             continue
         if is_url(path):
-            problems.append(f"{key}: got {_shown(path)}, wanted a path on a disk: {NO_URLS}")
+            problems.append(f"{key}: got {_show_value(path)}, wanted a path on a disk: {NO_URLS}")
         elif any(ord(letter) < ord(" ") for letter in path) or not path:
-            problems.append(f"{key}: got {_shown(path)}, wanted a path without control characters")
+            problems.append(f"{key}: got {_show_value(path)}, wanted a path without control characters")
         elif len(os.fsencode(path)) >= _MAX_PATH:
             problems.append(f"{key}: got a path of {len(path)} letters, wanted fewer than {_MAX_PATH}")
         elif path.startswith("~") and not has_home(path):
-            problems.append(f"{key}: got {_shown(path)}, wanted a user who has a home folder behind `~`")
+            problems.append(f"{key}: got {_show_value(path)}, wanted a user who has a home folder behind `~`")
     if problems:
         return problems
     root = Path(_absolute(config.root))
-    # MLflow and Tune keep the folder's name within addresses, and read it out of them again.
+    # MLflow and Tune put the folder's name into addresses and parse it out of them again.
     if marks := [mark for mark in "%?#" if mark in str(root)]:
         problems.append(
-            f"root: got {_shown(str(root))}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}"
+            f"root: got {_show_value(str(root))}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}"
         )
     if (nearest := nearest_existing(root)) is not None and not nearest.is_dir():
         problems.append(f"root: {nearest} is a file, wanted a folder")
@@ -325,7 +327,7 @@ def _path_problems(config: Config) -> list[str]:
 
 
 def writing_problem(config: Config) -> str | None:
-    """Say why nothing can be written under the root, or beside a sqlite file of its own; None where it can be."""
+    """Return why nothing can be written under the root or beside the sqlite file; None if writing works."""
     uri = store_uri(config)
     places = {"root": Path(config.root)}
     if uri.startswith("sqlite:"):
@@ -333,7 +335,7 @@ def writing_problem(config: Config) -> str | None:
     for key, path in places.items():
         nearest = nearest_existing(path) or path
         if (problem := folder_problem(nearest)) is not None:
-            return f"{key}: {problem}; wanted a folder of yours on a disk with room"
+            return f"{key}: {problem}; wanted a folder that you may write to, on a disk with free space"
     return None
 
 
@@ -348,6 +350,6 @@ def _tracking_problems(config: Config) -> list[str]:
     return []
 
 
-def _join(problems: Sequence[str]) -> str:
+def _join_problems(problems: Sequence[str]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{count} in the configuration; nothing was started:", *(f"  - {p}" for p in problems)])

@@ -1,8 +1,8 @@
-"""What an experiment may say: one frozen dataclass per YAML section, in the order of the flow.
+"""The settings of an experiment: one frozen dataclass per YAML section, in the order of the flow.
 
 `vidflow settings` prints the docstring below each field: the meaning, the unit in brackets at the end of its first
-paragraph, and a section `Choices:` with what each word of a `Literal` means. The words of `CoreName` and `TaskName`
-are explained by the classes that they stand for, in vidflow.models.
+paragraph, and a section `Choices:` that explains each word of a `Literal`. The classes in vidflow.models explain the
+words of `CoreName` and `TaskName`.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from vidflow.config.tasks import Mode, TaskName
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-# Up to eleven days: a wait of more does not fit the milliseconds of poll(2).
+# At most eleven days: poll(2) cannot wait longer.
 Seconds = Annotated[float, Field(ge=1e-3, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -29,7 +29,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Synthetic:
-    """Rendered videos with ground truth, for trying things where no data set is at hand."""
+    """Rendered videos with ground truth, to try vidflow without a data set."""
 
     __pydantic_config__ = _STRICT
     num_train: Count = 600
@@ -45,26 +45,26 @@ class Synthetic:
     difficulty: Fraction = 0.3
     """Strength of camera motion, distractors and occluders."""
     camera_travel: Fraction = 0.5
-    """How far the camera moves at most along one axis, from the middle of the clip to either end. [metres]"""
+    """Largest distance that the camera moves along one axis, from the middle of the clip to either end. [metres]"""
     camera_turn: Annotated[float, Field(ge=0, le=15)] = 4.0
-    """How far the camera turns at most sideways in the same time; half as far in other directions. [degrees]"""
+    """Largest angle that the camera turns sideways in the same time; half of it around other axes. [degrees]"""
     annotations: bool = False
     """Whether boxes, points, depth and camera poses are written beside each video."""
     seed: Seed = 0
-    """Seed of everything that is rendered."""
+    """Seed of all rendered videos."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """Which moments of a video become the frames of a clip; always by time, never by stride."""
+    """Which frames of a video make a clip; always chosen by time, never by frame number."""
 
     __pydantic_config__ = _STRICT
     mode: Literal["uniform", "center", "windows"] = "uniform"
     """How the frames of a clip are spread over the video, or over the span that the manifest gives.
 
     Choices:
-        uniform: One clip: the middles of `num_frames` equal parts of the span.
-        center: One clip: frames `1 / fps` apart around the middle of the span.
+        uniform: One clip: frames at the middles of `num_frames` equal parts of the span.
+        center: One clip: frames `1 / fps` seconds apart around the middle of the span.
         windows: Several clips: a window of `num_frames / fps` seconds slides over the span by `stride_seconds`.
     """
     num_frames: Count = 16
@@ -83,14 +83,14 @@ class Video:
     manifest: str | None = None
     """CSV, JSONL or Parquet file with the columns `path,label,split`; null: the videos that `synthetic` describes."""
     video_root: str | None = None
-    """Folder that absolute paths in the manifest may point into, besides the manifest's own."""
+    """Second folder that paths in the manifest may point into; the first is the manifest's own folder."""
     synthetic: Synthetic = field(default_factory=Synthetic)
-    """Rendered videos, used where `manifest` is null."""
+    """Rendered videos, used if `manifest` is null."""
     decoder: Literal["decord", "pyav"] = "pyav"
     """Which library decodes videos.
 
     Choices:
-        decord: Takes twice as long, as PyAV looks for damage beside it; gives PyAV what it may decode inexactly.
+        decord: Takes twice as long, because PyAV also decodes, to find damage; PyAV replaces it where it is inexact.
         pyav: FFmpeg's own libraries, frame by frame.
     """
     sampling: Sampling = field(default_factory=Sampling)
@@ -98,7 +98,7 @@ class Video:
     size: Annotated[int, Field(ge=8, le=2**14)] = 224
     """Short side after resizing, and side of the square centre crop. [pixels]"""
     resize_filter: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
-    """Resampling filter, with antialiasing; another filter makes other features.
+    """Resampling filter, with antialiasing; another filter gives other features.
 
     Choices:
         bilinear: Weighted mean of the nearest pixels.
@@ -116,7 +116,7 @@ class Shards:
     clips_per_shard: Count = 64
     """Size of one tar, the unit of distributed work. [clips]"""
     image_format: Literal["jpg", "png"] = "jpg"
-    """How frames are kept in the tars.
+    """How frames are stored in the tars.
 
     Choices:
         jpg: Lossy, with `jpeg_quality`.
@@ -125,7 +125,7 @@ class Shards:
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """JPEG quality on libjpeg's scale; used by `jpg` only."""
     max_reject_fraction: Fraction = 0.05
-    """Largest share of the manifest's rows that may be rejected; with more the stage fails."""
+    """Largest share of the manifest's rows that may be rejected; if more are, the stage fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,13 +136,13 @@ class Encoder:
     name: str = "vit_small_patch16_dinov3.lvd1689m"
     """A timm ViT (DINOv2, DINOv3, CLIP, SigLIP, MAE, AugReg)."""
     weights: str = "hub"
-    """`hub` (timm's own), a .safetensors or .pt file, an .npz file of RVM, or `random:SEED`."""
+    """`hub` (the weights that timm downloads), a .safetensors or .pt file, an .npz file of RVM, or `random:SEED`."""
     img_size: Count = 224
     """Side of the encoder's input: a multiple of its patch size, at most `video.size`. [pixels]"""
     mean: tuple[float, float, float] | None = None
-    """Channel means of the input, each in [0, 1]; null: those that timm, or RVM, has for this model."""
+    """Channel means of the input, each in [0, 1]; null: the model's own, from timm or RVM."""
     std: tuple[Deviation, Deviation, Deviation] | None = None
-    """Channel standard deviations of the input; null: those that timm, or RVM, has for this model."""
+    """Channel standard deviations of the input; null: the model's own, from timm or RVM."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format in which the encoder runs; features are stored in float16.
 
@@ -166,7 +166,7 @@ class Reducer:
         none: Keep every token.
     """
     place: Literal["input", "block", "post"] | None = None
-    """Where the reducer acts; null: the first of these places that it offers.
+    """Where the reducer acts; null: the first of these places that it supports.
 
     Choices:
         input: Before the encoder, on pixels.
@@ -174,18 +174,18 @@ class Reducer:
         post: After the encoder, on cached tokens.
     """
     settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
-    """Settings of the reducer; `vidflow settings features.NAME.reducer.name` lists those of each."""
+    """Settings of the reducer; `vidflow settings features.NAME.reducer.name` lists the settings of each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureSet:
-    """What is kept of the encoder's output."""
+    """Which outputs of the encoder are stored."""
 
     __pydantic_config__ = _STRICT
     depths: list[int] = field(default_factory=lambda: [-1])
-    """Blocks whose output is kept, from 0; negative counts from the last."""
+    """Blocks whose output is stored, counted from 0; negative numbers count from the last."""
     normalize: bool = True
-    """Whether the encoder's final norm is applied to each kept depth."""
+    """Whether the encoder's final norm is applied to each stored depth."""
     reducer: Reducer = field(default_factory=Reducer)
     """Token reduction."""
 
@@ -198,7 +198,7 @@ class Trial:
     task: TaskName = "classification"
     """What is predicted."""
     features: str = "base"
-    """Name of the feature set that is read."""
+    """Name of the feature set to train on."""
     core: CoreName = "gated_transformer"
     """Temporal core: what connects the frames of a clip."""
     num_layers: Count = 4
@@ -208,15 +208,15 @@ class Trial:
     mix_depths: bool = True
     """Whether several depths are mixed by trained BatchNorm and MLP; needs more than one depth."""
     unmerge: bool = True
-    """Whether reduced tokens are put back on the full grid of patches, as cores that remember by place need; if false,
-    cores see the tokens as stored, and every frame must have the same number of them."""
+    """Whether reduced tokens are put back on the full grid of patches. Cores with a state per patch need this. If
+    false, cores see the tokens as stored, and every frame must have the same number of tokens."""
     standardize: bool = False
-    """Whether each channel of the tokens is scaled to mean 0 and deviation 1, as measured on the training split, and
-    `camera_pose` has batch norm instead of layer norm; false as published."""
+    """Whether each channel of the tokens is scaled to mean 0 and standard deviation 1, measured on the training split.
+    If true, `camera_pose` also uses batch norm instead of layer norm. Published: false."""
     readout_dim: Count = 768
     """Width of the readout. [channels]"""
     readout_heads: Count = 12
-    """Attention heads of the readout; their number divides `readout_dim`. [heads]"""
+    """Attention heads of the readout; must divide `readout_dim`. [heads]"""
     epochs: Count = 20
     """Passes over the training split. [epochs]"""
     batch_size: Count = 32
@@ -226,11 +226,11 @@ class Trial:
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay; biases, norms, queries and state matrices are exempt."""
     warmup_fraction: Fraction = 0.05
-    """Share of the steps in which the learning rate rises linearly; then it falls to zero as a cosine."""
+    """Share of the steps in which the learning rate rises linearly. Then it falls to zero along a cosine."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest gradient norm."""
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
-    """Weight of the loss at every frame beside that at the last one (classification)."""
+    """Weight of the mean loss over all frames, which is added to the loss at the last frame (classification)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of a training step.
 
@@ -262,7 +262,7 @@ class Trials:
 
     __pydantic_config__ = _STRICT
     trial: Trial = field(default_factory=Trial)
-    """What all trials share unless an axis says otherwise."""
+    """Settings of every trial that no axis replaces."""
     axes: dict[str, list[Scalar] | Range] = field(default_factory=dict)
     """Fields of `trial` and the values they take: for each field a list, or `{low, high, log}` to draw numbers from."""
     algorithm: Literal["grid", "random", "optuna"] = "grid"
@@ -287,7 +287,7 @@ class Trials:
     objective: str | None = None
     """Metric by which epochs and trials are ranked; null: the task's metric."""
     mode: Mode | None = None
-    """Whether a larger objective is better; null: as the task's metric has it.
+    """Whether a larger objective is better; null: as for the task's metric.
 
     Choices:
         max: Larger is better.
@@ -310,7 +310,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tracking:
-    """Where MLflow keeps runs."""
+    """Where MLflow stores runs."""
 
     __pydantic_config__ = _STRICT
     uri: str | None = None
@@ -321,7 +321,7 @@ class Tracking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageResources:
-    """What one worker of a stage takes, and how many there are; changes no result."""
+    """Number of workers of a stage, and the resources of each. They change no result."""
 
     __pydantic_config__ = _STRICT
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
@@ -329,14 +329,14 @@ class StageResources:
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs per worker; workers with fractions share one. [GPUs]"""
     workers: Count | None = None
-    """Workers at once; null: as many as the cluster holds. [workers]"""
+    """Number of workers; null: as many as fit on the cluster. [workers]"""
     attempts: Count = 3
-    """How often a unit of work is tried when its worker dies. [tries]"""
+    """How often a unit of work is tried if its worker dies. [tries]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """Machines; nothing here enters a fingerprint."""
+    """Resources of the machines. They are in no fingerprint."""
 
     __pydantic_config__ = _STRICT
     ray_address: str | None = None
@@ -363,9 +363,9 @@ class Config:
     root: str = "runs/default"
     """Folder that holds everything the experiment makes, shared by all hosts of the cluster."""
     video: Video = field(default_factory=Video)
-    """Videos in."""
+    """Videos and clips."""
     shards: Shards = field(default_factory=Shards)
-    """Clips packed."""
+    """Packing of clips."""
     encoder: Encoder = field(default_factory=Encoder)
     """Frozen encoder."""
     features: dict[str, FeatureSet] = field(default_factory=lambda: {"base": FeatureSet()})

@@ -1,4 +1,4 @@
-"""MLflow stores: the default address, which addresses are safe, and how to print one without its password."""
+"""Addresses of MLflow stores: make the default, refuse unsafe ones, print them without passwords."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from urllib.parse import unquote, urlsplit
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 
-# https://user:password@host. A password may hold what ends a host, such as `/`: from `user:`, where no port follows,
-# all up to the last `@` of the word is secret.
+# https://user:password@host. A password may hold characters that end a host, such as `/`. So everything from `user:` to
+# the last `@` of the word is secret, unless a port follows the colon.
 _USERINFO = re.compile(
     r"""(?<=://)(?:[^/?#\s"'@:]*:(?!\d+(?:[/?#\s"',;)\]}]|$))[^\s"']*@|[^/?#\s"']*@)"""
-    # The same where the scheme was forgotten.
+    # The same without a scheme.
     r"""|(?<![\w:/.@%~-])[\w.%~+-]+:[^\s"'/@]+@(?=[\w\[])"""
 )
 # ?token=..., as in presigned addresses.
@@ -21,7 +21,7 @@ _SECRET_QUERY = re.compile(
 )
 
 
-# What cannot stand in an address to which MLflow adds paths, or in the name of a file that it reads out of one.
+# Characters that break an address when MLflow appends paths to it or parses a file name out of it.
 _MARKS = {"http": "?# ", "https": "?# ", "sqlite": "?#%"}
 
 
@@ -41,14 +41,14 @@ def store_uri(config: Config) -> str:
 
 
 def check_uri(uri: str, *, num_hosts: int) -> None:
-    """Refuse addresses where runs could not be kept safely.
+    """Refuse addresses that cannot store runs safely.
 
     Args:
         uri: `sqlite:///FILE`, or `http(s)://HOST` of an MLflow server.
         num_hosts: Machines that trials run on, at least 1.
 
     Raises:
-        ConfigError: If the address is neither, or is sqlite although there are several hosts.
+        ConfigError: If the address is neither, or is sqlite and there are several hosts.
     """
     shown = without_credentials(uri)
     if "@" in shown:  # the rest of a password that holds spaces or quotes
@@ -58,7 +58,7 @@ def check_uri(uri: str, *, num_hosts: int) -> None:
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError as error:
         reason = "" if "@" in uri else f": {error}"
-        raise ConfigError(f"tracking.uri: got {shown}, which is no address{reason}") from None
+        raise ConfigError(f"tracking.uri: got {shown}, which is not an address{reason}") from None
     if marks := [mark for mark in _MARKS.get(scheme, "") if mark in uri]:
         raise ConfigError(
             f"tracking.uri: got {shown}, wanted an address without {' or '.join(map(repr, marks))}; a token goes into "
@@ -82,15 +82,15 @@ def check_uri(uri: str, *, num_hosts: int) -> None:
         )
     raise ConfigError(
         f"tracking.uri: got {shown}, wanted sqlite:///FILE or the http:// address of an MLflow server; "
-        "put a server before a database, so that its password stays there"
+        "to use a database, start a server in front of it, which keeps the password"
     )
 
 
 def split_credentials(uri: str) -> tuple[str, tuple[str, str] | None]:
-    """Return the address of a server without its user name and password, and those two; None where it has none.
+    """Return a server's address without user name and password, and the two; None if it has neither.
 
     Raises:
-        ConfigError: If it has one of them, but not the other.
+        ConfigError: If it has only one of the two.
     """
     if not re.match(r"https?://", uri, re.IGNORECASE) or "@" not in uri:
         return uri, None
@@ -99,8 +99,8 @@ def split_credentials(uri: str) -> tuple[str, tuple[str, str] | None]:
     user, _, password = userinfo.partition(":")
     if not user or not password or any(mark in userinfo for mark in "/?#"):
         raise ConfigError(
-            f"tracking.uri: got {scheme}://{without_credentials(host)} behind something that is no user name and "
-            "password; wanted both, with %2F for `/`, %3F for `?` and %23 for `#`, or both in the environment, as "
+            f"tracking.uri: got {scheme}://{without_credentials(host)} with a prefix that is not USER:PASSWORD@; "
+            "wanted both, with %2F for `/`, %3F for `?` and %23 for `#`, or set both in the environment, as "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return f"{scheme}://{host}", (unquote(user), unquote(password))
@@ -109,10 +109,10 @@ def split_credentials(uri: str) -> tuple[str, tuple[str, str] | None]:
 def keep_credentials(uri: str) -> str:
     """Move user name and password of a server's address into this process's environment, where MLflow reads them.
 
-    So the address that is left may be shown, kept and sent to other hosts.
+    The returned address has no password, so it may be shown, stored and sent to other hosts.
 
     Raises:
-        ConfigError: If it has one of them, but not the other.
+        ConfigError: If it has only one of the two.
     """
     bare, credentials = split_credentials(uri)
     if credentials is not None:
@@ -121,10 +121,10 @@ def keep_credentials(uri: str) -> str:
 
 
 def may_hold_password(text: str) -> bool:
-    """Whether text could be an address with a password, however mistyped, so that it must not be printed."""
+    """Return whether text could be an address with a password, even a mistyped one, and must not be printed."""
     return ("@" in text and ":" in text) or ("://" in text and "?" in text)
 
 
 def without_credentials(text: str) -> str:
-    """Return text with user names, passwords and tokens cut out of every address in it."""
+    """Return text with user names, passwords and tokens removed from every address in it."""
     return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("", text))

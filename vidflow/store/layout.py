@@ -1,7 +1,7 @@
-"""How a file comes to exist: written aside, synced, renamed, and only then named in a manifest.
+"""Publish files: write under a temporary name, sync, rename, and only then list in a manifest.
 
-A manifest is a JSON file with a digest of what it says, its seal. One that is cut or altered counts as not there, and
-so does one that lists a file that is gone or cut.
+A manifest is a JSON file with a digest of its own content, the seal. A manifest that is truncated or altered counts as
+missing. So does a manifest that lists a file that is missing or has another size.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One committed file of a stage, as the manifest beside it says.
+    """One committed file of a stage, as described by the manifest beside it.
 
     Attributes:
         file: Name within the stage's folder.
@@ -37,7 +37,7 @@ class FileEntry:
         num_clips: Clips in it.
         seconds: Worker seconds it took.
         rejects: Clips left out while it was made, as rows of `Reject`.
-        details: What else the stage says of it, such as a member index.
+        details: Further facts from the stage, such as a member index.
     """
 
     file: str
@@ -51,9 +51,9 @@ class FileEntry:
 
 @contextlib.contextmanager
 def publish(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on leaving without an exception it becomes `path`, durably.
+    """Yield a temporary path beside `path`. If the block succeeds, sync it and rename it to `path`.
 
-    A reader sees the old file or the whole new one, whenever the writer is killed.
+    A reader sees the old file or the complete new one, even if the writer is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -67,28 +67,28 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def publish_json(path: Path, value: dict[str, Any]) -> None:
-    """Publish a JSON object, indented for people, with its seal."""
+    """Publish a JSON object with its seal, indented so that people can read it."""
     with publish(path) as aside:
         aside.write_text(json.dumps({**value, _SEAL: seal_of(value)}, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return what `publish_json` wrote; None where there is no such file.
+    """Return what `publish_json` wrote; None if there is no such file.
 
-    A file that is cut or altered is set aside and counts as not there.
+    A file that is truncated or altered is set aside and counts as missing.
     """
     if not path.is_file():
         return None
     value = read_sealed(path)
     if value is None:
-        log.warning("%s: cut or altered, so it counts as not there; %s", path, set_aside(path))
+        log.warning("%s: truncated or altered, so it counts as missing; %s", path, set_aside(path))
     return value
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """Return what `publish_json` wrote; None where there is no such file, or where it is cut or altered.
+    """Return what `publish_json` wrote; None if there is no such file, or it is truncated or altered.
 
-    Nothing is set aside, so the file may be anyone's.
+    The file is not set aside, so it may belong to somebody else.
     """
     try:
         value = json.loads(path.read_bytes()) if path.is_file() else None
@@ -98,25 +98,25 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def read_listed(path: Path) -> dict[str, Any] | None:
-    """Return what `publish_json` wrote, or None unless every file that it lists beside it has the size it states.
+    """Return what `publish_json` wrote; None if a file that it lists is missing or has another size.
 
-    Files are listed under `files` and `entries`, each with `file` and `num_bytes`; no byte of them is read.
+    Files are listed under `files` and `entries`, each with `file` and `num_bytes`. Their contents are not read.
     """
     value = read_json(path)
     if value is None:
         return None
     listed = [*value.get("files", ()), *value.get("entries", ())]
-    folder = str(path.parent)  # text, because there may be 10,000 files
+    folder = str(path.parent)  # text, because `Path` is slow for 10,000 files
     return value if all(has_size(f"{folder}/{row['file']}", row["num_bytes"]) for row in listed) else None
 
 
 def list_file(path: Path, name: str | None = None) -> dict[str, Any]:
-    """Return the row by which a manifest lists a file, under another name if one is given."""
+    """Return the row of a file in a manifest, under another name if one is given."""
     return {"file": name or path.name, "num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def has_size(path: Path | str, num_bytes: int) -> bool:
-    """Whether a file is there and has so many bytes."""
+    """Return whether a regular file exists and has this size."""
     try:
         status = os.stat(path)
     except OSError:
@@ -125,36 +125,36 @@ def has_size(path: Path | str, num_bytes: int) -> bool:
 
 
 def seal_of(value: dict[str, Any]) -> str:
-    """Return the digest of what a JSON object says, whatever the order of its keys."""
-    plain = json.loads(json.dumps(value))  # as a reader will find it: keys are text, tuples are lists
+    """Return the digest of a JSON object, which does not depend on the order of its keys."""
+    plain = json.loads(json.dumps(value))  # as a reader gets it: keys are text, tuples are lists
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def damage(path: Path, problem: str) -> DamagedError:
-    """Set a file aside and return the error that says so."""
+    """Set a damaged file aside and return the error that says so."""
     return DamagedError(f"{path}: {problem}; {set_aside(path)}; `vidflow run` makes it again")
 
 
 def set_aside(path: Path) -> str:
-    """Rename a damaged file, so that it counts as not there, and say what became of it."""
+    """Rename a damaged file to NAME.damaged, so that it counts as missing; return a phrase that says so."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
         path.replace(aside)
     except FileNotFoundError:
         return "it is gone"
     except OSError as error:
-        return f"delete it, for it cannot be renamed ({error.strerror})"
+        return f"it cannot be renamed ({error.strerror}): delete it"
     return f"it is set aside as {aside.name}"
 
 
 def publish_entry(directory: Path, entry: FileEntry) -> None:
-    """Publish the manifest of one file; from now on the file exists."""
-    # Not `asdict`: it copies the whole member index, piece by piece.
+    """Publish the manifest of one file; from now on the file counts as committed."""
+    # Not `asdict`, which copies the whole member index, entry by entry.
     publish_json(directory / f"{entry.file}.json", {field.name: getattr(entry, field.name) for field in fields(entry)})
 
 
 def committed_entry(directory: Path, file: str) -> FileEntry | None:
-    """Return the manifest of a file, or None unless both exist and agree in size."""
+    """Return the manifest of a file; None if one of the two is missing or their sizes differ."""
     values = read_json(directory / f"{file}.json")
     if values is None:
         return None
@@ -163,7 +163,7 @@ def committed_entry(directory: Path, file: str) -> FileEntry | None:
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
-    """Return the manifest of a finished stage, or None if it is not finished or a file of it is gone or cut."""
+    """Return the manifest of a stage; None if the stage is not finished, or a file is missing or has another size."""
     manifest = read_listed(directory / STAGE_MANIFEST)
     if manifest is None or not all(read_listed(directory / f"{table}.json") for table in manifest.get("tables", ())):
         return None
@@ -171,14 +171,14 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what a killed writer left aside; only the holder of the root's lock may call this."""
+    """Delete the temporary files of killed writers; only the holder of the root's lock may call this."""
     for aside in directory.glob(".*.tmp"):
         aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Hold `root` for this process; the lock goes with the process, however it ends.
+    """Lock `root` for this process. The lock ends with the process, even if it is killed.
 
     Raises:
         VidflowError: If another process holds it.

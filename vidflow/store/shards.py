@@ -1,4 +1,4 @@
-"""Clips as WebDataset tars with reproducible bytes; the only importer of webdataset."""
+"""Write and read clips as WebDataset tars with reproducible bytes. The only importer of webdataset."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from vidflow.store.layout import publish
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSample:
-    """One clip as a shard holds it.
+    """One clip of a shard.
 
     Attributes:
         key: The clip's content key.
@@ -35,20 +35,20 @@ class ShardSample:
 
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, list[int]]:
-    """Publish a tar with the samples in the given order; return where each member's bytes lie, as [offset, size].
+    """Publish a tar with the samples in the given order; return the [offset, size] of each member's bytes.
 
-    Members carry no time and a fixed owner, so the bytes depend on the samples alone. The index allows random
+    Members have no time and a fixed owner, so the bytes depend on the samples alone. The index allows random
     access by `pread` or an HTTP range.
     """
     index: dict[str, list[int]] = {}
     fixed = {"mtime": 0, "user": "vidflow", "group": "vidflow", "mode": 0o644}
     with publish(path) as aside, aside.open("wb") as stream, wds.TarWriter(stream, encoder=False, **fixed) as writer:
-        writer.tarstream.format = tarfile.USTAR_FORMAT  # the same bytes, found without a look for longer forms
+        writer.tarstream.format = tarfile.USTAR_FORMAT  # faster: tarfile does not try longer header forms
         for sample in samples:
-            members = _members(sample)
+            members = _make_members(sample)
             offset = writer.tarstream.offset
             writer.write(members)
-            # As the writer does: sorted, each behind one block of header and filled up to a whole block.
+            # The writer sorts members; each follows a header of one block and is padded to a whole block.
             for name in sorted(members.keys() - {"__key__"}):
                 index[f"{sample.key}.{name}"] = [offset + tarfile.BLOCKSIZE, len(members[name])]
                 offset += tarfile.BLOCKSIZE - (-len(members[name]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -71,13 +71,13 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 
 
 def read_images(path: Path, members: Mapping[str, Sequence[int]], key: str) -> list[bytes]:
-    """Return the encoded frames of one clip by the shard's member index, reading no other byte."""
+    """Return the encoded frames of one clip; read only their bytes, by the shard's member index."""
     names = sorted(name for name in members if name.startswith(f"{key}.") and name.split(".")[1].isdigit())
     with path.open("rb") as stream:
         return [os.pread(stream.fileno(), size, offset) for offset, size in (members[name] for name in names)]
 
 
-def _members(sample: ShardSample) -> dict[str, Any]:
+def _make_members(sample: ShardSample) -> dict[str, Any]:
     members: dict[str, Any] = {"__key__": sample.key}
     width = max(2, len(str(len(sample.images) - 1)))  # so that names sort like frames
     for index, image in enumerate(sample.images):

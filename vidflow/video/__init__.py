@@ -1,1 +1,1 @@
-"""Videos in: manifests, sampling, decoding and rendered clips."""
+"""Read manifests, choose the frames of clips, decode videos and render synthetic ones."""

@@ -1,4 +1,4 @@
-"""From the annotation files that data sets are published with to rows of a manifest."""
+"""Convert the annotation files of published data sets to rows of a manifest."""
 
 import csv
 import json
@@ -29,21 +29,21 @@ def adapt(
 ) -> list[VideoItem]:
     """Return the rows of a published data set, for `write_manifest`.
 
-    Videos are looked for by name in `videos` and the folders below it, however they are sorted
-    there; one that is not there keeps its published name, for probing to report. The splits are
-    `train`, `val` and `test`; of UCF101 and HMDB51, which have two, the test list is `val`.
+    Videos are found by name, anywhere below `videos`. A missing video keeps its published name, and scanning
+    reports it later. The splits are `train`, `val` and `test`. UCF101 and HMDB51 have only two lists; their test
+    list becomes `val`.
 
     Args:
-        dataset: Which one.
+        dataset: Name of the data set.
         annotations: Folder of the annotation files, under their published names.
         videos: Folder of the videos.
         fold: Which of the three splits, for UCF101 and HMDB51.
-        epic_label: What the label of an EPIC-KITCHENS-100 row is.
-        tracks: Folder that the boxes and points of Perception Test are written to, one `.npz` per video; None is
-            `tracks` in the folder of the annotations.
-        box_gap_seconds: Longest time between two boxes of Perception Test from which those of the frames in between
-            are interpolated. They are drawn once a second: with 0 no other frame has any, so that clips of fewer
-            frames per second than their video may meet none.
+        epic_label: Label of the rows of EPIC-KITCHENS-100.
+        tracks: Output folder for the boxes and points of Perception Test, one `.npz` per video; None: the folder
+            `tracks` in `annotations`.
+        box_gap_seconds: Longest time between two boxes of Perception Test across which boxes are interpolated. The
+            published boxes are about one second apart. With 0 the frames in between have no box, so a clip at a
+            lower frame rate than its video may have none at all.
 
     Raises:
         ConfigError: If an annotation file is missing or not in the published format.
@@ -73,11 +73,11 @@ def _read_csv(file: Path) -> list[dict[str, str]]:
 
 
 def _kinetics400(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
-    """Yield the rows of every CSV in the folder: the train, validation and test lists have had several names.
+    """Yield the rows of every CSV in the folder, because the names of the lists differ between releases.
 
     Source: Kay et al. 2017, The Kinetics Human Action Video Dataset, and the files of its release, with the columns
-    label (not in every test list), youtube_id, time_start, time_end (seconds), split, is_cc. A clip holds just that
-    span; the official crawler names it by its id and span in whole seconds, six digits each.
+    label (not in every test list), youtube_id, time_start, time_end (seconds), split, is_cc. A video file holds only
+    that span. The official crawler names it by id, start and end, in whole seconds of six digits each.
     """
     files = sorted(annotations.glob("*.csv"))
     if not files:
@@ -99,8 +99,8 @@ def _ssv2(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
     """Yield the rows of the training and validation lists; the test list has no labels.
 
     Source: Goyal et al. 2017, The "something something" video database, and the release of version 2:
-    `something-something-v2-{labels,train,validation}.json`, later without the prefix. A row names its class by the
-    template, whose placeholders stand in brackets there and without them in the list of labels. Clips are `ID.webm`.
+    `something-something-v2-{labels,train,validation}.json`, later without the prefix. A row's `template` is its
+    class with the placeholders in brackets; the list of labels has no brackets. Videos are `ID.webm`.
     """
     long_name = annotations / "something-something-v2-labels.json"
     prefix = "something-something-v2-" if long_name.exists() else ""
@@ -159,11 +159,11 @@ def _ucf101(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem
     """
     file = annotations / "classInd.txt"
     with published_format(file):
-        labels = {line.split()[1] for line in _lines(file, num_words=2)}
+        labels = {line.split()[1] for line in _read_lines(file, num_words=2)}
     for name, split in (("trainlist", "train"), ("testlist", "val")):
         file = annotations / f"{name}{fold:02d}.txt"
         with published_format(file):
-            for line in _lines(file):
+            for line in _read_lines(file):
                 clip = line.split()[0]
                 label = clip.split("/")[0]
                 _require_class(label, labels)
@@ -183,15 +183,15 @@ def _hmdb51(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem
     for file in files:
         with published_format(file):
             label = file.name.removesuffix(ending)
-            for line in _lines(file, num_words=2):
+            for line in _read_lines(file, num_words=2):
                 clip, use = line.split()
                 split = {"0": None, "1": "train", "2": "val"}[use]
                 if split:
                     yield VideoItem(path=videos.find(f"{label}/{clip}"), label=label, split=split)
 
 
-def _lines(file: Path, *, num_words: int | None = None) -> Iterator[str]:
-    """Yield the lines with something on them, and check how much."""
+def _read_lines(file: Path, *, num_words: int | None = None) -> Iterator[str]:
+    """Yield the lines that are not blank, and check their number of words."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if num_words is not None and line.strip() and len(line.split()) != num_words:
             raise ValueError(f"got the line {line!r}, wanted {num_words} words")
@@ -201,4 +201,4 @@ def _lines(file: Path, *, num_words: int | None = None) -> Iterator[str]:
 
 def _require_class(label: str, labels: Collection[str]) -> None:
     if label not in labels:
-        raise ValueError(f"got the class {label!r}, which is none of the {len(labels)} in the list of classes")
+        raise ValueError(f"got the class {label!r}, wanted one of the {len(labels)} in the list of classes")

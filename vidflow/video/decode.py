@@ -1,4 +1,4 @@
-"""Clips from videos: the wanted frames, resized and cropped to a square, by decord or by PyAV.
+"""Decode the wanted frames of a video with decord or PyAV, and resize and crop each to a square.
 
 Axes: T frames of a clip, H and W pixels, 3 the channels red, green, blue.
 """
@@ -20,19 +20,19 @@ ResizeFilter = Literal["bilinear", "bicubic", "lanczos", "box"]
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
-# What decord and PyAV turn into the same RGB, byte for byte where both sides are even.
+# Formats that decord and PyAV convert to the same RGB bytes if both sides are even.
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "nv12"}
 
-# decord holds times as 32-bit floats: their step is 6e-8 of the time, and containers count milliseconds or finer.
+# decord stores times as 32-bit floats, with a relative error of 6e-8. Containers count milliseconds or finer units.
 _TIME_TOLERANCE_SECONDS = 4e-4
 _TIME_TOLERANCE_RELATIVE = 1e-6
 
-# Any positive fraction makes decord raise where it would silently put another frame in a broken one's place.
-_NO_SUBSTITUTES = 1e-6
+# With any positive fraction decord raises an error instead of silently replacing a broken frame by another one.
+_FAULT_TOLERANCE = 1e-6
 
 
 class _NotForDecordError(Exception):
-    """decord cannot be trusted with this video, for the reason given."""
+    """decord cannot decode this video exactly; the message says why."""
 
 
 def decode_clip(
@@ -45,27 +45,31 @@ def decode_clip(
     resize_filter: ResizeFilter,
     opened: ffmpeg.Pictures | None = None,
 ) -> Clip:
-    """Decode frames and make each a square: short side to `size`, centre crop.
+    """Decode frames, resize the short side of each to `size` and crop the central square.
 
-    PyAV gives the frames that decoding from the start gives. With `decord` as the first choice, a video goes to PyAV
-    by a rule that depends on the video alone: where its container is none of MP4, MOV, Matroska, WebM and FLV; where
-    the container's keyframes are not those at which decoding may start; where the picture is turned, mirrored, of odd
-    sides or not 8-bit 4:2:0; where decord raises, or counts or times the frames differently from the container. As
-    decord paints over damage and says nothing, PyAV decodes beside it and must report no error. The clip says who
-    made the frames.
+    PyAV returns the same frames as decoding the file from the start. With `decoder="decord"`, PyAV still makes the
+    frames if:
+
+    - the container is not MP4, MOV, Matroska, WebM or FLV;
+    - the container's keyframes are not exactly the frames at which decoding may start;
+    - the picture is rotated, mirrored, has an odd side or is not 8-bit 4:2:0;
+    - decord raises an error, or its frame count or times differ from the container's.
+
+    This rule depends on the video alone. decord conceals damage without an error, so PyAV decodes the same frames
+    too and must report no error. The clip records which decoder made its frames.
 
     Args:
         path: Video file.
-        info: What `ffmpeg.probe` said of it.
+        info: Result of `ffmpeg.probe`.
         indices: Frames wanted, as positions in `info.pts_seconds`; repeats allowed.
-        decoder: First choice.
+        decoder: Preferred decoder.
         size: Side of the square, in pixels.
         resize_filter: Resampling filter, antialiased.
-        opened: What `ffmpeg.probed` gave, if the file is still open.
+        opened: Function that `ffmpeg.probed` yielded, if the file is still open.
 
     Raises:
-        VideoError: `DecodeError` if a wanted frame cannot be had from PyAV either, or a reason of
-            `ffmpeg.probe` if the file has changed.
+        VideoError: `DecodeError` if PyAV cannot decode a wanted frame; a reason of `ffmpeg.probe` if the file has
+            changed.
     """
     wanted = sorted(set(indices.tolist()))
     frames, name = _decode(path, info, wanted, decoder, size, resize_filter, opened)
@@ -81,8 +85,8 @@ def decode_clip(
 def crop_square(frame: Frame, size: int, resize_filter: ResizeFilter) -> UInt8[np.ndarray, "size size 3"]:
     """Resize the short side to `size` and keep the centre, in one step.
 
-    The crop is the exact central square: its edges are not rounded to whole pixels of the resized
-    picture, so that ground truth in fractions of the crop stays exact.
+    The crop is the exact central square. Its edges are not rounded to whole pixels of the resized
+    picture, so ground truth in fractions of the crop stays exact.
     """
     height, width = frame.shape[:2]
     side = min(height, width)
@@ -124,18 +128,18 @@ def _decode(
             pass
         else:
             for _ in opened(wanted) if opened else ffmpeg.pictures(path, info, wanted):
-                pass  # raises where decord's frame would be one that was painted over
+                pass  # raises an error if a frame is damaged
             return {index: crop_square(frame, size, resize_filter) for index, frame in frames}, name
-    # One at a time, as the full frames of a clip of 4K video would fill the memory.
+    # One at a time: all frames of a 4K clip at full size would fill the memory.
     shown = ffmpeg.decode(path, info, wanted, opened=opened)
     return {index: crop_square(frame, size, resize_filter) for index, frame in shown}, ffmpeg.PYAV_VERSION
 
 
 def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> tuple[list[tuple[int, Frame]], str]:
-    """Decode with a fresh reader and one batch: a reader that lives on decodes ahead without bound.
+    """Decode with a new reader and one batch, because a reader that is kept decodes ahead without limit.
 
     Raises:
-        _NotForDecordError: If PyAV has to do it.
+        _NotForDecordError: If PyAV must decode the video.
     """
     if info.has_leading_frames:
         raise _NotForDecordError("after a seek it would count frames that are shown before the keyframe")
@@ -144,13 +148,13 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
     if info.rotation_degrees or info.mirrored or info.pixel_format not in _DECORD_PIXEL_FORMATS:
         raise _NotForDecordError(f"{info.pixel_format}, rotated by {info.rotation_degrees} degrees")
     try:
-        import decord  # here, as there is no build of it for some machines, and it slows the import of others
+        import decord  # here, because some platforms have no build of it, and importing it is slow on others
         from decord._ffi.base import DECORDError, DECORDLimitReachedError
     except ImportError as error:
         raise _NotForDecordError("not installed") from error
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=_NO_SUBSTITUTES)
+        reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=_FAULT_TOLERANCE)
         _check_reader(reader, info, wanted)
         batch: UInt8[np.ndarray, "wanted H W 3"] = reader.get_batch(wanted).asnumpy()
     except (DECORDError, DECORDLimitReachedError, RuntimeError) as error:
@@ -161,7 +165,7 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
 
 
 def _check_reader(reader: Any, info: VideoInfo, wanted: Sequence[int]) -> None:
-    """Refuse where decord's frame numbers are not positions in the order of presentation."""
+    """Check that decord's frame numbers are positions in the order of presentation."""
     if len(reader) != len(info.pts_seconds):
         raise _NotForDecordError(f"{len(reader)} of {len(info.pts_seconds)} frames")
     times = info.pts_seconds[wanted] - info.pts_seconds[0]  # its clock starts with the first frame
@@ -169,4 +173,4 @@ def _check_reader(reader: Any, info: VideoInfo, wanted: Sequence[int]) -> None:
     if (strayed > _TIME_TOLERANCE_SECONDS + _TIME_TOLERANCE_RELATIVE * times).any():
         raise _NotForDecordError(f"times off by {strayed.max()} s")
     if sorted(reader.get_key_indices()) != [point.index for point in info.access_points]:
-        raise _NotForDecordError("it would seek to where decoding cannot start")
+        raise _NotForDecordError("it would seek to frames at which decoding cannot start")

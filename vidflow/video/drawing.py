@@ -1,4 +1,4 @@
-"""Predictions drawn over frames: names, boxes, tracks, and depth beside the picture.
+"""Draw predictions on frames: class names, boxes, tracks of points, and depth beside the frame.
 
 Axes: H and W pixels, 3 the channels red, green, blue.
 """
@@ -12,27 +12,27 @@ from PIL import Image, ImageDraw, ImageFont
 
 Picture = UInt8[np.ndarray, "H W 3"]
 
-# Heights in pixels between which frames are shown: text on smaller ones could not be read.
+# Frames are scaled to a height in this range, in pixels, so that text can be read.
 _MIN_HEIGHT, _MAX_HEIGHT = 240, 720
 _BAR_HEIGHT = 30
 _TEXT_SIZE = 15
 _BACKGROUND, _TEXT, _FILL = (24, 24, 27), (244, 244, 245), (37, 99, 235)
-# Colours of followed boxes and points, in turn; told apart by people with any kind of colour vision.
+# Colours of tracked boxes and points, in turn. People with any kind of colour vision can tell them apart.
 # Source: Okabe and Ito 2008, Color Universal Design.
 _COLOURS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167)]
-# From near to far, light to dark, so that it can be read without colour.
+# From near (light) to far (dark), so that depth can be read without colour.
 _DEPTH_COLOURS = np.array([(255, 247, 188), (254, 153, 41), (204, 76, 2), (82, 28, 120), (10, 8, 40)], dtype=np.float64)
 
 
 def draw_prediction(
     frame: Picture, rows: Sequence[dict[str, Any]], *, depth: Float[np.ndarray, "h w"] | None = None
 ) -> Picture:
-    """Draw what is predicted for a frame, with even sides.
+    """Draw the prediction for a frame; both sides of the result are even.
 
     Args:
         frame: The frame.
-        rows: Predictions of the frames up to this one, which comes last, as `VideoPredictor` gives them; earlier ones
-            leave the tracks of points.
+        rows: Predictions of `VideoPredictor` for the frames up to this one, which is last. The earlier ones make the
+            tracks of points.
         depth: Depth of the central square in metres, shown beside the frame.
     """
     scale = float(np.clip(frame.shape[0], _MIN_HEIGHT, _MAX_HEIGHT)) / frame.shape[0]
@@ -58,14 +58,14 @@ def colour_depth(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: Sequence[Sequence[float]], scale: float) -> None:
     for number, (x0, y0, x1, y1) in enumerate(boxes):
-        # An untrained head may name corners in the wrong order, which Pillow refuses.
+        # An untrained head may predict corners in the wrong order, which Pillow refuses.
         corners = [min(x0, x1) * scale, min(y0, y1) * scale, max(x0, x1) * scale, max(y0, y1) * scale]
         draw.rectangle(corners, outline=_colour(number), width=3)
         draw.text((corners[0] + 5, corners[1] + 3), str(number), fill=_colour(number), font=_font())
 
 
 def _draw_tracks(draw: ImageDraw.ImageDraw, rows: Sequence[dict[str, Any]], scale: float) -> None:
-    """Draw points filled where they are seen, hollow where they are thought to be hidden, with a trail."""
+    """Draw points with a trail: filled if predicted visible, hollow if predicted hidden."""
     for number, point in enumerate(rows[-1].get("points", [])):
         past = [row["points"][number] for row in rows if len(row["points"]) > number]
         trail = [(where["x"] * scale, where["y"] * scale) for where in past]
@@ -76,7 +76,7 @@ def _draw_tracks(draw: ImageDraw.ImageDraw, rows: Sequence[dict[str, Any]], scal
 
 
 def _draw_bar(draw: ImageDraw.ImageDraw, row: dict[str, Any], *, top: int, width: int) -> None:
-    """Write the answer below the picture; the bar behind a class is as long as its probability."""
+    """Write the prediction below the frame; the bar behind a class is as long as its probability."""
     if "classes" in row:
         best = row["classes"][0]
         draw.rectangle([0, top, width * best["probability"], top + _BAR_HEIGHT], fill=_FILL)
@@ -84,7 +84,7 @@ def _draw_bar(draw: ImageDraw.ImageDraw, row: dict[str, Any], *, top: int, width
 
 
 def caption(row: dict[str, Any]) -> str:
-    """Return one line that says what is predicted."""
+    """Return the prediction as one line of text."""
     when = f"{row['pts_seconds']:.2f} s"
     if "classes" in row:
         best = row["classes"][0]

@@ -1,4 +1,4 @@
-"""One clip as a shard holds it: decoded, resized, cropped, and each frame compressed again as an image."""
+"""Make a clip of a shard: decode, resize and crop its frames, and compress each as an image."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from vidflow.video.decode import decode_clip
 from vidflow.video.ffmpeg import Pictures, probed
 from vidflow.video.sampling import frames_at
 
-# What probing said of the last few files, by path, size and time of change.
+# Results of probing the last few files, by path, size and modification time.
 _INFOS: dict[tuple[Path, int, int], VideoInfo] = {}
 _NUM_INFOS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedClip:
-    """Compressed frames of a clip, what is known of them, and their dense ground truth (`.npz` bytes or empty)."""
+    """Compressed frames of a clip, their metadata, and their dense ground truth (`.npz` bytes or empty)."""
 
     images: list[bytes]
     metadata: dict[str, Any]
@@ -47,18 +47,18 @@ def encode_clip(
 
     Args:
         path: Video file.
-        times: Moments in seconds on the video's clock.
-        decoder: First choice of decoder.
-        size: Side of the square that short-side resizing and centre crop leave, in pixels.
+        times: Times in seconds on the video's clock.
+        decoder: Preferred decoder.
+        size: Side of the square after resizing the short side and cropping the centre, in pixels.
         resize_filter: Resampling filter.
-        image_format: `jpg` (4:4:4, no chroma is thrown away) or `png`.
+        image_format: `jpg` (4:4:4, chroma is not subsampled) or `png`.
         jpeg_quality: 1 to 100.
         annotations: Path of the video's dense ground truth, or empty.
 
     Raises:
         VideoError: If the video cannot be decoded.
     """
-    with _probed_once(path) as (info, opened):
+    with _probe_cached(path) as (info, opened):
         indices = frames_at(info.pts_seconds, np.asarray(times))
         clip = decode_clip(path, info, indices, decoder=decoder, size=size, resize_filter=resize_filter, opened=opened)
     metadata = {
@@ -83,8 +83,8 @@ def encode_clip(
 
 
 @contextmanager
-def _probed_once(path: Path) -> Iterator[tuple[VideoInfo, Pictures | None]]:
-    """Probe a file once for the clips that are taken from it, as long as it is among the last few."""
+def _probe_cached(path: Path) -> Iterator[tuple[VideoInfo, Pictures | None]]:
+    """Probe a file, or reuse the result if it is one of the last few files that were probed."""
     known = (path, *file_state(path).stamp)
     if known in _INFOS:
         yield _INFOS[known], None
@@ -107,5 +107,5 @@ def compress(frame: UInt8[np.ndarray, "H W 3"], image_format: Literal["jpg", "pn
 
 
 def decompress(image: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the frame that `compress` was given, exactly for PNG and nearly for JPEG."""
+    """Return the frame that `compress` was given: exact for PNG, approximate for JPEG."""
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))

@@ -1,4 +1,4 @@
-"""Manifests: the table that says which videos, or parts of videos, an experiment is about."""
+"""Read and write manifests: tables of the videos, or parts of videos, that an experiment uses."""
 
 import csv
 import io
@@ -20,18 +20,18 @@ from vidflow.records import Reject, VideoItem
 REQUIRED_COLUMNS = ("path", "label", "split")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations", "sha256")
 
-# Where the csv module puts cells beyond the last column; no column has this name.
+# The csv module stores cells beyond the last column under this key; no column has this name.
 _SURPLUS = None
 
-# Longer than any path that Linux opens; what is longer is not one cell but a broken file.
-_MOST_CHARACTERS = 4096
-_MOST_SHOWN = 100
+# Linux opens no longer path. A longer cell means that the file is broken.
+_MAX_CHARACTERS = 4096
+_MAX_SHOWN = 100
 
 _Row = Mapping[Any, Any]
 
 
 class _BadRowError(Exception):
-    """A row that cannot be used; the reason and what is wrong."""
+    """A row cannot be used. The arguments are the reject reason and the problem."""
 
     def __init__(self, reason: RowReason, problem: str) -> None:
         """Keep the reason beside what is wrong."""
@@ -42,17 +42,17 @@ class _BadRowError(Exception):
 def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[VideoItem], list[Reject]]:
     """Read a CSV, JSON Lines or Parquet manifest.
 
-    Paths in it resolve against its own folder. They may not leave that folder or `video_root`, so
-    that a manifest from elsewhere cannot reach into the rest of the disk; symbolic links are
-    followed wherever they lead. Whether a file is there, and a video, is found out later.
-    Columns beyond `path, label, split, start_seconds, end_seconds, annotations, sha256` are left alone.
+    Relative paths start at the manifest's folder. No path may leave that folder or `video_root`, so a
+    manifest from elsewhere cannot name other files on the disk. Symbolic links are followed anywhere.
+    Videos are not opened; scanning reports missing and damaged ones later.
+    Columns other than `path, label, split, start_seconds, end_seconds, annotations, sha256` are ignored.
 
     Args:
         path: The manifest; its suffix is `.csv`, `.jsonl` or `.parquet`.
         video_root: A second folder that paths may point into.
 
     Returns:
-        The usable rows in order, and a reject (`BadRow` or `PathEscapes`) for every other one.
+        The usable rows in order, and a reject (`BadRow` or `PathEscapes`) for every other row.
 
     Raises:
         ConfigError: If the manifest cannot be read, lacks a column or has no rows.
@@ -60,14 +60,14 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
     roots = [_absolute(path).parent, *([_absolute(video_root)] if video_root else [])]
     for named in map(str, [_absolute(path), *roots]):
         if _printable(named) != named:
-            raise ConfigError(f"{_printable(named)}: the name of this file or folder is no UTF-8; rename it")
+            raise ConfigError(f"{_printable(named)}: the name of this file or folder is not UTF-8; rename it")
     items, rejects = [], []
     for number, row in enumerate(_read_rows(path), 1):
         try:
             items.append(_parse_row(row, roots))
         except _BadRowError as error:
             given = row.get("path") if isinstance(row, Mapping) else None
-            name = _printable(given[:_MOST_CHARACTERS]) if isinstance(given, str) else ""
+            name = _printable(given[:_MAX_CHARACTERS]) if isinstance(given, str) else ""
             message = f"{path}, row {number}: {error}"
             rejects.append(Reject(key="", path=name, stage="manifest", reason=error.reason, message=message))
     if not items and not rejects:
@@ -83,7 +83,7 @@ def write_manifest(path: Path, items: Sequence[VideoItem]) -> None:
         items: Rows.
 
     Raises:
-        ConfigError: If the suffix is another one.
+        ConfigError: If the suffix is none of these.
     """
     folder = _absolute(path).parent
     rows = [_as_row(item, folder) for item in items]
@@ -105,10 +105,10 @@ def write_manifest(path: Path, items: Sequence[VideoItem]) -> None:
 
 
 def _read_rows(path: Path) -> Iterator[_Row | None]:
-    """Yield the rows of a manifest, None for a line that is no row.
+    """Yield the rows of a manifest; None for a line that cannot be parsed.
 
     Raises:
-        ConfigError: If there is nothing to read.
+        ConfigError: If the file cannot be read or lacks a column.
     """
     try:
         match _format_of(path):
@@ -127,7 +127,7 @@ def _read_rows(path: Path) -> Iterator[_Row | None]:
                     schema = table.schema_arrow
                     _require_columns(path, schema.names)
                     _require_types(path, schema)
-                    # Other columns may hold anything, even what Python has no value for.
+                    # Only these columns: others may hold types that Python cannot represent.
                     wanted = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in schema.names]
                     yield from table.read(columns=wanted).to_pylist()
             case other:
@@ -155,7 +155,7 @@ def _format_of(path: Path) -> Literal[".csv", ".jsonl", ".parquet"]:
 def _require_columns(path: Path, names: Sequence[str]) -> None:
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
-        got = ", ".join(_printable(name[:_MOST_SHOWN]) for name in names) or "none"
+        got = ", ".join(_printable(name[:_MAX_SHOWN]) for name in names) or "none"
         raise ConfigError(
             f"{path}: no column {', '.join(missing)}; got {got}; wanted {', '.join(REQUIRED_COLUMNS)} "
             f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}"
@@ -186,18 +186,18 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _parse_line(line: str) -> _Row | None:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):  # the latter for brackets within brackets within brackets
+        row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_names)
+    except (ValueError, RecursionError):  # RecursionError: deeply nested brackets
         return None
     return row if isinstance(row, dict) else None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, unless it gives two values to one name: which one is meant nobody knows."""
+def _refuse_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; refuse a repeated name, because it is not clear which value is meant."""
     row = dict(pairs)
     if len(row) < len(pairs):
         raise ValueError("a name is given twice")
@@ -206,12 +206,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
     if row is None:
-        raise _BadRowError("BadRow", "got a line that is no JSON object with names given once; correct it")
+        raise _BadRowError("BadRow", "got a line that is not a JSON object, or that repeats a name; correct it")
     if _SURPLUS in row:
-        raise _BadRowError("BadRow", f"got {len(row[_SURPLUS])} cells more than columns; quote what has commas")
+        raise _BadRowError("BadRow", f"got {len(row[_SURPLUS])} more cells than columns; quote cells that hold commas")
     start, end = _parse_seconds(row, "start_seconds"), _parse_seconds(row, "end_seconds")
     if end is not None and end <= (start or 0.0):
-        raise _BadRowError("BadRow", f"got the span {start or 0.0} to {end} s; wanted its end after its start")
+        raise _BadRowError("BadRow", f"got the span {start or 0.0} to {end} s; wanted the end after the start")
     annotations = row.get("annotations")
     return VideoItem(
         path=_resolve(_parse_text(row, "path"), roots),
@@ -229,15 +229,15 @@ def _parse_digest(row: _Row) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
-        raise _BadRowError("BadRow", f"got sha256 = {_shown(value)}; wanted 64 hex digits, or nothing")
+        raise _BadRowError("BadRow", f"got sha256 = {_show_value(value)}; wanted 64 hex digits, or nothing")
     return value.lower()
 
 
 def _parse_name(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
-    """Return the text of a cell that groups rows; a space that nobody sees would make a group of its own."""
+    """Return a label or split. Outer spaces are refused: they would make another class or split that looks the same."""
     value = _parse_text(row, name, may_be_empty=may_be_empty)
     if value != value.strip():
-        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted it without spaces before or after")
+        raise _BadRowError("BadRow", f"got {name} = {_show_value(value)}; wanted it without spaces before or after")
     return value
 
 
@@ -246,11 +246,11 @@ def _parse_text(row: _Row, name: str, *, may_be_empty: bool = False) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # a class number
     if not isinstance(value, str) or not (value.strip() or may_be_empty) or "\0" in value:
-        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted text")
-    if len(value) > _MOST_CHARACTERS:
-        raise _BadRowError("BadRow", f"got {name} of {len(value)} characters; wanted at most {_MOST_CHARACTERS}")
+        raise _BadRowError("BadRow", f"got {name} = {_show_value(value)}; wanted text")
+    if len(value) > _MAX_CHARACTERS:
+        raise _BadRowError("BadRow", f"got {name} of {len(value)} characters; wanted at most {_MAX_CHARACTERS}")
     if _printable(value) != value:
-        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted text that UTF-8 can write")
+        raise _BadRowError("BadRow", f"got {name} = {_show_value(value)}; wanted text that UTF-8 can encode")
     return value
 
 
@@ -263,35 +263,35 @@ def _parse_seconds(row: _Row, name: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.inf
     if math.isnan(seconds) and not isinstance(value, str):
-        return None  # how Parquet files of pandas say that there is none
+        return None  # pandas writes NaN to Parquet files for a missing number
     if not math.isfinite(seconds) or isinstance(value, bool):
-        raise _BadRowError("BadRow", f"got {name} = {_shown(value)}; wanted seconds, or nothing")
+        raise _BadRowError("BadRow", f"got {name} = {_show_value(value)}; wanted seconds, or nothing")
     return seconds
 
 
-def _shown(value: Any) -> str:
-    """Return a value as messages show it: cut, for a cell may hold megabytes."""
-    text = repr(value) if not isinstance(value, str) else repr(value[:_MOST_SHOWN])
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+def _show_value(value: Any) -> str:
+    """Return a value as text for a message, cut because a cell may hold megabytes."""
+    text = repr(value) if not isinstance(value, str) else repr(value[:_MAX_SHOWN])
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _printable(text: str) -> str:
-    """Return a text such that UTF-8 can write it: half a surrogate pair becomes its escape."""
+    """Replace what UTF-8 cannot encode, such as half a surrogate pair, by its escape."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _absolute(path: Path) -> Path:
-    """Return a path without `..`, by its letters alone, so that symbolic links stay what they are."""
+    """Return an absolute path without `..`; symbolic links are not resolved."""
     return Path(os.path.abspath(path))
 
 
 def _resolve(named: str, roots: Sequence[Path]) -> Path:
-    """Return the absolute path of a file named in a manifest that lies in the first of `roots`."""
+    """Return the absolute path of a file that a manifest names; relative paths start at `roots[0]`."""
     path = _absolute(roots[0] / named)
     if not any(path.is_relative_to(root) for root in roots):
         raise _BadRowError(
             "PathEscapes",
-            f"got {_shown(named)}, which is outside {' and '.join(map(str, roots))}; "
+            f"got {_show_value(named)}, which is outside {' and '.join(map(str, roots))}; "
             "set video.video_root to a folder that holds the videos",
         )
     return path

@@ -1,4 +1,4 @@
-"""What every adapter of a published data set needs: its videos by name, and a message where a file is another one."""
+"""Helpers for adapters of published data sets: find videos by name, report files in another format."""
 
 import csv
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from vidflow.errors import ConfigError
 
 VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
 
-# What publishers call the split that the field reports results on and that has labels.
+# Publishers' names of the splits, and the names used here.
 SPLITS = {
     "train": "train",
     "val": "val",
@@ -31,28 +31,28 @@ class Videos:
         self._paths = {path.stem: path for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
 
     def find(self, name: str) -> Path:
-        """Return where a video lies, or would lie if it were there."""
+        """Return the path of a video, or the path at which it is expected if it is missing."""
         return self._paths.get(Path(name).stem, self._folder / name)
 
 
 @contextmanager
 def published_format(file: Path, part: str = "") -> Iterator[None]:
-    """Turn what goes wrong with reading a published file into a message for whoever has another one.
+    """Turn the errors of reading a published file into one message.
 
     Args:
         file: The file.
-        part: The place in it, where that is known.
+        part: The place in it, if known.
 
     Raises:
-        ConfigError: Instead of the errors that files which are missing or in another format raise.
+        ConfigError: If the file is missing or in another format.
     """
     where = f"{file}, {part}" if part else str(file)
-    if file.exists() and not file.is_file():  # a pipe would wait for ever
-        raise ConfigError(f"{file}: no regular file; wanted the file under the name it was published with")
+    if file.exists() and not file.is_file():  # reading a pipe would block
+        raise ConfigError(f"{file}: not a regular file; wanted the published file under its published name")
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; wanted the file under the name it was published with") from error
+        raise ConfigError(f"{file}: {error.strerror}; wanted the published file under its published name") from error
     except (
         AttributeError,
         IndexError,

@@ -1,6 +1,7 @@
-"""Which moments of a video become the frames of a clip: arithmetic on times, never on frame numbers.
+"""Choose the times of a video that become the frames of a clip.
 
-Sampling by time treats constant and variable frame rates alike. All times are seconds on the video's own clock.
+Sampling uses times, never frame numbers, so it works for constant and variable frame rates. All times are seconds on
+the video's own clock.
 
 Axes: T frames of a clip.
 """
@@ -18,7 +19,7 @@ Mode = Literal["uniform", "center", "windows"]
 # Frame times are multiples of at least a microsecond in every container; sums of doubles stray by far less.
 _TOLERANCE_SECONDS = 1e-6
 
-# Published spans are rounded, often to whole or tenths of seconds: one may stick out of its video by this much.
+# Published spans are rounded, often to whole or tenths of seconds, so a span may exceed its video by this much.
 _SPAN_SLACK_SECONDS = 0.5
 
 
@@ -33,14 +34,14 @@ def uniform_times(start: float, end: float, *, num_frames: int) -> Float64[np.nd
 
 
 def center_times(start: float, end: float, *, num_frames: int, fps: float) -> Float64[np.ndarray, " T"]:
-    """Return `num_frames` times `1 / fps` apart around the middle of [start, end), held inside it.
+    """Return `num_frames` times `1 / fps` apart around the middle of [start, end), clipped to it.
 
     start            middle            end
       |----------------|----------------|
                x    x    x    x              num_frames = 4
     """
     middle = (start + end) / 2
-    return _inside(middle + (np.arange(num_frames) - (num_frames - 1) / 2) / fps, start, end)
+    return _clip_times(middle + (np.arange(num_frames) - (num_frames - 1) / 2) / fps, start, end)
 
 
 def window_times(
@@ -48,7 +49,7 @@ def window_times(
 ) -> list[Float64[np.ndarray, " T"]]:
     """Return the times of every window of `num_frames / fps` seconds that fits into [start, end).
 
-    A window that would stick out is left out, unless it is the only one: that one is held inside.
+    A window that does not fit is left out. If no window fits, the first is kept and its times are clipped.
 
         start                              end
           |--------------------------------|
@@ -59,11 +60,11 @@ def window_times(
     """
     num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
     offsets = (np.arange(num_frames) + 0.5) / fps
-    return [_inside(start + window * stride_seconds + offsets, start, end) for window in range(int(num_windows))]
+    return [_clip_times(start + window * stride_seconds + offsets, start, end) for window in range(int(num_windows))]
 
 
 def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
-    """Return the index of the frame on display at each time: the last that has begun.
+    """Return the index of the frame on display at each time: the last frame that has started.
 
         frames   0        1    2                 3
                  |--------|----|-----------------|-----
@@ -72,21 +73,21 @@ def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.nda
 
     Args:
         pts_seconds: Presentation times, ascending.
-        times: Moments wanted; one before the first frame gets the first, one after the last the last.
+        times: Times wanted. A time before the first frame gives the first frame; after the last, the last.
     """
     return np.maximum(np.searchsorted(pts_seconds, times + _TOLERANCE_SECONDS, side="right") - 1, 0)
 
 
 def row_span(item: VideoItem, *, first: float, last: float) -> tuple[float, float]:
-    """Return the span of a row, cut to the video where rounding made it stick out.
+    """Return the span of a row, clipped to the video if rounding made it a little longer.
 
     Args:
         item: The row, with or without a span.
         first: Time of the video's first frame, in seconds.
-        last: End of its last frame.
+        last: End of its last frame, in seconds.
 
     Raises:
-        VideoError: `SpanOutside` if the span is empty or sticks out of the video.
+        VideoError: `SpanOutside` if the span is empty or exceeds the video by more than rounding.
     """
     start = first if item.start_seconds is None else item.start_seconds
     end = last if item.end_seconds is None else item.end_seconds
@@ -113,7 +114,7 @@ def plan_clip_times(
 
     Args:
         item: The row, for messages.
-        span: Its start and end as `row_span` gives them, in seconds.
+        span: Its start and end from `row_span`, in seconds.
         mode: How to sample the span.
         num_frames: Frames per clip, at least 1.
         fps: Frames per second within a clip, for `center` and `windows`.
@@ -145,13 +146,13 @@ def plan_clip_times(
 
 
 def _count_windows(start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float) -> float:
-    """Return the number of whole windows, at least 1; a float, as a lie about times may make it any number."""
+    """Return the number of whole windows, at least 1. A float, because false times in a file can make it huge."""
     spare_seconds = end - start - num_frames / fps
     return max(1.0, 1.0 + float(np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds)))
 
 
-def _inside(times: Float64[np.ndarray, " T"], start: float, end: float) -> Float64[np.ndarray, " T"]:
-    """Hold times in [start, end), so that a short video repeats its nearest frame."""
-    # Two tolerances before the end, as `frames_at` adds one and the frame that begins at `end` is not of the span.
+def _clip_times(times: Float64[np.ndarray, " T"], start: float, end: float) -> Float64[np.ndarray, " T"]:
+    """Clip times to [start, end), so that a short video repeats its nearest frame."""
+    # Two tolerances before the end: `frames_at` adds one, and the frame that starts at `end` is outside the span.
     held: Float64[np.ndarray, " T"] = np.clip(times, start, max(start, end - 2 * _TOLERANCE_SECONDS))
     return held

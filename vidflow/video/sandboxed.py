@@ -1,4 +1,4 @@
-"""What is done to one input of a manifest in the sandbox; kept apart from the stages, as the child imports it."""
+"""Functions that the sandbox calls on one file of a manifest. The child imports this module instead of the stages."""
 
 import hashlib
 import math
@@ -15,17 +15,17 @@ from vidflow.video.encode import EncodedClip, encode_clip
 from vidflow.video.ffmpeg import probe
 
 _BLOCK_BYTES = 1 << 20
-# The rest of the time is for the headers, which are in memory by then, and for saying so before we are stopped.
+# Share of the allowed time for hashing. The rest is for probing, and for reporting before the sandbox stops us.
 _HASHING_SHARE = 0.8
 
 
 def scan_file(path: Path, timeout_seconds: float, *, is_video: bool) -> tuple[str, VideoInfo | None]:
-    """Hash a file, and probe it if it is to be a video.
+    """Hash a file, and probe it if it is a video.
 
     Args:
         path: The file.
-        timeout_seconds: What the sandbox allows for both.
-        is_video: Whether its row names it as the video; dense ground truth is hashed alone.
+        timeout_seconds: Time that the sandbox allows for both.
+        is_video: Whether its row names it as the video; dense ground truth is only hashed.
 
     Raises:
         VideoError: `Missing`, `NotAFile`, `Unreadable`, `Timeout`, or a reason of `probe`.
@@ -38,8 +38,8 @@ def digest_within(path: Path, timeout_seconds: float) -> str:
     """Return the sha256 of a regular file.
 
     Raises:
-        VideoError: `Timeout` if it takes most of the time allowed, which says how much time would do; or a reason of
-            `open_regular`.
+        VideoError: `Timeout` if it takes most of the allowed time (the message says how much time is enough), or a
+            reason of `open_regular`.
     """
     started = time.monotonic()
     digest, block = hashlib.sha256(), bytearray(_BLOCK_BYTES)
@@ -54,9 +54,9 @@ def digest_within(path: Path, timeout_seconds: float) -> str:
                     wanted = math.ceil(seconds * num_bytes / num_read / _HASHING_SHARE * 1.5)
                     raise VideoError(
                         "Timeout",
-                        f"{path}: {num_read / 1e6:.1f} of its {num_bytes / 1e6:.1f} MB could be hashed in "
+                        f"{path}: only {num_read / 1e6:.1f} of its {num_bytes / 1e6:.1f} MB could be hashed in "
                         f"{seconds:.1f} of {timeout_seconds:g} s; set resources.decode_timeout_seconds to {wanted} "
-                        "or leave it out",
+                        "or leave the file out",
                     )
         except OSError as error:
             raise unreadable(path, error) from error
@@ -66,14 +66,14 @@ def digest_within(path: Path, timeout_seconds: float) -> str:
 def encode_unchanged(
     path: Path, times: Sequence[float], *, stamps: Mapping[str, tuple[int, int]], annotations: str, **encoding: Any
 ) -> EncodedClip:
-    """Make a clip from files that are those that were scanned, for it carries the digests of the scan.
+    """Make a clip, and check that its files have not changed since the scan, whose digests the clip carries.
 
     Args:
         path: The video.
-        times: As `encode_clip` takes them.
-        stamps: Size and time of the last write of every file that the clip is made from, when it was scanned.
-        annotations: As `encode_clip` takes them.
-        encoding: What `encode_clip` takes besides.
+        times: As for `encode_clip`.
+        stamps: Size and modification time, at the scan, of every file that the clip is made from.
+        annotations: As for `encode_clip`.
+        encoding: Further arguments of `encode_clip`.
 
     Raises:
         VideoError: `Changed` or `Unreadable`, or a reason of `encode_clip`.
@@ -85,10 +85,10 @@ def encode_unchanged(
 
 
 def check_unchanged(stamps: Mapping[str, tuple[int, int]]) -> None:
-    """Compare files with what they were when they were scanned.
+    """Check that files have not changed since they were scanned.
 
     Raises:
-        VideoError: `Changed` if one is another.
+        VideoError: `Changed` if one has.
     """
     for name, stamp in stamps.items():
         if file_state(name).stamp != stamp:

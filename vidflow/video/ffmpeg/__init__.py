@@ -1,4 +1,4 @@
-"""The only door to FFmpeg's libraries through PyAV: probe, decode and write videos."""
+"""Probe, decode and write videos with FFmpeg's libraries. The only importer of PyAV."""
 
 import av
 
@@ -8,10 +8,10 @@ from vidflow.video.ffmpeg.probing import probe, probed
 from vidflow.video.ffmpeg.streaming import SampledFrame, stream_frames
 from vidflow.video.ffmpeg.writing import write_h264
 
-av.logging.set_level(None)  # its own complaints go nowhere: ours carry the path and what to do
+av.logging.set_level(None)  # our messages carry the path and what to do; FFmpeg's do not
 
 PYAV_VERSION = f"pyav {av.__version__}"
-"""Name and version of this decoder, as clips record it."""
+"""Name and version of this decoder, recorded in clips."""
 
 __all__ = [
     "PYAV_VERSION",

@@ -1,4 +1,4 @@
-"""Opening a video file: what FFmpeg refuses becomes a `VideoError` that says why.
+"""Open video files. FFmpeg's errors become a `VideoError` that says why.
 
 Axes: a tick is one unit of a stream's time base.
 """
@@ -22,14 +22,14 @@ from vidflow.files import open_regular
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 UNTIMED_FORMATS = {"avi"}
-"""AVI stores decoding times only: its frames are told apart by their order, never by their time."""
+"""AVI stores decoding times only. Its frames are identified by their order, never by their time."""
 SEEKABLE_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-"""Their packets carry the same times however they are reached."""
+"""Their packets have the same times after a seek as in a read from the start."""
 TIMED_FORMATS = SEEKABLE_FORMATS | {"flv"}
-"""Their packets tell the presentation time of every frame; what others tell is compared with decoded frames."""
+"""Their packets give the presentation time of every frame. In other formats all frames are decoded to get the times."""
 
-# Demuxers of one file that holds its pictures itself. Playlists and lists of parts (hls, dash, concat, sdp, imf, ...)
-# would open files beside and above the one that the manifest names.
+# Demuxers of formats that hold all pictures in one file. Playlists and lists of parts (hls, dash, concat, sdp, imf,
+# ...) would open other files than the one that the manifest names.
 _DEMUXERS = ",".join(
     (
         *("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "asf", "ogg", "gif"),
@@ -37,20 +37,20 @@ _DEMUXERS = ",".join(
     )
 )
 
-# How a file starts that FFmpeg ought to be able to read: what fails after these is damaged, not foreign.
+# First bytes of formats that FFmpeg can read. If opening such a file fails, it is damaged, not another kind of file.
 _BOX_TYPES = {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"}
 _SIGNATURES = (b"\x1a\x45\xdf\xa3", b"GIF8", b"OggS", b"FLV\x01")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the best video stream of a file; FFmpeg's errors become ours, here and in the caller's block."""
+    """Open the best video stream of a file. FFmpeg's errors become `VideoError`, also in the caller's block."""
     _check_file(path)
     try:
         options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
         container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
     except FFmpegError as error:
-        raise _refusal(path, error) from error
+        raise _explain_refusal(path, error) from error
     with container:
         stream = container.streams.best("video")
         if not container.streams:
@@ -64,7 +64,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError("UnknownCodec", f"{path}: FFmpeg has no decoder for its video stream; re-encode it")
         try:
             yield container, stream
-        except MemoryError:  # FFmpeg's is both; it says nothing of the file
+        except MemoryError:  # PyAV's is an FFmpegError too, but the file may be fine
             raise
         except FFmpegError as error:
             raise VideoError(
@@ -73,16 +73,16 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def demuxed(container: InputContainer, stream: VideoStream | None = None) -> Iterator[VideoPacket]:
-    """Yield the packets of one stream, or of all, the last ones empty.
+    """Yield the packets of one stream or of all streams. The last ones are empty.
 
     Raises:
-        VideoError: `Corrupt` where damage makes the file seem to gain a stream.
+        VideoError: `Corrupt` if damage makes a new stream appear.
     """
     packets: Iterator[Any] = container.demux() if stream is None else container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-        except IndexError as error:  # PyAV looks the new stream up among those there were
+        except IndexError as error:  # PyAV looks for the new stream among those at opening
             raise VideoError(
                 "Corrupt", f"{container.name}: a new stream appears in the middle; fetch it again or re-encode it"
             ) from error
@@ -97,8 +97,8 @@ def _check_file(path: Path) -> None:
             raise VideoError("Empty", f"{path}: got 0 bytes, wanted a video; fetch it again")
 
 
-def _refusal(path: Path, error: FFmpegError) -> VideoError:
-    """Say why FFmpeg would not open a file."""
+def _explain_refusal(path: Path, error: FFmpegError) -> VideoError:
+    """Return the error that says why FFmpeg did not open a file."""
     if isinstance(error, MemoryError):
         raise error
     if isinstance(error, OSError) and not isinstance(error, EOFError):
@@ -107,12 +107,12 @@ def _refusal(path: Path, error: FFmpegError) -> VideoError:
         )
     with path.open("rb") as file:
         start = file.read(12)
-    is_avi = start.startswith(b"RIFF") and start[8:] == b"AVI "  # pictures and sounds are RIFF as well
+    is_avi = start.startswith(b"RIFF") and start[8:] == b"AVI "  # some images and sounds are RIFF too
     if start[4:8] in _BOX_TYPES or start.startswith(_SIGNATURES) or is_avi:
         return VideoError(
             "Truncated",
             f"{path}: got the start of a video without a usable index or header; the file was cut off: fetch it again",
         )
     return VideoError(
-        "NotAVideo", f"{path}: got something that is no video ({error.strerror}); wanted MP4, WebM, AVI or the like"
+        "NotAVideo", f"{path}: got a file that is not a video ({error.strerror}); wanted MP4, WebM, AVI or the like"
     )

@@ -1,4 +1,4 @@
-"""How a picture is to be held: the display matrix of a file as turns and a mirror.
+"""Read the display matrix of a file as quarter turns and mirroring, and apply it to frames.
 
 Axes: H and W pixels, 3 the channels red, green, blue.
 """
@@ -21,20 +21,20 @@ _SLACK = 64
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """What display asks for: the picture is mirrored left to right, where `mirrored`, and then turned.
+    """How a picture is displayed: first mirrored left to right if `mirrored`, then turned.
 
     Attributes:
         quarter_turns: Counter-clockwise quarter turns, 0 to 3.
-        mirrored: Whether it is mirrored before.
+        mirrored: Whether it is mirrored first.
     """
 
     quarter_turns: int = 0
     mirrored: bool = False
 
     def apply(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """Return a picture as it is to be seen."""
+        """Return a picture as displayed."""
         if self == Orientation():
-            return pixels  # np.rot90 takes its time for nothing
+            return pixels  # np.rot90 costs time even without a turn
         return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarter_turns)
 
 
@@ -52,10 +52,10 @@ _MATRICES = {
 
 
 def orientation_of(frame: VideoFrame, path: Path | str) -> Orientation:
-    """Return how a decoded frame is to be held, as FFmpeg's own player shows it.
+    """Return the orientation of a decoded frame, as FFmpeg's own player shows it.
 
     Raises:
-        VideoError: `Orientation` where the display matrix is no quarter turn or mirror, such as one of zeros.
+        VideoError: `Orientation` if the display matrix is not a quarter turn or mirror, such as all zeros.
     """
     data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload] # its stub says str
     if data is None:

@@ -1,4 +1,4 @@
-"""Decoding as a loop without care does it: from the start, in order, trusting what comes. For comparison only.
+"""Decode a video in a simple loop: from the start, in order, without checks. For comparison only.
 
 Axes: H and W pixels, 3 the channels red, green, blue.
 """

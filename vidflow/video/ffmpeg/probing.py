@@ -1,4 +1,4 @@
-"""Probing: frame times, picture format and access points of a video, and whether the whole of it is there.
+"""Probe videos: frame times, pixel format and access points, and whether the file is complete.
 
 Axes: a tick is one unit of a stream's time base.
 """
@@ -32,18 +32,18 @@ from vidflow.video.ffmpeg.opening import TIMED_FORMATS, UNTIMED_FORMATS, VideoPa
 from vidflow.video.ffmpeg.orientation import orientation_of
 from vidflow.video.ffmpeg.truncation import check_whole
 
-# Packets kept between probing a video and decoding it.
-_MOST_KEPT_BYTES = 8 << 20
+# Size of the packets kept in memory between probing a video and decoding it.
+_MAX_KEPT_BYTES = 8 << 20
 
 
 @dataclass(slots=True)
 class Contents:
-    """What the packets of a video stream told.
+    """Facts from the packets of a video stream.
 
     Attributes:
-        num_whole: Packets that are there and whole.
+        num_whole: Number of packets that are complete.
         ticks: Presentation time of every frame shown, in coding order.
-        durations: How long each lasts, in ticks.
+        durations: Duration of each, in ticks.
         end_seconds: End of the last packet of any stream.
         first: The first frame that could be decoded.
     """
@@ -55,7 +55,7 @@ class Contents:
     first: VideoFrame | None = None
 
     def check_whole(self, path: Path, container: InputContainer, stream: VideoStream, num_listed: int) -> None:
-        """Refuse a file that is shorter than it says; `num_listed` packets stood in its index before it was read.
+        """Refuse a file that is shorter than it declares; `num_listed` is the length of its index before reading.
 
         Raises:
             VideoError: `Truncated`.
@@ -72,7 +72,7 @@ class Contents:
 
 @dataclass(slots=True)
 class _Access:
-    """Packets at which decoding may start, by time, and whether frames behind one in the file are shown before it."""
+    """Packets at which decoding may start, and whether frames after one in the file are shown before it."""
 
     test: AccessTest
     packets: list[tuple[int, int, int]] = field(default_factory=list)
@@ -83,20 +83,20 @@ class _Access:
     num_bytes: int = 0
 
     def is_point(self, packet: VideoPacket) -> bool:
-        """Return whether decoding may start at a packet that was looked at."""
+        """Return whether decoding may start at a packet that `look_at` has seen."""
         return (packet.pts, packet.pos) in self.known
 
     def keep(self, packet: VideoPacket) -> None:
-        """Keep a packet for decoding, while they are few."""
+        """Keep a packet for decoding; drop all packets if they become too large."""
         self.num_bytes += packet.size
-        if self.num_bytes <= _MOST_KEPT_BYTES:
+        if self.num_bytes <= _MAX_KEPT_BYTES:
             self.kept.append(packet)
         else:
             self.kept.clear()
 
     def look_at(self, packet: VideoPacket) -> None:
-        """Take account of the next packet."""
-        # A file joined from several: what stands beside the pictures changes on the way, and a jump would miss it.
+        """Record the next packet."""
+        # In a file joined from several, the codec configuration changes on the way, and a seek would miss that.
         self.is_uniform &= not packet.has_sidedata("new_extradata")
         is_access = self.test(memoryview(packet))
         is_leading = bool(self.packets) and packet.pts is not None and packet.pts < self.packets[-1][0]
@@ -111,9 +111,9 @@ class _Access:
 def probe(path: Path) -> VideoInfo:
     """Read the frame times, the picture format and the access points of a video.
 
-    All packets are read. Of MP4, MOV, Matroska, WebM and FLV only the first frame is decoded, for it alone carries
-    the rotation. All frames of other containers are decoded, for their packets do not tell which frames are shown
-    when. Pixels count as square, whatever the file asks for, as with the other decoders in use.
+    All packets are read. In MP4, MOV, Matroska, WebM and FLV only the first frame is decoded, because only a decoded
+    frame carries the rotation. In other containers all frames are decoded, because the packets do not tell when
+    frames are shown. Pixels count as square, even if the file declares otherwise, as in other decoders.
 
     Raises:
         VideoError: `Missing`, `NotAFile`, `Empty`, `Unreadable`, `NotAVideo`, `NoVideoStream`, `UnknownCodec`,
@@ -125,18 +125,19 @@ def probe(path: Path) -> VideoInfo:
 
 @contextmanager
 def probed(path: Path) -> Iterator[tuple[VideoInfo, Pictures]]:
-    """Probe a video, and decode frames of it in the same opening: of a short video opening is half of the work.
+    """Probe a video and let the caller decode it without opening it again: opening is half the work for a short video.
 
     Yields:
-        What `probe` returns, and `pictures` of this file, to be called once. Where the packets are few, probing kept
-        them, and it goes on with the decoding that probing began; else it opens the file anew.
+        The result of `probe`, and a function like `pictures` for this file, to be called once. If the packets are few,
+        probing kept them, and the function continues the decoding that probing started. Otherwise it opens the file
+        again.
 
     Raises:
-        VideoError: As `probe`.
+        VideoError: As for `probe`.
     """
     with opened(path) as (container, stream):
         use_strictly(stream)
-        num_listed = len(stream.index_entries)  # asked before reading, which lengthens the list in some formats
+        num_listed = len(stream.index_entries)  # before reading, which lengthens the list in some formats
         access: _Access | None = None
         if container.format.name in TIMED_FORMATS:
             access = _Access(AccessTest(stream.codec.canonical_name, stream.codec_context.extradata))
@@ -146,16 +147,16 @@ def probed(path: Path) -> Iterator[tuple[VideoInfo, Pictures]]:
             contents = _read_frames(path, container, stream)
         contents.check_whole(path, container, stream, num_listed)
         info = _describe(path, stream, contents, access)
-        if access is not None and access.num_bytes <= _MOST_KEPT_BYTES:
+        if access is not None and access.num_bytes <= _MAX_KEPT_BYTES:
             yield info, functools.partial(pictures_of_packets, path, stream, info, begun)
         else:
             yield info, functools.partial(pictures, path, info)
 
 
 def _read_packets(container: InputContainer, stream: VideoStream, access: _Access, begun: Begun) -> Contents:
-    """Read a file from end to end, all its streams, as the declared duration is that of the longest.
+    """Read all packets of all streams, because the declared duration is that of the longest stream.
 
-    Decoding begins, and stops at the first frame; a recording may start with packets that cannot be decoded.
+    Decode up to the first frame that comes out; a recording may start with packets that cannot be decoded.
     """
     contents = Contents()
     for packet in counted(container, stream, contents):
@@ -173,10 +174,10 @@ def _read_packets(container: InputContainer, stream: VideoStream, access: _Acces
 
 
 def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> Contents:
-    """Read a file from end to end and decode all its frames, whose times then are those of the frames shown.
+    """Read all packets and decode all frames, to get the times at which frames are shown.
 
-    Packets without a picture, as old AVI files end with, are none. A frame that cannot be decoded keeps its place, so
-    that it is missed where it is wanted; in a container that tells frames apart by order alone it spoils the rest.
+    Packets without a picture, as at the end of old AVI files, do not count. A frame that cannot be decoded keeps its
+    time, so only clips that want it fail. In a container without times it shifts all later frames, so that is refused.
     """
     contents, coded = Contents(), dict[int, int]()
     is_untimed, decoder = container.format.name in UNTIMED_FORMATS, SoundDecoder(stream, lambda _: False)
@@ -194,13 +195,13 @@ def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
             raise VideoError(
                 "DecodeError",
                 f"{path}: decoding reports damage after {len(contents.ticks)} frames, and in this format frames are "
-                "told apart by counting; fetch it again or re-encode it",
+                "identified by counting; fetch it again or re-encode it",
             )
         return contents
     shown = [tick for tick in contents.ticks if tick is not None]
     for earlier, later in itertools.pairwise(shown):
         if later <= earlier:
-            raise unordered(path, *_seconds(np.array([earlier, later]), stream).tolist())
+            raise unordered(path, *_to_seconds(np.array([earlier, later]), stream).tolist())
     lost = sorted(tick for tick in coded.keys() - set(shown) if shown and tick > shown[0])
     contents.ticks += lost
     contents.durations += [coded[tick] for tick in lost]
@@ -208,7 +209,7 @@ def _read_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
 
 
 def counted(container: InputContainer, stream: VideoStream, contents: Contents) -> Iterator[VideoPacket]:
-    """Yield the packets of the video stream while all packets of the file are counted in."""
+    """Yield the packets of the video stream, and record the packets of all streams in `contents`."""
     untimed = container.format.name in UNTIMED_FORMATS
     tick_seconds = [float(each.time_base or 0) for each in container.streams]
     for packet in demuxed(container):
@@ -218,7 +219,7 @@ def counted(container: InputContainer, stream: VideoStream, contents: Contents) 
             contents.end_seconds = max(contents.end_seconds, end_seconds)
         if packet.stream_index != stream.index:
             continue
-        if packet.size or tick is not None:  # the last, empty packet of PyAV is no frame
+        if packet.size or tick is not None:  # PyAV's last packet is empty and holds no frame
             contents.num_whole += not packet.is_corrupt
         yield packet
 
@@ -235,9 +236,9 @@ def _describe(path: Path, stream: VideoStream, contents: Contents, access: _Acce
             "NoTimestamps", f"{path}: {len(contents.ticks) - len(ticks)} frames have no time; remux it to MP4"
         )
     order = np.argsort(ticks, kind="stable")
-    pts_seconds = _seconds(np.array(ticks)[order], stream)
-    last_seconds = float(_seconds(np.array([contents.durations[order[-1]]]), stream)[0])
-    if not last_seconds and len(ticks) > 1:  # some muxers leave it open: it lasts as long as the one before
+    pts_seconds = _to_seconds(np.array(ticks)[order], stream)
+    last_seconds = float(_to_seconds(np.array([contents.durations[order[-1]]]), stream)[0])
+    if not last_seconds and len(ticks) > 1:  # some muxers omit it: use the duration of the frame before
         last_seconds = float(pts_seconds[-1] - pts_seconds[-2])
     last_seconds = last_seconds or float(1 / (stream.guessed_rate or 25))
     orientation = orientation_of(first, path)
@@ -252,16 +253,16 @@ def _describe(path: Path, stream: VideoStream, contents: Contents, access: _Acce
         fps=len(ticks) / (float(pts_seconds[-1]) + last_seconds - float(pts_seconds[0])),
         pts_seconds=pts_seconds,
         duration_seconds=float(pts_seconds[-1]) + last_seconds,
-        access_points=_points(access, np.array(ticks)[order]) if access and access.is_uniform else (),
+        access_points=_make_access_points(access, np.array(ticks)[order]) if access and access.is_uniform else (),
         has_leading_frames=not access or access.has_leading_frames or not (access.test.is_exact and access.is_uniform),
     )
 
 
-def _points(access: _Access, ticks: Int[np.ndarray, " frames"]) -> tuple[AccessPoint, ...]:
+def _make_access_points(access: _Access, ticks: Int[np.ndarray, " frames"]) -> tuple[AccessPoint, ...]:
     indices = np.searchsorted(ticks, [pts for pts, _, _ in access.packets]).tolist()
     return tuple(AccessPoint(*packet, index) for packet, index in zip(access.packets, indices, strict=True))
 
 
-def _seconds(ticks: Int[np.ndarray, " frames"], stream: VideoStream) -> Float64[np.ndarray, " frames"]:
+def _to_seconds(ticks: Int[np.ndarray, " frames"], stream: VideoStream) -> Float64[np.ndarray, " frames"]:
     assert stream.time_base is not None  # every stream that was opened for reading has one
     return ticks * stream.time_base.numerator / stream.time_base.denominator

@@ -1,4 +1,4 @@
-"""Whether the whole of a file is there, by the lengths that the file itself declares."""
+"""Check that a file is complete, by the lengths that it declares."""
 
 import os
 import struct
@@ -12,11 +12,11 @@ from av.video.stream import VideoStream
 
 from vidflow.errors import VideoError
 
-# Containers that state the duration ahead of the frames; in a whole file it may be off by a little.
+# Containers that store the duration before the frames. In a complete file it may differ by the slack.
 _DECLARING = {"matroska,webm", "flv", "asf", "mxf"}
 _DURATION_SLACK_SECONDS = 0.5
 
-# Boxes at the top of an MP4 or MOV file (ISO/IEC 14496-12); what starts otherwise is no box.
+# Top-level boxes of an MP4 or MOV file (ISO/IEC 14496-12). Anything else is not a box.
 _BOXES = {
     *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"meta", b"uuid", b"free", b"skip"),
     *(b"wide", b"udta", b"emsg", b"prft", b"pdin"),
@@ -35,38 +35,38 @@ def check_whole(
     num_listed: int,
     end_seconds: float,
 ) -> None:
-    """Compare what is there with what the file declares.
+    """Compare the contents of a file with what it declares.
 
     Args:
         path: The file.
         container: The file, opened.
         stream: Its video stream.
-        num_whole: Packets of the stream that are there and whole.
-        num_listed: Packets that the file's index lists, 0 where it has none.
+        num_whole: Number of complete packets of the stream.
+        num_listed: Number of packets that the file's index lists; 0 if it has none.
         end_seconds: End of the last packet of any stream.
 
     Raises:
-        VideoError: `Truncated` where something is missing.
+        VideoError: `Truncated` if something is missing.
     """
     if num_whole < num_listed:
         raise truncated(path, f"{num_whole} of the {num_listed} frames its index lists")
-    declared_seconds = _declared_seconds(container, stream)
+    declared_seconds = _read_declared_seconds(container, stream)
     if end_seconds < declared_seconds - _DURATION_SLACK_SECONDS:
         raise truncated(path, f"{end_seconds:.3f} of the {declared_seconds:.3f} seconds its header declares")
     with path.open("rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
-        declared_bytes = max(_declared_bytes(container.format.name, file), default=0)
+        declared_bytes = max(_read_declared_bytes(container.format.name, file), default=0)
     if num_bytes < declared_bytes:
         raise truncated(path, f"{num_bytes} of the {declared_bytes} bytes it declares")
 
 
 def truncated(path: Path, got: str) -> VideoError:
-    """Return the error of a file whose rest is missing; `got` says what is there and what ought to be."""
+    """Return the error for an incomplete file; `got` says what is there and what is declared."""
     return VideoError("Truncated", f"{path}: got {got}; the file was cut off: fetch it again")
 
 
-def _declared_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """Return the duration that stands ahead of the frames, or 0 where the format has none or it is a guess."""
+def _read_declared_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """Return the duration that is stored before the frames; 0 if the format has none or it is a guess."""
     if container.format.name in _DECLARING:
         return (container.duration or 0) / av.time_base
     if container.format.name == "avi":
@@ -74,10 +74,10 @@ def _declared_seconds(container: InputContainer, stream: VideoStream) -> float:
     return 0.0
 
 
-def _declared_bytes(format_name: str, file: BinaryIO) -> Iterator[int]:
-    """Yield how long a file must be for each thing in it that states its length."""
+def _read_declared_bytes(format_name: str, file: BinaryIO) -> Iterator[int]:
+    """Yield the file size that each declared length requires."""
     if format_name.startswith("mov,"):
-        yield from _box_ends(file)
+        yield from _read_box_ends(file)
     elif format_name == "asf":
         header = file.read(_ASF_HEADER_BYTES)
         found = header.find(_ASF_PROPERTIES)
@@ -87,8 +87,8 @@ def _declared_bytes(format_name: str, file: BinaryIO) -> Iterator[int]:
                 yield struct.unpack_from("<Q", header, found + 40)[0]
 
 
-def _box_ends(file: BinaryIO) -> Iterator[int]:
-    """Yield where each box at the top ends, and what each segment index (`sidx`) reaches to."""
+def _read_box_ends(file: BinaryIO) -> Iterator[int]:
+    """Yield the end of each top-level box, and of the data that each segment index (`sidx`) covers."""
     start = 0
     while True:
         file.seek(start)
@@ -98,17 +98,17 @@ def _box_ends(file: BinaryIO) -> Iterator[int]:
         size, header_bytes = int.from_bytes(header[:4], "big"), 8
         if size == 1 and len(header) == 16:
             size, header_bytes = int.from_bytes(header[8:], "big"), 16
-        if size < header_bytes:  # 0 is to the end of the file
+        if size < header_bytes:  # 0 means up to the end of the file
             return
         if header[4:8] == b"sidx":
             file.seek(start + header_bytes)
-            yield start + size + _indexed_bytes(file.read(size - header_bytes))
+            yield start + size + _count_indexed_bytes(file.read(size - header_bytes))
         start += size
         yield start
 
 
-def _indexed_bytes(body: bytes) -> int:
-    """Return how many bytes after a segment index it speaks of (ISO/IEC 14496-12, section 8.16.3)."""
+def _count_indexed_bytes(body: bytes) -> int:
+    """Return how many bytes after itself a segment index covers (ISO/IEC 14496-12, section 8.16.3)."""
     is_wide = body[:1] == b"\1"
     offset, entries = (slice(20, 28), 32) if is_wide else (slice(16, 20), 24)
     count = int.from_bytes(body[entries - 2 : entries], "big")

@@ -1,4 +1,4 @@
-"""Writing H.264 clips with reproducible bytes.
+"""Write H.264 videos with reproducible bytes.
 
 Axes: H and W pixels, 3 the channels red, green, blue.
 """
@@ -15,11 +15,13 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from jaxtyping import UInt8
 
-# Bit-exact and rounded the same way on every CPU, so that a written file can be compared by digest.
-_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+# Bit-exact, with the same rounding on every CPU, so that written files can be compared by digest.
+_EXACT_RESCALING = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+)
 
-# x264's macroblock tree differs from CPU to CPU, and in assembly reads memory that it has not written.
-_SAME_BYTES = "cpu-independent=1"
+# Otherwise x264's macroblock tree differs between CPUs, and its assembly reads uninitialised memory.
+_REPRODUCIBLE = "cpu-independent=1"
 
 
 def write_h264(
@@ -35,22 +37,22 @@ def write_h264(
 ) -> None:
     """Write frames as H.264 (yuv420p, BT.601, limited range) in an MP4 whose index comes first.
 
-    The same frames and arguments give the same bytes with the same version of x264 and FFmpeg, on any CPU:
-    one encoder thread, and nothing of the clock or the machine in the file.
+    With the same versions of x264 and FFmpeg, the same frames and arguments give the same bytes on any CPU. The
+    encoder has one thread, and the file holds no date and no name of the machine.
 
     Args:
         path: File to write; its folder exists.
         frames: RGB frames, all of one size, both sides even.
         fps: Nominal frame rate in frames per second.
-        crf: x264's constant rate factor, 0 (lossless but for chroma subsampling) to 51.
-        gop: Most frames from one keyframe to the next, at least 1.
-        num_b_frames: Most B-frames in a row; 0 makes coding order display order.
+        crf: x264's constant rate factor, 0 (lossless except for chroma subsampling) to 51.
+        gop: Largest distance between keyframes in frames, at least 1.
+        num_b_frames: Largest number of B-frames in a row; with 0, coding order is display order.
         pts: Presentation time of every frame in ticks of `time_base`, strictly ascending;
-            None is 0, 1, 2, ...
-        time_base: Seconds per tick; None is `1 / fps`.
+            None: 0, 1, 2, ...
+        time_base: Seconds per tick; None: `1 / fps`.
 
     Raises:
-        ValueError: No frames, an odd side, frames that differ in size, or `pts` that are negative
+        ValueError: If there are no frames, a side is odd, frames differ in size, or `pts` are negative
             or not one per frame.
     """
     iterator = iter(frames)
@@ -62,7 +64,7 @@ def write_h264(
         raise ValueError(f"{path}: got frames of {width}x{height}; 4:2:0 needs even sides: crop or pad them")
     rate = Fraction(fps)
     tick = time_base or 1 / rate
-    options = {"crf": str(crf), "g": str(gop), "bf": str(num_b_frames), "threads": "1", "x264-params": _SAME_BYTES}
+    options = {"crf": str(crf), "g": str(gop), "bf": str(num_b_frames), "threads": "1", "x264-params": _REPRODUCIBLE}
     muxer = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=muxer) as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
@@ -81,7 +83,7 @@ def write_h264(
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU601,
                 dst_color_range=ColorRange.MPEG,
-                interpolation=_EXACT,
+                interpolation=_EXACT_RESCALING,
                 threads=1,
             )
             frame.pts, frame.time_base = when, tick

@@ -1,9 +1,9 @@
-"""Rendered videos with ground truth: pairs of classes that differ only in the order of time.
+"""Render videos with ground truth, in pairs of classes that differ only in the direction of time.
 
-A textured room and flat things in it stand at metric depths before a moving pinhole camera. A
-saturated target moves as its class says; muted distractors, shake and a post in front make it
-harder. Everything but the target's path is as likely forwards in time as backwards, and a class
-is drawn as its partner played backwards, so no model blind to order can tell the two apart.
+A moving pinhole camera films a textured room with flat objects at metric depths. A saturated target
+moves as its class says. Muted distractors, camera shake and a post in front make the task harder.
+Everything except the target's path is as likely forwards in time as backwards, and each class is its
+partner played backwards. So a model that ignores the order of frames cannot tell the two apart.
 """
 
 from vidflow.video.synthetic.clips import (

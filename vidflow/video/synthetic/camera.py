@@ -14,7 +14,7 @@ Poses = Float64[np.ndarray, "F 4 4"]
 
 
 def intrinsics(size: int) -> Float64[np.ndarray, "3 3"]:
-    """Give the pinhole matrix of a square frame with `size` pixels a side, in pixels."""
+    """Return the pinhole matrix, in pixels, of a square frame with `size` pixels a side."""
     focal, middle = size / (2 * HALF_VIEW), size / 2
     return np.array([[focal, 0.0, middle], [0.0, focal, middle], [0.0, 0.0, 1.0]])
 
@@ -34,15 +34,15 @@ def project(
 def draw_poses(
     rng: np.random.Generator, *, time: Float64[np.ndarray, " F"], travel: float, turn: float, shake: float
 ) -> tuple[Poses, Poses]:
-    """Draw the camera's smooth way through the clip, and the same way with shake.
+    """Draw a smooth camera path through the clip, and the same path with shake.
 
-    Every term is as likely backwards in time as forwards.
+    Every random term is as likely backwards in time as forwards.
 
     Args:
         rng: Source of the parameters.
         time: From -1 (first frame) to 1 (last frame).
-        travel: Metres moved at most along one axis from the middle of the clip to either end.
-        turn: Degrees turned at most sideways from the middle of the clip to either end; half as many otherwise.
+        travel: Largest distance along one axis from the middle of the clip to either end, in metres.
+        turn: Largest sideways turn from the middle of the clip to either end, in degrees; half for other axes.
         shake: Standard deviation of the shake of one frame: in degrees, and in units of 4 cm.
 
     Returns:

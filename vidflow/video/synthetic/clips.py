@@ -1,4 +1,4 @@
-"""Rendered videos: which to render, their frames and ground truth, and the files that hold them.
+"""Plan, render and write synthetic videos with ground truth.
 
 Axes: F frames, H and W pixels, 3 the channels red, green, blue.
 """
@@ -33,7 +33,7 @@ class PlannedVideo:
         index: Position within its split, from 0.
         label: Class of its motion.
         split: Name of the split.
-        seed: Source of every choice in it; no other planned video has it.
+        seed: Seed of every random choice in it; no other planned video has the same.
     """
 
     index: int
@@ -44,11 +44,11 @@ class PlannedVideo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedVideo:
-    """Frames of a rendered video and, where asked for, the arrays that `annotate` describes.
+    """Frames of a rendered video and, if requested, the arrays of `annotate`.
 
     Attributes:
-        frames: Colours.
-        annotations: Dense ground truth by name; empty where not asked for.
+        frames: RGB frames.
+        annotations: Dense ground truth by name; empty if not requested.
     """
 
     frames: UInt8[np.ndarray, "F H W 3"]
@@ -56,15 +56,15 @@ class RenderedVideo:
 
 
 def plan_videos(*, num_train: int, num_val: int, seed: int) -> list[PlannedVideo]:
-    """List the videos of a data set, classes in turn; a longer list begins with the shorter one's videos.
+    """List the videos of a data set, with the classes in turn. A longer list starts with the shorter one's videos.
 
     Args:
         num_train: Number of training videos.
         num_val: Number of validation videos.
-        seed: Of the data set, at least 0; data sets of different seeds share no video.
+        seed: Seed of the data set, at least 0; data sets with different seeds share no video.
 
     Raises:
-        ValueError: A negative argument.
+        ValueError: If an argument is negative.
     """
     if min(num_train, num_val, seed) < 0:
         raise ValueError(f"got num_train={num_train}, num_val={num_val}, seed={seed}; wanted numbers of at least 0")
@@ -74,7 +74,7 @@ def plan_videos(*, num_train: int, num_val: int, seed: int) -> list[PlannedVideo
             index=index,
             label=CLASS_NAMES[index % len(CLASS_NAMES)],
             split=split,
-            # Bits kept apart rather than hashed: no two videos of any plan can share a seed.
+            # Separate bits, not a hash: two videos of any plan never share a seed.
             seed=seed << 32 | number << 31 | index,
         )
         for number, (split, size) in enumerate(sizes.items())
@@ -100,16 +100,16 @@ def render_video(
         label: Class of the motion.
         seed: Source of every choice, at least 0.
         size: Height and width in pixels, even.
-        num_frames: Number of frames, at least 2; the motion fills them whatever their number.
+        num_frames: Number of frames, at least 2; the motion always fills all of them.
         fps: Frames per second.
         difficulty: Strength of camera shake, distractors and occluder, in [0, 1].
-        camera_travel: Metres the camera moves at most along one axis from the middle of the clip to
-            either end, in [0, 1].
-        camera_turn: Degrees it turns at most sideways in the same time, in [0, 15]; half as many otherwise.
+        camera_travel: Largest distance that the camera moves along one axis from the middle of the clip to
+            either end, in metres, in [0, 1].
+        camera_turn: Largest sideways turn in the same time, in degrees, in [0, 15]; half for other axes.
         annotations: Whether to compute the dense ground truth.
 
     Raises:
-        ValueError: An argument out of its range.
+        ValueError: If an argument is out of its range.
     """
     if size < 16 or size % 2 or num_frames < 2 or fps <= 0:
         raise ValueError(
@@ -134,7 +134,7 @@ def render_video(
 
 
 def video_path(directory: Path, planned: PlannedVideo) -> Path:
-    """Name the file of a planned video; where it exists, it and its annotations are complete."""
+    """Return the file of a planned video. If it exists, it and its annotations are complete."""
     return directory.resolve() / f"{planned.split}_{planned.index:05d}_{planned.label}.mp4"
 
 
@@ -150,9 +150,9 @@ def write_video(
     camera_turn: float = 4.0,
     annotations: bool = False,
 ) -> VideoItem:
-    """Render a planned video into `directory`: an H.264 `.mp4` and, where asked for, an `.npz` of the same name.
+    """Render a planned video into `directory`: an H.264 `.mp4` and, if requested, an `.npz` of the same name.
 
-    The same arguments give the same bytes. Files appear whole or not at all, the video last.
+    The same arguments give the same bytes. A file appears complete or not at all; the video appears last.
 
     Args:
         directory: Existing folder.
@@ -161,12 +161,12 @@ def write_video(
         num_frames: Number of frames, at least 2.
         fps: Frames per second.
         difficulty: Strength of camera shake, distractors and occluder, in [0, 1].
-        camera_travel: Metres the camera moves at most along one axis from the middle to either end, in [0, 1].
-        camera_turn: Degrees it turns at most sideways in the same time, in [0, 15]; half as many otherwise.
+        camera_travel: As for `render_video`.
+        camera_turn: As for `render_video`.
         annotations: Whether to write the dense ground truth.
 
     Raises:
-        ValueError: An argument out of its range.
+        ValueError: If an argument is out of its range.
     """
     video = render_video(
         label=planned.label,
@@ -181,17 +181,17 @@ def write_video(
     )
     path = video_path(directory, planned)
     if annotations:
-        with _replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
+        with _write_atomically(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **video.annotations)
-    with _replacing(path) as partial:
+    with _write_atomically(path) as partial:
         write_h264(partial, video.frames, fps=fps)
     truth = path.with_suffix(".npz") if annotations else None
     return VideoItem(path=path, label=planned.label, split=planned.split, annotations=truth)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that becomes `path` when the block ends well."""
+def _write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
     partial = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield partial

@@ -1,4 +1,4 @@
-"""Dense ground truth of a rendered clip, all from the one scene and so consistent with itself.
+"""Compute the dense ground truth of a rendered clip. All arrays come from one scene, so they agree.
 
 Axes: F frames, O objects (the target, then the distractors), Q points, L layers, H and W pixels.
 Pixels: x in [0, W] and y in [0, H]; the middle of the top left pixel is (0.5, 0.5).
@@ -24,21 +24,21 @@ def annotate(scene: Scene, rendering: Rendering, *, fps: Fraction | int, seed: i
         scene: What was rendered.
         rendering: Its pixels.
         fps: Frames per second.
-        seed: Source of the choice of points.
+        seed: Seed of the choice of points.
 
     Returns:
         `pts_seconds` (F,) float64: time of each frame, the first at 0;
         `boxes` (O, F, 4) float32: x0, y0, x1, y1 of the whole object, seen or hidden, clipped to the frame;
         `boxes_visible` (O, F) bool: at least a tenth of the object shows;
-        `points` (Q, F, 2) float32: x, y of points that stick to surfaces, also where hidden or out of frame,
-        each visible in the first frame and in the middle of a pixel there;
-        `points_visible` (Q, F) bool: the pixel the point falls in shows the point's own layer;
+        `points` (Q, F, 2) float32: x, y of points fixed to surfaces, also if hidden or out of frame;
+        in the first frame each is visible and at the centre of a pixel;
+        `points_visible` (Q, F) bool: the pixel at the point shows the point's own layer;
         `depth` (F, H, W) float16: camera z in metres;
         `camera_intrinsics` (3, 3) float64: in pixels;
         `camera_pose` (F, 4, 4) float64: world-from-camera, axes x right, y down, z forward, in metres.
     """
-    boxes, boxes_visible = _boxes(scene, rendering)
-    points, points_visible = _points(scene, rendering, np.random.default_rng([seed, 1]))
+    boxes, boxes_visible = _compute_boxes(scene, rendering)
+    points, points_visible = _compute_points(scene, rendering, np.random.default_rng([seed, 1]))
     return {
         "pts_seconds": np.array([float(index / Fraction(fps)) for index in range(len(scene.poses))]),
         "boxes": boxes.astype(np.float32),
@@ -51,7 +51,7 @@ def annotate(scene: Scene, rendering: Rendering, *, fps: Fraction | int, seed: i
     }
 
 
-def _boxes(scene: Scene, rendering: Rendering) -> tuple[Float64[np.ndarray, "O F 4"], Bool[np.ndarray, "O F"]]:
+def _compute_boxes(scene: Scene, rendering: Rendering) -> tuple[Float64[np.ndarray, "O F 4"], Bool[np.ndarray, "O F"]]:
     size = rendering.depth.shape[-1]
     boxes, visible = [], []
     for number, billboard in enumerate(scene.objects):
@@ -63,13 +63,13 @@ def _boxes(scene: Scene, rendering: Rendering) -> tuple[Float64[np.ndarray, "O F
 
 
 def _area(outline: Float64[np.ndarray, "K F 2"]) -> Float64[np.ndarray, " F"]:
-    """Area of a polygon by the shoelace formula."""
+    """Return the area of a polygon by the shoelace formula."""
     (x, y), (next_x, next_y) = outline.transpose(2, 0, 1), np.roll(outline, -1, axis=0).transpose(2, 0, 1)
     area: Float64[np.ndarray, " F"] = np.abs((x * next_y - next_x * y).sum(axis=0)) / 2
     return area
 
 
-def _points(
+def _compute_points(
     scene: Scene, rendering: Rendering, rng: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "Q F 2"], Bool[np.ndarray, "Q F"]]:
     size = rendering.depth.shape[-1]

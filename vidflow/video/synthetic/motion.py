@@ -1,4 +1,4 @@
-"""The rendered classes, in pairs that differ only in the order of time, and the paths that define them.
+"""Define the rendered classes and their paths. Classes come in pairs that differ only in the direction of time.
 
 Axes: F frames; 3 camera axes x right, y down, z forward, in metres.
 """
@@ -18,17 +18,17 @@ _PAIRS: tuple[tuple[ForwardName, BackwardName], ...] = tuple(
 _FORWARD: dict[ClassName, ForwardName] = {label: forward for forward, back in _PAIRS for label in (forward, back)}
 
 CLASS_NAMES: tuple[ClassName, ...] = tuple(label for pair in _PAIRS for label in pair)
-"""All classes; each even entry is followed by the class that is it played backwards."""
+"""All classes. The class after each even entry is that entry played backwards."""
 
 HALF_VIEW = 0.55
 """Tangent of half the field of view: at depth z the frame spans `+-HALF_VIEW * z` metres."""
 
 
 def forward_of(label: ClassName) -> ForwardName:
-    """Name the class of the pair of `label` whose path is drawn; its partner is that path backwards.
+    """Return the class of the pair of `label` whose path is drawn; the other class is that path backwards.
 
     Raises:
-        ValueError: `label` is not one of `CLASS_NAMES`.
+        ValueError: If `label` is not one of `CLASS_NAMES`.
     """
     if label not in _FORWARD:
         raise ValueError(f"label={label!r} is not a rendered class; choose one of {', '.join(CLASS_NAMES)}")
@@ -36,10 +36,10 @@ def forward_of(label: ClassName) -> ForwardName:
 
 
 def reverse_of(label: ClassName) -> ClassName:
-    """Name the class that `label` becomes when its frames are played backwards.
+    """Return the class that `label` becomes when its frames are played backwards.
 
     Raises:
-        ValueError: `label` is not one of `CLASS_NAMES`.
+        ValueError: If `label` is not one of `CLASS_NAMES`.
     """
     forward = forward_of(label)
     return dict(_PAIRS)[forward] if label == forward else forward
@@ -48,10 +48,10 @@ def reverse_of(label: ClassName) -> ClassName:
 def draw_target_path(
     label: ForwardName, rng: np.random.Generator, *, time: Float64[np.ndarray, " F"]
 ) -> Float64[np.ndarray, "F 3"]:
-    """Draw the path of the target's centre in the frame of the smoothly moving camera.
+    """Draw the path of the target's centre in the coordinates of the smoothly moving camera.
 
-    The speed along the path is random but the same forwards and backwards about the middle of
-    the clip, so that it says nothing of the direction of time.
+    The speed along the path is random but symmetric about the middle of the clip, so it does not
+    reveal the direction of time.
 
     Args:
         label: The class.
@@ -59,7 +59,7 @@ def draw_target_path(
         time: From -1 (first frame) to 1 (last frame).
 
     Returns:
-        Metres; the target is in view, but for part of the path of `enter`.
+        Positions in metres. The target is in view, except on part of the path of `enter`.
     """
     progress = time + rng.uniform(-0.6, 0.6) * np.sin(np.pi * time) / np.pi
     depth = np.full_like(time, rng.uniform(2.6, 3.4))

@@ -1,4 +1,4 @@
-"""Paint a scene: cast a ray at the room for every pixel, then lay the billboards over it from far to near.
+"""Paint a scene: cast a ray at the room for every pixel, then paint the billboards over it from far to near.
 
 Axes: F frames, H and W pixels, K outline points; 3 the channels red, green, blue or the axes x, y, z.
 """
@@ -15,7 +15,7 @@ from vidflow.video.synthetic.textures import TEXELS_PER_METRE
 WALL, GROUND, FIRST_BILLBOARD = 0, 1, 2
 """Layer numbers: billboard b of `Scene.billboards` is layer `FIRST_BILLBOARD + b`."""
 
-# One haze for all videos, so that its strength tells metres.
+# The same haze in all videos, so that its strength shows the distance.
 _HAZE = np.array([190.0, 200.0, 212.0], dtype=np.float32)
 _HAZE_METRES = 9.0
 
@@ -25,8 +25,8 @@ class Rendering:
     """The pixels of a clip and what each shows.
 
     Attributes:
-        frames: Colours.
-        depth: Camera z of what the middle of the pixel shows, metres.
+        frames: RGB frames.
+        depth: Camera z at the centre of the pixel, metres.
         layers: Number of the layer that the pixel shows.
     """
 
@@ -39,7 +39,7 @@ def render_scene(scene: Scene, *, size: int) -> Rendering:
     """Render every frame of a scene.
 
     Args:
-        scene: What to show.
+        scene: The scene.
         size: Height and width in pixels.
     """
     shape = (len(scene.poses), size, size)
@@ -47,9 +47,9 @@ def render_scene(scene: Scene, *, size: int) -> Rendering:
     depth, layers = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.uint8)
     centres = np.stack([each.centres for each in scene.billboards])
     _, distances = project(centres, scene.poses, intrinsics(size))
-    windows = np.stack([_windows(each, scene, size) for each in scene.billboards])
+    windows = np.stack([_pixel_windows(each, scene, size) for each in scene.billboards])
     for index, pose in enumerate(scene.poses):
-        rays = _rays(pose, size)
+        rays = _cast_rays(pose, size)
         canvas, depth[index], layers[index] = _paint_room(scene, pose, rays)
         for number in np.argsort(-distances[:, index]):
             left, top, right, bottom = windows[number, index]
@@ -70,8 +70,8 @@ def project_outline(billboard: Billboard, scene: Scene, *, size: int) -> Float64
     return xy
 
 
-def _rays(pose: Float64[np.ndarray, "4 4"], size: int) -> Float32[np.ndarray, "3 H W"]:
-    """World direction of the ray through the middle of each pixel, one metre of camera z long."""
+def _cast_rays(pose: Float64[np.ndarray, "4 4"], size: int) -> Float32[np.ndarray, "3 H W"]:
+    """Return the world direction of the ray through the centre of each pixel, scaled to 1 m of camera z."""
     matrix = intrinsics(size)
     offset = (np.arange(size) + 0.5 - matrix[0, 2]) / matrix[0, 0]
     right, down, forward = (pose[:3, axis, None, None].astype(np.float32) for axis in range(3))
@@ -92,8 +92,12 @@ def _paint_room(
     along = np.where(is_ground, z + depth * rays[2], y + depth * rays[1])
     both = np.concatenate([scene.wall_texture, scene.ground_texture])
     side = len(scene.wall_texture)
-    row = _texel(along, side) + side * is_ground
-    return _haze(both.reshape(-1, 3)[row * side + _texel(across, side)], depth), depth, is_ground.astype(np.uint8)
+    row = _texel_index(along, side) + side * is_ground
+    return (
+        _add_haze(both.reshape(-1, 3)[row * side + _texel_index(across, side)], depth),
+        depth,
+        is_ground.astype(np.uint8),
+    )
 
 
 def _paint_billboard(
@@ -103,7 +107,7 @@ def _paint_billboard(
     rays: Float32[np.ndarray, "3 H W"],
     size: int,
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W 3"], Float32[np.ndarray, "H W"]]:
-    """Coverage, colour and depth of one billboard in one frame's window."""
+    """Return coverage, colour and depth of one billboard in one frame's window."""
     offset = (pose[:3, 3] - billboard.centres[index]).astype(np.float32)
     depth = -offset[2] / rays[2]
     u, v = offset[0] + depth * rays[0], offset[1] + depth * rays[1]
@@ -115,22 +119,22 @@ def _paint_billboard(
     # The edge fades over one pixel, whose side is depth / focal metres.
     alpha = np.clip(0.5 + inside * np.float32(intrinsics(size)[0, 0]) / depth, 0, 1)
     side = len(billboard.texture)
-    return alpha, _haze(billboard.texture[_texel(v, side), _texel(u, side)], depth), depth
+    return alpha, _add_haze(billboard.texture[_texel_index(v, side), _texel_index(u, side)], depth), depth
 
 
-def _texel(metres: Float32[np.ndarray, "H W"], side: int) -> Int[np.ndarray, "H W"]:
+def _texel_index(metres: Float32[np.ndarray, "H W"], side: int) -> Int[np.ndarray, "H W"]:
     texel: Int[np.ndarray, "H W"] = np.floor(metres * np.float32(TEXELS_PER_METRE)).astype(np.int32) % side
     return texel
 
 
-def _haze(colour: Float32[np.ndarray, "H W 3"], depth: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W 3"]:
+def _add_haze(colour: Float32[np.ndarray, "H W 3"], depth: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W 3"]:
     clear = np.exp(depth * np.float32(-1 / _HAZE_METRES))[..., None]
     hazy: Float32[np.ndarray, "H W 3"] = _HAZE + clear * (colour - _HAZE)
     return hazy
 
 
-def _windows(billboard: Billboard, scene: Scene, size: int) -> Int[np.ndarray, "F 4"]:
-    """Pixel windows left, top, right, bottom that hold the billboard's outline and its faded edge, per frame."""
+def _pixel_windows(billboard: Billboard, scene: Scene, size: int) -> Int[np.ndarray, "F 4"]:
+    """Return, per frame, the window (left, top, right, bottom) of the billboard's outline and its faded edge."""
     xy = project_outline(billboard, scene, size=size)
     low, high = np.floor(xy.min(axis=0) - 1), np.ceil(xy.max(axis=0) + 1)
     windows: Int[np.ndarray, "F 4"] = np.clip(np.concatenate([low, high], axis=-1), 0, size).astype(int)

@@ -1,4 +1,4 @@
-"""What is in front of the camera: a room with a tiled ground, billboards that stand in it, objects that move.
+"""Draw what the camera films: a room with a tiled ground, standing billboards and moving objects.
 
 Axes: F frames, O objects, K outline points; 3 world axes x right, y down, z forward, in metres.
 """
@@ -27,7 +27,7 @@ class Billboard:
         shape: `bar` is a rectangle; `blob` has the outline `radius * (1 + bulge * cos(lobes * angle))`.
         lobes: Number of a blob's lobes.
         bulge: Height of a blob's lobes over its radius, in [0, 1).
-        texture: What is painted on it.
+        texture: Its texture.
     """
 
     centres: Float64[np.ndarray, "F 3"]
@@ -39,7 +39,7 @@ class Billboard:
     texture: Texture
 
     def outline(self) -> Float64[np.ndarray, "K 3"]:
-        """Give points of the outline relative to the centre, in order; every extreme is among them for a bar."""
+        """Return points of the outline relative to the centre, in order; of a bar, its corners."""
         if self.shape == "bar":
             corners = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
             return corners * [self.half_width, self.half_height, 0]
@@ -54,8 +54,8 @@ class Scene:
 
     Attributes:
         poses: World-from-camera matrix of each frame.
-        objects: What moves: the target, then the distractors.
-        furniture: What stands: pillars, and perhaps a post near the camera.
+        objects: Moving billboards: the target, then the distractors.
+        furniture: Standing billboards: pillars, and in some scenes a post near the camera.
         ground_y: Height of the ground plane (y is down), metres.
         wall_z: Depth of the back wall, metres.
         ground_texture: Texture of the ground.
@@ -76,7 +76,7 @@ class Scene:
         return self.objects + self.furniture
 
     def backwards(self) -> "Scene":
-        """Give the same scene with time running the other way."""
+        """Return the same scene with time reversed."""
         objects = tuple(replace(each, centres=each.centres[::-1]) for each in self.objects)
         furniture = tuple(replace(each, centres=each.centres[::-1]) for each in self.furniture)
         return replace(self, poses=self.poses[::-1], objects=objects, furniture=furniture)
@@ -92,16 +92,16 @@ def draw_scene(
         seed: Source of every choice, at least 0.
         num_frames: Number of frames, at least 2.
         difficulty: Strength of shake, distractors and occluder, in [0, 1].
-        camera_travel: Metres moved at most along one axis from the middle of the clip to either end.
-        camera_turn: Degrees turned at most sideways from the middle of the clip to either end; half as many otherwise.
+        camera_travel: Largest distance along one axis from the middle of the clip to either end, in metres.
+        camera_turn: Largest sideways turn from the middle of the clip to either end, in degrees; half for other axes.
     """
     forward = forward_of(label)
     rng = np.random.default_rng(seed)
     time = np.linspace(-1, 1, num_frames)
     smooth, poses = draw_poses(rng, time=time, travel=camera_travel, turn=camera_turn, shake=0.8 * difficulty)
     target = Billboard(
-        # The target's path is the class as seen by the camera, wherever the camera drifts.
-        centres=_carried(draw_target_path(forward, rng, time=time), smooth),
+        # The path follows the camera's drift, so that the picture always shows the motion of the class.
+        centres=_to_world(draw_target_path(forward, rng, time=time), smooth),
         half_width=(radius := rng.uniform(0.42, 0.5)),
         half_height=radius,
         shape="blob",
@@ -125,7 +125,7 @@ def draw_scene(
     return scene if label == forward else scene.backwards()
 
 
-def _carried(path: Float64[np.ndarray, "F 3"], poses: Poses) -> Float64[np.ndarray, "F 3"]:
+def _to_world(path: Float64[np.ndarray, "F 3"], poses: Poses) -> Float64[np.ndarray, "F 3"]:
     world: Float64[np.ndarray, "F 3"] = np.einsum("fij,fj->fi", poses[:, :3, :3], path) + poses[:, :3, 3]
     return world
 
@@ -135,12 +135,12 @@ def _draw_distractor(
 ) -> Billboard:
     depth = rng.uniform(4.0, 5.5)
     middle, drift, sway = rng.uniform([-0.8, -0.8], [0.8, 0.2]), rng.uniform(-0.5, 0.5, 2), rng.uniform(0, 0.2, 2)
-    phase = rng.uniform(0, 2 * np.pi, 2)  # uniform, so that the sway is as likely backwards
+    phase = rng.uniform(0, 2 * np.pi, 2)  # uniform, so that the sway is as likely backwards as forwards
     wander = time[:, None] * drift + sway * np.sin(np.pi * time[:, None] + phase)
     x, y = (middle + (0.2 + 0.8 * difficulty) * wander).T * HALF_VIEW * depth
     radius = rng.uniform(0.18, 0.22) + 0.14 * difficulty
     return Billboard(
-        centres=_carried(np.stack([x, np.minimum(y, 1.0), np.full_like(x, depth)], axis=-1), smooth),
+        centres=_to_world(np.stack([x, np.minimum(y, 1.0), np.full_like(x, depth)], axis=-1), smooth),
         half_width=radius,
         half_height=radius,
         shape="blob",
@@ -169,7 +169,8 @@ def _draw_furniture(
         for x in (-2.2, 0.0, 2.2)
     ]
     if rng.random() < difficulty:
-        # A post before the target, up to 1.7 m above the camera: past the frame's edge, yet never behind the camera.
+        # A post in front of the target, up to 1.7 m above the camera. It crosses the frame's edge, but is never behind
+        # the camera.
         height = (ground_y + 1.7) / 2
         pillars.append(bar(rng.uniform(-0.6, 0.6), rng.uniform(1.7, 1.9), 0.05 + 0.06 * difficulty, height))
     return tuple(pillars)

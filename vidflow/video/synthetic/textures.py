@@ -1,4 +1,4 @@
-"""Textures that repeat without a seam, at one density everywhere, so that their grain tells distance.
+"""Draw textures that repeat without a seam. All have the same texels per metre, so their grain shows the distance.
 
 Axes: S texels a side, 3 the channels red, green, blue in [0, 255].
 """
@@ -30,7 +30,7 @@ def draw_room_texture(rng: np.random.Generator, *, hue: float, contrast: float) 
 
 
 def draw_plain_texture(rng: np.random.Generator, *, saturation: float) -> Texture:
-    """Draw a muted texture of soft blotches for a thing that is not the target.
+    """Draw a muted texture of soft blotches for an object that is not the target.
 
     Args:
         rng: Source of the colour and of the blotches.
