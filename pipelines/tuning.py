@@ -110,7 +110,7 @@ def run_trials(
         # Its message is a traceback, of whatever went wrong in the driver; the last line says what.
         raise VidflowError(
             f"the search was broken off: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
-            "command goes on from here"
+            "command resumes from here"
         ) from error
     raise_if_interrupted()
     if len(ran) < num_samples:
