@@ -63,7 +63,7 @@ def here() -> Callable[..., Done]:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def in_one_ray(here: Callable[..., Done]) -> Iterator[Callable[..., Done]]:
     """The command line in this process, whose commands share one Ray and have one worker per stage."""
     from pipelines.ray_pool import ray_session
