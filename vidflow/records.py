@@ -22,7 +22,7 @@ class VideoItem:
 
     Attributes:
         path: The video file, absolute.
-        label: Class name; empty where the task has no classes.
+        label: Class name; empty if the task has no classes.
         split: Name of the split, such as `train` or `val`.
         start_seconds: Start of the part on the video's own clock; None is the start of the video.
         end_seconds: End of the part, exclusive; None is the end of the video.
@@ -116,7 +116,7 @@ class ClipTokens:
 
     Attributes:
         key: The clip's content key.
-        label: Class index, or -1 where the task has none.
+        label: Class index, or -1 if the task has no classes.
         split: Name of the split.
         pts_seconds: Presentation time of each frame.
         tokens: All patch tokens; `(T*K*N, D)` if all counts are N.

@@ -132,7 +132,7 @@ def _gpu() -> str:
 
 
 def _git_revision() -> str:
-    """Return the commit of the code, with `+` where it has uncommitted changes."""
+    """Return the commit of the code, with `+` if it has uncommitted changes."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -25,8 +25,8 @@ def limit_problem(config: Config, work: ShardWork, built: Sequence[Reject]) -> s
 
     Args:
         config: The experiment.
-        work: The shards to make; what is left out of them counts.
-        built: What was left out while they were made.
+        work: The shards to make; the rows left out of them are counted.
+        built: Clips left out while the shards were made.
     """
     broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]
     if len(broken) <= config.shards.max_reject_fraction * work.num_rows:

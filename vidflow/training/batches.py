@@ -48,7 +48,7 @@ class Batch:
         indices: Position of each clip in its reader; stays on the host.
         tokens: Patch tokens as they are stored, in fp16; a task converts them to its own precision.
         prefix: Class token and registers of the last tapped depth, or None if the encoder has none.
-        targets: `label (B,)`, -1 where there is none, and the arrays that were asked for: `boxes (B, O, T, 4)`,
+        targets: `label (B,)`, -1 if there is none, and the arrays that were requested: `boxes (B, O, T, 4)`,
             `boxes_visible (B, O, T)`, `points (B, Q, T, 2)`, `points_visible (B, Q, T)`, `query_frames (B, Q)`,
             `depth (B, T, H, W)`, `camera_motion (B, T, 9)`. Clips with fewer objects or points than others are padded
             with zeros, which are not visible.
