@@ -137,7 +137,7 @@ class Sweep:
         publish_json(self._address.directory / STOPPED, {"epochs": {**self._stopped(), key: epoch}})
 
     def _end_stopped(self) -> None:
-        """Mark the trials that the scheduler has stopped as over, unless they have a result already."""
+        """Mark the trials that the scheduler has stopped as over, unless they are completed or marked already."""
         for key, epoch in self._stopped().items():
             # A key is unknown if the list of started trials was lost.
             if key not in self._trials:

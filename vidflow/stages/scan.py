@@ -165,7 +165,7 @@ class VideoIndex:
             self._rows.update((row.input, row) for row in rows)
 
     def missing(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
-        """Return the inputs to scan: new, changed, or failed for a transient reason under conditions now improved."""
+        """Return the inputs to scan: new ones, changed ones, and transient failures that may succeed now."""
         return [each for each in inputs if self._stale(each)]
 
     def add(self, rows: Sequence[ScannedVideo]) -> None:
