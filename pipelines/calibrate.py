@@ -1,4 +1,4 @@
-"""Fix ALGM's thresholds on frames of the training split: `vidflow calibrate CONFIG.yaml`."""
+"""Compute ALGM's thresholds from frames of the training split: `vidflow calibrate CONFIG.yaml`."""
 
 from dataclasses import asdict
 from typing import Any
@@ -15,12 +15,12 @@ from vidflow.stages.experiment import Experiment
 from vidflow.stages.extract import fit_frames
 
 NUM_FRAMES = 1024
-"""Frames looked at, of clips spread over the training split."""
+"""Number of frames to use, from clips spread over the training split."""
 _STEPS = ("window", "local_block", "global_block")
 
 
 def main(experiment: Experiment) -> None:
-    """Print the thresholds of every feature set that ALGM makes, as settings to give or to write into the YAML.
+    """Print the thresholds of every feature set that uses ALGM, as settings for the command line or the YAML.
 
     Raises:
         VidflowError: If there is no such feature set, or no shards to take frames from.

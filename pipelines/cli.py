@@ -24,7 +24,7 @@ COMMANDS = {
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
-"""By name, the files in conf/ that `vidflow init` starts from."""
+"""Name -> the file in conf/ that `vidflow init` starts from."""
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
 SETTINGS = "print every setting: meaning, kind, default and choices"
 INIT = "write a commented YAML for a folder of videos or a manifest"
@@ -43,7 +43,7 @@ exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and leave with its exit code."""
+    """Run one command and exit with its exit code."""
     parsed = _parser().parse_args(in_order(sys.argv[1:] if arguments is None else arguments))
     start()
     if parsed.command == "predict":
@@ -60,21 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def load(command: str) -> Run:
-    """Import what runs a stage or a tool."""
+    """Import and return the function that runs a stage or a tool."""
     module = "pipelines.plan.command" if command == "plan" else f"pipelines.{command}"
     run: Run = importlib.import_module(module).main
     return run
 
 
 def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
-    """Load the settings and measure some groups of `bench.GROUPS`, all of them for None."""
+    """Load the settings and measure some groups of `bench.GROUPS`; None is all groups."""
     run_configured(
         settings, lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, only)
     )
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
-    """Load the settings and list, retry or export what was left out."""
+    """Load the settings and list, retry or export the rejects."""
     run_configured(
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.rejects").main(experiment, parsed.action, parsed.to),
@@ -118,13 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_settings_key(parser: argparse.ArgumentParser) -> None:
-    """Add what `vidflow settings` takes; it reads no config."""
+    """Add the arguments of `vidflow settings`; it reads no config."""
     parser.add_argument("key", nargs="?", metavar="KEY", help="a setting such as trials.trial.core, or a section")
     parser.add_argument("beginning", nargs="?", metavar="BEGINNING", help="only choices that begin so")
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
-    """Add what `vidflow init` takes; it reads no config."""
+    """Add the arguments of `vidflow init`; it reads no config."""
     add = parser.add_argument
     add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
     add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
@@ -132,14 +132,14 @@ def add_init(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:
-    """Add what `vidflow rejects` takes."""
+    """Add the arguments of `vidflow rejects`."""
     parser.add_argument("action", choices=("list", "retry", "export"), help="what to do")
     add_settings(parser)
     parser.add_argument("--to", type=Path, metavar="FILE", help="file of `export`: .csv, .jsonl or .parquet")
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Add what `vidflow predict` takes; it reads no config, as a trial holds all that it needs."""
+    """Add the arguments of `vidflow predict`; it reads no config, because a trial stores everything that it needs."""
     add = parser.add_argument
     add("trial", metavar="RUN_ID_OR_DIR", help="MLflow run of a trial, or the trial's folder or best.safetensors")
     add("source", metavar="VIDEO", help="video file, number of a camera such as 0, or rtsp:// or http:// address")
@@ -158,7 +158,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _numbers(count: int) -> Callable[[str], list[float]]:
-    """Return a parser of that many numbers with commas between them."""
+    """Return a parser of `count` numbers separated by commas."""
 
     def parse(text: str) -> list[float]:
         values = [_finite(part) for part in text.split(",")]

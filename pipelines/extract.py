@@ -30,7 +30,7 @@ Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 
 
 def main(experiment: Experiment) -> None:
-    """Make the feature sets that are not there yet, those that reduce cached tokens from the dense ones."""
+    """Make the missing feature sets; those that reduce cached tokens are made from the dense ones."""
     config = experiment.config
     with experiment.exclusive():
         shards = experiment.finished_shards.address
@@ -66,7 +66,7 @@ def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Ad
 
 
 def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
-    """Return every shard that the manifest of the shard stage lists as a unit of extraction."""
+    """Return one unit of extraction for every shard in the manifest of the shard stage."""
     return [
         ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
         for row in manifest.files
@@ -104,7 +104,7 @@ def _make(
         units,
         experiment.config.resources.extract,
         name=f"extract {name}",
-        # A shard can be made again with other clips, such as one whose video could not be read before.
+        # A shard can be made again with more clips, for example if a video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
@@ -147,7 +147,7 @@ def build_token_reducer(
 def build_extractor(
     config: Config, features: FeatureSet, shards: Path, directory: Path, metadata: dict[str, Any]
 ) -> Extractor:
-    """Build the worker on the machine it runs on: encoder, device and threads."""
+    """Build the worker, with its encoder, device and threads, on the machine where it runs."""
     resources, reducer = config.resources.extract, features.reducer
     num_threads = max(1, int(resources.num_cpus))
     torch.set_num_threads(num_threads)
@@ -164,7 +164,7 @@ def build_extractor(
         directory=directory,
         metadata=metadata,
         frames_per_batch=config.resources.frames_per_batch,
-        # Beside an encoder on the CPU the cores are taken already.
+        # An encoder on the CPU already uses all cores.
         num_decompressors=num_threads if resources.num_gpus else 1,
     )
 

@@ -1,4 +1,4 @@
-"""What MLflow keeps as the code of a trial's model: run when the model is loaded, with vidflow installed."""
+"""Code that MLflow stores with a trial's model and runs when the model is loaded; vidflow must be installed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ from vidflow.tracking import serve_model
 
 
 def build(path: Path, settings: dict[str, Any]) -> Callable[[Any], Any]:
-    """Return what answers for the trial whose weights are in a file; `weights` may say where the encoder's are now."""
-    from pipelines.predict import answer_videos  # here, as MLflow runs this file also when it only keeps it
+    """Return the prediction function of a trial's file; setting `weights` is the encoder's file, if it was moved."""
+    from pipelines.predict import answer_videos  # here, because MLflow also runs this file when it only stores it
 
     return answer_videos(path, weights=settings.get("weights"))
 

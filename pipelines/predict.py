@@ -1,6 +1,6 @@
 """Run a trained trial on a video of any length: `vidflow predict RUN_ID_OR_DIR VIDEO`.
 
-Needs neither Ray nor a config: what a trial was trained on is kept with its weights.
+Needs neither Ray nor a config, because a trial stores with its weights what it was trained on.
 """
 
 import argparse
@@ -37,20 +37,20 @@ from vidflow.video.ffmpeg import write_h264
 
 log = logging.getLogger("vidflow")
 CHECKPOINT = f"checkpoint/{BEST}"
-# Frames per second of a written video at the least; for what is slower, time passes faster there.
+# Lowest frame rate of a written video; slower predictions are played faster than they happened.
 _SLOWEST = Fraction(1, 1001)
-# Frames that a point's drawn trail is long.
+# Length of the trail that is drawn behind a point, in frames.
 _TRAIL_FRAMES = 24
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Predict every frame, write what was asked for, and say where it is.
+    """Predict every frame, write the outputs, and log where they are.
 
-    An interrupt, or a stream that breaks off, ends the video there; what came before is kept.
+    An interrupt or a broken stream ends the video; earlier frames are kept.
 
     Raises:
-        VidflowError: The trial, the source, the state or the queries cannot be used, a prediction is not finite, or a
-            file cannot be written, or is one that is read.
+        VidflowError: The trial, the source, the state or the queries cannot be used, or a prediction is not finite. Or
+            an output cannot be written, or is an input.
     """
     if arguments.json is not None:
         check_local("--json", Path(arguments.json))
@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
         queries=[*arguments.box, *arguments.point],
     )
     started, done = time.monotonic(), _Ending()
-    # The first frame before anything is written: most that can go wrong has gone wrong by then.
+    # Predict the first frame before anything is written, because most errors show up by then.
     frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames)
     outputs = (arguments.json, arguments.out, arguments.depth, arguments.save_state)
     written = ", ".join(str(path) for path in outputs if path) or "stdout"
@@ -121,15 +121,15 @@ def load_predictor(path: Path, *, weights: str | None = None) -> VideoPredictor:
 
 
 def answer_videos(path: Path, *, weights: str | None = None) -> Callable[[Any], pd.DataFrame]:
-    """Return what the model in MLflow does: paths of videos to a table with one row per frame.
+    """Return the prediction function of the model in MLflow: from paths of videos to a table with one row per frame.
 
-    The videos are one path, several, or a table with the column `path` and, where boxes or points are followed,
-    `queries`: a list of them for each video, in pixels of its first frame. The answer has the columns `path`, `index`,
-    `pts_seconds` and what the task predicts, as `vidflow predict --json` writes it.
+    The videos are one path, several paths, or a table with the column `path`. To follow boxes or points, the table also
+    has the column `queries`: a list of them for each video, in pixels of its first frame. The result has the columns
+    `path`, `index`, `pts_seconds` and the task's predictions, as `vidflow predict --json` writes them.
 
     Args:
         path: The trial's `best.safetensors`.
-        weights: File of the encoder's weights, where they no longer lie where they did; None looks there.
+        weights: File of the encoder's weights, if it was moved; None is the recorded place.
     """
     predictor = load_predictor(path, weights=weights)
 
@@ -148,7 +148,7 @@ def answer_videos(path: Path, *, weights: str | None = None) -> Callable[[Any], 
 
 
 def _query_list(cell: Any) -> list[list[float]]:
-    """Return the queries in a cell of a table, where lists may have become arrays and nothing NaN."""
+    """Return the queries in a cell of a table; a list may have become an array, and a missing value NaN."""
     return [] if cell is None or np.ndim(cell) == 0 else [[float(number) for number in query] for query in cell]
 
 
@@ -161,7 +161,7 @@ class _Ending:
         self._interrupted = False
 
     def watch(self, frames: Iterator[FramePrediction], *, total: int | None) -> Iterator[FramePrediction]:
-        """Yield frames with progress, up to an interrupt or a broken stream; a second interrupt is a real one."""
+        """Yield frames and show progress, until an interrupt or a broken stream; a second interrupt stops at once."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt(before))
         try:
             for frame in tqdm(frames, desc="predict", unit="frame", total=total, mininterval=1.0, leave=False):
@@ -180,7 +180,7 @@ class _Ending:
 
 
 def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> IO[str] | None:
-    """Open where JSON lines go; each is there as soon as its frame is done, for who follows a live stream."""
+    """Open the output of JSON lines; each line is written as soon as its frame is done, so a reader can follow live."""
     if arguments.json == "-" or (arguments.json is None and arguments.out is None):
         return sys.stdout
     if arguments.json is None:
@@ -194,7 +194,7 @@ def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> I
 def _write(
     frames: Iterator[FramePrediction], lines: IO[str] | None, *, depth: Path | None, out: Path | None, fps: float
 ) -> None:
-    """Take every frame and write what was asked for."""
+    """Read every frame and write the outputs."""
     frames = _written(frames, lines, depth)
     if out is None:
         deque(frames, maxlen=0)
@@ -219,5 +219,5 @@ def _drawn(frames: Iterator[FramePrediction]) -> Iterator[np.ndarray]:
     for frame in frames:
         recent.append(frame.row)
         picture = Image.fromarray(draw_prediction(frame.pixels, list(recent), depth=frame.depth))
-        size = size or picture.size  # a stream may change its size on the way, a file may not
+        size = size or picture.size  # a stream may change its frame size, a video file may not
         yield np.asarray(picture if picture.size == size else picture.resize(size))

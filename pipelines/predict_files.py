@@ -1,4 +1,4 @@
-"""Files of a prediction: what may be written where, and the state that one leaves for the next."""
+"""Files of a prediction: checks of the output files, and the saved state, from which a prediction can continue."""
 
 import argparse
 import os
@@ -13,22 +13,22 @@ from vidflow.models.tensor_checks import state_sha256
 from vidflow.store.layout import TRIAL_RESULT, publish
 from vidflow.training.snapshot import BEST, LAST, PREDICTIONS, save_tensors
 
-# Under which a state's file keeps the digest of its tensors.
+# Metadata name of the digest of a state's tensors.
 _DIGEST = "sha256"
-# A state is read whole before the next one replaces it, and pictures of depth have names of their own.
+# A state is read completely before the next one replaces it. Depth maps all have different names.
 _ALLOWED = {("--save-state", "--load-state"), ("--depth", "--depth")}
 
 
 def check_folders(files: dict[str, Path | None], *, depth: Path | None) -> None:
-    """Make the folders that results go to, and write in each, before hours are spent.
+    """Make the folders of the outputs and check that each can be written, before hours of work.
 
     Args:
-        files: Option -> the file that it writes, if it is given.
-        depth: The folder of depth maps, if it is given.
+        files: Option -> the file that it writes, or None if the option is not given.
+        depth: The folder of depth maps, or None if it is not given.
 
     Raises:
-        VidflowError: One cannot be written to.
-        ConfigError: One is a URL.
+        VidflowError: A folder cannot be written.
+        ConfigError: An output is a URL.
     """
     given = {option: file for option, file in {**files, "--depth": depth}.items() if file is not None}
     for option, path in given.items():
@@ -44,24 +44,24 @@ def check_folders(files: dict[str, Path | None], *, depth: Path | None) -> None:
 
 
 def check_local(option: str, path: Path) -> None:
-    """Check that an output is a path on a disk.
+    """Check that an output is a local path.
 
     Raises:
-        ConfigError: If it is a URL, of which a local folder of that name would be made.
+        ConfigError: If it is a URL; writing to it would make a local folder with that name.
     """
     if is_url(str(path)):
         raise ConfigError(f"{option}: got a URL, wanted a path on a disk: {NO_URLS}")
 
 
 def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
-    """Refuse to write over anything that is read, or over another output, by whatever links.
+    """Refuse to overwrite an input or another output, also through links.
 
     Args:
-        arguments: Those of `vidflow predict`.
-        weights: The encoder's: a file, or no name of one.
+        arguments: Arguments of `vidflow predict`.
+        weights: The encoder's weights: a file or another source.
 
     Raises:
-        VidflowError: An output is an input, another output, or no regular file where it would be replaced.
+        VidflowError: An output is an input or another output, or it would replace something other than a regular file.
     """
     replaced = {"--out": arguments.out, "--save-state": arguments.save_state}
     outputs = [(option, file) for option, file in replaced.items() if file is not None]
@@ -72,7 +72,7 @@ def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
         outputs.append(("--json", Path(arguments.json)))
     if arguments.depth is not None:
         outputs += [("--depth", picture) for picture in sorted(arguments.depth.glob("*.png"))]
-    # What is no file, such as an address or the id of a run, cannot be written over.
+    # An input that is not a file, such as a URL or the id of a run, cannot be overwritten.
     inputs = [(name, file) for name, file in _read(arguments, weights) if os.path.exists(file)]
     for number, (option, file) in enumerate(outputs):
         for name, other in [*inputs, *outputs[:number]]:
@@ -87,10 +87,10 @@ def write_state(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a state as they were saved.
+    """Return the tensors of a saved state.
 
     Raises:
-        VidflowError: There is no such file, or its bytes are not those that were saved.
+        VidflowError: There is no such file, or it is damaged.
     """
     if not path.is_file():
         raise VidflowError(f"--load-state {path}: no such file; make it with --save-state")
@@ -115,7 +115,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read(arguments: argparse.Namespace, weights: str) -> list[tuple[str, Path]]:
-    """Return what is read, and what it is."""
+    """Return the inputs: a name for messages and a path."""
     trial = Path(arguments.trial)
     folder = trial if os.path.isdir(trial) else trial.parent
     found = [("the video", Path(arguments.source)), ("the encoder's weights", Path(weights)), ("the trial's", trial)]

@@ -1,4 +1,4 @@
-"""What is already done, by the files alone: no Ray, torch or MLflow is needed to say so."""
+"""What is already done, found from the files alone, without Ray, torch or MLflow."""
 
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import STAGES
@@ -21,7 +21,7 @@ def describe(experiment: Experiment) -> str:
 
 
 def finished(experiment: Experiment, stage: str) -> str | None:
-    """Return a line that says where a finished stage lies, or None while something of it is to do."""
+    """Return a line that says where a finished stage is, or None if part of the stage is still to do."""
     addresses = _locate_stages(experiment).get(stage)
     if addresses is None or not all(_is_done(experiment, stage, address) for address in addresses.values()):
         return None
@@ -32,7 +32,7 @@ def check_turn(experiment: Experiment, stage: str) -> None:
     """Check that every stage before this one is finished.
 
     Raises:
-        VidflowError: If one is not; the message names it.
+        VidflowError: If an earlier stage is not finished; the message names it.
     """
     for earlier in _locate_stages(experiment):
         if earlier == stage:
@@ -45,7 +45,7 @@ def check_turn(experiment: Experiment, stage: str) -> None:
 
 
 def _locate_stages(experiment: Experiment) -> dict[str, dict[str, Address] | None]:
-    """Return the addresses of each stage of this config in order, or None where they are not known yet."""
+    """Return the addresses of each stage of this config, in order; None if a stage's addresses are not known yet."""
     stages: dict[str, dict[str, Address] | None] = dict.fromkeys(STAGES)
     if experiment.config.video.manifest is None:
         stages["synth"] = {"": experiment.videos}
@@ -60,7 +60,7 @@ def _locate_stages(experiment: Experiment) -> dict[str, dict[str, Address] | Non
 
 
 def _is_done(experiment: Experiment, stage: str, address: Address) -> bool:
-    """Whether a stage is finished and every file of it is there, with the size that was stated."""
+    """Whether a stage is finished and each of its files exists, with the size in the manifest."""
     manifest = experiment.manifest(address)
     if manifest is None:
         return False
@@ -73,7 +73,7 @@ def _is_done(experiment: Experiment, stage: str, address: Address) -> bool:
         case "sweep":
             return all(experiment.is_trained(key) for key in manifest.details["trials"])
         case "report":
-            # A page about trials that were trained again since tells what was.
+            # The page is out of date if trials were trained again after it was written.
             sweep = experiment.manifest(experiment.sweep)
             return sweep is not None and manifest.details["sweep"] == manifest_seal(sweep)
         case _:

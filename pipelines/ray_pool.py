@@ -1,4 +1,4 @@
-"""What stages share: a Ray session, a pool of workers that survives their deaths, progress, and the closing line."""
+"""What stages share: a Ray session, a pool that replaces workers that die, progress, and the closing line."""
 
 import contextlib
 import logging
@@ -44,16 +44,16 @@ def ray_session(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # "local": a cluster that happens to run on this machine is joined only if asked for.
+    # "local", because a cluster that runs on this machine is joined only if the user names it.
     address = config.resources.ray_address or os.environ.get("RAY_ADDRESS") or "local"
-    # A worker that asks for no GPU must still see none; this is Ray's coming default, chosen now to keep it quiet.
+    # A worker without a GPU in its resources must see no GPU. This will be Ray's default; setting it avoids a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         _stay_private()
     started = time.monotonic()
-    # A local cluster needs no dashboard; of one that is there the argument would be refused.
+    # A local cluster needs no dashboard. With an existing cluster, Ray refuses the argument.
     ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False if address == "local" else None)
-    watch_signals()  # Ray has set a handler of its own for SIGTERM
+    watch_signals()  # again, because Ray has set its own handler for SIGTERM
     log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
     try:
         yield
@@ -62,19 +62,19 @@ def ray_session(config: Config) -> Iterator[None]:
 
 
 def _stay_private() -> None:
-    """Bind a local cluster to 127.0.0.1, and keep the token that opens it from other users of the machine."""
-    # Ray binds to all interfaces unless its node is at 127.0.0.1. It replaces that address by the machine's own, even
-    # where `_node_ip_address` names it, except under this switch, which it sets on other systems than Linux.
+    """Bind a local cluster to 127.0.0.1, and hide its access token from other users of the machine."""
+    # Ray binds to all interfaces unless its node is at 127.0.0.1. It replaces that address with the machine's own, even
+    # if `_node_ip_address` names it. It does not with this switch, which Ray itself sets on systems other than Linux.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    # As Ray reads them: a variable that is empty is not set.
+    # As in Ray, an empty variable counts as not set.
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
-        return  # the user's own arrangement, which needs no file
+        return  # the user's own setting, which needs no file
     if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         _check_token(Path(named))
         return
     try:
         _make_token(Path.home() / ".ray" / "auth_token")
-    except (OSError, RuntimeError) as error:  # the latter where nobody knows the home folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home folder is not known
         raise VidflowError(
             f"the home folder cannot hold Ray's token ({error}); set HOME to a folder that can be written, "
             "RAY_AUTH_TOKEN_PATH to a file that holds a token, or RAY_AUTH_MODE=disabled"
@@ -82,10 +82,10 @@ def _stay_private() -> None:
 
 
 def _check_token(path: Path) -> None:
-    """Check that the user's file holds a token, for Ray answers with a traceback where it does not.
+    """Check that the user's file holds a token, because Ray shows a traceback if it does not.
 
     Raises:
-        VidflowError: If it is empty or cannot be read.
+        VidflowError: If the file is empty or cannot be read.
     """
     try:
         problem = "" if path.read_bytes().strip() else "it is empty"
@@ -98,13 +98,13 @@ def _check_token(path: Path) -> None:
 
 
 def _make_token(path: Path) -> None:
-    """Make a file with a token, unless it is there, and let only its owner read it.
+    """Make a file with a token unless it exists, and let only its owner read it.
 
     Raises:
         OSError: If the file cannot be made.
     """
     if not path.exists():
-        # Made here, for Ray would let everybody read it; whole before it has its name, as other commands may start now.
+        # Ray would let everybody read it. It is complete before it gets its name, as another command may start now.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         with open(os.open(aside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
@@ -117,17 +117,17 @@ def _make_token(path: Path) -> None:
 
 
 def check_hosts(config: Config) -> None:
-    """Refuse a store of runs that is not safe on as many hosts as the cluster has.
+    """Refuse a tracking store that is not safe on the cluster's number of hosts.
 
     Raises:
-        ConfigError: If it is sqlite and there are several.
+        ConfigError: If the store is sqlite and the cluster has several hosts.
     """
     num_hosts = sum(bool(node["Alive"]) for node in ray.nodes())
     check_uri(store_uri(config), num_hosts=num_hosts)
 
 
 class WorkerPool:
-    """Ray actors that each hold one worker; when one dies its unit goes to a fresh one."""
+    """Ray actors with one worker each; if an actor dies, a new one gets its unit."""
 
     def __init__(
         self, build: Callable[[], Callable[[Any], Any]], resources: StageResources, *, num_units: int, name: str
@@ -136,25 +136,25 @@ class WorkerPool:
 
         Args:
             build: Makes the worker, once per actor; sent to the actor by reference.
-            resources: What an actor takes and how many there are.
-            num_units: Units to expect.
-            name: Shown beside the progress.
+            resources: Resources of an actor, and the number of actors.
+            num_units: Expected number of units.
+            name: Name shown beside the progress.
         """
         self._build, self._resources, self._name = build, resources, name
         self._idle = [self._start() for _ in range(_num_actors(resources, num_units))]
 
     @property
     def num_actors(self) -> int:
-        """Actors at work."""
+        """Number of actors."""
         return len(self._idle)
 
     def map(self, units: Sequence[Any]) -> Iterator[Any]:
-        """Yield the results of all units as they come.
+        """Yield the results of all units, in the order in which they are done.
 
-        One unit is in flight per actor, so nothing piles up in the object store.
+        Each actor works on one unit at a time, so results do not pile up in the object store.
 
         Raises:
-            VidflowError: If one unit has killed `resources.attempts` workers.
+            VidflowError: If a unit has killed `resources.attempts` workers.
         """
         waiting = deque((unit, 1) for unit in units)
         running: dict[Any, tuple[Any, Any, int]] = {}
@@ -172,14 +172,14 @@ class WorkerPool:
                     self._idle.append(self._start())
                     continue
                 except ray.exceptions.RayTaskError as error:
-                    # The cause is what others know to explain; with the worker's traceback where nobody does.
+                    # Callers can explain these causes. All other errors keep the worker's traceback.
                     raise error.cause if isinstance(error.cause, VidflowError | OSError) else error from error
                 self._idle.append(actor)
                 bar.update()
                 yield result
 
     def close(self) -> None:
-        """Let go of the actors and what they hold."""
+        """Release the actors and their resources."""
         for actor in self._idle:
             ray.kill(actor)
 
@@ -200,7 +200,7 @@ class WorkerPool:
 def map_units(
     build: Callable[[], Callable[[Unit], Result]], units: Sequence[Unit], resources: StageResources, *, name: str
 ) -> Iterator[Result]:
-    """Apply a worker to every unit on a pool of its own and yield results as they come."""
+    """Apply a worker to every unit on a new pool and yield the results in the order in which they are done."""
     pool = WorkerPool(build, resources, num_units=len(units), name=name)
     try:
         yield from pool.map(units)
@@ -218,19 +218,19 @@ def commit_units(
     name: str,
     is_current: Callable[[Filed, FileEntry], bool] | None = None,
 ) -> tuple[list[FileEntry], list[FileEntry]]:
-    """Make the files of `units` that are not committed yet, or no longer current.
+    """Make the files of `units` that are not committed yet or are out of date.
 
     Args:
         config: The experiment, for the Ray session.
         directory: Folder of the stage.
         build: Makes the worker; it commits one file per unit.
-        units: Units whose `file` names what the worker commits.
-        resources: What a worker takes.
-        name: Shown beside the progress.
-        is_current: Whether a committed file is what its unit would become now; None takes each as current.
+        units: Units whose `file` is the name of the file that the worker commits.
+        resources: Resources of a worker.
+        name: Name shown beside the progress.
+        is_current: Whether a committed file is up to date for its unit; None takes every file as up to date.
 
     Returns:
-        The entries of all units in their order, and those made now.
+        The entries of all units in their order, and the entries of the files made by this call.
     """
     remove_leftovers(directory)
     found = [(unit, committed_entry(directory, unit.file)) for unit in units]
@@ -251,7 +251,7 @@ def commit_units(
 
 
 class _Actor:
-    """Holds one worker in a process of its own."""
+    """Runs one worker in a separate process."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         keep_freed_memory()
@@ -259,7 +259,7 @@ class _Actor:
         self._work: Callable[[Any], Any] | None = None
 
     def work(self, unit: Any) -> Any:
-        # Not in the constructor: what goes wrong there would reach the driver as a death without its message.
+        # Not in the constructor: an error there would reach the driver as a dead actor, without the error's message.
         if self._work is None:
             self._work = self._build()
         return self._work(unit)
@@ -280,5 +280,5 @@ def _num_actors(resources: StageResources, num_units: int) -> int:
 
 
 def _interval() -> float:
-    """Seconds between updates: often for a person at a terminal, seldom in a log file."""
+    """Seconds between updates: short at a terminal, long in a log file."""
     return 0.2 if sys.stderr.isatty() else 10.0

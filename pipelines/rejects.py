@@ -1,4 +1,4 @@
-"""What was left out, by every stage, and why: `vidflow rejects list|retry|export CONFIG.yaml`."""
+"""Which inputs each stage left out, and why: `vidflow rejects list|retry|export CONFIG.yaml`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -24,15 +24,15 @@ _SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 def main(experiment: Experiment, action: Action, to: Path | None) -> None:
-    """Do what was asked for.
+    """Run one action on the rejects.
 
     Args:
-        experiment: Which one.
+        experiment: The experiment.
         action: What to do.
         to: File that `export` writes.
 
     Raises:
-        ConfigError: If `to` is missing or cannot be written, or stands beside another action.
+        ConfigError: If `to` is missing or cannot be written, or is given with another action.
         VidflowError: If the videos have not been scanned.
     """
     if (action == "export") != (to is not None):
@@ -53,7 +53,7 @@ def collect(experiment: Experiment) -> list[Reject]:
     """Return the rejects of all stages so far, in the order of the flow.
 
     Raises:
-        VidflowError: If some video has not been scanned as it is now.
+        VidflowError: If some video has no scan of its present content.
     """
     work = experiment.shards
     if work is None:
@@ -69,13 +69,13 @@ def collect(experiment: Experiment) -> list[Reject]:
 
 
 def _build_rejects(work: ShardWork) -> list[Reject]:
-    """Return what the shards left out; they know it themselves, even where the stage was refused or killed."""
+    """Return the rejects of the shards, read from their own manifests, which exist even if the stage did not finish."""
     entries = [committed_entry(work.address.directory, unit.file) for unit in work.units]
     return [Reject(**row) for entry in entries if entry is not None for row in entry.rejects]
 
 
 def describe(rejects: Sequence[Reject]) -> str:
-    """Return a table with one line per reject, and how often each reason is given."""
+    """Return a table with one line per reject, and how often each reason occurs."""
     if not rejects:
         return "no rejects"
     rows = [_COLUMNS, *(tuple(_on_one_line(getattr(reject, name)) for name in _COLUMNS) for reject in rejects)]
@@ -85,12 +85,12 @@ def describe(rejects: Sequence[Reject]) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """Return a text without line ends and terminal commands: names of files may hold them."""
+    """Return a text without line ends and terminal commands, which names of files may contain."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def retry(experiment: Experiment) -> str:
-    """Let the next run try every input again that was left out for a transient reason; return what that is."""
+    """Let the next run retry every input that was left out for a transient reason; return a line with their number."""
     with experiment.exclusive():
         work = experiment.shards
         shards = [unit.file for unit in work.units if _drop_transient(work, unit.file)] if work is not None else []
@@ -102,7 +102,7 @@ def retry(experiment: Experiment) -> str:
 
 
 def _drop_transient(work: ShardWork, file: str) -> bool:
-    """Forget a shard that left out clips for transient reasons; whether it did."""
+    """Delete the manifest of a shard that left out clips for transient reasons; return whether it had such clips."""
     entry = committed_entry(work.address.directory, file)
     if entry is None or not any(row["reason"] in TRANSIENT for row in entry.rejects):
         return False
@@ -114,7 +114,7 @@ def export(rejects: Sequence[Reject], path: Path, *, manifest: str | None) -> No
     """Write rejects as a table, but never over the manifest.
 
     Raises:
-        ConfigError: If the file is no table's, is a URL or the manifest, or cannot be written.
+        ConfigError: If the file's suffix is not that of a table, or it is a URL or the manifest, or cannot be written.
     """
     check_local("--to", path)
     if path.suffix not in _SUFFIXES:

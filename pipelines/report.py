@@ -58,10 +58,10 @@ def main(experiment: Experiment) -> None:
 
 
 def _load(directory: Path) -> TrialResult:
-    """Return what became of a trial of the finished sweep.
+    """Return the result of a trial of the finished sweep.
 
     Raises:
-        VidflowError: If a file of it is gone or damaged.
+        VidflowError: If one of its files is missing or damaged.
     """
     result = load_result(directory)
     if result is None:

@@ -26,7 +26,7 @@ VIDEOS_PER_SCAN = 64
 
 
 def main(experiment: Experiment) -> None:
-    """Make the shards that are not there yet.
+    """Make the missing shards.
 
     Raises:
         ConfigError: If the manifest cannot be read.
@@ -43,7 +43,7 @@ def main(experiment: Experiment) -> None:
 
 
 def _is_done(experiment: Experiment, work: ShardWork) -> bool:
-    """Whether the shards are there; brings the table of rejects up to date and refuses if it is too long."""
+    """Whether the shards are finished; also update the table of rejects, and refuse if there are too many rejects."""
     manifest = experiment.manifest(work.address)
     built = built_rejects(manifest) if manifest is not None else []
     _check_rejects(experiment.config, work, built)
@@ -56,14 +56,14 @@ def _is_done(experiment: Experiment, work: ShardWork) -> bool:
 
 
 def _update_rejects(work: ShardWork, manifest: StageManifest, rejects: Sequence[Reject]) -> None:
-    """Publish rejects anew: broken videos may have come or gone since, which changes the table, not the shards."""
+    """Publish the rejects again; if rows with broken videos came or went, the table changes but the shards do not."""
     write_rejects(work.address, rejects)
     details = {**manifest.details, "plan_rejects": work.rejects_digest}
     publish_manifest(work.address, replace(manifest, num_rejects=len(rejects), details=details))
 
 
 def _scan(experiment: Experiment) -> ShardWork:
-    """Hash and probe what has not been, then choose clips."""
+    """Hash and probe the files that are not scanned yet, then choose clips."""
     config, index, inputs = experiment.config, experiment.index, experiment.list_unscanned()
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
     build = functools.partial(VideoScanner, **asdict(experiment.limits))
@@ -121,7 +121,7 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
 
 
 def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBuilder]:
-    """Return what makes a worker of this stage."""
+    """Return a function that builds a worker of this stage."""
     return functools.partial(
         ShardBuilder,
         directory=directory,
@@ -145,7 +145,7 @@ def _clip_rows(unit: ShardUnit, entry: FileEntry) -> list[ClipRow]:
 
 
 def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> None:
-    """Refuse to go on when too much is broken."""
+    """Refuse to continue if too many rows are rejected."""
     if problem := limit_problem(config, work, built):
         write_rejects(work.address, [*work.rejects, *built])
         raise TooManyRejectsError(

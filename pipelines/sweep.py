@@ -49,10 +49,10 @@ def main(experiment: Experiment) -> None:
 
 
 class Sweep:
-    """One sweep: its trials by key, its parent run, and what is left to do."""
+    """One sweep: its trials by key, and its parent run in MLflow."""
 
     def __init__(self, experiment: Experiment) -> None:
-        """Open the store and list the trials known so far."""
+        """Open the tracking store and list the trials known so far."""
         self._experiment = experiment
         self._config, self._features, self._address = experiment.config, experiment.features, experiment.sweep
         self._tracker = Tracker(store_uri(self._config), self._config.tracking.experiment)
@@ -63,10 +63,10 @@ class Sweep:
             self._trials[experiment.trial(trial).fingerprint] = trial
 
     def run(self) -> None:
-        """Run what has no result, log every trial, and commit.
+        """Run the trials without a result, log every trial, and commit the sweep.
 
         Raises:
-            VidflowError: If trials failed or did not end; the others are kept.
+            VidflowError: If trials failed or did not end; the results of the others are kept.
         """
         started = time.monotonic()
         self._run_id = self._tracker.sweep_run(
@@ -76,7 +76,7 @@ class Sweep:
             config_yaml=config_to_yaml(self._config),
             datasets=self._datasets(self._features),
         )
-        self._end_stopped()  # those that the scheduler of a killed run had stopped
+        self._end_stopped()  # trials that the scheduler stopped before an earlier run was killed
         finished = self._finished()
         waiting = [trial for key, trial in self._trials.items() if key not in finished]
         errors: dict[str, str] = {}
@@ -84,7 +84,7 @@ class Sweep:
             log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
         if waiting or self._is_searching(finished):
             for feature_set in self._features.values():
-                # Now, so that a damaged file is one message and not one failed trial after the other.
+                # Checked now, so that a damaged file gives one message, not many failed trials.
                 FeatureReader(feature_set.directory).check_files()
             logger = RunLogger(self._config, self._features, self._tracker, self._open_run)
             run_trials(
@@ -107,14 +107,14 @@ class Sweep:
         return trials.algorithm == "optuna" and len(finished) < trials.num_samples
 
     def _known_trials(self) -> list[Trial]:
-        """Return the candidates, or where they are chosen as results come, those started so far."""
+        """Return the candidates; for a search, which chooses them as results come in, those started so far."""
         if self._config.trials.algorithm != "optuna":
             return draw_candidates(self._config)[0]
         started = read_json(self._address.directory / STARTED) or {"trials": []}
         return [Trial(**values) for values in started["trials"]]
 
     def _finished(self) -> dict[str, TrialResult]:
-        """Return the trials that are over; what another sweep's scheduler stopped, this one may want to train on."""
+        """Return the trials that are over; not those that another sweep stopped, as this one may train them further."""
         results = {key: load_result(self._experiment.trial(trial).directory) for key, trial in self._trials.items()}
         stopped = self._stopped()
         return {
@@ -133,13 +133,13 @@ class Sweep:
         return stopped
 
     def _note_stopped(self, key: str, epoch: int) -> None:
-        """Remember after which epoch this sweep's scheduler stopped a trial."""
+        """Record after which epoch this sweep's scheduler stopped a trial."""
         publish_json(self._address.directory / STOPPED, {"epochs": {**self._stopped(), key: epoch}})
 
     def _end_stopped(self) -> None:
-        """Mark the trials that the scheduler has stopped as over, those that came to their end excepted."""
+        """Mark the trials that the scheduler has stopped as over, unless they are completed or marked already."""
         for key, epoch in self._stopped().items():
-            # Unknown where the list of started trials was lost.
+            # A key is unknown if the list of started trials was lost.
             if key not in self._trials:
                 continue
             directory = self._experiment.trial(self._trials[key]).directory
@@ -148,17 +148,17 @@ class Sweep:
                 continue
             try:
                 snapshot = read_snapshot(directory)
-                # Fewer epochs are there if it was lost since, and is now trained again.
+                # It has fewer epochs if its folder was lost after the stop and it is now trained again.
                 if snapshot is not None and len(snapshot.history) >= epoch:
                     write_result(directory, "stopped")
             except DamagedError as error:
                 log.warning("%s", error)
 
     def _check_ended(self, errors: Collection[str]) -> None:
-        """Refuse to go on where a trial has neither a result nor an error: nobody decided that it was over.
+        """Refuse to continue if a trial has neither a result nor an error, because then it did not end.
 
         Raises:
-            VidflowError: If there is one.
+            VidflowError: If there is such a trial.
         """
         open_ended = [key for key in self._trials.keys() - self._finished().keys() if key not in errors]
         if open_ended:
@@ -168,7 +168,7 @@ class Sweep:
             )
 
     def _open_run(self, trial: Trial, address: Address) -> str:
-        """Find or create the run of a trial, and note that it was started."""
+        """Find or create the run of a trial, and record that it was started."""
         if address.fingerprint not in self._trials:
             self._trials[address.fingerprint] = trial
             started = {"trials": [asdict(known) for known in self._trials.values()]}
@@ -185,11 +185,11 @@ class Sweep:
         return " ".join(f"{axis}={getattr(trial, axis)}" for axis in self._config.trials.axes) or trial.core
 
     def _datasets(self, features: dict[str, Address]) -> dict[str, tuple[str, str]]:
-        """Return name -> (identity, place) of the feature sets, for lineage."""
+        """Return name -> (identity, folder) of the feature sets, for lineage."""
         return {name: (address.identity, str(address.directory)) for name, address in features.items()}
 
     def _record(self, trial: Trial, error: str) -> TrialResult:
-        """Bring a trial's run up to what its folder holds; the run may have missed its last epochs."""
+        """Update a trial's run from the trial's folder, because the run may lack the last epochs."""
         address = self._experiment.trial(trial)
         if error:
             result = write_failure(address.directory, key=address.fingerprint, settings=asdict(trial), error=error)
@@ -215,7 +215,7 @@ class Sweep:
         return result
 
     def _baseline(self, trial: Trial) -> dict[str, float]:
-        """Return what a task scores without looking; measured once, for clips and truth are those of every trial."""
+        """Return the metrics of a task's trivial answer, measured once because all trials share clips and truth."""
         if trial.task not in self._baselines:
             reader = FeatureReader(self._features[trial.features].directory)
             self._baselines[trial.task] = baseline_metrics(trial.task, reader)
@@ -228,7 +228,7 @@ class Sweep:
             self._tracker.log_file(run_id, confusion_figure(classified.confusion, names), "confusion.png")
 
     def _score(self, result: TrialResult) -> float:
-        """Return the objective such that more is better."""
+        """Return the objective with the sign for which more is better."""
         metric, mode = objective_of(self._config.trials, self._trials[result.key].task)
         if result.best is None:
             return -math.inf
@@ -272,7 +272,7 @@ class Sweep:
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:
-        """Yield what came out best, for each task."""
+        """Yield a line about the best trial of each task."""
         for task in dict.fromkeys(trial.task for trial in self._trials.values()):
             best = max((result for result in results if self._trials[result.key].task == task), key=self._score)
             metric, _ = objective_of(self._config.trials, task)

@@ -23,10 +23,10 @@ VIDEOS_PER_UNIT = 25
 
 
 def main(experiment: Experiment) -> None:
-    """Render the videos that are not there yet, or no longer whole.
+    """Render the videos that are missing or incomplete.
 
     Raises:
-        ConfigError: If the config names a manifest of its own.
+        ConfigError: If the config names the user's own manifest.
     """
     config, address = experiment.config, experiment.videos
     if config.video.manifest is not None:
@@ -56,7 +56,7 @@ def main(experiment: Experiment) -> None:
             num_files=len(items),
             num_clips=len(items),
             num_bytes=num_bytes,
-            # Of a run that was killed nothing is known, for a video has no manifest of its own.
+            # The seconds of a killed run are not known, because single videos have no manifest.
             worker_seconds=before.get("worker_seconds", 0.0) + worker_seconds,
             wall_seconds=wall_seconds,
             files=[{"file": path.name, "num_bytes": path.stat().st_size} for path in [*paths, table]],
@@ -106,7 +106,7 @@ def _list_items(directory: Path, planned: Sequence[PlannedVideo], annotated: boo
 
 
 def _is_whole(video: Path, sizes: Mapping[str, int], annotations: bool) -> bool:
-    """Whether a video and its ground truth are there, and have the sizes that the stage's manifest states, if any."""
+    """Whether a video and its ground truth exist and have the sizes in the stage's manifest, if there is a manifest."""
     paths = [video, video.with_suffix(".npz")] if annotations else [video]
     return all(path.exists() and has_size(path, sizes.get(path.name, path.stat().st_size)) for path in paths)
 

@@ -1,7 +1,7 @@
-"""Ray Tune: candidates to trials, results to MLflow as they come; the only importer of ray.tune.
+"""Ray Tune: run candidates as trials and send their results to MLflow; the only importer of ray.tune.
 
-Tune only schedules. What a trial has done lies in its own folder, under its own key, so a killed sweep is
-resumed by starting the trials that have no result; each goes on from its own snapshot.
+Tune only schedules. The state of each trial is in the trial's own folder, under its own key. So a killed sweep is
+resumed by starting the trials that have no result; each resumes from its own snapshot.
 """
 
 import logging
@@ -34,7 +34,7 @@ from vidflow.training.trial import run_trial
 
 
 def trial_of(config: Config, settings: Mapping[str, Any]) -> Trial:
-    """Return the trial that Tune's settings mean: a whole one, or the values of the axes."""
+    """Return the trial of Tune's settings, which hold either a complete trial or the values of the axes."""
     return Trial(**settings["trial"]) if "trial" in settings else apply_overrides(config.trials.trial, settings)
 
 
@@ -52,32 +52,32 @@ def run_trials(
 
     Args:
         config: The experiment.
-        candidates: Trials still to run; for `optuna` those that were under way when the last driver died.
-        finished: Results at hand, from which `optuna` learns.
-        features: Where each feature set lies.
-        storage: Folder for Tune's own bookkeeping.
-        callback: Takes the results to MLflow.
-        note_stopped: Takes the key of each trial that the scheduler stops, and after which epoch; nothing else stops
-            one.
+        candidates: Trials still to run; for `optuna` those that were running when the last driver died.
+        finished: Results so far, from which `optuna` learns.
+        features: Address of each feature set.
+        storage: Folder for Tune's own files.
+        callback: Sends the results to MLflow.
+        note_stopped: Called with the key of each trial that the scheduler stops, and the epoch after which it stops;
+            nothing else stops a trial.
 
     Raises:
         KeyboardInterrupt: If the command was interrupted.
-        VidflowError: If the search ended before its time.
+        VidflowError: If the search ended too early.
     """
-    # Tune would take Ctrl-C as the end of the search, and return as if all were well.
+    # Without this, Tune takes Ctrl-C as the normal end of the search and returns without an error.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner whatever `verbose` says
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints a banner for every value of `verbose`
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trials, resources = config.trials, config.resources.trials
     searching = trials.algorithm == "optuna"
-    # Only what chooses among trials needs the metric, and then all have the one task (see `draw_candidates`).
+    # Only a search or a scheduler needs the metric, and then all trials have one task (see `draw_candidates`).
     chooses = searching or trials.scheduler != "fifo"
     metric, mode = objective_of(trials, trials.trial.task) if chooses else (None, None)
     space = None if searching else {"trial": tune.grid_search([asdict(candidate) for candidate in candidates])}
 
     def note(trial: TuneTrial, epoch: int) -> None:
-        if epoch < trial_of(config, trial.config).epochs:  # else it came to its end, which Tune also calls stopping
+        if epoch < trial_of(config, trial.config).epochs:  # else it is complete, which Tune also calls stopping
             note_stopped(callback.key_of(trial), epoch)
 
     num_samples = max(1, trials.num_samples - len(finished)) if searching else 1
@@ -107,7 +107,7 @@ def run_trials(
     try:
         ran = tuner.fit()
     except tune.TuneError as error:
-        # Its message is a traceback, of whatever went wrong in the driver; the last line says what.
+        # The error's message is the traceback of an error in the driver; its last line says what went wrong.
         raise VidflowError(
             f"the search was broken off: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
             "command resumes from here"
@@ -118,14 +118,14 @@ def run_trials(
 
 
 class StoppingScheduler(AsyncHyperBandScheduler):
-    """ASHA that says whom it stops: Tune ends trials for other causes too, and gives them the same mark."""
+    """ASHA that reports which trials it stops; Tune gives the same status to trials that end for other reasons."""
 
     def __init__(self, note_stopped: Callable[[TuneTrial, int], None], **settings: Any) -> None:
-        """Keep whom to tell.
+        """Keep the function to call.
 
         Args:
-            note_stopped: Told which trial is stopped after which epoch; at once, for the command may be killed.
-            settings: Of ASHA.
+            note_stopped: Called with a trial and its epoch at once when it is stopped, as the command may be killed.
+            settings: Settings of ASHA.
         """
         super().__init__(**settings)
         self._note_stopped = note_stopped
@@ -158,14 +158,14 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
 
 
 class RunLogger(tune.Callback):
-    """Takes what trials report to their MLflow runs; lives in the driver, the only writer."""
+    """Logs what trials report to their MLflow runs; it runs in the driver, which is the only writer."""
 
     def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:
-        """Keep what names a trial.
+        """Keep what is needed to find a trial's key and run.
 
         Args:
             config: The experiment.
-            features: Where each feature set lies.
+            features: Address of each feature set.
             tracker: MLflow.
             open_run: Finds or creates the run of a trial: `(trial, address) -> run_id`.
         """
@@ -176,11 +176,11 @@ class RunLogger(tune.Callback):
         self._bar: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks for a restore that vidflow never asks for; connections stay out."""
+        """Leave out connections; Tune pickles its callbacks for a restore that vidflow never uses."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """Find or create the run of a trial that starts."""
+        """Find or create the run of a starting trial."""
         self._runs[trial.trial_id] = self._open_run(*self._address(trial))
 
     def on_trial_result(
@@ -191,7 +191,7 @@ class RunLogger(tune.Callback):
         result: dict[str, Any],
         **info: Any,  # noqa: ARG002
     ) -> None:
-        """Log one epoch and show where all trials are."""
+        """Log one epoch and show the progress of all trials."""
         metrics = {
             name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")
         }
@@ -204,15 +204,15 @@ class RunLogger(tune.Callback):
         self._show(trials, f"{objective} {metrics.get(objective, math.nan):.3f}")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """Keep the message of a trial that has failed for good."""
+        """Keep the error message of a trial that has failed and is not tried again."""
         self.errors[self.key_of(trial)] = str(trial.get_error()).strip().splitlines()[-1]
 
     def key_of(self, trial: TuneTrial) -> str:
-        """Return the key of the trial that Tune ran."""
+        """Return the key of Tune's trial."""
         return self._address(trial)[1].fingerprint
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
 

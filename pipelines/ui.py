@@ -8,7 +8,7 @@ from vidflow.tracking import ui_command, ui_page
 
 
 def main(experiment: Experiment) -> None:
-    """Become the MLflow server, at 127.0.0.1."""
+    """Replace this process with the MLflow server, at 127.0.0.1."""
     command = ui_command(store_uri(experiment.config))
     print(f"MLflow UI: {ui_page()}  (stop with Ctrl-C)", flush=True)
     os.execv(command[0], command)  # noqa: S606 - a list, no shell

@@ -10,16 +10,16 @@ from numpy.typing import DTypeLike
 # Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
-# More sizes than training and validation ask for, with their last batches.
+# More sizes than training and validation use, including their smaller last batches.
 _NUM_SIZES = 16
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 1 GiB that is freed for whoever asks next, rather than give it back to the system at once.
+    """Let glibc keep up to 1 GiB of freed memory for the next allocation, instead of returning it to the system.
 
-    A training step or a batch of frames takes and frees the same few megabytes again and again. What was given back
-    comes again as pages that the system must map and clear one by one, which costs a light core a third of its step.
-    Other C libraries are left as they are.
+    A training step or a batch of frames allocates and frees the same few megabytes again and again. Returned memory
+    comes back as pages that the system must map and clear one by one. This costs a light core a third of its step.
+    Other C libraries are not changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -28,26 +28,26 @@ def keep_freed_memory() -> None:
 
 
 class ArrayPool:
-    """Arrays whose memory is used again once nothing refers to it: no array, no view, no tensor made of one.
+    """Arrays whose memory is reused when nothing refers to it any more: no array, no view, no tensor made from one.
 
-    Memory that is fresh from the system costs about as much as a copy into it, because the system clears each page.
-    The pool keeps what is not in use, of a few sizes, until nothing refers to the pool.
+    New memory from the system costs about as much as a copy into it, because the system clears each page.
+    The pool keeps unused memory, of a few sizes, until nothing refers to the pool.
     """
 
     def __init__(self) -> None:
         self._free: dict[int, list[memoryview]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """Return an array of any content, which nothing else shares."""
+        """Return an uninitialised array whose memory nothing else uses."""
         num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-        # No lock, because memory can come back in the middle of any line: each step is one operation of list or dict.
+        # No lock: memory can be returned in the middle of any line. Each step is one operation of list or dict.
         try:
             memory = self._free[num_bytes].pop()
         except (KeyError, IndexError):
-            # NumPy asks the system for huge pages where an array is large.
+            # NumPy asks the system for huge pages if an array is large.
             memory = np.empty(num_bytes, np.uint8).data
         flat = np.frombuffer(memory, dtype)
-        # `flat` lives as long as any view of it: a view refers to the last array under it, and `memory` is none.
+        # `flat` lives as long as any view of it: a view refers to its innermost array. `memory` is not an array.
         weakref.finalize(flat, self._give_back, memory)
         return flat.reshape(shape)
 

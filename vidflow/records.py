@@ -1,4 +1,4 @@
-"""The nouns that cross a stage border.
+"""The records that stages exchange.
 
 Axes: T frames of a clip, H and W pixels, K tapped depths, N patch tokens, P prefix tokens, D embedding width.
 """
@@ -22,7 +22,7 @@ class VideoItem:
 
     Attributes:
         path: The video file, absolute.
-        label: Class name; empty where the task has no classes.
+        label: Class name; empty if the task has no classes.
         split: Name of the split, such as `train` or `val`.
         start_seconds: Start of the part on the video's own clock; None is the start of the video.
         end_seconds: End of the part, exclusive; None is the end of the video.
@@ -41,13 +41,13 @@ class VideoItem:
 
 @dataclass(frozen=True, slots=True)
 class AccessPoint:
-    """A coded picture at which decoding may start: nothing shown from it on leans on what came before.
+    """A coded picture at which decoding may start: no frame shown from it on depends on an earlier one.
 
     Attributes:
         pts: Its presentation time in ticks of the stream.
-        dts: Its decoding time in the same.
-        position: Where it lies in the file, in bytes.
-        index: Its place among the video's frames by time.
+        dts: Its decoding time in the same ticks.
+        position: Its offset in the file, in bytes.
+        index: Its index among the video's frames in the order of presentation times.
     """
 
     pts: int
@@ -58,21 +58,21 @@ class AccessPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """What probing a video file yields.
+    """Result of probing a video file.
 
     Attributes:
         codec: FFmpeg's codec name, such as `h264`.
         pixel_format: FFmpeg's pixel format, such as `yuv420p`.
         width: Width in pixels as displayed (after rotation).
         height: Height in pixels as displayed (after rotation).
-        rotation_degrees: Counter-clockwise rotation that display asks for: 0, 90, 180 or 270.
+        rotation_degrees: Counter-clockwise rotation to apply for display: 0, 90, 180 or 270.
         fps: Mean frame rate over the whole file.
         pts_seconds: Presentation time of every frame, ascending, first frame at its true time.
         duration_seconds: End of the last frame on the same clock.
-        mirrored: Whether display asks for a picture mirrored left to right, before the rotation.
-        access_points: Where decoding may start besides the first packet, by time; empty where that is not known.
-        has_leading_frames: Whether some frame is shown before the access point that it follows in the file, or that
-            is not known.
+        mirrored: Whether to mirror the picture left to right for display, before the rotation.
+        access_points: Where decoding may start other than at the first packet, by time; empty if not known.
+        has_leading_frames: Whether some frame comes after an access point in the file but is shown before it; also
+            True if that is not known.
     """
 
     codec: str
@@ -112,19 +112,19 @@ class ClipTokens:
     """Frozen-encoder tokens of one clip, as stored.
 
     Tokens are laid out frame by frame and, within a frame, depth by depth; `counts` says how many
-    each (frame, depth) has, so that ragged counts need no padding.
+    each (frame, depth) has, so ragged counts need no padding.
 
     Attributes:
         key: The clip's content key.
-        label: Class index, or -1 where the task has none.
+        label: Class index, or -1 if the task has no classes.
         split: Name of the split.
         pts_seconds: Presentation time of each frame.
-        tokens: All patch tokens; `(T*K*N, D)` where counts are all N.
+        tokens: All patch tokens; `(T*K*N, D)` if all counts are N.
         prefix: Class token and registers of the last tapped depth.
         counts: Tokens per frame and tapped depth.
-        sizes: Number of patches each token stands for; None where nothing was merged.
-        assignment: For each frame, depth and patch, its token: a number among the clip's tokens of that
-            depth, counted frame by frame, or -1 where the patch was dropped; None where nothing was merged.
+        sizes: Number of patches each token stands for; None if nothing was merged.
+        assignment: For each frame, depth and patch, its token: an index into the clip's tokens of that
+            depth, counted frame by frame, or -1 if the patch was dropped; None if nothing was merged.
         annotations: Serialized `.npz` with the dense ground truth of the clip, or empty.
     """
 
@@ -145,7 +145,7 @@ class Reject:
     """An input that was left out, and why.
 
     Attributes:
-        key: Clip key where one was known, else empty.
+        key: Clip key if it was known, else empty.
         path: The file as the manifest names it.
         stage: Stage that rejected it.
         reason: Why.
@@ -163,13 +163,13 @@ class Reject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochResult:
-    """What one epoch of a trial yields.
+    """Result of one epoch of a trial.
 
     Attributes:
         epoch: Number of epochs done, from 1.
         metrics: Named scalars, such as `train/loss` and `val/top1` (in [0, 1]).
         seconds: Wall seconds of the epoch, training and validation.
-        is_best: Whether the trial's objective is the best so far.
+        is_best: Whether this epoch's objective is the trial's best so far.
     """
 
     epoch: int
@@ -180,7 +180,7 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """One trial, as its directory holds it.
+    """Result of one trial, as stored in its directory.
 
     Attributes:
         key: Fingerprint of everything that decides the trial; its identity everywhere.
@@ -202,28 +202,28 @@ class TrialResult:
 
     @property
     def best(self) -> EpochResult | None:
-        """The last epoch that was the best so far; None before the first."""
+        """The last epoch that was the best so far; None if no epoch is finished."""
         return next((result for result in reversed(self.history) if result.is_best), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageManifest:
-    """What a finished stage has made; without one the stage counts as not finished.
+    """What a finished stage has made; a stage without a manifest counts as not finished.
 
     Attributes:
         stage: `synth`, `shard`, `extract/NAME`, `sweep` or `report`.
-        fingerprint: Of the settings that name its place.
-        settings: These settings, where they are kept.
-        edition: Names the clips that are left out for now; empty for none.
+        fingerprint: Hash of the settings that its folder is named after.
+        settings: These settings, if they are recorded.
+        edition: Name of the set of clips that are left out for now; empty for none.
         num_files: Files committed: videos, shards, feature files, trials or pages.
         num_clips: Clips in them.
-        num_rejects: Inputs left out.
+        num_rejects: Number of inputs left out.
         num_bytes: Bytes committed.
-        worker_seconds: Time that workers spent on what is there, summed over workers and over all runs.
-        wall_seconds: Time that passed in the run that committed it, from the start of the stage's work; what was there
-            already took none of it.
-        files: What must be there for the stage to count as finished: rows of `file`, `num_bytes` and mostly `sha256`.
-        entries: The same of the manifests of single files.
+        worker_seconds: Time that workers spent on the committed files, summed over workers and over all runs.
+        wall_seconds: Wall time of the run that committed the stage, from the start of the stage's work; files of
+            earlier runs are not included.
+        files: Files that must exist for the stage to count as finished: rows of `file`, `num_bytes`, mostly `sha256`.
+        entries: The same rows for the manifests of single files.
         tables: Names of its tables.
         details: What else its readers need, such as `class_names`.
     """

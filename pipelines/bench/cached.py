@@ -1,7 +1,7 @@
 """Training from cached features against encoding again in every epoch: `vidflow bench CONFIG.yaml --only cached`.
 
-Both train the same core on the same clips in batches of the same size. One reads features as training does, the other
-decodes the videos and runs the encoder first. Validation and snapshots, the same for both, are left out.
+Both train the same core on the same clips in batches of the same size. One reads features as training does. The other
+first decodes the videos and runs the encoder. Validation and snapshots are the same for both, and are left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,24 +27,24 @@ from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer
 from vidflow.training.recipe import build_module, module_recipe
 
-# Clips of a round, in whole batches; their seconds stand for those of the epoch.
+# Number of clips in a round, in whole batches; their time per clip is taken as that of the epoch.
 _NUM_TRAINED = 320
 _NUM_ENCODED = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedRow:
-    """One core. Seconds are those of a clip.
+    """One core; all seconds are per clip.
 
     Attributes:
         core: Its name.
         num_clips: Clips of an epoch.
-        cached: Reading and training.
-        decode: From the video to frames in memory.
-        encode: From there to tokens; a reducer of cached tokens is left out.
-        train: Training on tokens in memory.
-        speedup: Decoding, encoding and training over reading and training.
-        bound: The same if reading cost nothing.
+        cached: Seconds of reading and training.
+        decode: Seconds from the video to frames in memory.
+        encode: Seconds from frames to tokens; a reducer of cached tokens is left out.
+        train: Seconds of training on tokens in memory.
+        speedup: Time of decoding, encoding and training over time of reading and training.
+        bound: The speed-up if reading took no time.
     """
 
     core: str
@@ -73,7 +73,7 @@ HEADER = (
 
 
 def measure_cached(experiment: Experiment) -> Iterator[str]:
-    """Yield one line per core of the search, on shards and features that are there."""
+    """Yield one line per core of the search; shards and features must exist."""
     config = experiment.config
     yield (
         f"cached: epochs/s from cached features, and encoding again; how many times as many, and how many if reading "
@@ -93,7 +93,7 @@ def measure_cached(experiment: Experiment) -> Iterator[str]:
 def measure_features(
     experiment: Experiment, name: str, trials: Sequence[Trial], *, rounds: int = ROUNDS
 ) -> list[CachedRow]:
-    """Let decoding, encoding and every core's training, from memory and from the cache, take turns."""
+    """Time decoding, encoding, and every core's training from memory and from the cache, in turns."""
     config = experiment.config
     reader = FeatureReader(experiment.features[name].directory)
     device = torch.device("cuda" if config.resources.trials.num_gpus else "cpu")
@@ -141,7 +141,7 @@ class _Source:
     """Some clips as videos, and the encoder.
 
     Attributes:
-        num_clips: How many.
+        num_clips: Number of clips.
     """
 
     def __init__(self, config: Config, name: str, clips: Sequence[ChosenClip]) -> None:
@@ -163,12 +163,12 @@ class _Source:
     def encode(self) -> None:
         """Encode the clips decoded last, batch by batch."""
         for frames in self._frames.split(self._batch):
-            # One number of every frame, to wait for the device.
+            # Copy one number of every frame, to wait for the device.
             self._extractor.encode_frames(frames.flatten(0, 1)).tokens[:, 0, 0, 0].cpu()
 
 
 class _Training:
-    """One core on some clips, going on from step to step."""
+    """Training of one core on some clips; each call continues from the last step."""
 
     def __init__(self, trial: Trial, reader: FeatureReader, order: np.ndarray, device: torch.device) -> None:
         with seeded(trial.seed, 0, torch.device("cpu")):

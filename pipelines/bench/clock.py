@@ -1,4 +1,4 @@
-"""Time pieces of work that take turns in one process, and measure what the hardware can do at most.
+"""Time pieces of work that take turns in one process, and measure the peak speed of the hardware.
 
 Axes: R rounds.
 """
@@ -16,18 +16,18 @@ from jaxtyping import Float64
 
 ROUNDS = 5
 _LEAST_SECONDS = 0.2
-# Sides of the square matrices and floats of the copied vector: far beyond every cache, yet parts of a second.
+# Side of the square matrices and number of copied floats: far larger than every cache, but less than a second of work.
 _MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
 _COPIED_FLOATS = {"cpu": 1 << 26, "cuda": 1 << 28}
 
 Work = Callable[[], object]
 Seconds = Float64[np.ndarray, "2 R"]
-"""Seconds of one call in each round: by the clock, and of the processor; on a GPU both are its own clock."""
+"""Seconds of one call in each round: wall time and processor time; on a GPU both are the GPU's own time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where something runs, and the precision of its matrix products."""
+    """Device that something runs on, and the precision of its matrix products."""
 
     device: torch.device
     dtype: torch.dtype
@@ -41,24 +41,24 @@ class Target:
 
 
 class Ratio(NamedTuple):
-    """Medians over the rounds of how many times longer one work takes than another.
+    """Median over the rounds of the time of one work divided by the time of another.
 
     Attributes:
-        clock: By the clock.
-        busy: By processor time, which other processes disturb less.
+        clock: Ratio of wall times.
+        busy: Ratio of processor times, which other processes disturb less.
     """
 
     clock: float
     busy: float
 
     def __str__(self) -> str:
-        """Show both, as they tell together how quiet the machine was."""
+        """Show both ratios, because their difference shows how busy the machine was."""
         return f"{self.clock:.2f} ({self.busy:.2f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
-    """What the hardware did in each round of the same run.
+    """Peak speed of the hardware in each round of the same run.
 
     Attributes:
         matmul: Seconds per floating point operation of a large matrix product.
@@ -79,12 +79,12 @@ class Ceiling:
         return 1e-9 / median(self.copy)
 
     def seconds(self, *, flops: float, num_bytes: float = 0.0) -> Seconds:
-        """Return the least time of work: that of its operations or of its bytes, whichever is more."""
+        """Return the least time of a work: the time of its operations or of its bytes, whichever is longer."""
         return np.maximum(flops * self.matmul, num_bytes * self.copy)
 
 
 def bench_targets() -> list[Target]:
-    """Return single precision on the CPU, and on a GPU, if there is one, single precision and bfloat16."""
+    """Return single precision on the CPU and, if there is a GPU, single precision and bfloat16 on the GPU."""
     targets = [Target(device=torch.device("cpu"), dtype=torch.float32)]
     if torch.cuda.is_available():
         targets += [Target(device=torch.device("cuda"), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
@@ -92,18 +92,18 @@ def bench_targets() -> list[Target]:
 
 
 def ratio(longer: Seconds, shorter: Seconds) -> Ratio:
-    """Compare the times of two works round by round."""
+    """Return the ratio of the times of two works, compared round by round."""
     clock, busy = np.median(longer / shorter, axis=1)
     return Ratio(float(clock), float(busy))
 
 
 def median(seconds: Seconds) -> float:
-    """Return the median over the rounds, by the clock."""
+    """Return the median wall time over the rounds."""
     return float(np.median(seconds[0]))
 
 
 def take_turns(works: Mapping[str, Work], device: torch.device, *, rounds: int = ROUNDS) -> dict[str, Seconds]:
-    """Time every work once per round, repeated until it lasts long enough to be timed."""
+    """Time every work once per round; a short work is repeated until it takes long enough to time."""
     repeats = {name: _repeats(work, device) for name, work in works.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(rounds):
@@ -114,7 +114,7 @@ def take_turns(works: Mapping[str, Work], device: torch.device, *, rounds: int =
 
 
 def ceiling_works(target: Target) -> dict[str, Work]:
-    """Return what `read_ceiling` wants timed: a large matrix product and a large copy."""
+    """Return the works that `read_ceiling` needs timed: a large matrix product and a large copy."""
     side, floats = _MATMUL_SIDE[target.device.type], _COPIED_FLOATS[target.device.type]
     a, b = (torch.randn(side, side, device=target.device).to(target.dtype) for _ in range(2))
     product = torch.empty_like(a)
@@ -130,7 +130,7 @@ def read_ceiling(times: Mapping[str, Seconds], target: Target) -> Ceiling:
 
 
 def affordable(flops: float, target: Target, *, seconds: float, most: int) -> int:
-    """Return how many units of so many operations a perfect machine does in a time; at least 1, at most `most`."""
+    """Return how many units of `flops` operations a perfect machine does in `seconds`; at least 1, at most `most`."""
     work = ceiling_works(target)["matmul"]
     ceiling = (
         2 * _MATMUL_SIDE[target.device.type] ** 3 / statistics.median(take_turns({"": work}, target.device)[""][0])
@@ -139,7 +139,7 @@ def affordable(flops: float, target: Target, *, seconds: float, most: int) -> in
 
 
 def _repeats(work: Work, device: torch.device) -> int:
-    """Warm up and return how many calls fill the least time."""
+    """Warm up and return how many calls take the least time to measure."""
     _time(work, device, 1)
     first, _ = _time(work, device, 1)
     repeats = math.ceil(_LEAST_SECONDS / max(first, 1e-7))
@@ -150,7 +150,7 @@ def _repeats(work: Work, device: torch.device) -> int:
 
 
 def _time(work: Work, device: torch.device, repeats: int) -> tuple[float, float]:
-    """Return seconds of all calls: by the clock, and of this process's threads."""
+    """Return the seconds of all calls: wall time, and processor time of this process's threads."""
     if device.type == "cuda":
         start, end = (_event() for _ in range(2))
         torch.cuda.synchronize(device)

@@ -1,8 +1,8 @@
 """Measure vidflow on this machine: `vidflow bench CONFIG.yaml [--only GROUP]`.
 
-A group compares what vidflow does with something measured in the same run, turn by turn: a bare loop, the same work
-without the idea in question, or what the hardware can do. The ratio is what counts, as a slow or busy machine slows
-both. Everything is made in a temporary folder and removed at the end.
+A group compares vidflow with something that is measured in the same run, in turns: a bare loop, the same work without
+the method in question, or the peak speed of the hardware. Only the ratio is meaningful, because a slow or busy machine
+slows both. Everything is made in a temporary folder and removed at the end.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from vidflow.stages.experiment import Experiment
 
 
 def main(experiment: Experiment, only: Sequence[str] | None) -> None:
-    """Print the lines of the wanted groups; for None those of all groups whose libraries are installed."""
+    """Print the lines of the given groups; None is all groups whose libraries are installed."""
     wanted, config = set(GROUPS if only is None else only), experiment.config
     if only is None and importlib.util.find_spec("lmdb") is None:
         wanted.remove("read")
         print("read: left out, because lmdb is not installed; `pip install lmdb`")
     if "read" in wanted:
-        read.import_lmdb()  # before anything that takes long
+        read.import_lmdb()  # before anything that takes a long time
     if "cores" in wanted:
         _print(cores.measure_cores(config))
     if "reduction" in wanted:
@@ -43,7 +43,7 @@ def main(experiment: Experiment, only: Sequence[str] | None) -> None:
 
 @contextlib.contextmanager
 def prepared(experiment: Experiment) -> Iterator[Experiment]:
-    """Make shards and features in a temporary folder and give the experiment whose root it is."""
+    """Make shards and features in a temporary folder, and yield the experiment with that folder as its root."""
     folder = Path(tempfile.mkdtemp(prefix="vidflow-bench-"))
     scratch = Experiment(dataclasses.replace(experiment.config, root=str(folder)))
     try:

@@ -1,6 +1,6 @@
-"""Temporal cores against what the hardware can do at most: `vidflow bench CONFIG.yaml --only cores`.
+"""Temporal cores against the peak speed of the hardware: `vidflow bench CONFIG.yaml --only cores`.
 
-Sizes are those of the config's encoder, clips and trial; the task is classification, so a row is a core with its
+Sizes are those of the config's encoder, clips and trial. The task is classification, so a row is a core with its
 readout, and the row of `identity` is the readout alone. Tokens are random.
 
 Axes: B clips, T frames, K tapped depths, N patch tokens, P prefix tokens, D width.
@@ -39,13 +39,13 @@ from vidflow.training.optim import Precision, autocast, build_optimizer, step_op
 from vidflow.training.recipe import ModuleRecipe, build_module
 
 _NUM_CLASSES = 10
-# Least time of a training step on a perfect machine; clips per step are cut to it.
+# Longest time of a training step on a perfect machine; it limits the clips per step.
 _STEP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreSizes:
-    """What the tokens of an experiment measure."""
+    """Sizes of the tokens of an experiment."""
 
     num_frames: int
     num_depths: int
@@ -61,13 +61,13 @@ class CoreRow:
     Attributes:
         core: Its name.
         batch_size: Clips of a training step.
-        clips_per_second: Of training.
-        train_limit: Share of the speed that the step's matrix products would allow.
-        gflops_per_clip: Of a training step's matrix products, counted.
-        frames_per_second: Of streaming one video, encoder not included.
-        stream_limit: Share of the speed that a frame's matrix products or bytes would allow, whichever are slower.
-        mib_per_frame: Weights, and state and tokens in and out.
-        stream_bound: Which of the two it is, `products` or `bytes`.
+        clips_per_second: Speed of training.
+        train_limit: That speed as a share of what the step's matrix products would allow.
+        gflops_per_clip: GFLOPs of a training step's matrix products, counted.
+        frames_per_second: Speed of streaming one video, without the encoder.
+        stream_limit: That speed as a share of what a frame's matrix products or bytes allow, whichever is slower.
+        mib_per_frame: MiB of weights, and of state and tokens in and out.
+        stream_bound: Which of the two is slower, `products` or `bytes`.
     """
 
     core: CoreName
@@ -96,7 +96,7 @@ HEADER = (
 
 
 def measure_cores(config: Config) -> Iterator[str]:
-    """Yield the lines of every core and of the scan, on each device and in each precision at hand."""
+    """Yield the lines of every core and of the scan, on each available device and in each precision."""
     trial, sizes = config.trials.trial, sizes_of(config)
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     for target in bench_targets():
@@ -120,7 +120,7 @@ def measure_cores(config: Config) -> Iterator[str]:
 
 
 def sizes_of(config: Config) -> CoreSizes:
-    """Return the sizes of what the config's trial is trained on, without token reduction."""
+    """Return the sizes of the tokens that the config's trial is trained on, without token reduction."""
     shape = shape_of(skeleton(config.encoder.name, config.encoder.img_size))
     trial = config.trials.trial
     return CoreSizes(
@@ -135,7 +135,7 @@ def sizes_of(config: Config) -> CoreSizes:
 def measure_core(
     core: CoreName, trial: Trial, sizes: CoreSizes, target: Target, *, rounds: int = ROUNDS
 ) -> tuple[CoreRow, Ceiling]:
-    """Let training, streaming, a large product and a large copy take turns."""
+    """Time training, streaming, a large product and a large copy in turns."""
     task = _build(core, trial, sizes)
     train_flops, stream_flops = count_flops(task, sizes)
     task = task.to(target.device)
@@ -162,17 +162,17 @@ def measure_core(
 
 
 def count_flops(task: Task, sizes: CoreSizes) -> tuple[int, int]:
-    """Count the floating point operations of matrix products, of one clip's training step and of one frame's stream.
+    """Count the floating point operations of matrix products: of a training step per clip, and of streaming per frame.
 
-    Counted on the CPU with attention spelled out, as fused kernels there hide theirs. What is not a product, such as
-    the recurrence of a scan, counts nothing.
+    Counted on the CPU with plain attention, because the products of fused kernels there are not counted. Operations
+    that are not products, such as the recurrence of a scan, are not counted.
     """
     batch = random_batch(sizes, 1, torch.device("cpu"))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as training:
         torch.autograd.backward(task.loss(task(batch.tokens, batch.prefix, {}), batch.targets))
     task.zero_grad(set_to_none=True)
     prefix = None if batch.prefix is None else batch.prefix[:, 0]
-    # With gradients, as torch's fast path of attention without them hides its products too.
+    # With gradients, because without them torch uses a fast path of attention whose products are not counted either.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as streaming:
         copy.deepcopy(task).eval().step(batch.tokens[:, 0], prefix, {})
     return training.get_total_flops(), streaming.get_total_flops()
@@ -236,7 +236,7 @@ class _Streaming:
     """The next frame of one endless video.
 
     Attributes:
-        num_bytes: Bytes that have to be moved at least: weights and tokens in, state in and out.
+        num_bytes: Least number of bytes to move: weights and tokens in, state in and out.
     """
 
     def __init__(self, task: Task, sizes: CoreSizes, target: Target) -> None:

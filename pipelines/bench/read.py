@@ -1,10 +1,10 @@
-"""Reading cached features beside LMDB: `vidflow bench CONFIG.yaml --only read`.
+"""Reading cached features compared with LMDB: `vidflow bench CONFIG.yaml --only read`.
 
-Both hold the same bytes of the same clips and are read in one process, from the page cache: clips of random numbers,
-and those of the config's first feature set. An LMDB value is a clip's tokens and prefix tokens; a feature file holds
-its label, times and annotations too. A view costs no copy, and one number of each clip is touched. A batch is a copy of
-all its bytes: by `iterate_batches`, and in the loop over LMDB into two arrays in turn, because a batch must stay while
-the next is made. (Into one array LMDB is up to a sixth faster, where two do not fit the processor's cache.)
+Both hold the same bytes of the same clips and are read in one process, from the page cache. The clips are random
+numbers, and those of the config's first feature set. An LMDB value is a clip's tokens and prefix tokens; a feature file
+also holds its label, times and annotations. A view copies nothing, and one number of each clip is read. A batch is a
+copy of all its bytes: by `iterate_batches`, and for LMDB into two arrays in turn, because a batch must stay while the
+next is made. (With one array LMDB is up to a sixth faster, if two do not fit the processor's cache.)
 """
 
 import time
@@ -30,13 +30,13 @@ from vidflow.training.batches import iterate_batches
 
 CPU = torch.device("cpu")
 _BATCH_SIZE = 16
-# Clips of a round of batches at least: some epochs one after the other where there are fewer.
+# Least number of clips in a round of batches; a smaller set is read for several epochs.
 _NUM_BATCHED = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomClips:
-    """A feature set of random numbers that is to be made."""
+    """Sizes of a feature set of random numbers."""
 
     num_clips: int
     clips_per_file: int
@@ -45,7 +45,7 @@ class RandomClips:
     embed_dim: int
 
 
-# 74 KB and 2.4 MB a clip.
+# 74 KB and 2.4 MB per clip.
 RANDOM = {
     "random-small": RandomClips(num_clips=2048, clips_per_file=64, num_frames=8, num_tokens=36, embed_dim=128),
     "random-large": RandomClips(num_clips=128, clips_per_file=16, num_frames=16, num_tokens=196, embed_dim=384),
@@ -59,10 +59,10 @@ class ReadRow:
     Attributes:
         clips: Name of the set.
         way: How it is read.
-        kilobytes: Mean bytes of a clip, in 1e3.
+        kilobytes: Mean size of a clip, in 1e3 bytes.
         speed: Clips per second.
-        lmdb: The same out of LMDB.
-        ratio: How many times as many clips as out of LMDB.
+        lmdb: Clips per second from LMDB.
+        ratio: `speed` over `lmdb`, as the median of the rounds.
     """
 
     clips: str
@@ -84,10 +84,10 @@ HEADER = f"{'clips':<14} {'kB/clip':>9} {'read by':<13} {'clips/s':>11} {'LMDB':
 
 
 def import_lmdb() -> ModuleType:
-    """Return the module.
+    """Return the `lmdb` module.
 
     Raises:
-        VidflowError: If it is not installed.
+        VidflowError: If `lmdb` is not installed.
     """
     try:
         import lmdb
@@ -99,7 +99,7 @@ def import_lmdb() -> ModuleType:
 
 
 def measure_read(experiment: Experiment) -> Iterator[str]:
-    """Yield lines for sets of random numbers and for the config's first feature set, whose features are there."""
+    """Yield lines for sets of random numbers and for the config's first feature set, which must exist."""
     yield (
         "read: clips/s as views, from files opened anew, by a reader made anew while the process keeps files open, and "
         f"by a reader that is kept; and copied into batches of {_BATCH_SIZE}; beside LMDB opened anew or kept; in "
@@ -149,7 +149,7 @@ def make_random(directory: Path, clips: RandomClips) -> FeatureReader:
 
 
 def measure_set(name: str, reader: FeatureReader, path: Path, *, rounds: int = ROUNDS) -> Iterator[ReadRow]:
-    """Copy a feature set into a new LMDB at `path`, and let both be read in turn, one way after the other."""
+    """Copy a feature set into a new LMDB at `path`, and time each way of reading for both in turns."""
     clips = [reader[index] for index in range(len(reader))]
     order = clip_order(len(clips), seed=0, epoch=0)
     ours, theirs = _Features(reader, order), _Lmdb(path, clips, order)
@@ -186,18 +186,18 @@ class _Features:
         self._files = [(reader.directory / row["file"], row["sha256"]) for row in manifest["files"]]
 
     def view_files(self) -> None:
-        """Open every file, whatever this process has open, and view its clips in their order."""
+        """Open every file again, even if this process has it open, and view its clips in their order."""
         for path, sha256 in self._files:
             file = FeatureFile(path, sha256)
             for row in range(len(file)):
                 file[row].tokens[-1, -1]
 
     def view_anew(self) -> None:
-        """View all clips by a new reader."""
+        """View all clips with a new reader."""
         self._view(FeatureReader(self._reader.directory))
 
     def view_kept(self) -> None:
-        """View all clips by the reader that is there."""
+        """View all clips with the existing reader."""
         self._view(self._reader)
 
     def _view(self, reader: FeatureReader) -> None:
@@ -211,7 +211,7 @@ class _Features:
 
 
 class _Lmdb:
-    """The same clips in LMDB, in the order of the other, so that a clip's key is known by its place."""
+    """The same clips in LMDB, in the same order, so that a clip's key follows from its position."""
 
     def __init__(self, path: Path, clips: Sequence[ClipTokens], order: Int64[np.ndarray, " clips"]) -> None:
         self._open, self._path, self._clip = import_lmdb().open, path, clips[0]
@@ -224,11 +224,11 @@ class _Lmdb:
                 txn.put(key, value)
 
     def opened(self) -> Any:
-        """Return the environment; closed by leaving it as a context."""
+        """Return the environment; it is a context manager that closes itself."""
         return self._open(str(self._path), readonly=True, lock=False)
 
     def view_anew(self) -> None:
-        """View all clips by a new environment."""
+        """View all clips with a new environment."""
         with self.opened() as env:
             self.view(env)
 
@@ -240,7 +240,7 @@ class _Lmdb:
                 np.frombuffer(txn.get(self._keys[index]), np.float16).reshape(-1, width)[-1, -1]
 
     def batch(self, env: Any, indices: Int64[np.ndarray, " clips"]) -> None:
-        """Copy clips into batches, of which the last stays while the next is made."""
+        """Copy clips into batches; the last batch stays unchanged while the next is made."""
         parts = [self._clip.tokens.size, self._clip.prefix.size]
         batches = [[np.empty((_BATCH_SIZE, size), np.float16) for size in parts] for _ in range(2)]
         with env.begin(buffers=True) as txn:

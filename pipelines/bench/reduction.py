@@ -1,7 +1,7 @@
-"""Token merging inside the encoder against the same encoder without: `vidflow bench CONFIG.yaml --only reduction`.
+"""The encoder with token merging against the encoder without it: `vidflow bench CONFIG.yaml --only reduction`.
 
-Weights are random, attention is the same fused kernel with and without. A share of tokens removed is the share of patch
-tokens that are gone after the last block, taken off in equal numbers r in every block.
+Weights are random. Attention is the same fused kernel with and without merging. The share of tokens removed is the
+share of patch tokens that are missing after the last block; every block merges the same number r.
 
 Axes: B images, N patch tokens, M tokens that are left.
 """
@@ -25,9 +25,9 @@ from vidflow.models.reduction.macs import VitShape, count_macs
 
 ENCODERS = ("vit_small_patch16_224", "vit_base_patch16_224")
 IMG_SIZE = 224
-# The last halves the FLOPs.
+# The last share halves the FLOPs.
 REMOVED = (0.25, 0.5, 0.75, 0.98)
-# Least time of a batch on a perfect machine; images per batch are cut to it.
+# Longest time of a batch on a perfect machine; it limits the images per batch.
 _BATCH_SECONDS = 2.0
 
 
@@ -37,14 +37,14 @@ class ReductionRow:
 
     Attributes:
         encoder: timm's name.
-        removed: Share of patch tokens wanted off.
+        removed: Share of patch tokens to remove.
         num_merged: Tokens merged in each block, ToMe's r.
         tokens_left: Patch tokens after the last block.
         mean_tokens: Patch tokens that enter a block, on average.
         batch_size: Images per call.
-        images_per_second: Of the encoder, from decoded images.
-        speedup: Over the encoder without reduction.
-        flop_ratio: Multiply-accumulates without reduction over those with, matching included.
+        images_per_second: Speed of the encoder, from decoded images.
+        speedup: Speed-up over the encoder without reduction.
+        flop_ratio: Multiply-accumulates without reduction over those with reduction, including matching.
         merging_share: Share of the blocks' time that matching and merging take.
     """
 
@@ -61,7 +61,7 @@ class ReductionRow:
 
     @property
     def gained(self) -> Ratio:
-        """Speed-up over FLOP ratio: 1 where all that is saved on paper is saved by the clock."""
+        """Speed-up over FLOP ratio; 1 if the time falls by the same factor as the FLOPs."""
         return Ratio(*(value / self.flop_ratio for value in self.speedup))
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ def measure_reduction(config: Config) -> Iterator[str]:
 def measure_encoder(
     name: str, target: Target, *, img_size: int, most_images: int, rounds: int = ROUNDS
 ) -> list[ReductionRow]:
-    """Let the encoder without reduction, with each share, and the merging alone take turns."""
+    """Time the encoder without reduction, the encoder with each share, and the merging alone, in turns."""
     dtype: EncoderDtype = "bfloat16" if target.dtype == torch.bfloat16 else "float32"
     encoder = build_encoder(
         name=name, weights="random:0", img_size=img_size, depths=[-1], device=str(target.device), dtype=dtype
@@ -141,7 +141,7 @@ def measure_encoder(
 
 
 def merge_in_every_block(removed: float, shape: VitShape) -> BlockBipartite:
-    """Return ToMe with the same r in every block that takes off about this share of the patch tokens."""
+    """Return ToMe with the same r in every block, so that about this share of the patch tokens is removed."""
     return BlockBipartite(num_merged=round(removed * shape.num_patches / shape.depth))
 
 
@@ -154,7 +154,7 @@ def _encoding(encoder: FrozenEncoder, frames: Tensor, reducer: BlockBipartite | 
 
 
 def _embedding(encoder: FrozenEncoder, frames: Tensor) -> Callable[[], object]:
-    """Return what an encoder does before its first block."""
+    """Return a function that does what the encoder does before its first block."""
 
     def embed() -> None:
         with torch.inference_mode():
@@ -165,7 +165,7 @@ def _embedding(encoder: FrozenEncoder, frames: Tensor) -> Callable[[], object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recorder(BlockBipartite):
-    """Keeps what a reducer is shown in every block."""
+    """Records the inputs of a reducer in every block."""
 
     views: list[BlockView] = field(default_factory=list)
 
@@ -177,9 +177,9 @@ class _Recorder(BlockBipartite):
 def merging(
     encoder: FrozenEncoder, frames: Tensor, reducer: BlockBipartite
 ) -> Callable[[], tuple[Float[Tensor, "B M"], Int[Tensor, "B N"]]]:
-    """Return the matching and merging of all blocks without the blocks, on what the blocks gave.
+    """Return a function that matches and merges the recorded outputs of all blocks, without running the blocks.
 
-    Called, it gives the sizes of the tokens that are left and the token of each patch, as the encoder does.
+    The function returns the sizes of the remaining tokens and the token of each patch, as the encoder does.
     """
     recorder = _Recorder(num_merged=reducer.num_merged)
     _encoding(encoder, frames, recorder)()

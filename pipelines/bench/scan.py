@@ -1,4 +1,4 @@
-"""Mamba's scan against the loop over frames as it is written, forward and backward.
+"""Mamba's scan against a plain loop over frames, forward and backward.
 
 Axes: S sequences, T frames, E channels, n numbers of state per channel.
 """
@@ -13,21 +13,21 @@ from pipelines.bench.clock import ROUNDS, Ratio, Target, median, ratio, take_tur
 from vidflow.models.cores.selective_scan import selective_scan
 
 _STATE_DIM = 16
-# Numbers of state over all sequences and frames, of which the plain loop holds several for its gradient.
+# Most numbers of state over all sequences and frames; the plain loop stores several of these for its gradient.
 _MOST_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRow:
-    """The scan beside the plain loop.
+    """The scan compared with the plain loop.
 
     Attributes:
         num_sequences: Tokens of all clips.
         num_frames: Steps of the recurrence.
         channels: Inner channels.
-        seconds: Of the scan and its gradient.
-        plain: Of the loop and its gradient.
-        speedup: How many times as long the loop takes.
+        seconds: Seconds of the scan and its gradient.
+        plain: Seconds of the loop and its gradient.
+        speedup: `plain` over `seconds`, as the median of the rounds.
     """
 
     num_sequences: int
@@ -49,7 +49,7 @@ class ScanRow:
 def measure_scan(
     target: Target, num_sequences: int, *, num_frames: int, channels: int, rounds: int = ROUNDS
 ) -> ScanRow:
-    """Let both take turns; sequences are cut to what the loop's gradient can hold."""
+    """Time both in turns; the number of sequences is limited by the memory of the loop's gradient."""
     num_sequences = max(1, min(num_sequences, _MOST_NUMBERS // (num_frames * channels * _STATE_DIM)))
     inputs = _draw(num_sequences, num_frames, channels, target.device)
     gradient = torch.randn(num_sequences, num_frames, channels, device=target.device)
@@ -79,7 +79,7 @@ def plain_scan(
     c: Float[Tensor, "S T n"],
     state: Float[Tensor, "S n E"],
 ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
-    """Run the recurrence of `selective_scan` as it is written, frame by frame, left to autograd.
+    """Run the recurrence of `selective_scan` frame by frame, as in the paper, with autograd's gradient.
 
     Source: Gu and Dao 2023, Mamba (arXiv 2312.00752), section 3.2; states (S, E, n), as there.
     """

@@ -1,6 +1,6 @@
 """Each stage against a bare loop over the same work: `vidflow bench CONFIG.yaml --only stages`.
 
-Loop and stage take turns in the same workers, so a slow or busy machine slows both; the ratio is what counts.
+Loop and stage take turns in the same workers, so a slow or busy machine slows both. Only the ratio is meaningful.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def measure_extract(experiment: Experiment) -> Row:
 
 
 def measure_digests(experiment: Experiment) -> Row:
-    """Compare the first check of all feature files with a loop of sha256; the line says what the next one costs."""
+    """Compare the first check of all feature files with a loop of sha256; the line also gives the next check's time."""
     reader = FeatureReader(next(iter(experiment.features.values())).directory)
     paths = sorted(reader.directory.glob("*.arrow"))
     num_gigabytes = sum(path.stat().st_size for path in paths) / 1e9
@@ -104,7 +104,7 @@ def measure_digests(experiment: Experiment) -> Row:
 
 @contextlib.contextmanager
 def _cache_folder(folder: Path) -> Iterator[None]:
-    """Remember checks in a folder of their own."""
+    """Record checks in a separate folder."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     try:
@@ -133,7 +133,7 @@ def measure_read(experiment: Experiment) -> Row:
 
 
 def measure_sweep(experiment: Experiment) -> Row:
-    """Compare the sweep's wall time with its trials' bare time, shared evenly among as many workers."""
+    """Compare the sweep's wall time with its trials' bare time, shared evenly among the same number of workers."""
     config, features = experiment.config, experiment.features
     candidates = draw_candidates(config)[0]
     bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
@@ -201,7 +201,7 @@ def _compare(
     chosen = [units[index % len(units)] for index in range(2 * pool.num_actors)]
     rounds: list[tuple[float, float]] = []
     try:
-        _wall(pool, "bare", chosen)  # warms workers and page cache
+        _wall(pool, "bare", chosen)  # warms up the workers and the page cache
         rounds += [(_wall(pool, "bare", chosen), _wall(pool, "stage", chosen)) for _ in range(ROUNDS)]
     finally:
         pool.close()

@@ -1,4 +1,4 @@
-"""What `vidflow bench` runs in workers: a stage's own worker, and the bare loop it is compared with."""
+"""What `vidflow bench` runs in workers: a stage's own worker, and the bare loop for comparison."""
 
 import time
 from dataclasses import replace
@@ -47,7 +47,7 @@ class ShardBench:
 
 
 class ExtractBench:
-    """Encodes shards, or only runs the encoder on frames that are in memory."""
+    """Encodes shards, or only runs the encoder on frames in memory."""
 
     def __init__(self, config: Config, name: str, shards: str, directory: str) -> None:
         self._config, self._shards = config, Path(shards)
@@ -76,14 +76,14 @@ class ExtractBench:
 
 
 class TrialBench:
-    """Trains trials one after the other, with neither Tune nor MLflow."""
+    """Trains trials one after the other, without Tune and MLflow."""
 
     def __init__(self, config: Config, features: dict[str, Address]) -> None:
         self._config, self._features = config, features
         torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
 
     def __call__(self, job: tuple[Trial, Path]) -> float:
-        """Train one trial and return its seconds."""
+        """Train one trial and return how long it took, in seconds."""
         trial, directory = job
         started = time.perf_counter()
         results = run_trial(
@@ -100,13 +100,13 @@ class TrialBench:
 
 
 def decode_frames(clip: ChosenClip, video: Video) -> UInt8[np.ndarray, "T H W 3"]:
-    """Decode a clip from its video as a loop does that proves nothing: in order, trusting the file."""
+    """Decode a clip from its video as a simple loop does: in order and without checks of the file."""
     frames = frames_in_order(Path(clip.path), clip.times)
     return np.stack([crop_square(frame, video.size, video.resize_filter) for frame in frames])
 
 
 def copy_files(directory: Path, chunk: int) -> float:
-    """Copy the bytes of all feature files out of memory maps, `chunk` bytes at a time into one buffer; return GB/s."""
+    """Copy the bytes of all feature files from memory maps into one buffer, `chunk` bytes at a time; return GB/s."""
     maps = [np.memmap(path, mode="r") for path in sorted(directory.glob("*.arrow"))]
     target = np.empty(chunk, np.uint8)
     started = time.perf_counter()
@@ -117,7 +117,7 @@ def copy_files(directory: Path, chunk: int) -> float:
 
 
 def copy_clips(reader: FeatureReader) -> float:
-    """Copy the tokens of every clip out of the reader into one buffer, by one thread; return GB/s."""
+    """Copy the tokens of every clip from the reader into one buffer, with one thread; return GB/s."""
     target = np.empty_like(reader[0].tokens)
     num_bytes = 0
     started = time.perf_counter()
@@ -129,7 +129,7 @@ def copy_clips(reader: FeatureReader) -> float:
 
 
 def peak_mib() -> float:
-    """Return the largest resident memory so far of this process and its living children, summed, in MiB."""
+    """Return the sum of the peak resident memories so far of this process and its living children, in MiB."""
     children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     statuses = [Path("/proc", pid, "status").read_text() for pid in ("self", *children)]
     peaks = [int(line.split()[1]) for text in statuses for line in text.splitlines() if line.startswith("VmHWM")]

@@ -1,1 +1,1 @@
-"""Forecast what an experiment will take: the command, its measurements, its table, and the record that stays."""
+"""Predict the cost of an experiment: the command, its measurements, its table, and the stored plan."""

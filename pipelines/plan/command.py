@@ -1,4 +1,4 @@
-"""Say what an experiment will take, before anything starts: `vidflow plan CONFIG.yaml`."""
+"""Predict the cost of an experiment before anything starts: `vidflow plan CONFIG.yaml`."""
 
 import json
 import os
@@ -35,7 +35,7 @@ from vidflow.store.layout import publish_json
 
 
 def main(experiment: Experiment) -> None:
-    """Measure, print the table and keep the plan for the sweep to compare with."""
+    """Measure, print the table and store the plan, so that the sweep can compare with it."""
     config = experiment.config
     with experiment.exclusive():
         folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=experiment.root))
@@ -57,7 +57,7 @@ def main(experiment: Experiment) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """Clips of the experiment, counted where every video has been scanned, estimated elsewhere."""
+    """Number of clips of the experiment: counted if every video has been scanned, else estimated."""
 
     num_videos: int
     num_unscanned: int
@@ -150,7 +150,7 @@ def _line(
 
 
 def _feature_jobs(experiment: Experiment) -> Iterator[tuple[str, StageManifest | None, str]]:
-    """Yield every feature set to measure, dense ones first: name, manifest if it is there, name of its dense one."""
+    """Yield every feature set to measure, dense sets first: name, manifest if it exists, name of its dense set."""
     config, is_known = experiment.config, experiment.shards is not None
     done = {name: experiment.manifest(at) for name, at in experiment.features.items()} if is_known else {}
     encoded = {name: each for name, each in config.features.items() if not is_reduced_from_cache(each)}
@@ -183,7 +183,7 @@ def _feature_stage(
     num_bytes = probe.rate.num_bytes * splits.num_clips + probe.rate.file_bytes * num_files
     seconds = probe.rate.seconds * splits.num_clips + probe.rate.file_seconds * num_files
     passes = num_passes(config, name)
-    # What is made from dense features would be made from them again: read, and reduced.
+    # Features made from dense ones would be made from them again, so the dense ones are read and reduced.
     source = probes[dense].rate.num_bytes * splits.num_clips / disk.read if dense else 0.0
     return PlannedStage(
         stage=f"extract/{name}",
@@ -200,7 +200,7 @@ def _feature_stage(
 
 
 def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
-    """Measure a step of every core and return the line of all trials, as if none were stopped early."""
+    """Measure a step of every core and return the line of all trials, assuming that none is stopped early."""
     trials = draw_candidates(config)[0]
     steps: dict[str, StepTime] = {}
     seconds = 0.0
@@ -218,7 +218,7 @@ def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Spl
 
 
 def _kind(config: Config, trial: Trial) -> str:
-    """Name what a step's time depends on; where tokens are unmerged when they are read, reducers make no difference."""
+    """Return a key of what a step's time depends on; the reducer does not matter if tokens are unmerged on reading."""
     alike = replace(
         trial,
         seed=0,
@@ -239,14 +239,14 @@ def num_trials(config: Config) -> int:
 
 
 def num_passes(config: Config, features: str) -> int:
-    """Return how often the trials read a feature set from end to end."""
+    """Return how often the trials read a whole feature set."""
     trials = draw_candidates(config)[0]
     total = sum(trial.epochs for trial in trials if trial.features == features)
     return round(total * num_trials(config) / max(1, len(trials)))
 
 
 def count_workers(resources: StageResources) -> int:
-    """Return how many workers this machine holds at once; a cluster may hold more."""
+    """Return how many workers this machine can run at the same time; a cluster may run more."""
     fitting = int((os.cpu_count() or 1) / resources.num_cpus)
     if resources.num_gpus:
         fitting = min(fitting, int(torch.cuda.device_count() / resources.num_gpus))

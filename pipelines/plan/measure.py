@@ -1,7 +1,7 @@
 """Short measurements on this machine: a few videos through every stage, one training step per core, the disk.
 
-Everything runs in this process with the threads of one worker, so that seconds are worker seconds; each is the median
-of several, since a machine is never quite its own.
+Everything runs in this process with the threads of one worker, so seconds are worker seconds. Each is the median of
+several measurements, because other programs may use the machine too.
 """
 
 import os
@@ -39,7 +39,7 @@ from vidflow.training.trial import run_trial
 from vidflow.video.synthetic import PlannedVideo, plan_videos, write_video
 
 NUM_VIDEOS = 6
-"""Videos that are measured, the first only to warm up."""
+"""Number of videos to measure; the first one is only for warm-up."""
 _ROUNDS = 3
 _DISK_BYTES = 64 << 20
 _TAR_BLOCK = 512
@@ -47,13 +47,13 @@ _TAR_BLOCK = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """What one unit of work takes: a video or a clip.
+    """Cost of one unit of work: a video or a clip.
 
     Attributes:
         seconds: Worker seconds.
         num_bytes: Bytes it leaves on disk.
-        file_seconds: Seconds that every file takes besides.
-        file_bytes: Bytes that every file has besides.
+        file_seconds: Additional seconds per file.
+        file_bytes: Additional bytes per file.
     """
 
     seconds: float
@@ -67,11 +67,11 @@ class FeatureProbe:
     """A feature set made of a few clips.
 
     Attributes:
-        rate: Per clip, from shards or, for one made from cached tokens, from the dense features.
+        rate: Cost per clip, from the shards or, if made from cached tokens, from the dense features.
         tokens_per_frame: Tokens kept at the last tapped depth.
-        gflops_per_frame: Of the encoder, two per multiply-accumulate; None where it is not known.
-        directory: Where it lies.
-        entries: Its two files: a clip to warm up, and the others.
+        gflops_per_frame: GFLOPs of the encoder, two FLOPs per multiply-accumulate; None if not known.
+        directory: Its folder.
+        entries: Its two files: one with a clip for warm-up, and one with the other clips.
     """
 
     rate: Rate
@@ -83,7 +83,7 @@ class FeatureProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpeed:
-    """Bytes per second of one large file, written and synced, and read again (from the disk, if the system lets go)."""
+    """Bytes per second to write and sync a large file, and to read it (from disk if the system drops its cache)."""
 
     write: float
     read: float
@@ -102,12 +102,12 @@ class ShardProbe:
     """A few videos scanned, decoded and packed.
 
     Attributes:
-        scan_seconds: Per video.
-        rate: Per clip.
-        clips_per_video: Clips that a video gives.
-        directory: Where the shards lie.
-        entries: Two of them: a clip to warm up, and the others.
-        class_names: Of all rows of the manifest.
+        scan_seconds: Seconds per video to scan.
+        rate: Cost per clip to decode and pack.
+        clips_per_video: Clips per video.
+        directory: Folder of the shards.
+        entries: Two shards: one with a clip for warm-up, and one with the other clips.
+        class_names: Class names of all rows of the manifest.
     """
 
     scan_seconds: float
@@ -143,7 +143,7 @@ def planned_videos(config: Config) -> list[PlannedVideo]:
 
 
 def probe_videos(experiment: Experiment, directory: Path) -> tuple[list[VideoItem], Rate | None]:
-    """Return a few videos spread over the manifest; where they are still to be rendered, rendered here and timed."""
+    """Return a few videos spread over the manifest; if they are not rendered yet, render them here and time it."""
     if experiment.has_rows:
         return _spread(experiment.rows[0]), None
     config = experiment.config
@@ -161,7 +161,7 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     """Scan, decode and pack a few videos.
 
     Raises:
-        VidflowError: If none of them can be used.
+        VidflowError: If none of the videos can be used.
     """
     resources = config.resources
     scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
@@ -198,8 +198,8 @@ def probe_features(
         config: The experiment.
         features: The feature set.
         shards: The clips.
-        dense: The same without token reduction; wanted where the reducer acts on cached tokens.
-        directory: Where to put it.
+        dense: The same without token reduction; needed if the reducer acts on cached tokens.
+        directory: Folder for the feature set.
     """
     make = _maker(config, features, shards, dense, directory)
     sources = dense.entries if is_reduced_from_cache(features) and dense is not None else shards.entries
@@ -227,7 +227,7 @@ def probe_features(
 
 
 def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: Path) -> StepTime:
-    """Train and validate one batch several times, after once to warm up."""
+    """Train and validate one batch several times, after one warm-up."""
     entry = features.entries[1]
     metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
     rows = [
@@ -254,7 +254,7 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
 def _maker(
     config: Config, features: FeatureSet, shards: ShardProbe, dense: FeatureProbe | None, directory: Path
 ) -> Callable[[str, FileEntry], FileEntry]:
-    """Return what makes one feature file of one shard or dense file."""
+    """Return a function that makes one feature file from one shard or dense file."""
     metadata: dict[str, Any] = {"fingerprint": "probe", "settings": asdict(features)}
     if is_reduced_from_cache(features):
         assert dense is not None
@@ -273,23 +273,23 @@ def _maker(
 
 
 def _settled(make: Callable[[], FileEntry]) -> FileEntry:
-    """Make the same file several times, the one in place of the other, and return it with the median of the seconds."""
+    """Make the same file several times, each time replacing it, and return its entry with the median seconds."""
     entries = [make() for _ in range(_ROUNDS)]
     return replace(entries[-1], seconds=statistics.median(entry.seconds for entry in entries))
 
 
 def _shares(small: FileEntry, large: FileEntry, attribute: str) -> tuple[float, float]:
-    """Return what a clip adds to a file, and what the file has besides: two files alike in all but their clips."""
+    """Return the cost per clip and the additional cost per file, from two files that differ only in their clips."""
     few, many = getattr(small, attribute), getattr(large, attribute)
     more = large.num_clips - small.num_clips
-    if more <= 0 or many <= few:  # a machine may be busier with the smaller
+    if more <= 0 or many <= few:  # the machine may have been busier during the smaller file
         return many / large.num_clips, 0.0
     per_clip = (many - few) / more
     return per_clip, max(0.0, few - per_clip * small.num_clips)
 
 
 def _several(clips: Sequence[ChosenClip]) -> tuple[ChosenClip, ...]:
-    """Return up to so many clips, spread over all and sorted; the only one where there is one."""
+    """Return up to `NUM_VIDEOS - 1` clips, sorted and spread over all but the first, or the only clip."""
     return tuple(_spread(clips[1:] or clips, NUM_VIDEOS - 1))
 
 

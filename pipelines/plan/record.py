@@ -1,4 +1,4 @@
-"""The plan that `vidflow plan` left, for the sweep to compare with what its stages have taken."""
+"""The plan that `vidflow plan` wrote; the sweep compares it with the actual costs of the stages."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
-    """What one stage takes, or has taken.
+    """Predicted or actual cost of one stage.
 
     Attributes:
         seconds: Worker seconds.
@@ -27,17 +27,17 @@ class StageCost:
 
 
 def locate_plan(config: Config) -> Path:
-    """Return where the plan of an experiment lies; before the videos are scanned the sweep has no address yet."""
+    """Return the path of an experiment's plan; the sweep's folder is not known before the videos are scanned."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("root", "resources", "report")}
     return Path(config.root) / "plans" / fingerprint(settings) / PLAN
 
 
 def compare_with_plan(experiment: Experiment, sweep: StageCost) -> dict[str, float]:
-    """Return `plan/STAGE_seconds_predicted`, `plan/STAGE_seconds_actual` and the same of bytes; empty without a plan.
+    """Return `plan/STAGE_seconds_predicted`, `plan/STAGE_seconds_actual` and the same for bytes; empty without a plan.
 
     Args:
-        experiment: Every stage of it up to the sweep is finished.
-        sweep: What the sweep has taken.
+        experiment: The experiment; every stage before the sweep is finished.
+        sweep: Actual cost of the sweep.
     """
     plan = read_json(locate_plan(experiment.config))
     if plan is None:
@@ -55,7 +55,7 @@ def compare_with_plan(experiment: Experiment, sweep: StageCost) -> dict[str, flo
 
 
 def _actual_costs(experiment: Experiment) -> Iterator[tuple[str, StageCost]]:
-    """Yield what the finished stages before the sweep have taken."""
+    """Yield the actual costs of the finished stages before the sweep."""
     addresses: list[tuple[str, Address]] = []
     if experiment.config.video.manifest is None:
         addresses.append(("synth", experiment.videos))

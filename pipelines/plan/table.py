@@ -14,15 +14,15 @@ class PlannedStage:
 
     Attributes:
         stage: `synth`, `scan`, `shard`, `extract/NAME`, `extract/NAME-dense` or `sweep`.
-        cost: What is still to be paid; None where it is done.
-        num_units: Videos, clips or trials.
-        stored_bytes: What lies on disk already.
+        cost: Remaining cost; None if the stage is done.
+        num_units: Number of videos, clips or trials.
+        stored_bytes: Bytes that are already on disk.
         num_workers: Workers that share the seconds.
-        tokens_per_frame: Of a feature set.
-        gflops_per_frame: Of its encoder.
+        tokens_per_frame: Tokens per frame of a feature set.
+        gflops_per_frame: GFLOPs per frame of its encoder.
         num_passes: Epochs of all trials that read a feature set.
-        recompute_seconds: What those passes would take if the features were made anew in each.
-        read_seconds: What they take to read from disk, writing once included.
+        recompute_seconds: Seconds of those passes if each of them computed the features again.
+        read_seconds: Seconds of those passes if they read the features from disk, including one write.
     """
 
     stage: str
@@ -38,14 +38,14 @@ class PlannedStage:
 
     @property
     def cheaper(self) -> str:
-        """Whether features are better kept or made anew; empty for other stages."""
+        """`cache` or `recompute`, whichever takes less time for features; empty for other stages."""
         if not self.num_passes:
             return ""
         return "cache" if self.read_seconds <= self.recompute_seconds else "recompute"
 
 
 def table(stages: Sequence[PlannedStage], disk: DiskSpeed, free: float) -> list[str]:
-    """Return the plan for people."""
+    """Return the lines of the printed plan."""
     lines = [
         f"{'stage':<32} {'units':>9} {'tokens':>7} {'GFLOPs':>8} {'worker time':>12} {'wall':>11} {'on disk':>10}"
         "  state"

@@ -23,9 +23,9 @@ from vidflow.report.tables import RankedTrial, SeedGroup, describe_settings
 from vidflow.spread import spread
 
 DPI = 180
-"""Pixels per inch of every figure; a page shows an inch as an inch, so that all letters are of one size."""
+"""Pixels per inch of every figure; the page shows figures at their size in inches, so all text has the same size."""
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; darkened where they were too light for a thin line.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; those too light for a thin line are darkened.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b1548a", "#8c6d00", "#3d9bd1", "#4d4d4d", "#9a3324")
 _INK, _FAINT = "#26303a", "#d9dee3"
 _STYLE: dict[Any, Any] = {
@@ -46,12 +46,12 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _INK,
     "legend.frameon": False,
     "text.color": _INK,
-    "text.parse_math": False,  # class names are the user's, and may hold a dollar sign
+    "text.parse_math": False,  # class names come from the user and may contain a dollar sign
     "figure.facecolor": "white",
     "savefig.dpi": DPI,
 }
 _GREY = "#aab2bb"
-_LOG_RATIO = 20  # costs that differ by more are drawn on a logarithmic scale
+_LOG_RATIO = 20  # costs that differ by a larger factor are drawn on a logarithmic scale
 _MAX_GROUPS = 30
 _MAX_NAMED_CLASSES = 60
 _MAX_COUNTED_CLASSES = 25
@@ -66,8 +66,8 @@ def curves_figure(
     Args:
         ranked: Trials, best first.
         metrics: Names of metrics; those that no trial has are left out.
-        colour_by: Setting whose values have a colour each.
-        is_share: Whether a metric is a share, shown in percent; absent means it is not.
+        colour_by: Setting that decides the colour; each of its values has its own.
+        is_share: Metric -> whether it is a share, shown in percent; a metric that is absent is not.
     """
     metrics = [m for m in metrics if any(m in epoch.metrics for row in ranked for epoch in row.result.history)]
     colours = _colours([row.result.settings.get(colour_by) for row in ranked])
@@ -92,7 +92,7 @@ def settings_figure(groups: Sequence[SeedGroup], objective: str, *, colour_by: s
     Args:
         groups: Groups, best first; the first 30 are drawn.
         objective: Name of the score.
-        colour_by: Setting whose values have a colour each.
+        colour_by: Setting that decides the colour; each of its values has its own.
         is_share: Whether the score is a share, shown in percent.
     """
     groups = groups[:_MAX_GROUPS]
@@ -119,7 +119,7 @@ def settings_figure(groups: Sequence[SeedGroup], objective: str, *, colour_by: s
 def confusion_figure(confusion: Int[np.ndarray, "C C"], class_names: Sequence[str]) -> bytes:
     """Draw a confusion matrix, rows as shares of the true class.
 
-    Up to 25 classes have their counts written in, up to 60 their names; of more, every so many.
+    Cells show counts for up to 25 classes. Axes show names for up to 60 classes, and every fifth number for more.
     """
     num_classes = len(confusion)
     totals = confusion.sum(axis=1, keepdims=True)
@@ -128,7 +128,7 @@ def confusion_figure(confusion: Int[np.ndarray, "C C"], class_names: Sequence[st
     with _figure(side + 2.4, side + 1.8) as figure:
         axes = figure.subplots()
         is_large = num_classes > _MAX_COUNTED_CLASSES
-        # Small cells have no count in them: a steeper scale makes a rare confusion visible.
+        # Small cells show no count, so a steeper scale makes a rare confusion visible.
         norm = PowerNorm(0.4 if is_large else 1.0, vmin=0, vmax=1)
         image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
         axes.grid(visible=False)
@@ -153,13 +153,13 @@ def depth_figure(
     predicted: Float[np.ndarray, "n h w"],
     valid: Bool[np.ndarray, "n h w"],
 ) -> bytes:
-    """Draw frames, their true depth and the predicted one below each other; both depths share one scale of colours.
+    """Draw frames, their true depth and their predicted depth in three rows; both depths use the same colour scale.
 
     Args:
         frames: RGB frames.
-        truth: Metres.
-        predicted: Metres.
-        valid: Where the true depth is known; elsewhere the truth is left white.
+        truth: True depth in metres.
+        predicted: Predicted depth in metres.
+        valid: Where the true depth is known; elsewhere the true depth is drawn white.
     """
     known = truth[valid]
     scale = {"cmap": "viridis_r", "vmin": float(known.min()), "vmax": float(known.max())} if known.size else {}
@@ -182,7 +182,7 @@ def depth_figure(
 def ways_figure(
     ways: Sequence[tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3"]]], titles: Sequence[str]
 ) -> bytes:
-    """Draw where cameras went, seen from above, one panel per clip.
+    """Draw the paths of cameras, seen from above, one panel per clip.
 
     Args:
         ways: True and predicted positions in metres, axes x right, y down, z forward.
@@ -219,7 +219,7 @@ def strip_image(frames: UInt8[np.ndarray, "T H W 3"], *, num_frames: int = 8, he
 
     Args:
         frames: RGB frames.
-        num_frames: Most frames to show, spread evenly from the first to the last.
+        num_frames: Maximum number of frames to show, spread evenly from the first to the last.
         height: Height of the strip in pixels.
     """
     count = min(num_frames, len(frames))
@@ -237,7 +237,7 @@ def strip_image(frames: UInt8[np.ndarray, "T H W 3"], *, num_frames: int = 8, he
 
 
 def pareto_figure(section: ParetoSection, *, is_share: bool) -> bytes:
-    """Draw score against each cost, a row per core: the front in colour, what is dominated grey, chance as crosses.
+    """Draw score against each cost, a row per core: the front in colour, dominated sets grey, random sets as crosses.
 
     Args:
         section: Points of one task.
@@ -288,7 +288,7 @@ def _write_counts(axes: Axes, confusion: Int[np.ndarray, "C C"], shares: np.ndar
 
 
 def _colours(values: Sequence[object]) -> dict[str, str]:
-    """Give every value a colour, in the order of their names, so that a page and its next version agree."""
+    """Give every value a colour, in the order of their names, so that all versions of a page use the same colours."""
     names = sorted({str(value) for value in values})
     return {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(names)}
 
@@ -299,9 +299,9 @@ def _shorten(name: str, width: int = _MAX_NAME) -> str:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure, width and height in inches, in the report's style and outside pyplot's global list."""
+    """Yield an empty figure in the report's style, not in pyplot's global list; width and height are in inches."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the tables beside the picture spell it.
+        # A name in a script that the font lacks is drawn as boxes; the tables beside the picture show the name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -313,7 +313,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _front(axes: Axes, points: Sequence[ParetoPoint], axis: Axis) -> None:
-    """Draw the points of one core against one cost, names at those on the front."""
+    """Draw the points of one core against one cost; points on the front have names."""
     known = [(cost, point) for point in points if (cost := point.at(axis)) is not None]
     front = sorted((cost, point.mean, point.cost.name) for cost, point in known if axis in point.fronts)
     if front:
@@ -325,7 +325,7 @@ def _front(axes: Axes, points: Sequence[ParetoPoint], axis: Axis) -> None:
             axes.plot([cost, cost], [point.low, point.high], color=colour, lw=0.9, alpha=0.4)
         axes.plot(cost, point.mean, "X" if is_random else "o", color=colour, ms=6.5, mec="white", mew=0.6)
     for place, (x, y, name) in enumerate(front):
-        # Above and below in turn: neighbours on a front are close.
+        # Names are alternately above and below, because neighbours on a front are close.
         offset, side = ((5, 6), "bottom") if place % 2 else ((5, -6), "top")
         axes.annotate(_shorten(name), (x, y), offset, textcoords="offset points", va=side, fontsize=7.5)
     if len(known) > 1 and max(cost for cost, _ in known) > _LOG_RATIO * min(cost for cost, _ in known) > 0:

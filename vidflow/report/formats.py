@@ -6,7 +6,7 @@ _SHARES = ("top1", "top5")
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of clips, which people read in percent."""
+    """Whether a metric is a share of clips, which is shown in percent."""
     return metric.rsplit("/", 1)[-1] in _SHARES
 
 
@@ -29,9 +29,9 @@ def format_bytes(number: int | float) -> str:
 
 
 def format_magnitude(number: int | float, prefixes: Sequence[str] = ("", "k", "M", "B")) -> str:
-    """Return a count with three digits, such as `9.86 M`; a thousand million is `B`, as people say of parameters."""
+    """Return a count with three digits, such as `9.86 M`; `B` is 1e9, as is usual for parameters."""
     for prefix in prefixes[:-1]:
-        if number < 999.5:  # what is more would be rounded to 1000
+        if number < 999.5:  # a larger number would be rounded to 1000
             return f"{number:.3g} {prefix}".rstrip()
         number /= 1000
     return f"{number:.3g} {prefixes[-1]}"
@@ -50,7 +50,7 @@ def format_seconds(seconds: int | float) -> str:
 
 
 def format_change(metric: str, value: float, baseline: float) -> str:
-    """Return how a value differs from the one to beat: `+76.4 points` for a share, else in parts of that, `-42 %`."""
+    """Return how a value differs from a baseline: `+76.4 points` for a share, else relative to it, such as `-42 %`."""
     if is_share(metric):
         return f"{100 * (value - baseline):+.1f} points"
     return f"{100 * (value / baseline - 1):+.0f} %" if baseline else f"{value - baseline:+.4g}"

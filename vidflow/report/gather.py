@@ -1,4 +1,4 @@
-"""Collect what the report says of an experiment, from what its stages have left."""
+"""Collect the report's content from the files that an experiment's stages have written."""
 
 import os
 import platform
@@ -30,14 +30,14 @@ from vidflow.store.features import FeatureReader
 
 
 def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
-    """Return all that the page shows of an experiment whose stages up to the sweep are finished.
+    """Return everything that the page shows; all stages up to the sweep must be finished.
 
     Args:
-        experiment: Which one.
-        results: Of the sweep's trials.
+        experiment: The experiment.
+        results: Results of the sweep's trials.
 
     Raises:
-        VidflowError: If a file of a stage is gone or damaged.
+        VidflowError: If a file of a stage is missing or damaged.
     """
     config = experiment.config
     sources = [experiment.scanned_shards.address, *experiment.features.values()]
@@ -96,7 +96,7 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
 
 
 def _examples(frames: ClipFrames, reader: FeatureReader, classified: Classified, num_examples: int) -> list[Example]:
-    """Return clips to look at: up to half of them mistakes, in the order of the split."""
+    """Return example clips: up to half of them are mistakes; they are in the order of the split."""
     names = reader.metadata["class_names"]
     wrong = np.flatnonzero(classified.labels != classified.predicted)
     right = np.flatnonzero(classified.labels == classified.predicted)
@@ -132,7 +132,7 @@ def _gpu() -> str:
 
 
 def _git_revision() -> str:
-    """Return the commit of the code, with `+` where it has uncommitted changes."""
+    """Return the commit of the code, with `+` if it has uncommitted changes."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=False)

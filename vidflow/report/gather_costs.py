@@ -1,4 +1,4 @@
-"""What the report says of several feature sets: their costs, and pictures of what each one merged."""
+"""The report's content about several feature sets: their costs, and pictures of the patches that each one merged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,7 +45,7 @@ def compare_costs(experiment: Experiment, results: Sequence[TrialResult]) -> lis
 
 
 def picture_merging(experiment: Experiment, costs: Mapping[str, FeatureCost]) -> list[MergedClip]:
-    """Return the first validation clips, and under each what every reducer that does not go by chance made of it."""
+    """Return the first validation clips, each with the tokens of every reducer that is not random."""
     readers = {
         name: FeatureReader(experiment.features[name].directory)
         for name, cost in costs.items()
@@ -67,7 +67,7 @@ def picture_merging(experiment: Experiment, costs: Mapping[str, FeatureCost]) ->
 
 
 def _tint(reader: FeatureReader, key: str, frames: np.ndarray) -> np.ndarray | None:
-    """Return a clip's frames with its tokens; None where this feature set left the clip out."""
+    """Return a clip's frames tinted by token; None if this feature set left the clip out."""
     if key not in reader.keys:
         return None
     assignment = reader[reader.keys.index(key)].assignment

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no script, no font, no picture from outside."""
+"""The report as one self-contained HTML file: no script, no font, no picture from outside."""
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _MAX_REJECT_ROWS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes:
         title: Heading of the page.
@@ -36,9 +36,9 @@ class ReportData:
         sections: The tasks, each with its trials.
         stages: What each stage made.
         rejects: Inputs left out.
-        provenance: What the results rest on: fingerprints, versions, hardware.
-        notices: What a reader must know before any number, such as weights that were never trained.
-        pareto: Score against cost, a section per task; empty where all trials use one feature set.
+        provenance: What the results depend on: fingerprints, versions, hardware.
+        notices: Warnings to read before any number, such as that the weights were never trained.
+        pareto: Score against cost, a section per task; empty if all trials use one feature set.
     """
 
     title: str
@@ -52,7 +52,7 @@ class ReportData:
 
 
 def render_page(data: ReportData) -> str:
-    """Return the report as HTML; every text in it that comes from outside is escaped."""
+    """Return the report as HTML; all text that comes from outside is escaped."""
     filters: dict[str, Callable[..., Any]] = {
         "bytes": format_bytes,
         "seconds": format_seconds,
@@ -82,7 +82,7 @@ def render_page(data: ReportData) -> str:
 
 
 def _view(data: ReportData) -> dict[str, Any]:
-    # With one task the page is about it alone, and its places need no prefix.
+    # With a single task the anchors of the page need no prefix.
     prefixes = [f"{section.task}-" if len(data.sections) > 1 else "" for section in data.sections]
     return {
         "data": data,

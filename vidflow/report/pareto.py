@@ -1,4 +1,4 @@
-"""Score against cost of feature sets: what is on the front, what chance does at the same budget, which one to use.
+"""Score against cost of feature sets: which are on the front, how random ones of equal cost score, which one to use.
 
 Axes: T frames, N patches of a frame, H and W pixels.
 """
@@ -24,24 +24,24 @@ AXES: dict[Axis, str] = {
     "bytes": "bytes per clip",
 }
 DROPS = (0.005, 0.01, 0.02)
-"""Losses that a reader may accept: points of a share, and of any other score parts of it."""
+"""Losses that a reader may accept: absolute for a share, relative for any other score."""
 _SAME_COST = 0.02
-"""Costs that differ by less count as equal: whole patches seldom allow better, and files differ by a few bytes."""
+"""Costs whose relative difference is smaller count as equal: patches are whole, and files differ by a few bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParetoPoint:
-    """One feature set under one core.
+    """The score of one feature set with one core.
 
     Attributes:
         cost: The feature set and what it costs.
         core: The core.
-        group: Its trials, which differ in their seed alone; the best such group where other settings differ too.
+        group: Its trials, which differ only in their seed; the best such group if other settings differ too.
         mean: Mean score over seeds.
-        low: Mean over seeds of the lower bounds of the 95 percent intervals over clips; None where there is none.
+        low: Mean over seeds of the lower bounds of the 95 percent intervals over clips; None if there are none.
         high: Mean of the upper bounds.
         fronts: Costs at which no other set of this core is as cheap and as good.
-        control: The best random set of this core with as many tokens; None where there is none.
+        control: The best random set of this core with as many tokens; None if there is none.
     """
 
     cost: FeatureCost
@@ -54,7 +54,7 @@ class ParetoPoint:
     control: "ParetoPoint | None" = None
 
     def at(self, axis: Axis) -> float | None:
-        """Return a cost; None where it is not known."""
+        """Return a cost; None if it is not known."""
         match axis:
             case "tokens":
                 return self.cost.tokens_per_frame
@@ -70,13 +70,13 @@ class ParetoPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The cheapest sets of a core that lose no more than so much against its reference.
+    """The cheapest feature sets of a core whose loss against a reference set is at most `drop`.
 
     Attributes:
         core: The core.
-        drop: Loss that is accepted, as in `DROPS`.
-        reference: The set without reduction, or where there is none that with most tokens.
-        picks: The cheapest set by each cost.
+        drop: Accepted loss, as in `DROPS`.
+        reference: The set without reduction or, if there is none, the set with most tokens.
+        picks: Cost -> the cheapest set.
     """
 
     core: str
@@ -87,11 +87,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedClip:
-    """A clip, and what each feature set made of it.
+    """A clip, and pictures of the tokens that each feature set made of it.
 
     Attributes:
         key: The clip's content key.
-        rows: Names and frames; the first are the clip's own.
+        rows: Names and frames; the first row is the clip itself.
     """
 
     key: str
@@ -100,15 +100,15 @@ class MergedClip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParetoSection:
-    """All that the page says of feature sets under one task.
+    """Everything that the page shows about the feature sets of one task.
 
     Attributes:
         task: The task.
         objective: Metric that is the score.
         mode: Whether more of it is better.
-        points: Every set under every core, core by core, most tokens first.
-        choices: Which set to use.
-        clips: Pictures of what was merged.
+        points: Every feature set with every core, core by core, most tokens first.
+        choices: Which feature set to use.
+        clips: Pictures of the merged patches.
     """
 
     task: str
@@ -129,16 +129,16 @@ def compare_features(
     is_share: bool,
     clips: Sequence[MergedClip] = (),
 ) -> ParetoSection | None:
-    """Set the scores of a task's trials against the costs of their feature sets; None where all use the same set.
+    """Compare the scores of a task's trials with the costs of their feature sets; None if all use the same set.
 
     Args:
         trials: Results in any order.
         costs: What each feature set costs, by name.
-        task: The task looked at.
+        task: The task.
         objective: Metric that is the score.
         mode: Whether more of it is better.
         is_share: Whether the score is a share, whose losses are counted in points.
-        clips: Pictures to go with it.
+        clips: Pictures for the section.
     """
     ours = [trial for trial in trials if trial.settings["task"] == task and trial.settings["features"] in costs]
     points = pareto_points(group_by_seed(rank_trials(ours, objective, mode), mode), costs, mode)
@@ -166,9 +166,9 @@ def pareto_points(groups: Sequence[SeedGroup], costs: Mapping[str, FeatureCost],
 
 
 def is_dominated(point: ParetoPoint, others: Sequence[ParetoPoint], axis: Axis, mode: Mode) -> bool:
-    """Whether another point is no dearer and no worse, and better in one of the two; an unknown cost is dominated.
+    """Whether another point costs no more and scores no worse, and is better in cost or score.
 
-    Costs within two percent are equal.
+    Costs within two percent are equal. A point with an unknown cost is dominated.
     """
     cost = point.at(axis)
     if cost is None:
@@ -184,14 +184,14 @@ def is_dominated(point: ParetoPoint, others: Sequence[ParetoPoint], axis: Axis, 
 
 
 def choose(points: Sequence[ParetoPoint], *, mode: Mode, is_share: bool) -> list[Choice]:
-    """Return for each core and accepted loss the cheapest sets; of equally cheap ones the best."""
+    """Return the cheapest sets for each core and accepted loss; of equally cheap sets, the one with the best score."""
     choices = []
     for core in dict.fromkeys(point.core for point in points):
         ours = [point for point in points if point.core == core]
         reference = next((p for p in ours if not p.cost.is_reduced), ours[0])
         for drop in DROPS:
             allowed = drop if is_share else drop * abs(reference.mean)
-            # Sums of decimal fractions: a loss of exactly one point must not fail by its last binary digit.
+            # 1e-9, because a loss of exactly one point must not be refused for a rounding error.
             fit = [p for p in ours if _goodness(p, mode) >= _goodness(reference, mode) - allowed - 1e-9]
             picks = {axis: pick for axis in AXES if (pick := _cheapest(fit, axis, mode)) is not None}
             choices.append(Choice(core=core, drop=drop, reference=reference, picks=picks))
@@ -199,7 +199,7 @@ def choose(points: Sequence[ParetoPoint], *, mode: Mode, is_share: bool) -> list
 
 
 def resolution(points: Sequence[ParetoPoint]) -> float | None:
-    """Return half the width of the narrowest interval: what differs by less may be chance; None without intervals."""
+    """Return half the width of the narrowest interval; smaller differences may be chance. None without intervals."""
     widths = [(p.high - p.low) / 2 for p in points if p.low is not None and p.high is not None]
     return min(widths, default=None)
 
@@ -207,17 +207,17 @@ def resolution(points: Sequence[ParetoPoint]) -> float | None:
 def tint_tokens(
     frames: UInt8[np.ndarray, "T H W 3"], assignment: Int[np.ndarray, "T N"], grid: tuple[int, int]
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Tint the patches of each token in the token's mean colour, outlined; dropped patches go dark and grey.
+    """Tint the patches of each token in the token's mean colour and outline them; make dropped patches dark grey.
 
     Args:
-        frames: The frames that were encoded, whole.
-        assignment: Token of each patch, numbered through the clip; -1 where it was dropped.
+        frames: The whole frames that were encoded.
+        assignment: Token of each patch, numbered through the clip; -1 if the patch was dropped.
         grid: Patches per column and row.
     """
     num_frames, height, width = frames.shape[:3]
     rows, columns = np.arange(height) * grid[0] // height, np.arange(width) * grid[1] // width
     tokens = assignment.reshape(num_frames, *grid)[:, rows][:, :, columns]
-    # Dropped patches share a token of their own, one past the last.
+    # Dropped patches share one extra token, after the last.
     index = np.where(tokens < 0, assignment.max() + 1, tokens).ravel()
     colours = frames.reshape(-1, 3).astype(np.float64)
     sums = np.stack([np.bincount(index, channel) for channel in colours.T], axis=-1)
@@ -247,7 +247,7 @@ def _point(group: SeedGroup, cost: FeatureCost, core: str) -> ParetoPoint:
 
 
 def _placed(point: ParetoPoint, others: Sequence[ParetoPoint], mode: Mode) -> ParetoPoint:
-    """Say where a point stands among those of its core."""
+    """Return a point with its fronts and its control, found among the points of its core."""
     tokens = point.cost.tokens_per_frame
     controls = [
         other
@@ -263,7 +263,7 @@ def _placed(point: ParetoPoint, others: Sequence[ParetoPoint], mode: Mode) -> Pa
 
 
 def _cheapest(points: Sequence[ParetoPoint], axis: Axis, mode: Mode) -> ParetoPoint | None:
-    """Return the best of the points that cost as little as the cheapest."""
+    """Return the best of the points whose cost equals the lowest one."""
     priced = [(cost, point) for point in points if (cost := point.at(axis)) is not None]
     least = min((cost for cost, _ in priced), default=0.0)
     cheap = [point for cost, point in priced if cost <= least * (1 + _SAME_COST)]

@@ -1,4 +1,4 @@
-"""What a task other than classification predicts, drawn beside the truth.
+"""Pictures of the predictions of tasks other than classification, drawn with the truth.
 
 Axes: T frames, n pictured frames, H and W pixels, O boxes, Q points.
 """
@@ -25,27 +25,27 @@ from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
 
-# Green and magenta are told apart by people with any kind of colour vision, and are rare in videos.
+# People with any kind of colour vision can distinguish green and magenta, and both are rare in videos.
 TRUTH, PREDICTION = "#3dff5a", "#ff3df2"
 OVER_FRAMES: tuple[Prediction, ...] = ("boxes", "points")
-"""What is drawn over frames, in these two colours."""
+"""Predictions that are drawn over frames, in these two colours."""
 _SHADOW = "black"
 _NUM_FRAMES = 6
 _SIDE = 330
-"""Pixels of a frame's height in a strip; a page shows them at half that size, so that lines are smooth."""
+"""Height of a frame in a strip, in pixels; a page shows it at half that size, so that lines are smooth."""
 _GAP = 6
 _MAX_POINTS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Predictions on one or several clips, drawn with the truth.
+    """A drawing of predictions on one or several clips, with the truth.
 
     Attributes:
         content: PNG or JPEG.
-        kind: Which of them.
+        kind: `png` or `jpeg`.
         scale: Pixels of the picture per pixel of a page.
-        caption: How well the clip was predicted; empty where the picture says it.
+        caption: How well the clip was predicted; empty if the picture shows it.
         key: The clip's content key; empty for several clips.
     """
 
@@ -65,7 +65,7 @@ def draw_clips(
     objective: str,
     num_clips: int,
 ) -> list[Picture]:
-    """Draw the first clips of the validation split, unselected.
+    """Draw the first clips of the validation split, without selection.
 
     Args:
         task: What was predicted.
@@ -73,13 +73,13 @@ def draw_clips(
         reader: The feature set they were made from, which holds the truth.
         frames_of: Gives a clip's frames by its key.
         objective: Metric of the captions, such as `val/miou`.
-        num_clips: Most clips to draw.
+        num_clips: Maximum number of clips to draw.
     """
     facts, clips = facts_of(task), []
     for row, index in enumerate(pictured.indices[:num_clips]):
         arrays = read_annotations(reader[int(index)], facts.annotations)
         truth = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        # Cut away the objects that only fill a batch up.
+        # Remove the objects that only pad a batch.
         num_objects = len(truth[facts.predicts])
         answers = {name: answer[row, :num_objects] for name, answer in pictured.answers.items()}
         clips.append((reader.keys[index], truth, answers))
@@ -94,7 +94,7 @@ def draw_clips(
 
 
 def explain_pictures(predicts: Prediction) -> str:
-    """Return how to read the pictures of a prediction; empty where they need no word."""
+    """Return how to read the pictures of a prediction; empty if they need no explanation."""
     match predicts:
         case "points":
             return "A hollow dot is out of sight, or said to be; a line ties each prediction to its truth."
@@ -114,13 +114,13 @@ def draw_boxes(
     visible: Bool[np.ndarray, "O T"],
     predicted: Float[np.ndarray, "O T 4"],
 ) -> bytes:
-    """Draw boxes over some frames, side by side, as JPEG: the true ones where they are visible, and the predicted.
+    """Draw boxes over some frames, side by side, as JPEG: true boxes if they are visible, and predicted boxes.
 
     Args:
         frames: RGB frames.
-        truth: Corners in [0, 1].
+        truth: Corners of the true boxes in [0, 1].
         visible: Where the truth is known; a track is predicted from its first visible frame on.
-        predicted: Corners in [0, 1].
+        predicted: Corners of the predicted boxes in [0, 1].
     """
     cells = []
     started = np.maximum.accumulate(visible, axis=1)
@@ -142,14 +142,14 @@ def draw_tracks(
     predicted: Float[np.ndarray, "Q T 2"],
     claimed: Bool[np.ndarray, "Q T"],
 ) -> bytes:
-    """Draw points over some frames, side by side, as JPEG, each prediction tied to its truth; hollow is hidden.
+    """Draw points over some frames, side by side, as JPEG; a line joins prediction and truth; hidden points are hollow.
 
     Args:
         frames: RGB frames.
-        truth: x and y in [0, 1].
-        visible: Whether the true point is in sight.
-        predicted: x and y in [0, 1].
-        claimed: Whether the prediction says that it is in sight.
+        truth: True x and y in [0, 1].
+        visible: Whether the true point is visible.
+        predicted: Predicted x and y in [0, 1].
+        claimed: Whether the point is predicted to be visible.
     """
     cells = []
     for t in spread(len(frames), _NUM_FRAMES):
@@ -165,7 +165,7 @@ def draw_tracks(
 
 
 def _way(motion: Float[Tensor, "T 9"]) -> Float[np.ndarray, "T 3"]:
-    """Add up motions from frame to frame to positions in the first camera, in metres."""
+    """Add up the motions between frames and return positions in the first camera's coordinates, in metres."""
     pose, positions = torch.eye(4, dtype=torch.float64), [torch.zeros(3, dtype=torch.float64)]
     for step in motion[1:].double():
         delta = torch.eye(4, dtype=torch.float64)
@@ -211,7 +211,7 @@ def _draw(
 
 
 def _describe(task: TaskName, answers: dict[str, Tensor], truth: dict[str, Tensor], objective: str) -> str:
-    """Return the clip's own score; empty where it has nothing that counts."""
+    """Return the clip's own score; empty if the clip has nothing that the metric counts."""
     metric = build_metric(task)
     metric.update(*({name: part[None] for name, part in parts.items()} for parts in (answers, truth)))
     try:
@@ -228,7 +228,7 @@ def _enlarge(frame: UInt8[np.ndarray, "H W 3"]) -> tuple[Image.Image, ImageDraw.
 
 
 def _rectangle(draw: ImageDraw.ImageDraw, box: Float[np.ndarray, " 4"], size: tuple[int, int], colour: str) -> None:
-    # An untrained head may name corners in the wrong order, which Pillow refuses.
+    # An untrained head may give corners in the wrong order, which Pillow refuses.
     (left, right), (top, bottom) = (sorted((float(box[i]), float(box[i + 2]))) for i in (0, 1))
     corners = (left * size[0], top * size[1], right * size[0], bottom * size[1])
     draw.rectangle([corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1], outline=_SHADOW, width=6)

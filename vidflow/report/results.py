@@ -1,4 +1,4 @@
-"""What a trial predicted, read from its folder for pictures.
+"""Predictions of a trial, read from its folder for pictures.
 
 Axes: V validation clips, n clips kept for pictures, C classes.
 """
@@ -42,11 +42,11 @@ class Classified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictured:
-    """Predictions of a dense task's best epoch on the first validation clips, enough to look at.
+    """Predictions of a dense task's best epoch on the first validation clips, enough for pictures.
 
     Attributes:
         indices: Each clip's position in its feature set.
-        answers: What the task predicts, such as `boxes (n, O, T, 4)`; where clips differ, filled up with zeros.
+        answers: Predictions by name, such as `boxes (n, O, T, 4)`; padded with zeros if clips differ in size.
     """
 
     indices: Int[np.ndarray, " n"]
@@ -54,7 +54,7 @@ class Pictured:
 
 
 def read_pictured(result: TrialResult) -> Pictured | None:
-    """Return what a trial predicted of the clips that are drawn, or None if it is a classifier or has no epoch."""
+    """Return a trial's predictions on the clips to draw, or None if it is a classifier or has no epoch."""
     if result.best is None or _predicted_by(result) == "classes":
         return None
     tensors, _ = read_tensors(result.directory / PREDICTIONS)
@@ -63,7 +63,7 @@ def read_pictured(result: TrialResult) -> Pictured | None:
 
 
 def read_classified(result: TrialResult) -> Classified | None:
-    """Return what a trial predicted, or None if it is no classifier or has no epoch."""
+    """Return a trial's predicted classes, or None if it is not a classifier or has no epoch."""
     if result.best is None or _predicted_by(result) != "classes":
         return None
     tensors, _ = read_tensors(result.directory / PREDICTIONS)

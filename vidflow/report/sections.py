@@ -1,4 +1,4 @@
-"""What the report says of one task: its trials against what is reached without looking, curves and pictures.
+"""The report's content about one task: its trials against a trivial answer, curves and pictures.
 
 Axes: T frames, H and W pixels, C classes.
 """
@@ -31,14 +31,14 @@ _NUM_CONFUSED = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A clip and what the best trial says of it.
+    """A clip and the best trial's prediction for it.
 
     Attributes:
         frames: RGB frames of the clip.
         key: The clip's content key.
-        label: True class; empty where the task has none.
-        predicted: Predicted class; empty where the task has none.
-        probability: Of the predicted class, in [0, 1]; None where there is none.
+        label: True class; empty if the task has no classes.
+        predicted: Predicted class; empty if the task has no classes.
+        probability: Probability of the predicted class, in [0, 1]; None if the task has no classes.
     """
 
     frames: UInt8[np.ndarray, "T H W 3"]
@@ -50,18 +50,18 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSection:
-    """One task: all that the page shows of it.
+    """Everything that the page shows about one task.
 
     Attributes:
         task: Name of the task, such as `box_tracking`.
         objective: Metric by which trials are ranked, such as `val/top1`.
         mode: Whether more of it is better.
         trials: Results in any order.
-        baseline: Metrics of a trivial answer on the same clips, by the same names; empty where not measured.
+        baseline: Metrics of a trivial answer on the same clips, with the same names; empty if not measured.
         baseline_answer: What that answer is.
-        class_names: Names by class index; empty where the task has no classes.
+        class_names: Names by class index; empty if the task has no classes.
         examples: Clips with predictions of the best trial.
-        confusion: Validation clips of the best trial by true (rows) and predicted class; None where there are none.
+        confusion: Validation clips of the best trial by true (rows) and predicted class; None if there are none.
         pictures: Predictions of the best trial drawn with the truth.
     """
 
@@ -78,11 +78,11 @@ class TaskSection:
 
 
 def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
-    """Return what the template shows of a task.
+    """Return what the template shows about a task.
 
     Args:
         section: The task.
-        prefix: What the names of its places on the page begin with.
+        prefix: Prefix of the names of the task's anchors on the page.
     """
     ranked = rank_trials(section.trials, section.objective, section.mode)
     groups = group_by_seed(ranked, section.mode)
@@ -116,7 +116,7 @@ def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
 
 
 def _change(section: TaskSection, row: RankedTrial) -> str:
-    """Return how a trial differs from the trivial answer; empty where one of the two is missing."""
+    """Return how a trial differs from the trivial answer; empty if one of the two is missing."""
     baseline = section.baseline.get(section.objective)
     if baseline is None or row.score is None or row.failed:
         return ""
@@ -140,7 +140,7 @@ def _pictures(
 
 
 def _rivals(ranked: Sequence[RankedTrial], best: RankedTrial | None) -> int | None:
-    """Count the trials whose score lies within the best one's interval; None where there is no interval."""
+    """Count the other trials whose score is within the best trial's interval; None if there is no interval."""
     if best is None or best.low is None or best.high is None:
         return None
     low, high = best.low, best.high

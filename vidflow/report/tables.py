@@ -1,4 +1,4 @@
-"""What the report's tables say, computed from results; no formatting, no files.
+"""The values of the report's tables, computed from results; no formatting, no files.
 
 Axes: C classes.
 """
@@ -21,16 +21,16 @@ Setting = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedTrial:
-    """One trial with its place among all.
+    """One trial with its score among all trials.
 
     Attributes:
         result: The trial.
         settings: Those of its settings that differ between trials.
-        score: The objective at its best epoch; None where it has none.
-        low: Lower bound of the score's 95 percent interval, where the metric has one.
-        high: Upper bound of it.
+        score: The objective at its best epoch; None if it has none.
+        low: Lower bound of the score's 95 percent interval; None if the metric has no interval.
+        high: Upper bound of that interval.
         seconds: Wall seconds of all its epochs.
-        is_best: Whether it is the best of all that did not fail.
+        is_best: Whether it is the best of the trials that did not fail.
     """
 
     result: TrialResult
@@ -43,16 +43,16 @@ class RankedTrial:
 
     @property
     def failed(self) -> bool:
-        """Whether the trial broke off; its score, if any, counts for nothing."""
+        """Whether the trial failed; its score, if it has one, is then ignored."""
         return self.result.status == "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedGroup:
-    """Trials that differ in nothing but their seed.
+    """Trials that differ only in their seed.
 
     Attributes:
-        settings: What tells them from the other groups.
+        settings: The settings in which this group differs from other groups.
         trials: Its trials, best first; none of them failed.
         mean: Mean of their scores.
         lowest: Smallest score.
@@ -77,13 +77,13 @@ class RejectGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfusedPair:
-    """Two classes that were taken for each other.
+    """A true class and another class that was predicted instead.
 
     Attributes:
         label: True class.
-        predicted: What it was taken for.
-        count: Clips.
-        total: Clips of the true class.
+        predicted: Predicted class.
+        count: Number of these clips.
+        total: Number of clips of the true class.
     """
 
     label: int
@@ -94,7 +94,7 @@ class ConfusedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScore:
-    """How many clips of a class were recognized."""
+    """How many clips of a class were predicted correctly."""
 
     label: int
     hits: int
@@ -102,7 +102,7 @@ class ClassScore:
 
 
 def varying_settings(trials: Sequence[TrialResult]) -> list[str]:
-    """Return the settings that differ between trials, in their own order, the seed last."""
+    """Return the settings that differ between trials, in the order of the trial's fields, with the seed last."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
     varying = [name for name in names if len({_hashable(trial.settings.get(name)) for trial in trials}) > 1]
     return sorted(varying, key=lambda name: name == "seed")
@@ -115,7 +115,7 @@ def shared_settings(trials: Sequence[TrialResult]) -> dict[str, Setting]:
 
 
 def rank_trials(trials: Sequence[TrialResult], objective: str, mode: Mode) -> list[RankedTrial]:
-    """Return all trials, best first; those without a score come after them, then those that failed.
+    """Return all trials: those with a score, best first, then those without a score, then those that failed.
 
     Args:
         trials: Results in any order.
@@ -143,13 +143,13 @@ def group_by_seed(ranked: Sequence[RankedTrial], mode: Mode) -> list[SeedGroup]:
 
 
 def colour_setting(trials: Sequence[TrialResult]) -> str:
-    """Return the setting that tells trials apart in a picture: the core, or where all share it what differs first."""
+    """Return the setting that decides a trial's colour: the core or, if all have the same, the first that differs."""
     names = [name for name in varying_settings(trials) if name != "seed"]
     return "core" if "core" in names or not names else names[0]
 
 
 def describe_settings(settings: Mapping[str, Setting]) -> str:
-    """Return settings on one line, values alone where they speak for themselves."""
+    """Return settings on one line; text values are given without their names."""
     return " · ".join(str(v) if isinstance(v, str) else f"{k} {_short(v)}" for k, v in settings.items())
 
 
@@ -171,7 +171,7 @@ def confusion_matrix(
 
 
 def most_confused(confusion: Int[np.ndarray, "C C"], limit: int) -> list[ConfusedPair]:
-    """Return the off-diagonal cells with most clips, at most `limit` of them and none that is empty."""
+    """Return the off-diagonal cells with most clips: at most `limit` cells, and no empty cell."""
     errors = confusion - np.diag(np.diag(confusion))
     cells = np.argsort(-errors, axis=None, kind="stable")[:limit]
     rows, columns = np.unravel_index(cells, errors.shape)
@@ -183,7 +183,7 @@ def most_confused(confusion: Int[np.ndarray, "C C"], limit: int) -> list[Confuse
 
 
 def class_scores(confusion: Int[np.ndarray, "C C"]) -> list[ClassScore]:
-    """Return every class with its clips and those recognized, the worst first and those without clips last."""
+    """Return every class with its clips and its correct ones, the worst first and classes without clips last."""
     counts = zip(np.diag(confusion), confusion.sum(axis=1), strict=True)
     scores = [ClassScore(label=i, hits=int(hits), total=int(total)) for i, (hits, total) in enumerate(counts)]
     return sorted(scores, key=lambda score: (score.total == 0, score.hits / max(score.total, 1)))
@@ -215,7 +215,7 @@ def _seed_group(rows: Sequence[RankedTrial]) -> SeedGroup:
 
 
 def _hashable(value: Setting) -> tuple[str, Setting]:
-    """Tell 1 from True and 1.0, which Python holds equal."""
+    """Return a key that distinguishes 1, True and 1.0, which are equal in Python."""
     return type(value).__name__, value
 
 

@@ -1,4 +1,4 @@
-"""Where a stage's artifacts lie: named by the settings that decide them, never passed by hand."""
+"""Where a stage's artifacts are: the folder is named after the settings that decide them, never passed by hand."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from vidflow.config.search import objective_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a stage's artifacts lie, and the settings that name the place.
+    """Folder of a stage's artifacts, and the settings that name the folder.
 
     Attributes:
-        directory: The place.
-        settings: What names it.
-        edition: Names the clips that are left out for now, though the settings would have them in; empty for none.
+        directory: The folder.
+        settings: The settings that its name is the hash of.
+        edition: Name of the set of clips that are left out for now, although the settings include them; empty for none.
     """
 
     directory: Path
@@ -30,11 +30,11 @@ class Address:
 
     @property
     def identity(self) -> str:
-        """Name of the content: what is made from an edition never passes for what is made from the whole."""
+        """Name of the content; with an edition it differs from the name of the complete content."""
         return fingerprint([self.fingerprint, self.edition]) if self.edition else self.fingerprint
 
 
 def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
-    """Return where a trial on these features lies."""
+    """Return the address of a trial on these features."""
     settings = trial_settings(trial, features.identity, *objective_of(config.trials, trial.task))
     return Address(directory=Path(config.root) / "trials" / fingerprint(settings), settings=settings)

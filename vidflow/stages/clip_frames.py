@@ -1,4 +1,4 @@
-"""The frames of clips, out of the shards."""
+"""The frames of clips, read from the shards."""
 
 import functools
 
@@ -19,7 +19,7 @@ class ClipFrames:
     """The frames of clips by key, from the shards."""
 
     def __init__(self, work: ShardWork) -> None:
-        """Read where each clip lies."""
+        """Read which shard holds each clip."""
         self._directory = work.address.directory
         self._rows = {row.key: row for row in read_rows(self._directory / CLIPS_TABLE, ClipRow)}
         self._open = functools.cache(self._check)
@@ -32,14 +32,14 @@ class ClipFrames:
         """Return the frames of a clip.
 
         Raises:
-            VidflowError: If its shard, or the list of what is in it, is gone or damaged.
+            VidflowError: If the clip's shard, or the list of the shard's members, is gone or damaged.
         """
         entry = self._open(self._rows[key].file)
         images = read_images(self._directory / entry.file, entry.details["members"], key)
         return np.stack([decompress(image) for image in images])
 
     def _check(self, file: str) -> FileEntry:
-        """Return what is known of a shard, once its bytes are known to be those that were written."""
+        """Return a shard's entry after comparing the shard's bytes with their digest."""
         entry = committed_entry(self._directory, file)
         if entry is None:
             raise VidflowError(

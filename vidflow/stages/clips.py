@@ -1,4 +1,4 @@
-"""From manifest rows and scans to clips with content keys, in an order that depends on content alone."""
+"""Turn manifest rows and scans into clips with content keys, in an order that depends on content alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +22,10 @@ class ChosenClip:
         label: Class name.
         label_index: Its number among the class names, or -1.
         split: Name of the split.
-        times: Moments wanted, seconds on the video's clock.
+        times: Times of the frames to decode, seconds on the video's clock.
         annotations: Path of the dense ground truth, or empty.
         annotations_sha256: Its digest, or empty.
-        stamps: Size and time of the last write of each of these files when it was scanned.
+        stamps: Path -> size and time of the last write, of each of these files when it was scanned.
     """
 
     key: str
@@ -49,7 +49,7 @@ class ShardUnit:
 
 
 def list_class_names(items: Sequence[VideoItem]) -> list[str]:
-    """Return the sorted labels; rejected rows count too, so that a broken video moves no class number."""
+    """Return the sorted labels; rejected rows count too, so that a broken video changes no class number."""
     return sorted({item.label for item in items if item.label})
 
 
@@ -64,12 +64,12 @@ def choose_clips(
 ) -> tuple[list[ChosenClip], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
 
-    A row is all clips or one reject. Contents and times are compared, never names: where two rows conflict the first
-    one is kept, and a rejected row does not block later rows.
+    A row gives either all its clips or one reject. Contents and times are compared, never names. If two rows conflict,
+    the first one is kept. A rejected row does not block later rows.
 
-    - `Leak`: some of its seconds of that content are in another split.
-    - `LabelConflict`: one of its clips is there already with another label or other ground truth.
-    - `Duplicate`: all of its clips are there already; if only some are, those are kept once.
+    - `Leak`: another split already has some of the row's seconds of the same content.
+    - `LabelConflict`: an earlier row gave one of its clips another label or other ground truth.
+    - `Duplicate`: earlier rows gave all of its clips. If they gave only some, those are kept once.
     """
     numbers = {name: index for index, name in enumerate(list_class_names(items))}
     kept = _Kept()
@@ -113,7 +113,7 @@ def cut_shards(clips: Sequence[ChosenClip], clips_per_shard: int) -> list[ShardU
 
 
 def content_digest(clips: Sequence[ChosenClip]) -> str:
-    """Return the name of everything that clips hold, whatever their files are called."""
+    """Return the hash of everything that clips hold; the names of their files do not matter."""
     return fingerprint(
         [[clip.key, clip.label_index, clip.label, clip.split, clip.annotations_sha256] for clip in clips]
     )
@@ -121,13 +121,13 @@ def content_digest(clips: Sequence[ChosenClip]) -> str:
 
 @dataclass(slots=True)
 class _Kept:
-    """What the rows so far have made: clips by key, and the seconds taken of each content, by its digest."""
+    """Result of the rows so far: clips by key, and the seconds taken of each content, by the content's digest."""
 
     clips: dict[str, ChosenClip] = field(default_factory=dict)
     taken: dict[str, list[Taken]] = field(default_factory=dict)
 
     def add(self, row: Sequence[ChosenClip], span: tuple[float, float]) -> None:
-        """Add the clips of one row, all of the same content, or raise without adding any."""
+        """Add the clips of one row, which are all of the same content, or raise without adding any."""
         first = row[0]
         taken = self.taken.setdefault(first.sha256, [])
         wanted = Taken(*span, first.split, first.path)
@@ -149,7 +149,7 @@ class _Kept:
 
 
 def _usable_scan(item: VideoItem, scans: Mapping[ScanInput, ScannedVideo]) -> ScannedVideo:
-    """Return the scan of a row's video, given that neither it nor the ground truth was refused."""
+    """Return the scan of a row's video; raise if the video or its ground truth was refused."""
     scan, *truth = [scans[each] for each in inputs_of(item)]
     if scan.reason:
         raise VideoError(scan.reason, scan.message, attempts=scan.attempts)

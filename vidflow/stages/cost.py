@@ -29,10 +29,10 @@ class FeatureCost:
         name: Its name.
         reducer: Its reducer and settings, in words.
         is_reduced: Whether it has a reducer.
-        is_random: Whether that reducer chooses by chance.
-        tokens_per_frame: Mean number of tokens that are kept of a frame, at the last tapped depth.
-        gflops_per_frame: Of the encoder, two per multiply-accumulate; None where it depends on what was not recorded.
-        seconds_per_clip: Worker seconds from shard to features; those made from dense features include them.
+        is_random: Whether that reducer chooses tokens at random.
+        tokens_per_frame: Mean number of tokens kept per frame at the last tapped depth.
+        gflops_per_frame: GFLOPs of the encoder, two FLOPs per multiply-accumulate; None if the record does not tell.
+        seconds_per_clip: Worker seconds from shard to features, including those of the dense features if it needs them.
         bytes_per_clip: Size on disk.
     """
 
@@ -58,18 +58,18 @@ def read_cost(
     place: str | None,
     settings: Mapping[str, Any],
 ) -> FeatureCost:
-    """Return what a finished feature set has cost.
+    """Return the cost of a finished feature set.
 
     Args:
         name: Its name.
-        directory: Where it lies.
-        dense: Where the features lie that it was made from; `directory` itself for one that comes from the encoder.
+        directory: Its folder.
+        dense: Folder of the features that it was made from; `directory` itself if it was made by the encoder.
         encoder: timm's name of the encoder.
         img_size: Side of the encoder's input in pixels.
         depths: Tapped blocks; negative counts from the last.
         reducer: Name of the reducer.
-        place: Where it acts; None is the first place it offers.
-        settings: Its settings.
+        place: Where the reducer acts; None is the first place it offers.
+        settings: Settings of the reducer.
 
     Raises:
         VidflowError: If the feature set is not finished.
@@ -94,7 +94,7 @@ def read_cost(
 
 
 def sample_counts(reader: FeatureReader) -> Int[np.ndarray, " F"]:
-    """Return the tokens kept of each frame at the last tapped depth, of clips spread evenly over the set."""
+    """Return the number of tokens kept per frame at the last tapped depth, for clips spread evenly over the set."""
     return np.concatenate([reader[int(index)].counts[:, -1] for index in spread(len(reader), _COUNTED_CLIPS)])
 
 
@@ -111,12 +111,12 @@ def encoder_macs(
 
     Args:
         shape: The encoder with all its blocks.
-        reducer: What reduces tokens; None is nothing.
-        depths: Tapped blocks; the last of them is the last that runs.
-        counts: Tokens kept of each frame of a sample; wanted by reducers that decide by content.
+        reducer: The token reducer; None if tokens are not reduced.
+        depths: Tapped blocks; no block after the last of them runs.
+        counts: Tokens kept per frame of a sample; needed for reducers that decide by content.
 
     Returns:
-        The mean, or None where the reducer cannot tell it from the counts.
+        The mean, or None if the reducer cannot compute it from the counts.
     """
     num_blocks = resolve_depths(depths, num_blocks=shape.depth)[-1] + 1
     if reducer is None:

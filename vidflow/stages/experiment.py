@@ -1,7 +1,7 @@
-"""An experiment as its files tell it: where each stage lies, and what it has left there.
+"""The state of an experiment, read from its files: the folder of each stage and what the stage has written there.
 
-Addresses are recomputed from the config, never passed by hand. What was read is kept until the step that wrote it is
-published again.
+Addresses are recomputed from the config, never passed by hand. What was read is cached until the step that wrote it
+is published again.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from vidflow.video.manifest import read_manifest as read_video_manifest
 
 VIDEOS_MANIFEST = "manifest.csv"
 Step = Literal["synth", "scan", "shard", "extract", "sweep", "report"]
-"""What is published, in the order of the flow: each rests on those before it."""
+"""The steps that publish something, in order; each depends on those before it."""
 _FOLDERS: dict[Step, str] = {
     "synth": "videos",
     "scan": "index",
@@ -55,16 +55,16 @@ _KNOWN: dict[Step, tuple[str, ...]] = {
     "sweep": ("sweep",),
     "report": ("report",),
 }
-"""Attributes that rest on what a step and those before it have published."""
-# A stage does not hold the videos: they may be written while it is at work.
+"""Cached attributes that depend on what a step and the steps before it have published."""
+# A stage does not lock the videos: other programs may write them while it runs.
 _CHANGED = "the videos, or the files made of them, changed while this command was at work; run the same command again"
 
 
 class Experiment:
-    """Where everything of an experiment lies and what is there; each file is read when it is first asked for."""
+    """Where all files of an experiment are and what exists; each file is read when it is first needed."""
 
     def __init__(self, config: Config) -> None:
-        """Look at nothing yet."""
+        """Read no file yet."""
         self.config = config
         self.root = Path(config.root)
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
@@ -72,7 +72,7 @@ class Experiment:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the root for this process, and read anew what another one may have changed before.
+        """Lock the root for this process, and forget what was read before, as another process may have changed it.
 
         Raises:
             VidflowError: If another process holds it.
@@ -82,16 +82,16 @@ class Experiment:
             yield
 
     def published(self, step: Step) -> None:
-        """Forget what was known of a step that has published something now, and of all that rests on it."""
+        """Forget what was read of a step that has just published something, and of all steps that depend on it."""
         steps = get_args(Step)
         for behind in steps[steps.index(step) :]:
             self._manifests.pop(_FOLDERS[behind], None)
             for name in _KNOWN[behind]:
                 self.__dict__.pop(name, None)
-        self._trained.clear()  # trials rest on every step but the last
+        self._trained.clear()  # trials depend on every step but the last
 
     def manifest(self, address: Address) -> StageManifest | None:
-        """Return a stage's manifest, or None while it is not finished or tells of another edition."""
+        """Return a stage's manifest, or None if the stage is not finished or is finished for another edition."""
         manifest = self._manifest_in(address.directory)
         return manifest if manifest is not None and manifest.edition == address.edition else None
 
@@ -99,7 +99,7 @@ class Experiment:
         """Return the manifest of a stage that was finished when this command looked at it.
 
         Raises:
-            VidflowError: If it no longer is.
+            VidflowError: If the stage is no longer finished.
         """
         manifest = self.manifest(address)
         if manifest is None:
@@ -108,18 +108,18 @@ class Experiment:
 
     @property
     def limits(self) -> Limits:
-        """What the decoder may take for one file."""
+        """Time and memory that the decoder may use for one file."""
         resources = self.config.resources
         return Limits(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
 
     @functools.cached_property
     def videos(self) -> Address:
-        """Where rendered videos lie."""
+        """Where rendered videos are."""
         return self._address("synth", synth_settings(self.config))
 
     @property
     def has_rows(self) -> bool:
-        """Whether there is a manifest of videos: the user's own, or that of rendered ones."""
+        """Whether there is a manifest of videos: the user's own, or the one of the rendered videos."""
         return self.config.video.manifest is not None or self.manifest(self.videos) is not None
 
     @functools.cached_property
@@ -128,7 +128,7 @@ class Experiment:
 
         Raises:
             ConfigError: If the manifest cannot be read.
-            DamagedError: If it is that of the rendered videos, and not what was written.
+            DamagedError: If the manifest of the rendered videos is damaged.
         """
         video = self.config.video
         if video.manifest is not None:
@@ -145,20 +145,20 @@ class Experiment:
         return VideoIndex(self.root / _FOLDERS["scan"], self.limits)
 
     def list_unscanned(self) -> list[ScanInput]:
-        """Return the files that are not scanned as they are now."""
+        """Return the files that were never scanned, or changed since their scan."""
         return self.index.missing(list_inputs(self.rows[0]))
 
     @functools.cached_property
     def shards(self) -> ShardWork | None:
-        """The shard stage, or None while some video is not scanned as it is now."""
+        """The shard stage, or None while some video has no scan of its present content."""
         return self.choose_shards() if self.has_rows and not self.list_unscanned() else None
 
     @property
     def scanned_shards(self) -> ShardWork:
-        """The shard stage, of which every video was scanned when this command looked at it.
+        """The shard stage, when every video had a scan of its present content at this command's last check.
 
         Raises:
-            VidflowError: If one no longer is.
+            VidflowError: If a video has changed since.
         """
         if self.shards is None:
             raise VidflowError(f"{self.root}: {_CHANGED}")
@@ -166,10 +166,10 @@ class Experiment:
 
     @property
     def finished_shards(self) -> ShardWork:
-        """The shards, which were finished when this command looked at them.
+        """The shard stage, when it was finished at this command's last check.
 
         Raises:
-            VidflowError: If they no longer are, or if not one clip is in them.
+            VidflowError: If it is no longer finished, or if it has no clip.
         """
         work = self.scanned_shards
         if not self.finished(work.address).num_clips:
@@ -180,7 +180,7 @@ class Experiment:
         return work
 
     def choose_shards(self) -> ShardWork:
-        """Return the shard stage as the newest scans make it, given that every file has one."""
+        """Return the shard stage that the newest scans give; every file must have a scan."""
         items, rejects = self.rows
         clips, unusable = choose_clips(
             items, {each: self.index[each] for each in list_inputs(items)}, **asdict(self.config.video.sampling)
@@ -200,28 +200,28 @@ class Experiment:
 
     @functools.cached_property
     def features(self) -> dict[str, Address]:
-        """Where each feature set lies.
+        """Where each feature set is.
 
         Raises:
-            VidflowError: If some video is no longer scanned as it is now.
+            VidflowError: If some video has changed since its scan.
         """
         return {name: self._locate_features(name) for name in self.config.features}
 
     def check_features(self) -> None:
-        """Check that the shards and all feature sets, which were finished when this command looked at them, still are.
+        """Check that the shards and all feature sets are still finished, as at this command's last check.
 
         Raises:
-            VidflowError: If one no longer is, or if there is not one clip.
+            VidflowError: If one of them is no longer finished, or if there is no clip.
         """
         for address in (self.finished_shards.address, *self.features.values()):
             self.finished(address)
 
     def dense(self, name: str) -> Address:
-        """Return where the same feature set without token reduction lies."""
+        """Return the address of the same feature set without token reduction."""
         return self._locate_encoded(dense_features(self.config.features[name]))
 
     def trial(self, trial: Trial) -> Address:
-        """Return where a trial lies."""
+        """Return the address of a trial."""
         return locate_trial(self.config, trial, self.features[trial.features])
 
     def is_trained(self, key: str) -> bool:
@@ -232,7 +232,7 @@ class Experiment:
 
     @functools.cached_property
     def sweep(self) -> Address:
-        """Where the sweep over all feature sets lies."""
+        """Where the sweep over all feature sets is."""
         settings = {
             "trials": asdict(self.config.trials),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
@@ -242,7 +242,7 @@ class Experiment:
 
     @functools.cached_property
     def report(self) -> Address:
-        """Where the page about the sweep lies."""
+        """Where the page about the sweep is."""
         about = {"sweep": self.sweep.fingerprint, "report": asdict(self.config.report)}
         return self._address("report", {"version": STAGE_VERSIONS["report"], **about})
 
@@ -261,7 +261,7 @@ class Experiment:
         return self._feature_address(feature_settings(self.config, features, shards.fingerprint, self._weights))
 
     def _feature_address(self, settings: dict[str, Any]) -> Address:
-        """Return where features lie; their files are made again one by one as their shards are."""
+        """Return the address of features; when a shard is made again, so is the feature file of that shard."""
         return replace(self._address("extract", settings), edition=self.scanned_shards.address.edition)
 
     def _address(self, step: Step, settings: dict[str, Any]) -> Address:
@@ -280,7 +280,7 @@ def dense_features(features: FeatureSet) -> FeatureSet:
 
 
 def is_reduced_from_cache(features: FeatureSet) -> bool:
-    """Whether the feature set's reducer acts on cached tokens, so that the encoder need not run again."""
+    """Whether the feature set's reducer acts on cached tokens; then the encoder need not run again."""
     reducer = features.reducer
     return reducer.name != "none" and place_of(reducer.name, reducer.place) == "post"
 

@@ -1,4 +1,4 @@
-"""Extraction: the frames of one shard through the frozen encoder, into one committed feature file.
+"""Extraction: encode the frames of one shard with the frozen encoder into one committed feature file.
 
 Axes: B clips of a batch, T frames, K tapped depths, N tokens, D embedding width.
 """
@@ -55,13 +55,13 @@ class Extractor:
         frames_per_batch: int,
         num_decompressors: int = 1,
     ) -> None:
-        """Keep the encoder and where things lie.
+        """Keep the encoder, the folders and the settings.
 
         Args:
             encoder: Frozen encoder, on its device.
             shards: Folder of the shards.
             directory: Folder of the feature files.
-            metadata: What readers need besides the encoder's own description: class names, settings, fingerprint.
+            metadata: What readers need in addition to the encoder's description: class names, settings, fingerprint.
             frames_per_batch: Frames per call of the encoder, rounded up to whole clips.
             num_decompressors: Threads that decompress images.
         """
@@ -83,7 +83,7 @@ class Extractor:
         """Encode one shard and commit its features.
 
         Raises:
-            DamagedError: If the shard's bytes are not those that were committed.
+            DamagedError: If the shard's bytes do not have the committed digest.
         """
         started = time.perf_counter()
         check_once(self._shards / unit.shard, unit.source_sha256)
@@ -104,7 +104,7 @@ class Extractor:
         return entry
 
     def encode_frames(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
-        """Return the tokens of frames, reduced to the encoder's size if they are larger."""
+        """Return the tokens of frames; frames larger than the encoder's input are first resized to it."""
         return self._encoder(fit_frames(frames, self._encoder.img_size), num_frames=self._metadata["num_frames"])
 
     def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject]) -> Iterator[ClipTokens]:
@@ -129,7 +129,7 @@ class Extractor:
 
 
 def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor, "B h w 3"]:
-    """Return square frames at the encoder's size; larger ones are reduced (bicubic, antialiased)."""
+    """Return square frames at the encoder's size; larger ones are resized (bicubic, antialiased)."""
     if frames.shape[1] == img_size:
         return frames
     small = torch.nn.functional.interpolate(
@@ -165,7 +165,7 @@ def split_clips(batch: Sequence[ShardSample], encoded: EncodedFrames) -> Iterato
 def number_rows(
     assignment: Int[np.ndarray, "T K patches"], counts: Int[np.ndarray, "T K"]
 ) -> Int[np.ndarray, "T K patches"]:
-    """Turn token numbers within a frame into numbers among the clip's tokens of that depth; -1 stays."""
+    """Turn token numbers within a frame into numbers within the clip's tokens of that depth; -1 stays -1."""
     before = counts.cumsum(axis=0) - counts
     return np.where(assignment < 0, -1, assignment + before[..., None])
 

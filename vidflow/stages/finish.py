@@ -1,4 +1,4 @@
-"""The end of a stage: its tables, and last its manifest, by which it exists."""
+"""The end of a stage: write its tables, and last its manifest, which marks the stage as finished."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -28,12 +28,12 @@ def finish_stage(
     """Write the table of clips, the table of rejects and the manifest.
 
     Args:
-        address: Where the stage lies.
+        address: Folder and settings of the stage.
         stage: Its name.
         entries: The files it committed, in order.
-        clips: Where each clip lies.
+        clips: File and row of each clip.
         rejects: What it left out.
-        wall_seconds: Time that passed in this run.
+        wall_seconds: Wall time of this run.
         details: What else its readers need.
     """
     write_rows(address.directory / CLIPS_TABLE, ClipRow, clips)
@@ -61,19 +61,19 @@ def finish_stage(
 
 
 def publish_manifest(address: Address, manifest: StageManifest) -> None:
-    """Publish a stage's manifest; from now on the stage is finished."""
+    """Publish a stage's manifest; this makes the stage finished."""
     publish_json(address.directory / STAGE_MANIFEST, _as_json(manifest))
 
 
 def read_manifest(directory: Path) -> StageManifest | None:
-    """Return the manifest of a finished stage; None if it is not finished, or a file of it is gone or cut."""
+    """Return the manifest of a finished stage; None if it is not finished, or one of its files is missing or cut."""
     value = read_stage(directory)
-    # Other fields are those of another version of this program; as good as not finished, since files are kept.
+    # Another version of this program wrote other fields. Such a stage counts as not finished; its files are kept.
     return StageManifest(**value) if value is not None and value.keys() == set(_FIELDS) else None
 
 
 def manifest_seal(manifest: StageManifest) -> str:
-    """Return the digest of what a manifest says."""
+    """Return the digest of a manifest's values."""
     return seal_of(_as_json(manifest))
 
 

@@ -1,4 +1,4 @@
-"""Prediction: a trained trial on a video of any length, frame by frame, in the video's own pixels and names.
+"""Prediction: run a trained trial on a video of any length, frame by frame, in the video's pixels and class names.
 
 Axes: H and W pixels, O boxes, Q points.
 """
@@ -30,20 +30,20 @@ from vidflow.video.ffmpeg import stream_frames
 
 _NUM_CLASSES_SHOWN = 5
 _NAME_WEIGHTS = 'name the right file with --weights FILE, or model_config={"weights": FILE} for a model from MLflow'
-# Numbers in the tokens of a frame: a fifth of a ViT-S/16 at 224 pixels. Far below, a second thread made frames 30 times
-# dearer on a busy machine.
+# Numbers in the tokens of a frame: a fifth of a ViT-S/16 at 224 pixels. For far smaller frames, a second thread made
+# prediction 30 times slower on a busy machine.
 _SMALL_FRAME = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramePrediction:
-    """What a trial says of one frame.
+    """A trial's prediction of one frame.
 
     Attributes:
-        pixels: The frame as the video has it, upright.
+        pixels: The frame at the video's own size, upright.
         row: `index` since the start of the stream, `pts_seconds`, and by task: `classes`, `boxes`, `points`,
             `camera_motion` or a summary of `depth`; JSON-ready, in pixels of the frame.
-        depth: Depth of the frame's central square in metres, for `depth`; else None.
+        depth: For `depth`, the depth of the frame's central square in metres; else None.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -53,7 +53,7 @@ class FramePrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Square:
-    """The central square of a frame, which is all that the encoder sees; in pixels of the frame."""
+    """The central square of a frame, in pixels of the frame; the encoder sees nothing else."""
 
     left: float
     top: float
@@ -61,7 +61,7 @@ class Square:
 
     @classmethod
     def of(cls, frame: UInt8[np.ndarray, "H W 3"]) -> "Square":
-        """Return that of a frame, as `crop_square` cuts it."""
+        """Return the square of a frame, as `crop_square` cuts it."""
         height, width = frame.shape[:2]
         side = min(height, width)
         return cls(left=(width - side) / 2, top=(height - side) / 2, side=side)
@@ -81,14 +81,14 @@ class Square:
 
 
 class VideoPredictor:
-    """A trained trial with all that it needs to read a video.
+    """A trained trial with everything that it needs to read a video.
 
     Attributes:
         model: The trial behind its encoder; holds the state of the stream.
-        weights: The encoder's: `hub`, `random:SEED` or a file.
+        weights: The encoder's weights: `hub`, `random:SEED` or a file.
         fps: Frames per second of the clips it was trained on.
-        asks: `boxes` or `points` where it must be told what to follow, else None.
-        is_small: Whether a frame is so little work that CPU threads lose more by waiting for each other than they save.
+        asks: `boxes` or `points` if the task needs queries that say what to follow, else None.
+        is_small: Whether a frame is so little work that several CPU threads are slower than one.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class VideoPredictor:
 
         Args:
             task: Trained task, on `device`.
-            features: What the trial keeps of its features: `encoder`, `clip`, `class_names`, `fps`.
-            weights: File of the encoder's weights, where they no longer lie where they did; None looks there.
+            features: What the trial recorded of its features: `encoder`, `clip`, `class_names`, `fps`.
+            weights: File of the encoder's weights, if it was moved; None is the recorded place.
             device: Where the encoder runs.
 
         Raises:
-            VidflowError: The trial does not know its features, its weights are not finite, or the encoder's are gone or
-                others.
+            VidflowError: The trial does not record its features, its weights are not finite, or the encoder's weights
+                are missing or have changed.
         """
         if missing := [name for name in ("encoder", "clip") if name not in features]:
             raise VidflowError(
@@ -142,18 +142,18 @@ class VideoPredictor:
         max_frames: int | None = None,
         queries: Sequence[Sequence[float]] = (),
     ) -> Iterator[FramePrediction]:
-        """Go on with a stream; `model.reset()` starts a new one.
+        """Continue a stream and yield its predictions; `model.reset()` starts a new stream.
 
         Args:
-            source: Video file, number of a camera, or address of a stream.
-            fps: Frames per second to look at; None is `self.fps`.
+            source: Video file, number of a camera, or URL of a stream.
+            fps: Frames per second to predict; None is `self.fps`.
             start_seconds: Where to start on the video's clock; None is its first frame.
-            max_frames: Most frames to look at; None is all.
-            queries: Boxes (x0, y0, x1, y1) or points (x, y) in the first frame looked at, in its pixels.
+            max_frames: Maximum number of frames to predict; None is all.
+            queries: Boxes (x0, y0, x1, y1) or points (x, y) in the first predicted frame, in its pixels.
 
         Raises:
-            VidflowError: The task wants queries and has none, or takes none, or they lie outside the central square; or
-                a prediction is not finite.
+            VidflowError: The task needs queries and none are given, or takes none and some are given. Or a query is
+                outside the central square, or a prediction is not finite.
             VideoError: The source cannot be read.
         """
         self._check_queries(queries)
@@ -195,25 +195,25 @@ class VideoPredictor:
             depth = outputs["depth"]
             summary = {"min": depth.min(), "median": np.median(depth), "max": depth.max()}
             return {"depth": {f"{name}_metres": round(float(value), 4) for name, value in summary.items()}}
-        # The motion into the first frame means nothing.
+        # The first frame has no frame before it, so its motion is meaningless.
         return {"camera_motion": None if is_first else _motion(outputs["camera_motion"])}
 
 
 def rebuild_encoder(
     description: dict[str, Any], *, weights: str | None = None, device: str = "cpu", reduction: Reducer | None = None
 ) -> FrozenEncoder:
-    """Build the encoder that a description is of.
+    """Build the encoder that a description describes.
 
-    On a CPU it runs in float32, whatever made the features: half precision is slower there and no closer.
+    On a CPU it runs in float32, even if the features were made in half precision, which is slower there and no closer.
 
     Args:
         description: What `FrozenEncoder.describe` returned.
-        weights: File of the weights, where they no longer lie where they did; None looks there.
+        weights: File of the weights, if it was moved; None is the recorded place.
         device: Where to run.
         reduction: The reducer that the description names, if any.
 
     Raises:
-        VidflowError: The weights are gone, or are not those that the description names.
+        VidflowError: The weights are missing, or are not those that the description names.
     """
     wanted = weights or description["weights"]
     if Path(wanted).suffix in CHECKPOINT_SUFFIXES and not Path(wanted).is_file():
@@ -244,14 +244,14 @@ def rebuild_encoder(
 
 
 def _reducer_of(features: dict[str, Any]) -> Reducer | None:
-    """Build the reducer that made the features, where it looks at single frames.
+    """Build the reducer that made the features; it must work on single frames.
 
     Raises:
-        VidflowError: It looks at whole clips, which a stream has not, or an older version of it made the features.
+        VidflowError: It needs whole clips, which a stream does not have, or an older version made the features.
     """
     settings = features.get("settings", {})
     spec = settings.get("reducer") or settings.get("features", {}).get("reducer") or {"name": "none"}
-    place = spec.get("place", spec.get("stage"))  # features made before it was called `place` say `stage`
+    place = spec.get("place", spec.get("stage"))  # older features call it `stage`
     reducer = build_reducer(spec["name"], place=place, **spec.get("settings", {}))
     version, current = settings.get("version"), STAGE_VERSIONS["extract"]
     if reducer is not None and version not in (None, current):
@@ -268,7 +268,7 @@ def _reducer_of(features: dict[str, Any]) -> Reducer | None:
 
 
 def _fractions_of(queries: Sequence[Sequence[float]], square: Square) -> Float[np.ndarray, "queries xy"]:
-    """Turn queries into fractions of the square, boxes cut to it."""
+    """Turn queries into fractions of the square; boxes are clipped to the square."""
     fractions = square.to_fractions(np.asarray(queries, dtype=np.float64))
     cut = fractions.clip(0, 1)
     is_box = cut.shape[1] == 4
@@ -283,7 +283,7 @@ def _fractions_of(queries: Sequence[Sequence[float]], square: Square) -> Float[n
 
 
 def _require_finite(row: dict[str, Any]) -> None:
-    """Check that a row is JSON, which has neither NaN nor infinity."""
+    """Check that a row has no NaN or infinity, which JSON cannot express."""
     try:
         json.dumps(row, allow_nan=False)
     except ValueError as error:
@@ -304,7 +304,7 @@ def _top_classes(logits: Float[np.ndarray, " C"], names: list[str]) -> list[dict
 
 
 def _points(outputs: dict[str, np.ndarray], square: Square) -> list[dict[str, Any]]:
-    """Return points with their visibility, by the rule of TAPIR (arXiv 2306.08637), as the metric has it."""
+    """Return points with their visibility, by the rule of TAPIR (arXiv 2306.08637), which the metric uses too."""
     visibility, uncertainty = (1 / (1 + np.exp(-outputs[f"{name}_logits"])) for name in ("visibility", "uncertainty"))
     certain = visibility * (1 - uncertainty)
     return [

@@ -1,4 +1,4 @@
-"""Reduction of cached tokens: a feature file made from a dense one, with no encoder.
+"""Reduction of cached tokens: make a feature file from a dense one, without an encoder.
 
 Axes: T frames, K tapped depths, H and W the grid, N patches of a frame, R rows kept of a clip, D embedding width.
 """
@@ -23,7 +23,7 @@ from vidflow.store.layout import FileEntry, publish_entry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReduceUnit:
-    """One feature file to make, and the dense one it is made from.
+    """One feature file to make, and the dense file it is made from.
 
     Attributes:
         file: Name of the feature file.
@@ -37,16 +37,16 @@ class ReduceUnit:
 
 
 class TokenReducer:
-    """Makes reduced feature files; what is merged is decided by the last depth, for all depths alike."""
+    """Makes reduced feature files; the last depth decides which tokens are merged, and all depths use that decision."""
 
     def __init__(self, reducer: PostReducer, *, dense: Path, directory: Path, metadata: dict[str, Any]) -> None:
-        """Keep the reducer and where things lie.
+        """Keep the reducer, the folders and the metadata.
 
         Args:
             reducer: One that acts on cached tokens.
             dense: Folder of the dense feature files.
-            directory: Folder of the reduced ones.
-            metadata: Replaces the dense files' entries of the same names.
+            directory: Folder of the reduced feature files.
+            metadata: Replaces entries of the same names in the dense files' metadata.
         """
         self._reducer, self._dense, self._directory, self._metadata = reducer, dense, directory, metadata
 
@@ -54,7 +54,7 @@ class TokenReducer:
         """Reduce one file and commit the result.
 
         Raises:
-            DamagedError: If the dense file's bytes are not those that were committed.
+            DamagedError: If the dense file's bytes do not have the committed digest.
         """
         started = time.perf_counter()
         source = FeatureFile(self._dense / unit.dense, unit.source_sha256)
@@ -91,7 +91,7 @@ def reduce_clip(reducer: PostReducer, clip: ClipTokens, *, height: int, width: i
     merged = [step.merge(tokens.unsqueeze(0), ones) for tokens in by_depth]
     counts = frame_counts(step, num_frames)[0].numpy()
     num_rows = int(counts.sum())
-    # Rows of all depths, frame by frame: the order in which a clip's tokens are kept.
+    # Rows of all depths, frame by frame: the order in which a clip's tokens are stored.
     frame_of_row = np.repeat(np.arange(num_frames), counts)
     order = np.lexsort((np.tile(np.arange(num_depths), (num_rows, 1)).T.ravel(), np.tile(frame_of_row, num_depths)))
     rows = torch.cat([tokens[0, :num_rows] for tokens, _ in merged]).numpy()

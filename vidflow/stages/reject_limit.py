@@ -14,19 +14,19 @@ def built_rejects(manifest: StageManifest) -> list[Reject]:
 
 
 def count_reasons(rejects: Sequence[Reject]) -> str:
-    """Return how often each reason is given, the most frequent first."""
+    """Return how often each reason occurs, the most frequent first."""
     return ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in rejects).most_common())
 
 
 def limit_problem(config: Config, work: ShardWork, built: Sequence[Reject]) -> str:
-    """Return what is wrong if more is left out than the config allows; empty if not.
+    """Return what is wrong if more rows are left out than the config allows; empty if not.
 
-    A second copy of a video is left out, but not broken, and so does not count.
+    A second copy of a video is left out but is not broken, so it does not count.
 
     Args:
         config: The experiment.
-        work: The shards to make; what is left out of them counts.
-        built: What was left out while they were made.
+        work: The shards to make; the rows left out of them are counted.
+        built: Clips left out while the shards were made.
     """
     broken = [reject for reject in [*work.rejects, *built] if reject.reason != "Duplicate"]
     if len(broken) <= config.shards.max_reject_fraction * work.num_rows:

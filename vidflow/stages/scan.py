@@ -1,4 +1,4 @@
-"""Scanning: the content hash and the headers of every video, remembered by path, size and time of change."""
+"""Scanning: the content hash and the headers of every video, stored with its path, size and time of change."""
 
 import hashlib
 import logging
@@ -16,17 +16,17 @@ from vidflow.store.rows import read_rows, write_rows
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import check_unchanged, scan_file
 
-# No file's: what has it is scanned again.
+# No file has this state, so an input with it is scanned again.
 _FORGOTTEN = FileState(-1, -1, -1)
 log = logging.getLogger(__name__)
 
 
 class ScanInput(NamedTuple):
-    """A file to scan, as what its row names it: the same file may be a video to one row and ground truth to another.
+    """A file to scan, and its role: one row may name a file as its video, and another row as its ground truth.
 
     Attributes:
         path: The file.
-        is_video: Whether it is to be a video; else it is dense ground truth.
+        is_video: Whether it is named as a video; else it is named as dense ground truth.
     """
 
     path: str
@@ -34,28 +34,28 @@ class ScanInput(NamedTuple):
 
 
 def inputs_of(item: VideoItem) -> list[ScanInput]:
-    """Return what is to be scanned for a row: its video, and then its ground truth if there is one."""
+    """Return the inputs to scan for a row: its video, then its ground truth if there is one."""
     truth = [ScanInput(str(item.annotations), is_video=False)] if item.annotations else []
     return [ScanInput(str(item.path), is_video=True), *truth]
 
 
 def list_inputs(items: Iterable[VideoItem]) -> list[ScanInput]:
-    """Return every file whose content the clips of these rows depend on, once as each of what the rows name it."""
+    """Return every file whose content the clips of these rows depend on, once for each role it has."""
     return sorted({each for item in items for each in inputs_of(item)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedVideo:
-    """What is known of one input; `reason` and `message` say why it is unusable, and are empty otherwise.
+    """Result of scanning one input; `reason` and `message` say why it is unusable, and are empty if it is usable.
 
     Attributes:
         path: The file.
         is_video: Whether it was scanned as a video.
-        num_bytes: Its size, -1 where it could not be read.
+        num_bytes: Its size, -1 if it could not be read.
         modified_ns: When its bytes last changed, in nanoseconds.
         changed_ns: When its permissions last changed, in nanoseconds.
-        timeout_seconds: Time the scan was allowed.
-        memory_mib: Memory the scan was allowed, in MiB.
+        timeout_seconds: Time limit of the scan.
+        memory_mib: Memory limit of the scan, in MiB.
         sha256: Digest of its bytes.
         codec: FFmpeg's codec name.
         fps: Mean frame rate.
@@ -91,20 +91,20 @@ class ScannedVideo:
 
     @property
     def state(self) -> FileState:
-        """How the file was."""
+        """State of the file when it was scanned."""
         return FileState(self.num_bytes, self.modified_ns, self.changed_ns)
 
     @property
     def limits(self) -> Limits:
-        """What the scan was allowed."""
+        """Limits of the scan."""
         return Limits(timeout_seconds=self.timeout_seconds, memory_mib=self.memory_mib)
 
 
 class VideoScanner:
-    """Hashes and probes videos where that can be killed."""
+    """Hashes and probes videos in a process that can be killed."""
 
     def __init__(self, *, timeout_seconds: float, memory_mib: int) -> None:
-        """Start no process yet; the first scan does."""
+        """Start no process yet; the first scan starts it."""
         self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
@@ -127,7 +127,7 @@ class VideoScanner:
             sha256, info = try_twice(
                 lambda: self._sandbox.call(scan_file, Path(path), limits.timeout_seconds, is_video=is_video)
             )
-            check_unchanged({path: state.stamp})  # else hash and headers may be those of two files
+            check_unchanged({path: state.stamp})  # else the hash and the headers may be of two different contents
         except VideoError as error:
             return replace(row, reason=error.reason, message=str(error), attempts=error.attempts)
         if info is None:
@@ -144,14 +144,14 @@ class VideoScanner:
 
 
 class VideoIndex:
-    """All scans ever made under one root, as Parquet parts; a file that changed since counts as not scanned."""
+    """All scans ever made under one root, as Parquet parts; a file that changed after its scan is scanned again."""
 
     def __init__(self, directory: Path, limits: Limits) -> None:
         """Read every part.
 
         Args:
             directory: Folder of the parts.
-            limits: What a scan is allowed now.
+            limits: Present limits of a scan.
         """
         self._directory = directory
         self._limits = limits
@@ -165,18 +165,18 @@ class VideoIndex:
             self._rows.update((row.input, row) for row in rows)
 
     def missing(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
-        """Return the inputs whose present content has not been scanned, or not under circumstances as good as now."""
+        """Return the inputs to scan: new ones, changed ones, and transient failures that may succeed now."""
         return [each for each in inputs if self._stale(each)]
 
     def add(self, rows: Sequence[ScannedVideo]) -> None:
         """Publish one more part."""
-        # Time first, so that parts are read in the order they were made and the newest scan wins.
+        # The time comes first, so that parts are read in the order they were made and the newest scan is used.
         name = f"{time.time_ns():020d}-{hashlib.sha256(rows[0].path.encode()).hexdigest()[:8]}.parquet"
         write_rows(self._directory / name, ScannedVideo, rows)
         self._rows.update((row.input, row) for row in rows)
 
     def forget_transient(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
-        """Let every input that was refused for a transient reason be scanned again; return these inputs."""
+        """Mark every input that was refused for a transient reason to be scanned again; return these inputs."""
         rows = [row for each in inputs if (row := self._rows.get(each)) is not None and row.reason in TRANSIENT]
         if rows:
             self.add([replace(row, **_FORGOTTEN._asdict()) for row in rows])

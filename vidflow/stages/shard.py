@@ -1,4 +1,4 @@
-"""Sharding: the clips of a unit decoded and packed into one committed tar."""
+"""Sharding: decode the clips of a unit and pack them into one committed tar."""
 
 import time
 from dataclasses import asdict
@@ -26,9 +26,9 @@ class ShardBuilder:
 
         Args:
             directory: Folder of the shards.
-            timeout_seconds: Wall time one video may take.
-            memory_mib: Memory the decoder may take.
-            encoding: What `encode_clip` takes besides the video and its times.
+            timeout_seconds: Wall time that one video may take.
+            memory_mib: Memory that the decoder may use, in MiB.
+            encoding: Other arguments of `encode_clip` than the video and its times.
         """
         self._directory = directory
         self._encoding = encoding
@@ -36,13 +36,13 @@ class ShardBuilder:
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
     def __call__(self, unit: ShardUnit) -> FileEntry:
-        """Decode, pack and commit one shard; what cannot be decoded is listed in its manifest."""
+        """Decode, pack and commit one shard; its manifest lists the clips that cannot be decoded."""
         started = time.perf_counter()
         rejects: list[Reject] = []
         states: dict[str, FileState] = {}
         path = self._directory / unit.file
         samples = (sample for clip in unit.clips if (sample := self._sample(clip, rejects, states)) is not None)
-        self._sandbox.start()  # here, for it would die with the thread that decodes ahead
+        self._sandbox.start()  # here, because it would die with the thread that decodes ahead
         members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
             file=unit.file,
@@ -57,7 +57,7 @@ class ShardBuilder:
         return entry
 
     def _sample(self, clip: ChosenClip, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
-        before = {path: file_state(path) for path in clip.stamps}  # what is repaired meanwhile is then seen to differ
+        before = {path: file_state(path) for path in clip.stamps}  # a repair during decoding then shows as a change
         try:
             encoded = try_twice(lambda: self._encode(clip))
         except VideoError as error:

@@ -1,4 +1,4 @@
-"""What the shard stage is to make, and which edition of it: clips left out for a transient reason may come back."""
+"""What the shard stage must make, and its edition: clips left out for a transient reason may be added later."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +14,13 @@ from vidflow.store.layout import committed_entry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardWork:
-    """The shard stage as complete scans make it.
+    """The shard stage that complete scans give.
 
     Attributes:
-        address: Where it lies.
+        address: Its folder and settings.
         class_names: Labels of all rows, sorted.
         units: The shards.
-        rejects: Rows that no clip is made of.
+        rejects: Rows that give no clip.
         num_rows: Rows of the manifest.
     """
 
@@ -32,7 +32,7 @@ class ShardWork:
 
     @property
     def rejects_digest(self) -> str:
-        """Name of what is left out before shards are made: the shards do not depend on it, their rejects do."""
+        """Hash of the rows left out before shards are made; the table of rejects depends on them, the shards do not."""
         return fingerprint([asdict(reject) for reject in self.rejects])
 
 
@@ -43,15 +43,15 @@ def edition_of(rejects: Sequence[Reject]) -> str:
 
 
 def edition_due(directory: Path, units: Sequence[ShardUnit], rejects: Sequence[Reject], limits: Limits) -> str:
-    """Return the edition as it will be if every clip that is due succeeds.
+    """Return the edition that the stage will have if every clip that is due succeeds.
 
-    Equal to the finished stage's edition when nothing is due.
+    It equals the finished stage's edition if no clip is due.
 
     Args:
-        directory: Where the shards lie.
+        directory: Folder of the shards.
         units: The shards.
         rejects: What the finished stage left out while it made them.
-        limits: What a clip is allowed now.
+        limits: Present limits of a clip.
     """
     keys = {reject.key for reject in rejects if reject.reason in TRANSIENT}
     due: set[str] = set()

@@ -1,9 +1,9 @@
-"""Which seconds of one video are taken by which split: sorted spans that share no time with those of another split."""
+"""Which split takes which seconds of one video: sorted spans; spans of different splits share no time."""
 
 import bisect
 from dataclasses import dataclass
 
-# Rows that end where the next one starts are cut at the same time, written down twice: doubles stray by far less.
+# If one row ends where the next starts, both give the same time; as doubles the two differ by far less than this.
 _TOLERANCE_SECONDS = 1e-6
 
 
@@ -12,10 +12,10 @@ class Taken:
     """Seconds of a video that rows of one split cover.
 
     Attributes:
-        start: Their start.
-        end: Their end, after it.
+        start: Start of the span.
+        end: End of the span, after `start`.
         split: Name of the split.
-        path: Video of the first of the rows.
+        path: Video that the first of the rows names.
     """
 
     start: float
@@ -28,7 +28,7 @@ def find_leak(taken: list[Taken], wanted: Taken) -> Taken | None:
     """Return a span of another split that shares time with a wanted one, or None.
 
     Args:
-        taken: What `take` made.
+        taken: Spans that `take` has added.
         wanted: The span of one more row.
     """
     low, high = _neighbours(taken, wanted)
@@ -36,7 +36,7 @@ def find_leak(taken: list[Taken], wanted: Taken) -> Taken | None:
 
 
 def take(taken: list[Taken], wanted: Taken) -> None:
-    """Add a span that `find_leak` found nothing against; spans of one split that touch become one.
+    """Add a span for which `find_leak` returned None; spans of one split that touch are joined.
 
         taken      [--- train ---]      [- val -][- train -]
         wanted               [ train ]
@@ -54,17 +54,17 @@ def take(taken: list[Taken], wanted: Taken) -> None:
         wanted.split,
         same[0].path if same else wanted.path,
     )
-    others = [t for t in taken[low:high] if t.split != wanted.split]  # at most one at either end, which it touches
+    others = [t for t in taken[low:high] if t.split != wanted.split]  # at most one at each end, which only touches
     taken[low:high] = sorted([*others, joined], key=lambda t: t.start)
 
 
 def _neighbours(taken: list[Taken], wanted: Taken) -> tuple[int, int]:
-    """Return the range of the spans that touch a span or share time with it; starts and ends both ascend."""
+    """Return the index range of the spans that touch `wanted` or share time with it; starts and ends both ascend."""
     low = bisect.bisect_left(taken, wanted.start, key=lambda t: t.end)
     return low, max(low, bisect.bisect_right(taken, wanted.end, key=lambda t: t.start))
 
 
 def _share_time(one: Taken, other: Taken) -> bool:
     shared = min(one.end, other.end) - max(one.start, other.start)
-    # Half of the shorter, so that a span within another one is found however short it is.
+    # Half of the shorter span is also a limit, so that a very short span inside another one is found.
     return shared > min(_TOLERANCE_SECONDS, (one.end - one.start) / 2, (other.end - other.start) / 2)

@@ -1,4 +1,4 @@
-"""Rejects that must not outlive their cause: an input may do well with more time, memory or permissions."""
+"""Rejects that must not outlive their cause: an input may succeed with more time, memory or permissions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from vidflow.store.layout import FileEntry
 
 Result = TypeVar("Result")
 KILLED: tuple[RejectReason, ...] = ("Timeout", "OutOfMemory", "DecoderCrashed")
-"""Reasons for one more attempt at once: the machine may have been at fault, not the input."""
+"""Reasons to try again at once: the machine may be the cause, not the input."""
 TRANSIENT: tuple[RejectReason, ...] = (*KILLED, "Unreadable", "Changed")
-"""Reasons that say nothing final about an input."""
+"""Reasons that may go away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one input may take.
+    """Limits of the work on one input.
 
     Attributes:
         timeout_seconds: Wall time.
@@ -28,15 +28,15 @@ class Limits:
     memory_mib: int
 
     def exceed(self, others: "Limits") -> bool:
-        """Whether these allow more of something, so that what failed under the others may succeed."""
+        """Whether these limits allow more time or memory than the others; then an input that failed may succeed."""
         return self.timeout_seconds > others.timeout_seconds or self.memory_mib > others.memory_mib
 
 
 def try_twice(call: Callable[[], Result]) -> Result:
-    """Return what a call returns; one that ends for a reason of `KILLED` is made once more.
+    """Return what a call returns; if it fails for a reason in `KILLED`, call it once more.
 
     Raises:
-        VideoError: That of the last attempt.
+        VideoError: The error of the last attempt.
     """
     try:
         return call()
@@ -51,11 +51,11 @@ def try_twice(call: Callable[[], Result]) -> Result:
 
 
 def describe_attempt(limits: Limits, states: Mapping[str, FileState]) -> dict[str, Any]:
-    """Return the details that an entry keeps for `is_due`; none where nothing was left out for a transient reason.
+    """Return the details that an entry keeps for `is_due`; empty if nothing was left out for a transient reason.
 
     Args:
-        limits: What each clip was allowed.
-        states: How the files of those left out were.
+        limits: Limits of each clip.
+        states: States of the files of the clips that were left out.
     """
     if not states:
         return {}
@@ -64,7 +64,7 @@ def describe_attempt(limits: Limits, states: Mapping[str, FileState]) -> dict[st
 
 
 def is_due(entry: FileEntry, limits: Limits) -> bool:
-    """Whether an entry left out something that may succeed now: under higher limits, or as its file changed."""
+    """Whether an entry left out a clip that may succeed now: the limits are higher, or its file has changed."""
     attempt: Mapping[str, Any] | None = entry.details.get("attempt")
     if attempt is None:
         return False

@@ -1,4 +1,4 @@
-"""What a sweep wants of a manifest, known before anything starts: splits, labels and annotations."""
+"""What a sweep needs in a manifest, checked before anything starts: splits, labels and annotations."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,19 +10,19 @@ from vidflow.errors import ConfigError
 from vidflow.records import Reject, VideoItem
 
 WANTED_SPLITS = ("train", "val")
-"""Trials learn from the first and are ranked by the second."""
+"""Trials train on the first split and are ranked on the second."""
 
 
 def check_rows(config: Config, items: Sequence[VideoItem], rejects: Sequence[Reject]) -> None:
-    """Check that the rows of a manifest hold what the trials will ask for.
+    """Check that the rows of a manifest have what the trials need.
 
     Args:
         config: The experiment.
         items: Usable rows.
-        rejects: Malformed ones.
+        rejects: Malformed rows.
 
     Raises:
-        ConfigError: With every problem.
+        ConfigError: If something is missing; the message names every problem.
     """
     problems = list(_problems(config, items))
     if problems and rejects:

@@ -1,7 +1,7 @@
-"""Bytes are compared with their digest before they are first trusted on a node, and never again while they stay.
+"""Compare a file with its digest before its first use on a node, and not again until the file changes.
 
-What was compared is remembered in the user's cache folder, one small note per file: its size, its times of change, its
-inode and the digest it had. Where the folder cannot be written, files are compared again each time.
+A note in the user's cache folder records each comparison: the file's size, its times of change, its inode and its
+digest. If the folder cannot be written, files are compared again each time.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from vidflow.errors import DamagedError, VidflowError
 from vidflow.files import file_sha256
 from vidflow.store.layout import damage
 
-# A change so soon after another can leave the same time of change, so a check that soon is not remembered.
-# Two seconds are the coarsest clock of a file system in use.
+# Two changes within this time can leave the same time of change, so a check so soon after a change is not recorded.
+# Two seconds is the coarsest resolution of file times in use.
 GRACE_SECONDS = 2.0
 
 
 def settled_state(path: Path) -> tuple[int, ...] | None:
-    """Return numbers that are others after any change of a file; None where there is none or it changed just now."""
+    """Return numbers that differ after any change of a file; None if there is no file or it changed just now."""
     try:
         status = os.stat(path)
     except OSError:
@@ -33,11 +33,11 @@ def check_once(path: Path, sha256: str) -> None:
     """Compare a file with its digest, unless that was done on this node and the file has not changed since.
 
     Args:
-        path: The file; set aside if its bytes are others.
+        path: The file; set aside if its bytes do not have the digest.
         sha256: Digest that was recorded when it was written.
 
     Raises:
-        DamagedError: If it is gone or its bytes are others.
+        DamagedError: If it is missing or its bytes do not have the digest.
         VidflowError: If it cannot be read.
     """
     try:
@@ -59,7 +59,7 @@ def check_once(path: Path, sha256: str) -> None:
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
-    # A change of the bytes always moves ctime, which unlike mtime no program can set.
+    # A change of the bytes always changes ctime. No program can set ctime, unlike mtime.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
 
 
@@ -68,8 +68,8 @@ def _is_settled(status: os.stat_result) -> bool:
 
 
 def _note_of(path: Path) -> Path | None:
-    """Return where a check of a file is remembered; None where the user has no home."""
-    # The node's name, because a home can be shared by nodes.
+    """Return the path of a file's note; None if the user has no home."""
+    # With the node's name, because several nodes can share a home.
     name = hashlib.sha256(f"{platform.node()} {os.path.realpath(path)}".encode(errors="surrogateescape")).hexdigest()
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
@@ -86,7 +86,7 @@ def _read(note: Path) -> str:
 
 
 def _write(note: Path, stamp: str) -> None:
-    # In place: a note that is cut differs from every stamp.
+    # Written in place, because a note that is cut differs from every stamp.
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(stamp)

@@ -39,26 +39,26 @@ SCHEMA = pa.schema(
 )
 CLIPS_TABLE = "clips.parquet"
 _COLUMNS = lay_out(SCHEMA)
-# Written at a time. Linux keeps what is written at once in large pages, which a memory map then takes at once.
+# Bytes per write. Linux keeps the bytes of one large write in large pages, which are then mapped in one step.
 _WRITTEN_BYTES = 1 << 23
-# What a process keeps for the next reader: maps of files, and views of clips, which are 2 kB each. A file that is
-# deleted takes its place on the disk until it is no longer among them.
+# What a process caches for the next reader: maps of files, and views of clips of 2 kB each. A deleted file uses disk
+# space as long as its map is cached.
 _NUM_FILES_KEPT = 1 << 10
 _NUM_CLIPS_KEPT = 1 << 14
-# Files that are compared with their digests at a time.
+# Number of files that are compared with their digests at the same time.
 _NUM_CHECKERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipRow:
-    """Where one clip lies among a stage's files.
+    """File and row of one clip in a stage.
 
     Attributes:
         key: The clip's content key.
         label: Class index, or -1.
         split: Name of the split.
-        file: File that holds it.
-        row: Its position there.
+        file: File that holds the clip.
+        row: Its position in the file.
     """
 
     key: str
@@ -94,15 +94,15 @@ class FeatureFile:
     """The clips of one feature file, as views of its memory map."""
 
     def __init__(self, path: Path, sha256: str) -> None:
-        """Map the file, once its bytes are known to be those that were written, and find where its clips lie.
+        """Compare the file with its digest, map it into memory and find its clips.
 
         Args:
             path: The file.
             sha256: Digest that was recorded when it was written.
 
         Raises:
-            DamagedError: If its bytes are others.
-            VidflowError: If `write_features` lays a file out in another way.
+            DamagedError: If its bytes do not have that digest.
+            VidflowError: If its layout is not the one that `write_features` uses.
         """
         check_once(path, sha256)
         self._bytes = data = memoryview(pa.memory_map(str(path)).read_buffer()).cast("B")
@@ -119,7 +119,7 @@ class FeatureFile:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the tokens depend on, as it was written."""
+        """The metadata that was written: everything the tokens depend on."""
         return copy.deepcopy(self._metadata)
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class FeatureFile:
 
     def __getitem__(self, row: int) -> ClipTokens:
         """Return a clip whose arrays are views of the map; they stay valid while they are referenced."""
-        # In the order of the schema, first value and end of each.
+        # In the order of the schema: first value and end of each column.
         # fmt: off
         (
             key, key_end, label, _, split, split_end, pts, pts_end, counts, counts_end, tokens, tokens_end,
@@ -155,7 +155,7 @@ class FeatureFile:
 
 
 def open_features(path: Path, sha256: str) -> FeatureFile:
-    """Return a feature file: the one that this process opened before, if the file has not changed since.
+    """Return a feature file; reuse the one that this process opened before, if the file has not changed since.
 
     Raises:
         DamagedError: As `FeatureFile`.
@@ -176,7 +176,7 @@ def _find_clip(file: FeatureFile, row: int) -> ClipTokens:
 
 
 class FeatureReader:
-    """All clips of one feature set, in a fixed order, read without a copy on the host.
+    """All clips of one feature set, in a fixed order, read without copying them on the host.
 
     Attributes:
         metadata: `embed_dim`, `num_prefix_tokens`, `grid`, `depths`, `num_frames`, `class_names`, `fingerprint`, ...
@@ -189,7 +189,7 @@ class FeatureReader:
         """Read the stage's manifest and its table of clips.
 
         Raises:
-            VidflowError: If the stage is not finished, or a file of it is gone or damaged.
+            VidflowError: If the stage is not finished, or one of its files is missing or damaged.
         """
         manifest = read_stage(directory)
         if manifest is None:
@@ -205,7 +205,7 @@ class FeatureReader:
         self.splits: list[str] = rows["split"]
         self._places = list(zip(rows["file"], rows["row"], strict=True))
         self._digests = digests = {row["file"]: row["sha256"] for row in manifest["files"]}
-        # Not of `self`: a reader that refers to itself would stay until the collector comes.
+        # The function does not use `self`: a reader that refers to itself is freed only by the garbage collector.
         self._open = functools.cache(lambda file: open_features(directory / file, digests[file]))
 
     def __len__(self) -> int:
@@ -218,10 +218,10 @@ class FeatureReader:
         return _find_clip(self._open(file), row)
 
     def check_files(self) -> None:
-        """Compare every file with its digest now, rather than when it is first opened.
+        """Compare every file with its digest now, instead of when it is first opened.
 
         Raises:
-            DamagedError: If one is gone or damaged.
+            DamagedError: If a file is missing or damaged.
         """
         with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
             for _ in pool.map(lambda item: check_once(self.directory / item[0], item[1]), self._digests.items()):
@@ -246,11 +246,11 @@ def stored_tokens(clip: ClipTokens) -> Float16[np.ndarray, "T K M D"]:
 def unmerge(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
     """Return the tokens of a clip on the full grid of patches.
 
-    Every patch gets a copy of its token. A patch that was dropped gets what its place held in the frame before, zeros
-    where there is no such frame.
+    Every patch gets a copy of its token. A dropped patch gets the token of the same patch in the last frame before that
+    kept it, or zeros if there is none.
 
     Raises:
-        VidflowError: If counts differ from frame to frame and nothing says which patch went where.
+        VidflowError: If counts differ from frame to frame and the clip has no assignment of patches to tokens.
     """
     num_frames, num_depths = clip.counts.shape
     if clip.assignment is None:
@@ -261,7 +261,7 @@ def unmerge(clip: ClipTokens) -> Float16[np.ndarray, "T K N D"]:
     for depth in range(num_depths):
         rows = np.concatenate([np.arange(a, b) for a, b in zip(starts[:, depth], ends[:, depth], strict=True)])
         chosen = clip.assignment[:, depth]
-        # The frame whose token a patch shows: its own, or the last before it that kept the place.
+        # The frame whose token a patch gets: its own, or the last one before it that kept the patch.
         frame = np.maximum.accumulate(np.where(chosen >= 0, np.arange(num_frames)[:, None], -1), axis=0)
         shown = np.take_along_axis(chosen, frame.clip(0), axis=0)
         grid[:, depth] = clip.tokens[rows[shown.clip(0)]] * (frame >= 0)[..., None]
@@ -305,7 +305,7 @@ def _read_schema(message: bytes) -> dict[str, Any]:
     """Return the metadata of a schema; the files of one feature set have the same message.
 
     Raises:
-        ValueError: If the columns are others.
+        ValueError: If the columns are not those of this version.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(message))
     if not schema.equals(SCHEMA):

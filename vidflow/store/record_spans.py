@@ -1,4 +1,4 @@
-"""Where the values of every record of an Arrow IPC file lie, found in one pass rather than by a call for each record.
+"""Find where the values of every record of an Arrow IPC file are, in one pass instead of one call per record.
 
 A record is a record batch of one row. Its columns are numbers, lists of numbers, text or bytes.
 Axes: R records, C columns.
@@ -14,9 +14,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64
 
 _BLOCK = np.dtype([("offset", "<i8"), ("metadata_size", "<i4"), ("padding", "<i4"), ("body_size", "<i8")])
-# Bytes of the magic word at the start, of what stands before a message, and of what follows the footer.
+# Bytes of the magic word at the start, of the prefix of a message, and of what follows the footer.
 _MAGIC, _PREFIX, _TAIL = 8, 8, 10
-# Numbers of fields in their tables.
+# Field numbers in their tables.
 _FOOTER_BLOCKS = 3
 _MESSAGE_HEADER, _MESSAGE_BODY_SIZE = 2, 3
 _BATCH_NODES, _BATCH_BUFFERS, _BATCH_COMPRESSION = 1, 2, 3
@@ -27,11 +27,11 @@ class Columns:
     """Which nodes and buffers of a record batch describe each column of a schema.
 
     Attributes:
-        item_sizes: Bytes of a number; 1 for text and bytes.
-        are_bytes: Whether the column is text or bytes, which are as long as their buffer.
-        nodes: The node with the number of rows and of nulls.
-        lengths: The node with the number of numbers; of a list, its elements'.
-        buffers: The buffer with the values.
+        item_sizes: Bytes per number; 1 for text and bytes.
+        are_bytes: Whether the column is text or bytes; its length is then that of its buffer.
+        nodes: Index of the node with the number of rows and of nulls.
+        lengths: Index of the node with the number of values; for a list, the node of its elements.
+        buffers: Index of the buffer with the values.
         num_nodes: Nodes of a record batch.
         num_buffers: Buffers of a record batch.
     """
@@ -46,7 +46,7 @@ class Columns:
 
 
 def lay_out(schema: pa.Schema) -> Columns:
-    """Number the nodes and buffers of a schema: depth first, and of each node the values last."""
+    """Number the nodes and buffers of a schema: depth first; the buffer with the values is the last of each node."""
     nodes, lengths, buffers, elements = [], [], [], []
     num_nodes = num_buffers = 0
     for kind in schema.types:
@@ -71,21 +71,21 @@ def lay_out(schema: pa.Schema) -> Columns:
 
 
 def schema_message(data: memoryview) -> bytes:
-    """Return the message with the schema, which stands first in a file."""
+    """Return the message with the schema, which is the first message of a file."""
     return bytes(data[_MAGIC : _MAGIC + _PREFIX + _int32(data, _MAGIC + 4)])
 
 
 def find_spans(data: memoryview, columns: Columns) -> Int64[np.ndarray, "R 2*C"]:
-    """Return for each record and column the place of its first value in the file and the one behind its last.
+    """Return for each record and column the position of its first value and the position after its last value.
 
-    Places count values of the column's own size from the start of the file. Both are -1 where the column is null.
+    Positions are counted from the start of the file in values of the column's size. Both are -1 if the column is null.
 
     Args:
         data: All bytes of the file.
-        columns: What `lay_out` says of its schema.
+        columns: Result of `lay_out` for its schema.
 
     Raises:
-        ValueError: If it is not a file of such records, uncompressed and all laid out alike.
+        ValueError: If the file does not hold such records, uncompressed and all with the same layout.
     """
     end = len(data) - _TAIL
     num_records, first = _vector(data, _follow(data, end - _int32(data, end)), _FOOTER_BLOCKS)
@@ -109,12 +109,12 @@ def find_spans(data: memoryview, columns: Columns) -> Int64[np.ndarray, "R 2*C"]
 def _read_places(
     data: memoryview, blocks: np.ndarray, columns: Columns
 ) -> tuple[Int64[np.ndarray, "R nodes 2"], Int64[np.ndarray, "R buffers 2"]]:
-    """Return length and number of nulls of every node, and start in the body and length of every buffer."""
+    """Return the length and null count of every node, and the start within the body and length of every buffer."""
     offsets, size = blocks["offset"].tolist(), int(blocks["metadata_size"][0])
     metadata = bytearray().join([data[offset : offset + size] for offset in offsets])
     batches = np.frombuffer(metadata, _metadata_type(data, offsets[0], size, columns))
     nodes, buffers = batches["nodes"].copy(), batches["buffers"].copy()
-    # The rest says where these stand, so it must be that of the first.
+    # The other bytes say where these parts are, so they must equal those of the first batch.
     for name in ("body_size", "nodes", "buffers"):
         batches[name] = 0
     if metadata != metadata[:size] * len(offsets) or (blocks["metadata_size"] != size).any():
@@ -123,7 +123,7 @@ def _read_places(
 
 
 def _metadata_type(data: memoryview, offset: int, size: int, columns: Columns) -> np.dtype[np.void]:
-    """Return where the parts that differ from batch to batch stand in the metadata of the one at `offset`."""
+    """Return where the metadata of the batch at `offset` has the parts that differ from batch to batch."""
     message = _follow(data, offset + _PREFIX)
     header, body_size = _field(data, message, _MESSAGE_HEADER), _field(data, message, _MESSAGE_BODY_SIZE)
     if header is None or body_size is None:
@@ -154,12 +154,12 @@ def _int32(data: memoryview, at: int) -> int:
 
 
 def _follow(data: memoryview, at: int) -> int:
-    """Return where the table or vector is to which the number at `at` points."""
+    """Return the position of the table or vector that the number at `at` points to."""
     return at + _int32(data, at)
 
 
 def _field(data: memoryview, table: int, number: int) -> int | None:
-    """Return where a field of a table is; None where it is left out."""
+    """Return the position of a field of a table; None if the table omits it."""
     entries = table - _int32(data, table)
     entry = 4 + 2 * number
     size, offset = struct.unpack_from("<H", data, entries)[0], 0
@@ -169,7 +169,7 @@ def _field(data: memoryview, table: int, number: int) -> int | None:
 
 
 def _vector(data: memoryview, table: int, number: int) -> tuple[int, int]:
-    """Return the length of a vector in a table and where its first element is; no length where it is left out."""
+    """Return the length of a vector in a table and the position of its first element; length 0 if it is omitted."""
     field = _field(data, table, number)
     if field is None:
         return 0, table

@@ -1,4 +1,4 @@
-"""What a task's metrics are without any learning from pictures: the floor that a trial has to leave behind."""
+"""A task's metrics for a trivial answer, which learns nothing from pictures; a trial has to beat them."""
 
 import numpy as np
 import torch
@@ -11,17 +11,17 @@ from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
 
-# Training clips, spread evenly, whose annotations are read: more would change a mean little and cost minutes.
+# Training clips, spread evenly, whose annotations are read. More would hardly change a mean and would cost minutes.
 _FITTED_CLIPS = 512
 
 
 def baseline_metrics(task: TaskName, reader: FeatureReader) -> dict[str, float]:
-    """Return the trivial answer's metrics on the validation split, named as a trial's are, such as `val/top1`.
+    """Return the trivial answer's metrics on the validation split, with the names of a trial's, such as `val/top1`.
 
-    They are computed by the trial's own metric over the same clips; the task's `TrivialAnswer` says what the answer is.
+    The trial's own metric computes them over the same clips. The task's `TrivialAnswer` says what the answer is.
 
     Args:
-        task: What is learnt.
+        task: The task.
         reader: Any feature set of the experiment; only its labels and annotations are read.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Batches of cached features: read, ahead in a thread where that pays, and moved to the device.
+"""Batches of cached features: read, by a thread that works ahead if that is faster, and moved to the device.
 
 Axes: B clips, T frames, K tapped depths, N patch tokens, P prefix tokens, D embedding width, O boxes, Q points,
 H and W pixels.
@@ -34,9 +34,9 @@ _TARGET_TYPES: dict[str, Any] = {
 }
 _PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
 _NUM_AHEAD = 2
-# Bytes of a batch that take as long to copy as two threads lose by sharing the interpreter.
+# Size of a batch, in bytes, whose copy takes as long as two threads lose by sharing the interpreter.
 _WORTH_A_THREAD = 1 << 24
-# Memory of the batches that are on the host, as long as their reader lives.
+# Memory of the batches that stay on the host; kept as long as their reader lives.
 _POOLS: weakref.WeakKeyDictionary[FeatureReader, ArrayPool] = weakref.WeakKeyDictionary()
 
 
@@ -46,12 +46,12 @@ class Batch:
 
     Attributes:
         indices: Position of each clip in its reader; stays on the host.
-        tokens: Patch tokens as they are stored, in fp16; a task widens them.
-        prefix: Class token and registers of the last tapped depth, or None where the encoder has none.
-        targets: `label (B,)`, -1 where there is none, and the arrays that were asked for: `boxes (B, O, T, 4)`,
+        tokens: Patch tokens as they are stored, in fp16; a task converts them to its own precision.
+        prefix: Class token and registers of the last tapped depth, or None if the encoder has none.
+        targets: `label (B,)`, -1 if there is none, and the arrays that were requested: `boxes (B, O, T, 4)`,
             `boxes_visible (B, O, T)`, `points (B, Q, T, 2)`, `points_visible (B, Q, T)`, `query_frames (B, Q)`,
-            `depth (B, T, H, W)`, `camera_motion (B, T, 9)`. Clips with fewer objects or points than others are
-            filled up with zeros, which are not visible.
+            `depth (B, T, H, W)`, `camera_motion (B, T, 9)`. Clips with fewer objects or points than others are padded
+            with zeros, which are not visible.
     """
 
     indices: Int64[np.ndarray, " B"]
@@ -85,10 +85,10 @@ def iterate_batches(
     arrays: Sequence[str] = (),
     unmerged: bool = True,
 ) -> Iterator[Batch]:
-    """Yield the clips at `indices`, in their order; the last batch may be smaller.
+    """Yield the clips at `indices` in batches, in that order; the last batch may be smaller.
 
-    The order depends on `indices` alone. Every batch is a copy of its clips, and stays as it is while anything refers
-    to it; then its memory is used for a later one. Where that pays, one thread reads the batches to come; it ends
+    The order depends on `indices` alone. Every batch is a copy of its clips. It does not change while anything refers
+    to it; after that, a later batch uses its memory. If it is faster, a thread reads the next batches ahead; it ends
     with the iterator.
 
     Args:
@@ -96,12 +96,12 @@ def iterate_batches(
         indices: Positions of clips in the reader.
         batch_size: Clips per batch, at least 1.
         device: Where batches go; on CUDA through pinned memory, without waiting for the copy.
-        num_depths: Tapped depths wanted, the last ones; None is all.
-        arrays: Names of the annotations wanted, such as `boxes`.
-        unmerged: Whether reduced tokens come on the full grid of patches, or as they are stored.
+        num_depths: Number of tapped depths to return, counted from the last; None is all.
+        arrays: Names of the annotations to return, such as `boxes`.
+        unmerged: Whether reduced tokens are returned on the full grid of patches, or as they are stored.
 
     Raises:
-        VidflowError: If clips of a batch differ in shape, a clip has ragged token counts, or lacks annotations.
+        VidflowError: If clips of a batch differ in shape, or a clip has ragged token counts or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     pool = None if device.type == "cuda" else _POOLS.setdefault(reader, ArrayPool())
@@ -109,20 +109,20 @@ def iterate_batches(
     num_bytes = batch_size * reader[int(indices[0])].tokens.nbytes if len(indices) else 0
     if needs_thread(device, num_bytes, arrays):
         batches = make_ahead(batches, num_ahead=_NUM_AHEAD)
-    # By `map`, because a loop here would hold a batch that the caller has dropped.
+    # `map`, because a loop here would hold a reference to a batch that the caller has dropped.
     yield from map(functools.partial(_move, device=device), batches)
 
 
 def needs_thread(device: torch.device, num_bytes: int, arrays: Sequence[str]) -> bool:
-    """Whether a thread that reads ahead gains more than it costs.
+    """Whether a thread that reads ahead saves more time than it costs.
 
-    Annotations are unpacked beside the steps. Beside a GPU the host is free to copy large batches; beside a step on
-    the host, copies only compete with it.
+    It always does for annotations, which it unpacks during the steps. During a step on a GPU the host is free to copy
+    large batches. During a step on the host, copies only compete with the step.
 
     Args:
         device: Where batches go.
-        num_bytes: Tokens of a batch.
-        arrays: Names of the annotations wanted.
+        num_bytes: Bytes of a batch's tokens.
+        arrays: Names of the annotations to return.
     """
     return bool(arrays) or (device.type == "cuda" and num_bytes >= _WORTH_A_THREAD)
 
@@ -154,13 +154,13 @@ def core_tokens(clip: ClipTokens, num_depths: int | None, *, unmerged: bool) -> 
     """Return the tokens of the last depths on the full grid of patches, or as they are stored.
 
     Raises:
-        VidflowError: If the clip has ragged token counts that nothing puts back on the grid.
+        VidflowError: If the clip has ragged token counts and no assignment of its patches to tokens.
     """
     return (unmerge if unmerged else stored_tokens)(clip)[:, -(num_depths or 0) :]
 
 
 def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the wanted arrays of a clip's `.npz`.
+    """Return the named arrays of a clip's `.npz`.
 
     Raises:
         VidflowError: If the clip lacks one of them.
@@ -197,7 +197,7 @@ def _stack(
 
 
 def _empty(shape: tuple[int, ...], dtype: DTypeLike, pool: ArrayPool | None) -> Tensor:
-    """Return memory for a batch: of the pool, or without one pinned, which torch itself uses again."""
+    """Return memory for a batch: from the pool or, without a pool, pinned memory, which torch itself reuses."""
     if pool is not None:
         return torch.from_numpy(pool.empty(shape, dtype))
     return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)

@@ -1,7 +1,7 @@
 """Training of one module on cached features: a generator with one result per epoch, which can be killed at any moment.
 
-What an epoch does depends on the seed, the number of the epoch and the snapshot before it, not on what the process did
-earlier; so a trial that was killed and resumed equals an undisturbed one: bit for bit on a CPU with the same number of
+An epoch depends on the seed, the epoch's number and the snapshot before it, and on nothing else that the process did.
+So a trial that was killed and resumed equals one that was not killed: bit for bit on a CPU with the same number of
 threads, and on a GPU up to the order in which its kernels add.
 
 Axes: B clips, T frames.
@@ -53,21 +53,21 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train `task` and yield the result of every epoch that was not done before.
 
-    Before a result is yielded, all that it says is on disk. The result of the last epoch comes after the mark of the
-    finished trial, so whoever reports it may be killed for it. A trial that is completed yields nothing.
+    All that a result describes is on disk before it is yielded. The last result is yielded after the trial is marked
+    as finished, so the process may be killed as soon as it reports it. A completed trial yields nothing.
 
     Args:
         task: Module with its initial weights; trained in place.
-        spec: What it learns from and is measured by.
+        spec: Spec of the task: the annotations that it learns from, and its metric.
         splits: Its clips.
         identity: Which trial it is.
-        directory: Folder of the trial; a snapshot there is gone on from.
+        directory: Folder of the trial; training resumes from a snapshot if there is one.
         optimisation: How it is trained.
-        objective: What an epoch is the best by.
+        objective: Metric by which the best epoch is chosen.
         device: Where to train.
 
     Raises:
-        VidflowError: If the loss is not finite, the objective is no metric of the task, or the folder is that of
+        VidflowError: If the loss is not finite, the objective is not a metric of the task, or the folder belongs to
             another trial.
     """
     done = load_result(directory)
@@ -84,7 +84,7 @@ def fit(
         device=device,
     )
     history = _resume(directory, identity, learner)
-    # The mark of an earlier stop or failure no longer holds once the weights change.
+    # The mark of an earlier stop or failure is no longer true once the weights change.
     (directory / TRIAL_RESULT).unlink(missing_ok=True)
     for epoch in range(len(history) + 1, optimisation.epochs + 1):
         started = time.perf_counter()
@@ -112,13 +112,13 @@ def fit(
 
 
 def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[EpochResult]:
-    """Put the trial where its snapshot left it and return its history; without a usable one, at its start."""
+    """Restore the trial from its snapshot and return its history; without a usable snapshot it starts again."""
     try:
         snapshot = read_snapshot(directory)
         if snapshot is not None:
             publish_best(directory, snapshot)
     except DamagedError as error:
-        # Training is repeatable, so what was lost is time only.
+        # Training is repeatable, so only time was lost.
         log.warning("trial %s starts again: %s", identity.key, error)
         snapshot = None
     if snapshot is None:
@@ -141,7 +141,7 @@ def _is_best(metrics: dict[str, float], history: Sequence[EpochResult], objectiv
 
     Raises:
         ConfigError: If the objective is not among the metrics.
-        VidflowError: If it is not finite, so that epochs cannot be ranked.
+        VidflowError: If the objective is not finite, so that epochs cannot be ranked.
     """
     metric, mode = objective
     if metric not in metrics:

@@ -1,4 +1,4 @@
-"""One pass over clips: a training epoch with its steps, a validation with its metrics.
+"""One pass over clips: a training epoch with its steps, or a validation with its metrics.
 
 Axes: B clips, T frames.
 """
@@ -21,13 +21,13 @@ from vidflow.training.batches import Batch, iterate_batches
 from vidflow.training.optim import Optimisation, autocast, step_optimizer
 from vidflow.training.predictions import KeptPredictions
 
-# A look at the loss makes the host wait for the device, so it is not taken at every step.
+# Reading the loss makes the host wait for the device, so it is not read at every step.
 _STEPS_PER_CHECK = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """A module, what trains it, and where its clips come from.
+    """A module, its optimizer, and its clips.
 
     Attributes:
         key: Key of the trial, for messages.
@@ -36,7 +36,7 @@ class Learner:
         reader: Cached features.
         arrays: Annotations that the task needs.
         optimisation: How it is trained.
-        device: Where everything happens.
+        device: Where the module is trained.
     """
 
     key: str
@@ -57,8 +57,8 @@ class Learner:
         """Take one step per batch and return `train/loss`, `train/learning_rate` and `train/clips_per_second`.
 
         Args:
-            order: Clips in the order of the epoch.
-            epoch: Its number, for messages.
+            order: Positions of the clips, in the order of the epoch.
+            epoch: Number of the epoch, for messages.
             learning_rates: One per step.
 
         Raises:
@@ -84,10 +84,10 @@ class Learner:
     def validate(
         self, indices: Int64[np.ndarray, " clips"], metric: Metric, *, epoch: int
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return `val/loss` and the metric's values as `val/...`, and the predictions that are worth keeping.
+        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep.
 
         Raises:
-            VidflowError: If the loss is not finite, or the clips hold nothing that the metric counts.
+            VidflowError: If the loss is not finite, or the clips have nothing that the metric counts.
         """
         self.task.eval()
         losses: list[Tensor] = []
@@ -126,7 +126,7 @@ class Learner:
         return predictions
 
     def _mean(self, losses: Sequence[Tensor], num_clips: int) -> float:
-        """Return the mean over clips, given the means over batches, of which the last may be smaller."""
+        """Return the mean over clips from the means over batches; the last batch may be smaller."""
         batch_size = self.optimisation.batch_size
         sizes = torch.full((len(losses),), float(batch_size), dtype=torch.float64)
         sizes[-1] = num_clips - batch_size * (len(losses) - 1)
@@ -147,14 +147,14 @@ _ADVICE = "; try a smaller `learning_rate` or `grad_clip`, a larger `warmup_frac
 
 @contextlib.contextmanager
 def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Draw torch's random numbers from a stream of its own, and leave the process's as they were.
+    """Draw torch's random numbers from a separate stream, and restore the process's random state at the end.
 
     Args:
         seed: Seed of the trial.
         epoch: Number of the epoch; 0 is for the initial weights.
-        device: Device whose generator is used besides the CPU's.
+        device: Device whose generator is seeded in addition to the CPU's.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        # SeedSequence keeps (seed, epoch) pairs apart, which seed + epoch would not.
+        # SeedSequence gives different (seed, epoch) pairs different seeds; seed + epoch would not.
         torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
         yield

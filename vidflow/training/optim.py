@@ -1,4 +1,4 @@
-"""How a module is optimised: what says it, the optimizer, its learning rate at every step, and a step's precision."""
+"""How a module is optimised: the settings, the optimizer, its learning rate at every step, and a step's precision."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Optimisation:
         weight_decay: Decoupled weight decay.
         warmup_fraction: Share of the steps with rising learning rate, 0 to 1.
         grad_clip: Largest gradient norm.
-        precision: Of predictions; `auto` is bfloat16 autocast on a GPU and float32 on a CPU.
+        precision: Precision of predictions; `auto` is bfloat16 autocast on a GPU and float32 on a CPU.
         seed: Seed of the order of clips and of dropout.
     """
 
@@ -38,7 +38,7 @@ class Optimisation:
 
     @classmethod
     def of(cls, trial: Trial) -> "Optimisation":
-        """Return that of a trial."""
+        """Return the settings of a trial."""
         return cls(
             epochs=trial.epochs,
             batch_size=trial.batch_size,
@@ -52,7 +52,7 @@ class Optimisation:
 
 
 def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
-    """Build AdamW over the trained parameters; only matrices that multiply activations decay.
+    """Build AdamW over the trained parameters; weight decay applies only to matrices that multiply activations.
 
     The learning rate is set at every step, see `learning_rate_at`.
 
@@ -74,8 +74,8 @@ def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.Ad
 def decayed_parameters(module: nn.Module) -> list[Tensor]:
     """Return the trained parameters that weight decay applies to.
 
-    Exempt are vectors (biases, norms), learned queries and embeddings (whose size means something: no norm
-    follows them), and whatever a module has tagged with `_no_weight_decay`, such as state matrices.
+    Vectors (biases, norms) are exempt. So are learned queries and embeddings, because no norm follows them and so
+    their size matters. So are parameters that a module has tagged with `_no_weight_decay`, such as state matrices.
     """
     embeddings = {id(owner.weight) for owner in module.modules() if isinstance(owner, nn.Embedding)}
     return [
@@ -90,7 +90,7 @@ def decayed_parameters(module: nn.Module) -> list[Tensor]:
 
 
 def learning_rates(optimisation: Optimisation, *, epoch: int, num_clips: int) -> list[float]:
-    """Return the learning rate of every step of an epoch, which is counted from 1."""
+    """Return the learning rate of every step of an epoch; epochs are counted from 1."""
     num_steps = math.ceil(num_clips / optimisation.batch_size)
     return [
         learning_rate_at(
@@ -107,7 +107,7 @@ def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction:
     """Return the learning rate of a step: a linear rise to `peak`, then half a cosine towards zero.
 
     Args:
-        step: Steps done before, from 0.
+        step: Number of steps done before this one, from 0.
         num_steps: Steps of the whole training.
         peak: Largest learning rate.
         warmup_fraction: Share of the steps in the rise, 0 to 1.
@@ -145,7 +145,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def moments(optimizer: torch.optim.AdamW, module: nn.Module) -> dict[str, Tensor]:
-    """Return what AdamW remembers as `PARAMETER/exp_avg`, `PARAMETER/exp_avg_sq` and `PARAMETER/step`."""
+    """Return AdamW's state as `PARAMETER/exp_avg`, `PARAMETER/exp_avg_sq` and `PARAMETER/step`."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     return {
         f"{names[parameter]}/{slot}": value
@@ -155,7 +155,7 @@ def moments(optimizer: torch.optim.AdamW, module: nn.Module) -> dict[str, Tensor
 
 
 def load_moments(optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `moments` returned, on the device where each parameter is."""
+    """Load the state that `moments` returned, onto each parameter's device."""
     slots: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         parameter_name, _, slot = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""What is kept of a trial's predictions on the validation split: all of small answers, some clips of large ones.
+"""The stored predictions of a trial on the validation split: of small ones all clips, of large ones some clips.
 
 Axes: B clips, n kept clips, T frames, C classes, O boxes, Q points, H and W pixels.
 """
@@ -22,10 +22,10 @@ class KeptPredictions:
         self._num_kept = 0
 
     def add(self, batch: Batch, predictions: dict[str, Tensor]) -> None:
-        """Keep what is wanted of a batch.
+        """Keep a part of a batch's predictions.
 
-        Of `logits (B, T, C)` the last frame's and the class of every frame are kept for all clips. Of anything else,
-        such as `boxes (B, O, T, 4)` or `depth (B, T, H, W)`, the first 16 clips, enough for pictures.
+        From `logits (B, T, C)`, the logits of the last frame and the class of every frame are kept for all clips. From
+        others, such as `boxes (B, O, T, 4)` or `depth (B, T, H, W)`, the first 16 clips are kept, enough for pictures.
         """
         indices = torch.from_numpy(np.asarray(batch.indices, dtype=np.int64))
         if "logits" in predictions:
@@ -40,7 +40,7 @@ class KeptPredictions:
             self._append({name: part[:num_more] for name, part in {"indices": indices, **dense}.items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return one tensor per name, `indices (n,)` among them; clips with fewer objects are filled up with zeros."""
+        """Return one tensor per name, including `indices (n,)`; clips with fewer objects are padded with zeros."""
         return {name: _concatenate(parts) for name, parts in self._parts.items()}
 
     def _append(self, tensors: dict[str, Tensor]) -> None:
@@ -49,7 +49,7 @@ class KeptPredictions:
 
 
 def _concatenate(parts: list[Tensor]) -> Tensor:
-    """Join along the clips; the second axis is filled up where it differs."""
+    """Join along the clips; the second axis is padded if it differs."""
     if parts[0].ndim == 1:
         return torch.cat(parts)
     longest = max(part.shape[1] for part in parts)

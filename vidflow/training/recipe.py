@@ -1,4 +1,4 @@
-"""What says how a trial's module is built, and the module built from it."""
+"""The recipe of a trial's module, and the module that is built from it."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from vidflow.training.batches import read_annotations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleRecipe(TaskOptions):
-    """All that decides a module's shape, as a trial's files keep it.
+    """Everything that decides a module's shape, as a trial's files store it.
 
     Attributes:
-        task: What is learnt.
+        task: The task.
         core: Temporal core.
         embed_dim: Width of the tokens.
         num_layers: Layers of the core.
@@ -30,7 +30,7 @@ class ModuleRecipe(TaskOptions):
 
 
 def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
-    """Return how the module of a trial on these features is built."""
+    """Return the recipe of the module of a trial on these features."""
     metadata, facts = reader.metadata, facts_of(trial.task)
     return ModuleRecipe(
         task=trial.task,
@@ -53,12 +53,12 @@ def build_module(recipe: ModuleRecipe) -> Task:
     """Build the module that a trial trains: depth mixing, core and readout.
 
     Raises:
-        ValueError: If widths and heads do not fit.
+        ValueError: If the width and the number of heads do not fit.
     """
     core = build_core(recipe.core, embed_dim=recipe.embed_dim, num_layers=recipe.num_layers, num_heads=recipe.num_heads)
     return build_task(recipe.task, core, recipe)
 
 
 def _depth_size(reader: FeatureReader) -> int:
-    """Return the side of the depth maps in pixels, as the first clip has it."""
+    """Return the side of the first clip's depth maps, in pixels."""
     return int(read_annotations(reader[0], ["depth"])["depth"].shape[-1])

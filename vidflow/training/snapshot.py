@@ -1,10 +1,10 @@
-"""What a trial's folder holds, and how it stays whole whenever its writer is killed.
+"""The files of a trial's folder, and how they stay consistent if their writer is killed.
 
-`last.safetensors` is the truth: it is replaced in one step after every epoch, and holds the history with the weights.
-`best.safetensors` and `predictions.safetensors` follow when the epoch was the best. A kill in between leaves them one
-epoch behind; since `last.safetensors` then still holds the best epoch, `publish_best` can make up for it at any time.
-`result.json` is the mark of a trial that is over, and lists the files that it stands for. Where one of them is gone or
-damaged the trial is not over. One process at a time works on a folder.
+`last.safetensors` is the source of truth: it is replaced in one step after every epoch, and holds history and weights.
+`best.safetensors` and `predictions.safetensors` are written next, if the epoch is the best. A kill in between leaves
+them one epoch behind; `last.safetensors` then still holds the best epoch, so `publish_best` can write them later.
+`result.json` marks a trial as over, and lists the trial's files. If one of them is missing or damaged, the trial is not
+over. One process at a time works on a folder.
 """
 
 import dataclasses
@@ -49,14 +49,14 @@ Setting = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialIdentity:
-    """Which trial it is, and how its module is built.
+    """Identity of a trial, and how its module is built.
 
     Attributes:
         key: Fingerprint of everything that decides the trial.
         settings: The trial's fields, flat.
         recipe: Keyword arguments that build the module again.
         num_parameters: Trained parameters.
-        features: What the features say of themselves: the encoder, class names, how clips were cut; and their `fps`.
+        features: Metadata of its features: the encoder, class names, how clips were cut; and their `fps`.
     """
 
     key: str
@@ -71,11 +71,11 @@ class Snapshot:
     """A trial after an epoch.
 
     Attributes:
-        identity: Which trial.
+        identity: The trial.
         history: Results of all epochs so far.
         model: The module's state.
         optimizer: The optimizer's moments.
-        predictions: On the validation split, if this epoch is the best so far; else empty.
+        predictions: Predictions on the validation split, if this epoch is the best so far; else empty.
     """
 
     identity: TrialIdentity
@@ -96,10 +96,10 @@ def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
 
 
 def publish_best(directory: Path, snapshot: Snapshot) -> None:
-    """Bring the best weights and their predictions up to the snapshot, if they are behind or damaged.
+    """Write the best weights and their predictions from the snapshot, if they are older than it or damaged.
 
     Raises:
-        DamagedError: If the best epoch is an earlier one whose weights or predictions are gone or damaged.
+        DamagedError: If the best epoch is an earlier one whose weights or predictions are missing or damaged.
     """
     best = max(result.epoch for result in snapshot.history if result.is_best)
     behind = [name for name in (BEST, PREDICTIONS) if _epoch_of(directory / name) != best]
@@ -120,7 +120,7 @@ def _publish_best(directory: Path, snapshot: Snapshot) -> None:
 
 
 def read_snapshot(directory: Path) -> Snapshot | None:
-    """Return the snapshot of the last epoch, or None before the first.
+    """Return the snapshot of the last epoch, or None if no epoch is finished.
 
     Raises:
         DamagedError: If the file is damaged.
@@ -140,14 +140,14 @@ def read_snapshot(directory: Path) -> Snapshot | None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the metadata of a file that this module wrote, wherever it was copied to.
+    """Return the tensors and the metadata of a file that this module wrote; the file may have been copied elsewhere.
 
     Raises:
         VidflowError: If there is no such file, or it cannot be read.
-        DamagedError: If it is damaged; a trial that is over loses the file, so that it is trained again.
+        DamagedError: If it is damaged; a file of a finished trial is set aside, so that the trial is trained again.
     """
     try:
-        # Opened here first, as safetensors says of every file that it cannot open that it is not there.
+        # Opened here first, because safetensors reports every file that it cannot open as missing.
         with path.open("rb"), safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
@@ -168,13 +168,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_result(directory: Path, status: Literal["completed", "stopped"]) -> TrialResult:
-    """Mark a trial as over, from what its folder holds; any process may do it once the trial's own is gone.
+    """Mark a trial as over, from the files in its folder; any process may do so when the trial's process has ended.
 
-    A completed trial loses its snapshot, which is three times its weights. A stopped one keeps it: asked for again,
-    it goes on where it was.
+    The snapshot of a completed trial is deleted, as it is three times as large as the weights. The snapshot of a
+    stopped trial is kept, so that the trial can resume from it.
 
     Raises:
-        VidflowError: If no epoch was finished, or a file is damaged.
+        VidflowError: If no epoch is finished, or a file is damaged.
     """
     snapshot = read_snapshot(directory)
     if snapshot is None:
@@ -208,7 +208,7 @@ def write_failure(directory: Path, *, key: str, settings: Mapping[str, Setting],
 
 
 def load_result(directory: Path) -> TrialResult | None:
-    """Return what became of the trial, or None while it is not over or where a file of it is gone or damaged."""
+    """Return the result of a trial, or None if it is not over or one of its files is missing or damaged."""
     values = read_listed(directory / TRIAL_RESULT)
     if values is None:
         return None
@@ -235,7 +235,7 @@ def _result_of(snapshot: Snapshot, directory: Path, status: TrialStatus) -> Tria
 
 def _publish_result(result: TrialResult) -> None:
     values = asdict(result)
-    # The folder may be moved or mounted elsewhere.
+    # The folder may have been moved or mounted elsewhere.
     del values["directory"]
     names = (BEST, PREDICTIONS) if result.best is not None else ()
     publish_json(
@@ -247,7 +247,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
     with publish(path) as aside:
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         sealed = {**metadata, _DIGEST: _digest_of(on_host, metadata)}
-        # Under one name, because names come in a different order in every process.
+        # All metadata under one name, because safetensors orders names differently in every process.
         save_tensors(on_host, aside, {_METADATA: json.dumps(sealed)})
 
 
@@ -255,24 +255,24 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     """Write a safetensors file.
 
     Raises:
-        OSError: If the system refuses it, as where the disk is full.
+        OSError: If the system refuses the write, for example because the disk is full.
     """
     try:
         save_file(tensors, path, metadata)
     except SafetensorError as error:
-        # The system's error is a number in its text.
+        # safetensors gives the system's error number only in its text.
         if found := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
         raise
 
 
 def _digest_of(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
-    """Return the digest of everything that a file says: metadata, and name, type, shape and bytes of each tensor."""
+    """Return the digest of a file's content: the metadata, and the name, type, shape and bytes of each tensor."""
     return hashlib.sha256(f"{seal_of(metadata)} {state_sha256(tensors)}".encode()).hexdigest()
 
 
 def _damage(path: Path, problem: str) -> DamagedError:
-    """Return the error that says so; only a file that a finished trial lists is set aside, as any path may be given."""
+    """Return the error for a damaged file; set it aside only if a finished trial lists it, as any path may be given."""
     listed = read_sealed(path.with_name(TRIAL_RESULT)) or {}
     is_ours = any(row["file"] == path.name for row in listed.get("files", ()))
     done = f"; {set_aside(path)}" if is_ours else ""
@@ -280,7 +280,7 @@ def _damage(path: Path, problem: str) -> DamagedError:
 
 
 def _epoch_of(path: Path) -> int:
-    """Return the epoch that a file is of; 0 where it is gone or damaged."""
+    """Return the epoch of a file; 0 if the file is missing or damaged."""
     try:
         return int(read_tensors(path)[1]["epoch"]) if path.exists() else 0
     except DamagedError:

@@ -1,4 +1,4 @@
-"""One trial from its configuration: builds the module and its data, trains it, and rebuilds what was trained."""
+"""One trial: build the module and its data from the configuration, train the module, and load the trained module."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from vidflow.training.optim import Optimisation
 from vidflow.training.recipe import ModuleRecipe, build_module, module_recipe
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
 
-# Clips whose times tell at which rate a feature set was sampled; their median does not change with more.
+# Clips whose times give the frame rate of a feature set; more clips do not change the median.
 _RATE_CLIPS = 256
 # Enough for a mean and a deviation per channel to three digits.
 _SCALE_CLIPS = 256
@@ -38,16 +38,16 @@ def run_trial(
     objective: Objective,
     device: torch.device | str | None = None,
 ) -> Iterator[EpochResult]:
-    """Train a trial, or go on with it, and yield the result of every epoch that was not done before.
+    """Train or resume a trial, and yield the result of every epoch that was not done before.
 
-    See `vidflow.training.fit.fit`. A trial that ends early is closed by `write_result` or `write_failure`.
+    See `vidflow.training.fit.fit`. Call `write_result` or `write_failure` to close a trial that ends early.
 
     Args:
         trial: Settings of the trial.
         reader: Its feature set.
         directory: Its folder.
         key: Fingerprint of everything that decides it.
-        objective: What an epoch is the best by.
+        objective: Metric by which the best epoch is chosen.
         device: Where to train; None is the GPU if there is one.
 
     Raises:
@@ -87,13 +87,13 @@ def load_task(directory: Path, *, device: torch.device | str = "cpu") -> Task:
     """Rebuild the best module of a trial from `best.safetensors` alone, in eval mode.
 
     Raises:
-        VidflowError: If the trial has none, or the file is damaged.
+        VidflowError: If the trial has no such file, or the file is damaged.
     """
     return load_trial(directory / BEST, device=device)[0]
 
 
 def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
-    """Rebuild the module of one `best.safetensors`, wherever it lies, in eval mode, and say which trial it is.
+    """Rebuild the module of a `best.safetensors` at any path, in eval mode, and return it with the trial's identity.
 
     Raises:
         VidflowError: If there is no such file, or it is damaged.
@@ -106,7 +106,7 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
 
 
 def _train_tokens(splits: Splits, task: Task) -> Iterator[Float[Tensor, "T K N D"]]:
-    """Yield the tokens of some clips of the training split, spread over it evenly."""
+    """Yield the tokens of some clips of the training split, evenly spread over it."""
     for index in splits.train[spread(len(splits.train), _SCALE_CLIPS)]:
         tokens = core_tokens(splits.reader[int(index)], task.num_depths, unmerged=task.unmerges)
         yield torch.from_numpy(tokens.astype(np.float32))
@@ -129,7 +129,7 @@ def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[n
 
 
 def _frame_rate(splits: Splits) -> float | None:
-    """Return the usual number of frames per second of the training clips; None where each has a single moment."""
+    """Return the median frame rate of the training clips; None if every clip has a single frame time."""
     times = [splits.reader[int(index)].pts_seconds for index in splits.train[:_RATE_CLIPS]]
     rates = [(len(clip) - 1) / (clip[-1] - clip[0]) for clip in times if clip[-1] > clip[0]]
     return float(np.median(rates)) if rates else None
