@@ -133,7 +133,7 @@ class BlockBipartite(BlockReducer):
         tokens: Instead of both: patch tokens left after the last block.
         schedule: How the removed tokens are spread over the blocks, if `num_merged` is an average or there is a budget.
         metric: What tokens are compared by.
-        head_pooling: How the keys of several heads are compared.
+        head_pooling: How the keys of several heads are combined.
         proportional_attention: Whether attention weights a token by its number of patches; no effect if dropped.
         positions: The position of a merged token in rotary embeddings.
         order: Order of the unmerged tokens of the sources' half, which decides the possible pairs in the next block.

@@ -98,7 +98,7 @@ class PostQuadtree(PostReducer):
     Attributes:
         spatial_threshold: Similarity of a cell to its parts from which it becomes one token; published .80 to .90.
         temporal_threshold: Similarity from which overlapping tokens of consecutive frames become one; published .50 to
-            .65; None joins nothing over time.
+            .65; null: nothing is joined over time.
         num_levels: The coarsest cells have sides of 2^num_levels patches; published 2 for a grid of 14.
 
     Source: STTM (Hyun et al., ICCV 2025). Differs in averaging by area, so that sizes count patches.

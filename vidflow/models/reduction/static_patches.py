@@ -186,7 +186,7 @@ class PostDycoke(PostReducer):
     Attributes:
         prune: Fraction of patches pruned from each frame of a window of four except its first, in [0, 1].
 
-    Source: DyCoke (Tao et al., CVPR 2025), temporal token merging, whose code drops the pruned tokens. It compares the
+    Source: DyCoke (Tao et al., CVPR 2025), temporal token merging, whose code drops the pruned tokens: it compares the
     second frame with the first, the fourth with the third, then the third with the first. Differs: the last window is
     pruned like all others.
     """

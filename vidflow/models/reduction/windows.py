@@ -91,7 +91,7 @@ class BlockWindows(BlockReducer):
 
     Attributes:
         local_threshold: Similarity from which a window merges, in [-1, 1].
-        global_threshold: Similarity from which a token merges with its partner; None leaves the second step out.
+        global_threshold: Similarity from which a token merges with its partner; null: no second step.
         local_block: Block of the first step, from 0.
         global_block: Block of the second.
         window: Side of a window in patches.
@@ -129,7 +129,7 @@ class BlockWindows(BlockReducer):
             raise VidflowError(f"reducer 'algm' has window {self.window}; wanted 2 to {min(grid)} patches")
 
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float | None:
-        """Return the cost of blocks and of comparing windows; None for two steps, whose middle count is not recorded."""
+        """Return the cost of blocks and of comparing windows; None for two steps: the count between is not recorded."""
         if self.global_threshold is not None:
             return None
         left = [shape.num_patches] * (self.local_block + 1) + [round(float(counts.mean()))] * num_blocks

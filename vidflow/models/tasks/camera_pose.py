@@ -28,14 +28,13 @@ _MOTION_STD = 0.01
 class CameraPoseTask(Task):
     """Predict how the camera moved since the previous frame, from the average token of the frame.
 
-    The head regresses translation (metres) and the first two columns of the rotation. The losses are the Euclidean
-    error of the translation and the Frobenius norm of the difference of the rotations. `standardize` replaces the
-    head's layer norm by batch norm: layer norm keeps the part of the average token that is the same in all frames;
-    where this part is large, the head sees little of the motion.
+    The head regresses translation (metres) and the first two columns of the rotation. `standardize` replaces the
+    head's layer norm by batch norm. Layer norm keeps the part of the average token that is the same in all frames; if
+    this part is large, the head sees little of the motion.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming nuScenes readout; Zhou et al. 2019 (arXiv 1812.07035) for
     the six numbers of a rotation; Kendall and Cipolla 2017 (arXiv 1704.00390), section 3.2.2, for the balance of the
-    two losses.
+    two losses: the Euclidean error of the translation and the Frobenius norm of the difference of the rotations.
     """
 
     def __init__(self, core: TemporalCore, options: TaskOptions) -> None:

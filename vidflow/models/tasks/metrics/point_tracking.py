@@ -15,7 +15,7 @@ QueryMode = Literal["first", "strided"]
 """Which frames count: those after the query frame, or all but the query frame."""
 
 RASTER = 256
-"""Pixels a side of the raster on which points are compared. Source: TAP-Vid (arXiv 2211.03726), section 4."""
+"""Side in pixels of the raster on which points are compared. Source: TAP-Vid (arXiv 2211.03726), section 4."""
 _THRESHOLD_PIXELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
