@@ -1,7 +1,7 @@
 """Frozen encoders, token reduction, temporal cores, readouts and tasks.
 
-The names below are imported when they are first asked for: torch and timm take seconds that a command which
-only looks at files should not pay.
+The names below are imported on first use: importing torch and timm takes seconds, and a command that only looks at
+files should not wait for them.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Released checkpoints to our modules and back: the torch files of the frozen-encoder paper, and RVM's JAX arrays."""
+"""Load released checkpoints into our modules, and export them: the frozen-encoder paper's files, RVM's JAX arrays."""
 
 from collections.abc import Collection, Mapping
 
@@ -17,7 +17,7 @@ from vidflow.models.tasks.point_tracking import PointTrackingTask
 from vidflow.models.tasks.task import Task
 from vidflow.models.tensor_checks import tensor_faults
 
-# (ours, released). Cores and the classification readout bear the released names already.
+# (ours, released). Cores and the classification readout already have the released names.
 _TASK_NAMES = (
     ("core.", "sequential_core."),
     ("depth_mixing.layers.", "encoder.interm_mlps."),
@@ -40,7 +40,7 @@ _POINT_NAMES = (
 )
 _FREQUENCIES = "fourier_enc.freqs"
 _ADAPTERS = "encoder.interm_mlps."
-# Words of RVM's names that we have others for.
+# RVM's word to ours, for names that differ.
 _RVM_WORDS = {
     "xa_blocks_": "layers",
     "ca_attention": "ca_attn",
@@ -56,24 +56,24 @@ _RVM_WORDS = {
 def load_released(
     module: TemporalCore | Task, tensors: Mapping[str, Tensor], *, rvm: Mapping[str, np.ndarray] | None = None
 ) -> None:
-    """Load weights that bear the released names into a core or a task.
+    """Load weights with the released names into a core or a task.
 
-    A `model.` prefix, as Lightning writes it, is taken off. The frozen encoder is no part of our modules, so
-    `encoder.*` counts only where it is an adapter of a tapped depth; `loss_fn.*` is not needed to predict, and the
-    weights of the loss stay as they are where it is absent. So do the frequencies of Fourier encodings and the
-    counters of batch norm: frequencies are computed, and must agree where the checkpoint has them. Other buffers, such
-    as the running statistics of batch norm, are as necessary as parameters. Nothing is loaded unless everything fits.
+    A `model.` prefix, as Lightning writes it, is removed. Our modules do not contain the frozen encoder: of
+    `encoder.*` only the adapters of tapped depths are read. Three kinds of tensors may be absent, and ours then stay
+    as they are: `loss_fn.*`, the counters of batch norm, and the frequencies of Fourier encodings. Frequencies are
+    computed; a checkpoint's must equal them. All other buffers are required, such as the running statistics of batch
+    norm. Nothing is loaded unless everything fits.
 
     Args:
         module: A core, for tensors of a core alone, or a task.
         tensors: The tensors of the checkpoint.
-        rvm: RVM's arrays, as for `load_rvm`. They are for a checkpoint that was trained on RVM's frozen core and does
-            not hold it: the core is loaded from them, all but its output norm, which RVM does not have.
+        rvm: RVM's arrays, as for `load_rvm`. Give them for a checkpoint that was trained on RVM's frozen core and does
+            not contain it. They load the whole core except its output norm, which RVM does not have.
 
     Raises:
-        VidflowError: Names are missing, unexpected, of another shape or kind of number, without values (meta, sparse,
-            quantized), not finite, or in each other's memory, or frequencies differ; all of them are listed. Or
-            `rvm` does not fit the core.
+        VidflowError: The message lists every tensor that is missing, unexpected, of another shape or kind of number,
+            without values (meta, sparse, quantized), not finite, or in another's memory, and frequencies that differ.
+            Or `rvm` does not fit the core.
     """
     if others := [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]:
         raise VidflowError(f"{', '.join(others)}: no tensors; of a Lightning file give checkpoint['state_dict']")
@@ -91,7 +91,7 @@ def load_released(
 def export_released(module: TemporalCore | Task) -> dict[str, Tensor]:
     """Return the weights under the released names: the inverse of `load_released`, without the `model.` prefix.
 
-    What the published models do not have keeps our name.
+    A tensor that the published models do not have keeps our name.
     """
     state = module.state_dict()
     return {name: state[key].detach().clone() for key, name in _released_names(module).items()}
@@ -100,20 +100,20 @@ def export_released(module: TemporalCore | Task) -> dict[str, Tensor]:
 def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> None:
     """Load the recurrent core of RVM's released `.npz` into a gated transformer core of either variant.
 
-    Arrays outside `rnn_core/` are ignored: those of RVM's image encoder are loaded by naming the file in
-    `encoder.weights`, with the timm model of its size. `rvm` computes what RVM does. The frozen-encoder paper puts
-    RVM's weights into `released`: the bias of its state norm becomes zero, and its output norm, which RVM does not
-    have, stays as it is.
+    Arrays outside `rnn_core/` are ignored. To load RVM's image encoder, name the file in `encoder.weights`, with the
+    timm model of the same size. The variant `rvm` computes what RVM does. The frozen-encoder paper loads RVM's weights
+    into the variant `released`: the bias of the state norm becomes zero; the output norm, which RVM does not have,
+    stays as it is.
 
     Source: google-deepmind/representations4d, `colabs/rvm_inference_demo.ipynb`, names of the modules.
 
     Args:
         core: Built with `rvm_num_heads(arrays)` heads.
-        arrays: What `numpy.load(path, allow_pickle=False)` gives.
+        arrays: The result of `numpy.load(path, allow_pickle=False)`.
 
     Raises:
-        VidflowError: Names are missing, unexpected, of another shape or not finite, all of which are listed, or the
-            heads are not as many, which no shape of ours shows.
+        VidflowError: The message lists every array that is missing, unexpected, of another shape or not finite. Or the
+            number of heads differs, which our shapes do not show.
     """
     found = _rvm_tensors(core, arrays)
     names = {key: key for key in core.state_dict() if not key.startswith("output_norm.")}
@@ -121,7 +121,7 @@ def load_rvm(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> No
 
 
 def rvm_num_heads(arrays: Mapping[str, np.ndarray]) -> int:
-    """Read the number of attention heads off RVM's arrays.
+    """Read the number of attention heads from RVM's arrays.
 
     Raises:
         VidflowError: There is no such array.
@@ -157,7 +157,7 @@ def _core_of_rvm(
 
 
 def _rvm_tensors(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Return the tensors of RVM's recurrent core under the names of ours."""
+    """Return the tensors of RVM's recurrent core under our names."""
     if (num_heads := rvm_num_heads(arrays)) != core.num_heads:
         raise VidflowError(f"the core has {core.num_heads} heads, RVM's arrays {num_heads}; build it with as many")
     prefix = "rnn_core/"
@@ -170,7 +170,7 @@ def _rvm_tensors(core: GatedTransformerCore, arrays: Mapping[str, np.ndarray]) -
 
 
 def _released_names(module: TemporalCore | Task) -> dict[str, str]:
-    """Map our name of every parameter and buffer to the released one."""
+    """Map our name of every parameter and buffer to its released name."""
     renames: tuple[tuple[str, str], ...] = _TASK_NAMES if isinstance(module, Task) else ()
     match module:
         case BoxTrackingTask():
@@ -192,7 +192,7 @@ def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
 
 
 def _is_optional(name: str) -> bool:
-    """Whether a module predicts the same without a tensor of the checkpoint."""
+    """Whether a module predicts the same without this tensor of the checkpoint."""
     return name.startswith("loss_fn.") or name.endswith((_FREQUENCIES, ".num_batches_tracked"))
 
 
@@ -202,7 +202,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def _load(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tensor], extra: set[str]) -> None:
-    """Copy `found` into `module` by `names` (theirs to ours), or say everything that does not fit."""
+    """Copy `found` into `module` by `names` (theirs to ours), or report everything that does not fit."""
     state = module.state_dict()
     problems = [f"missing: {name} {tuple(state[key].shape)}" for name, key in names.items() if name not in found]
     problems += [f"unexpected: {name} {tuple(found[name].shape)}" for name in sorted(extra)]
@@ -218,7 +218,7 @@ def _load(module: nn.Module, names: Mapping[str, str], found: Mapping[str, Tenso
             f"the checkpoint does not fit {type(module).__name__} ({len(problems)} problems); build it with the "
             "options the checkpoint was trained with:\n  " + "\n  ".join(problems)
         )
-    # Copies first: what was found may be the module's own tensors under other names.
+    # Copy first: the found tensors may be the module's own under other names.
     copies = {key: found[name].detach().to(state[key].dtype, copy=True) for name, key in names.items()}
     with torch.no_grad():
         for key, copy in copies.items():

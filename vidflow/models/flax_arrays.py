@@ -1,4 +1,4 @@
-"""Arrays of flax modules as tensors in torch's layout and under other names.
+"""Turn arrays of flax modules into tensors with torch's layout and other names.
 
 Axes: D width, h heads, d width of a head, H and W pixels of a patch.
 """
@@ -15,19 +15,20 @@ _PROJECTIONS = ("query", "key", "value")
 
 
 def from_flax(arrays: Mapping[str, np.ndarray], *, words: Mapping[str, str], fused: str) -> dict[str, Tensor]:
-    """Return every array as torch keeps it, in float32.
+    """Return every array in torch's layout and in float32.
 
-    Dense kernels are (in, out); those of queries, keys and values (D, h, d), which torch keeps in one tensor, and of
-    what the heads attended to, `out`, (h, d, D). A kernel over one frame is (1, H, W, in, out).
+    A dense kernel in flax is (in, out). The kernels of queries, keys and values are (D, h, d); torch fuses these three
+    into one tensor. The output projection of attention, `out`, is (h, d, D). A kernel over one frame is
+    (1, H, W, in, out).
 
     Args:
         arrays: By name, with `/` between modules.
-        words: Our word for each word of a name that is another one; one that ends in `_` stands for a list of modules.
-        fused: Name of the fused tensor, made from that of the attention and `weight` or `bias`.
+        words: Our word for each word of a name, where they differ; a word that ends in `_` names a list of modules.
+        fused: Name of the fused tensor, a format string for the attention's name and `weight` or `bias`.
 
     Raises:
-        VidflowError: An array has not the axes that its name says, holds no floating-point numbers, or is there twice;
-            or queries, keys and values of an attention differ in shape.
+        VidflowError: An array does not have the axes that its name requires, is not of floating-point numbers, or is
+            there twice; or queries, keys and values of an attention differ in shape.
     """
     found: dict[str, Tensor] = {}
     for name, array in arrays.items():
@@ -53,7 +54,7 @@ def from_flax(arrays: Mapping[str, np.ndarray], *, words: Mapping[str, str], fus
 
 
 def _is_flax(module: str, leaf: str, array: np.ndarray) -> bool:
-    """Whether an array is of numbers and has as many axes as its name says."""
+    """Whether an array is of floating-point numbers and has the number of axes that its name requires."""
     if np.asarray(array).dtype.kind != "f":
         return False
     if leaf != "kernel":

@@ -1,4 +1,4 @@
-"""Say which weights an encoder will have, cheaply: torch and timm are imported for the hub's alone.
+"""Identify an encoder's weights without building it; torch and timm are imported only for weights from the hub.
 
 The identity goes into fingerprints, so that a stage can tell within a second that its artifacts are complete.
 """
@@ -13,17 +13,17 @@ from vidflow.models.weights import weights_kind
 
 
 def weights_identity(name: str, weights: str) -> str:
-    """Return a string that changes when the encoder's weights do, without building the encoder.
+    """Return a string that changes when the encoder's weights change, without building the encoder.
 
-    A process reads a file once while it does not change, and asks for the hub's file of a model once.
+    A process reads an unchanged file once, and asks the hub for a model's file once.
 
     Args:
         name: The timm model the weights are for.
         weights: `hub`, `random:SEED`, or the path of a checkpoint.
 
     Returns:
-        For a file and for the hub the file's sha256. For random weights the seed together with the versions of timm and
-        torch, whose initialisers and generators make the weights.
+        The sha256 of the file or of the hub's file. For random weights the seed and the versions of timm and torch,
+        which initialise the weights.
 
     Raises:
         VidflowError: The setting is malformed, the file does not exist, or the hub does not have it.
@@ -38,7 +38,7 @@ def weights_identity(name: str, weights: str) -> str:
 
 @functools.cache
 def _hub_identity(name: str) -> str:
-    # Only timm knows which file that is; importing it costs seconds, hence here.
+    # Only timm knows which file that is. Imported here because the import takes seconds.
     from vidflow.models.encoder.hub import hub_file
 
     path = hub_file(name)

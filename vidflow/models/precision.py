@@ -1,4 +1,4 @@
-"""The floor of numeric precision for what half precision would spoil: scans, step sizes, coordinates."""
+"""At least single precision for values that half precision would spoil: scans, step sizes, coordinates."""
 
 import torch
 from torch import Tensor

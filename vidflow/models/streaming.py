@@ -1,4 +1,4 @@
-"""A trained task behind its frozen encoder, fed with one frame of a video after another.
+"""A frozen encoder and a trained task that process a video frame by frame.
 
 Axes: H and W pixels of a frame, S pixels a side of the encoder's input, O boxes, Q points, L tokens of the core,
 K tapped depths, N patches, D width.
@@ -24,7 +24,7 @@ Prepare = Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[Tensor, "S S 3"]]
 
 
 class StreamingModel:
-    """Predicts every frame when it comes; what it remembers of the past has a fixed size.
+    """Predicts each frame as it arrives; its state has a fixed size.
 
     Attributes:
         num_frames: Frames seen since the start.
@@ -34,10 +34,10 @@ class StreamingModel:
         """Start before the first frame.
 
         Args:
-            task: Trained task; is put into eval mode.
-            encoder: The encoder whose features it was trained on, on the same device.
-            prepare: Makes a frame of any size the encoder's square, as the clips of the training were made; None where
-                frames have that size already.
+            task: Trained task; it is set to eval mode.
+            encoder: The encoder whose features the task was trained on, on the same device.
+            prepare: Turns a frame of any size into the encoder's square, as for the training clips; None if frames
+                already have that size.
 
         Raises:
             VidflowError: The task's weights are not finite.
@@ -60,7 +60,7 @@ class StreamingModel:
 
     @cached_property
     def trial_sha256(self) -> str:
-        """Digest of the trained weights and of the encoder's, by which a state knows its trial."""
+        """Digest of the task's and the encoder's weights, by which a state identifies its trial."""
         weights = f"{state_sha256(self._task.state_dict())} {self._encoder.weights_sha256}"
         return hashlib.sha256(weights.encode()).hexdigest()
 
@@ -80,18 +80,18 @@ class StreamingModel:
         """Predict the next frame; the encoder runs once.
 
         Args:
-            frame: RGB frame of any size that `prepare` takes.
+            frame: RGB frame of any size that `prepare` accepts.
             boxes: More boxes to follow from this frame on, corners in [0, 1] of the square; for `box_tracking`.
             points: More points to follow from this frame on, x and y in [0, 1] of the square; for `point_tracking`.
 
         Returns:
-            What the task predicts for this frame, without axes of batch and time: `logits` (C,), `boxes` (O, 4),
+            The task's predictions for this frame, without batch and time axes: `logits` (C,), `boxes` (O, 4),
             `points` (Q, 2) with `visibility_logits` and `uncertainty_logits` (Q,), `depth` (H, W) in metres, or
             `camera_motion` (9,). Followed boxes and points keep the order in which they were given.
 
         Raises:
-            ValueError: The task takes no such queries, or the frame has not the size that is wanted; nothing is
-                remembered of it.
+            ValueError: The task takes no such queries, or the frame has another size than required; the state stays
+                as it was.
         """
         asked = {"boxes": boxes, "points": points}
         queries = [self._checked(name, given) for name, given in asked.items() if given is not None]
@@ -99,7 +99,7 @@ class StreamingModel:
         encoded = self._encoder(self._prepare(pixels)[None])
         for added in queries:
             self._follow(added)
-        # Features are kept in half precision, so the task has never seen a finer one.
+        # Feature files are in half precision, so the task was trained on half precision.
         tokens = self._on_grid(encoded)[:, -self._task.num_depths :].float()
         prefix = encoded.prefix.half().float() if encoded.prefix.shape[1] else None
         predictions, self._state = self._task.step(tokens, prefix, self._queries, self._state)
@@ -107,20 +107,20 @@ class StreamingModel:
         return {name: part[0].float().cpu().numpy() for name, part in predictions.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies, on the host, of all that is remembered; together with the weights they go on where it was.
+        """Return copies of the whole state, on the host; a model with the same weights can continue from them.
 
         Raises:
-            VidflowError: It is not finite, so that nothing can go on from it.
+            VidflowError: The state is not finite, so nothing can continue from it.
         """
         named = self._named(self.num_frames, self._state, self._queries, self._grid)
         _require_finite(named)
         return {name: part.detach().cpu().clone().contiguous() for name, part in named.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned.
+        """Continue from a state that `state_dict` returned.
 
         Raises:
-            VidflowError: It is the state of another trial, or not finite; what was remembered before stays.
+            VidflowError: The state is of another trial, or not finite; the model keeps its current state.
         """
         if (saved_by := _digest_in(state)) != self.trial_sha256:
             raise VidflowError(
@@ -154,7 +154,7 @@ class StreamingModel:
         )
 
     def _checked(self, name: str, given: Float[np.ndarray, "queries numbers"]) -> Float[Tensor, "1 queries numbers"]:
-        """Return queries of the kind that the task takes."""
+        """Return the queries as a tensor, or raise if the task does not take them."""
         if name != self._asks:
             raise ValueError(f"{type(self._task).__name__} got {name}; it takes {self._asks or 'no queries'}")
         added = torch.as_tensor(given, dtype=torch.float32, device=self._encoder.device)[None]
@@ -166,7 +166,7 @@ class StreamingModel:
         return added
 
     def _follow(self, added: Float[Tensor, "1 queries numbers"]) -> None:
-        """Add queries that belong to the frame to come, with nothing remembered of them yet."""
+        """Add queries that start at the next frame, with a fresh state."""
         assert self._asks is not None
         frames = torch.full(added.shape[:2], self.num_frames, device=added.device)
         self._queries = {
@@ -180,9 +180,9 @@ class StreamingModel:
         self._state = TaskState(self._state.core, (age, *parts))
 
     def _on_grid(self, encoded: EncodedFrames) -> Float16[Tensor, "1 K N D"]:
-        """Put the tokens of a reduced frame back to all their patches, as training does.
+        """Unmerge the tokens of a reduced frame to the full grid of patches, as training does.
 
-        A patch that was dropped shows what its place held in the frame before, zeros where there is none.
+        A dropped patch gets the token of the same place in the previous frame, zeros at the start.
         """
         tokens = encoded.tokens.half()
         if encoded.assignment is None:
@@ -193,7 +193,7 @@ class StreamingModel:
         return self._grid
 
     def _empty_grid(self) -> Float16[Tensor, "1 K N D"]:
-        """Return the places before the first frame; nothing has to be held where all patches are kept."""
+        """Return the grid before the first frame; an encoder without reduction needs none."""
         encoder = self._encoder
         num_patches = 0 if encoder.reduction is None else encoder.grid[0] * encoder.grid[1]
         shape = (1, len(encoder.depths), num_patches, encoder.embed_dim)
@@ -220,7 +220,7 @@ class StreamingModel:
 
 
 def _as_it_is(frame: UInt8[np.ndarray, "S S 3"]) -> UInt8[Tensor, "S S 3"]:
-    """Take a frame; torch knows no views that run backwards, as those of flipped frames do."""
+    """Convert a frame; torch has no negative strides, which views of flipped frames have."""
     return torch.from_numpy(np.ascontiguousarray(frame))
 
 

@@ -1,4 +1,4 @@
-"""What tensors from elsewhere must be before their values are copied into a module, and the digest of a module's."""
+"""Check tensors from files before their values are copied into a module, and compute the digest of a state dict."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,10 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def tensor_faults(found: Mapping[str, object], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Say of every tensor why its values cannot be taken.
+    """Say why a tensor's values cannot be copied, one line per faulty tensor.
 
     Args:
-        found: What is to be copied.
+        found: The tensors to copy.
         wanted: The tensors to copy into, under the same names.
     """
     faults = {name: fault for name, value in found.items() if (fault := _fault(value, wanted[name]))}
@@ -54,14 +54,14 @@ def _fault(value: object, wanted: Tensor) -> str | None:
         return f"is {_short(value.dtype)}, wanted {', '.join(map(_short, kinds))}"
     if any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
         return "is an expanded view, whose values share memory; make it contiguous"
-    # As it will be: a number that float64 holds may be infinite in float32.
+    # In the target's dtype: a finite float64 number may be infinite in float32.
     if not value.to(wanted.dtype).isfinite().all():
         return f"holds NaN or infinite numbers in {_short(wanted.dtype)}"
     return None
 
 
 def _shared_memory(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield the pairs of contiguous tensors that lie in the same memory: one of them is not what it was saved as."""
+    """Report pairs of contiguous tensors whose memory overlaps: one of them cannot have its saved values."""
     dense = [(value, name) for name, value in tensors.items() if value.numel() and value.is_contiguous()]
     places = sorted((str(value.device), value.data_ptr(), value.nbytes, name) for value, name in dense)
     for (device, start, size, name), (other_device, other_start, _, other) in pairwise(places):

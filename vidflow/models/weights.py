@@ -1,4 +1,4 @@
-"""Say what a `weights` setting means, without torch."""
+"""Classify a `weights` setting without torch."""
 
 import re
 from pathlib import Path

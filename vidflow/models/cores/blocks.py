@@ -1,4 +1,4 @@
-"""Residual parts that several cores are built from: the two-layer MLP, stochastic depth, and attention within a frame.
+"""Residual blocks that several cores share: the two-layer MLP, stochastic depth, and attention within a frame.
 
 Axes: B clips, T frames, N tokens of a frame, D width.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 DropUnit = Literal["clip", "frame"]
-"""What stochastic depth drops as one: a whole clip, or each frame by itself (as the released training did)."""
+"""Whether stochastic depth drops whole clips, or each frame independently (as in the released training)."""
 
 
 class Mlp(nn.Module):
@@ -37,8 +37,8 @@ class SpatialBlock(nn.Module):
     """Pre-norm attention among the tokens of each frame, then an MLP, both with stochastic depth.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), MMix and GMMix. Stochastic depth: Huang et al. 2016. Differs by
-    default in dropping a residual for whole clips: when frames drop it one by one, frames of one clip pass through
-    networks of different depth, which a recurrence sees as motion. `drop_unit="frame"` is the published way.
+    default: a residual is dropped for a whole clip. If each frame drops it independently, frames of one clip pass
+    through networks of different depth, and a recurrence sees that as motion. `drop_unit="frame"` is as published.
     """
 
     def __init__(
@@ -74,6 +74,6 @@ class SpatialBlock(nn.Module):
 
 
 def fitting_heads(width: int, *, most: int) -> int:
-    """Return the largest number of heads up to `most` that leaves each an even width of at least 16, or 1."""
+    """Return the largest number of heads up to `most` with an even width of at least 16 per head, or 1."""
     fitting = (heads for heads in range(most, 1, -1) if width % (2 * heads) == 0 and width // heads >= 16)
     return next(fitting, 1)

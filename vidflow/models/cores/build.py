@@ -27,15 +27,15 @@ def build_core(
     """Build a temporal core.
 
     Args:
-        name: Which core.
+        name: Name of the core.
         embed_dim: Width D of the tokens.
-        num_layers: Blocks; `identity` and `mean` have none.
-        num_heads: Attention heads of the cores that attend; None is `default_heads`.
+        num_layers: Number of blocks; `identity` and `mean` have none.
+        num_heads: Attention heads, for cores with attention; None is `default_heads`.
         dropout: Dropout rate in [0, 1) of the Mamba cores and of causal attention.
-        drop_path: Rate in [0, 1) of stochastic depth in their spatial blocks.
+        drop_path: Rate in [0, 1) of stochastic depth in the spatial blocks of these cores.
         drop_unit: Whether stochastic depth drops whole clips or single frames.
-        state_dim: Numbers that Mamba keeps per inner channel.
-        window: Frames that each layer of causal attention sees.
+        state_dim: State size of Mamba per inner channel.
+        window: Number of frames that each layer of causal attention sees.
         gated_variant: Norms and GELU of the gated transformer: as released in torch, or RVM's own.
 
     Raises:
@@ -82,7 +82,7 @@ def build_core(
 
 
 def default_heads(name: CoreName, embed_dim: int) -> int:
-    """Return the published number of heads, and for other widths up to 16 heads that fit.
+    """Return the published number of heads; for other widths, the largest number up to 16 that fits.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137) and its code: 16 heads in every spatial block; the gated transformer
     has 8, 12 and 16 at widths 384, 768 and 1024.

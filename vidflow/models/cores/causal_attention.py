@@ -1,4 +1,4 @@
-"""The causal attention core: each token attends to its own past within a window, and frames mix in between.
+"""The causal attention core: each token attends to its own past frames in a window; other blocks attend within frames.
 
 Axes: B clips, T frames, N tokens of a frame, D width, W frames of the window, h heads.
 """
@@ -11,16 +11,16 @@ from torch.nn import functional
 from vidflow.models.cores.blocks import DropUnit, SpatialBlock
 from vidflow.models.cores.temporal_core import State, StateShape, TemporalCore
 
-# Slowest rotation: one radian in about this many frames. Windows are tens of frames, not thousands of words.
+# The slowest rotation is one radian in about this many frames. Windows are tens of frames, not thousands of words.
 _ROTARY_BASE = 100.0
 
 
 def rotate_frames(x: Float[Tensor, "S h L d"], first: int = 0) -> Float[Tensor, "S h L d"]:
-    """Rotate pairs of channels by angles that grow with the frame, so that products depend on the distance in time.
+    """Rotate pairs of channels by angles that grow with the frame; products then depend on the distance in time.
 
     Args:
         x: Vectors of L consecutive frames.
-        first: Position of the first of them.
+        first: Position of the first frame.
 
     Source: Su et al. 2021, RoFormer (arXiv 2104.09864), section 3.2.2; base 100 instead of 10000.
     """
@@ -51,8 +51,8 @@ class TemporalAttention(nn.Module):
 
         Args:
             x: Tokens of the next T frames.
-            past: Keys and values (E = 2 D) of the P = W - 1 frames before, not rotated: a product of rotated vectors
-                depends on their distance only, so positions may be counted from the oldest frame kept.
+            past: Keys and values (E = 2 D) of the P = W - 1 previous frames, not rotated. A product of rotated vectors
+                depends only on their distance, so positions can be counted from the oldest frame in `past`.
             mask: Which of the L = P + T frames each new frame may see.
 
         Returns:
@@ -115,12 +115,12 @@ class CausalAttentionCore(TemporalCore):
         self.output_norm = nn.LayerNorm(embed_dim)
 
     def state_shapes(self, num_tokens: int) -> tuple[StateShape, ...]:
-        """Remember how many past frames are real, and per layer the keys and values of the last W - 1 frames."""
+        """Remember how many past frames are real, and the keys and values of the last W - 1 frames of each layer."""
         cache: StateShape = ((num_tokens, self.window - 1, 2 * self.embed_dim), None)
         return ((), torch.int64), *(cache for _ in self.temporal_blocks)
 
     def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
-        """Go through the frames in parts of W, so that memory grows with T and not with its square."""
+        """Process the frames in parts of W, so that memory grows with T and not with its square."""
         state = self._start(tokens, state)
         outputs = []
         for part in torch.split(tokens, self.window, dim=1):
@@ -140,7 +140,7 @@ class CausalAttentionCore(TemporalCore):
         return x, ((num_past + x.shape[1]).clamp(max=self.window - 1), *kept)
 
     def _visible(self, num_past: Tensor, num_frames: int) -> Bool[Tensor, "B T L"]:
-        """Allow frame t the kept frames t .. t + W - 1 (itself the last), except slots older than the stream."""
+        """Let frame t see the slots t .. t + W - 1, of which the last is itself, except slots before the stream."""
         past = self.window - 1
         slot = torch.arange(past + num_frames, device=num_past.device)
         frame = torch.arange(num_frames, device=num_past.device)[:, None]

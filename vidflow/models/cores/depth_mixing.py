@@ -20,7 +20,7 @@ class DepthAdapter(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(embed_dim, 2 * embed_dim), nn.GELU(), nn.Linear(2 * embed_dim, embed_dim))
 
     def forward(self, rows: Float[Tensor, "rows D"], chunk_rows: int | None) -> Float[Tensor, "rows D"]:
-        """Normalise over all rows, then apply the MLP, in chunks that the backward pass recomputes if asked to."""
+        """Normalise over all rows, then apply the MLP, with `chunk_rows` in chunks that are recomputed backward."""
         normed: Tensor = self.bn(rows)
         parts = [normed] if chunk_rows is None else torch.split(normed, chunk_rows)
         run = self.mlp if chunk_rows is None else partial(checkpoint, self.mlp, use_reentrant=False)
@@ -28,17 +28,16 @@ class DepthAdapter(nn.Module):
 
 
 class DepthMixing(nn.Module):
-    """Enrich the patch tokens of each depth, average the depths, and put the prefix tokens in front.
+    """Apply each depth's adapter to its patch tokens, average the depths, and put the prefix tokens in front.
 
-    The statistics of batch norm come from all frames and patches of a call, whatever `chunk_frames` is, so memory can
-    be bounded without a change of the result.
+    Batch norm uses all frames and patches of a call. So `chunk_frames` bounds memory without changing the result.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), multi-depth features: `X = mean_j(F_j + MLP_j(BN_j(F_j)))` over the
-    normalised outputs of K = 4 blocks; prefix tokens are those of the last depth, not enriched.
+    normalised outputs of K = 4 blocks; prefix tokens are those of the last depth, without an adapter.
     """
 
     def __init__(self, embed_dim: int, num_depths: int, *, chunk_frames: int | None = None) -> None:
-        """Build one adapter per depth; `chunk_frames` bounds the frames whose MLP activations are held at once."""
+        """Build one adapter per depth; MLP activations of at most `chunk_frames` frames are in memory at once."""
         super().__init__()
         self.layers = nn.ModuleList(DepthAdapter(embed_dim) for _ in range(num_depths))
         self.chunk_frames = chunk_frames
@@ -50,10 +49,10 @@ class DepthMixing(nn.Module):
 
         Args:
             tokens: Patch tokens of every tapped depth, shallow to deep, after the encoder's final norm.
-            prefix: Class token and registers of the last depth, or None where there are none.
+            prefix: Class token and registers of the last depth, or None if there are none.
 
         Returns:
-            The tokens that the core sees: prefix, then patches.
+            The core's input tokens: prefix, then patches.
         """
         chunk_rows = None if self.chunk_frames is None else self.chunk_frames * tokens.shape[3]
         depths = tokens.unbind(2)
@@ -65,7 +64,7 @@ class DepthMixing(nn.Module):
 def join_prefix(
     patches: Float[Tensor, "B T N D"], prefix: Float[Tensor, "B T P D"] | None, dtype: torch.dtype
 ) -> Float[Tensor, "B T P+N D"]:
-    """Put the prefix tokens, if any, in front of the patch tokens, both cast to `dtype` on the way."""
+    """Cast both to `dtype` and put the prefix tokens, if any, in front of the patch tokens."""
     if prefix is None:
         return patches.to(dtype)
     num_prefix = prefix.shape[2]

@@ -1,4 +1,4 @@
-"""The gated transformer core: one token memory per frame, rewritten through update and reset gates.
+"""The gated transformer core: one memory vector per token, updated at each frame through update and reset gates.
 
 Axes: B clips, T frames, N tokens of a frame, D width.
 """
@@ -13,11 +13,11 @@ from vidflow.models.cores.blocks import Mlp
 from vidflow.models.cores.temporal_core import State, StateShape, TemporalCore
 
 GatedVariant = Literal["released", "rvm"]
-"""`released`: as the torch checkpoints of the frozen-encoder paper were trained. `rvm`: as RVM's own weights were."""
+"""`released`: for the torch checkpoints of the frozen-encoder paper. `rvm`: for RVM's own weights."""
 
-# The norms inside the transformer and, in the released torch code, the norm of the state.
+# Eps of the norms inside the transformer and, in the released torch code, of the state norm.
 _INNER_EPS = 1e-6
-# RVM's own norm of the state. It matters while the state is still small, early in a clip.
+# Eps of RVM's own state norm. It matters early in a clip, while the state is small.
 _RVM_STATE_EPS = 1e-4
 
 
@@ -59,7 +59,7 @@ class MemoryTransformer(nn.Module):
 
 
 class GatedTransformerCore(TemporalCore):
-    """Keep one memory vector per token, and decide per token and channel how much of it each frame rewrites.
+    """Keep one memory vector per token; gates decide per token and channel how much each frame updates it.
 
     With x the frame, s the memory (zero at first): u = sigmoid(W_ux x + W_us s), g = sigmoid(W_rx x + W_rs s),
     h = transformer(x, g * LN(s)), s <- (1 - u) s + u h; the output is LN(s).
@@ -85,7 +85,7 @@ class GatedTransformerCore(TemporalCore):
         return (((num_tokens, self.embed_dim), None),)
 
     def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
-        """Rewrite the memory frame by frame."""
+        """Update the memory frame by frame."""
         (memory,) = self._start(tokens, state)
         memories = []
         for frame in tokens.unbind(1):

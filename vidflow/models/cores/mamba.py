@@ -1,6 +1,6 @@
-"""The Mamba cores: a selective state space along time per token, alone, after spatial attention, or gated as well.
+"""The Mamba cores: a selective state space along time per token; optionally with spatial attention, also with gates.
 
-Axes: B clips, T frames, N tokens of a frame, D width, S = B N sequences, E = 2 D inner channels, n numbers of state per
+Axes: B clips, T frames, N tokens of a frame, D width, S = B N sequences, E = 2 D inner channels, n state size per
 channel, r rank of the step size.
 """
 
@@ -22,7 +22,7 @@ from vidflow.models.cores.temporal_core import State, StateShape, TemporalCore
 from vidflow.models.precision import at_least_single
 
 Mixing = Literal["none", "spatial", "gated"]
-"""What a Mamba core does beside the scan: nothing, attention within frames, or that and a gate on the scan."""
+"""What a Mamba core adds to the scan: nothing, attention within frames, or attention and a gate on the scan."""
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ MixerState = tuple[Float[Tensor, "S 3 E"], Float[Tensor, "S n E"]]
 class MambaMixer(nn.Module):
     """The Mamba-1 mixer over a batch of sequences, with the state passed in and out.
 
-    Source: Gu and Dao 2023, Mamba (arXiv 2312.00752), section 3 and the defaults of mamba-ssm. `A_log` and `D` carry
-    `_no_weight_decay`, as the authors' do.
+    Source: Gu and Dao 2023, Mamba (arXiv 2312.00752), section 3 and the defaults of mamba-ssm. As in the authors' code,
+    `A_log` and `D` have the attribute `_no_weight_decay`.
     """
 
     def __init__(self, embed_dim: int, state_dim: int) -> None:
@@ -58,7 +58,7 @@ class MambaMixer(nn.Module):
         self._reset_step_size()
 
     def _reset_step_size(self) -> None:
-        """Spread the step sizes log-uniformly; the bias is their inverse softplus."""
+        """Initialise the step sizes log-uniformly; the bias is their inverse softplus."""
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         low, high = (math.log(bound) for bound in _DELTA_RANGE)
         delta = (torch.rand(self.dt_proj.out_features) * (high - low) + low).exp().clamp(min=_DELTA_FLOOR)
@@ -68,7 +68,7 @@ class MambaMixer(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "S T D"], state: MixerState | None
     ) -> tuple[Float[Tensor, "S T D"], MixerState]:
-        """Run over the sequences; the state is the last three conv inputs and the scan's state."""
+        """Process the sequences; the state is the last three conv inputs and the scan's state."""
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
         window, hidden = state if state is not None else (None, None)
         x, window = self._convolve(x, window)
@@ -84,7 +84,7 @@ class MambaMixer(nn.Module):
     def _convolve(
         self, x: Float[Tensor, "S T E"], window: Float[Tensor, "S 3 E"] | None
     ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S 3 E"]]:
-        """Convolve each channel with its last four inputs; zeros stand before the first frame."""
+        """Convolve the last four inputs of each channel; inputs before the first frame are zero."""
         if window is None:
             window = x.new_zeros(x.shape[0], _CONV_WIDTH - 1, x.shape[2])
         padded = torch.cat([window.to(x.dtype), x], dim=1)
@@ -94,7 +94,7 @@ class MambaMixer(nn.Module):
     def _scan(
         self, delta: Tensor, x: Tensor, b: Tensor, c: Tensor, hidden: Float[Tensor, "S n E"] | None
     ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
-        """Choose the kernel where it applies: it starts from zero, so a carried state needs the plain scan."""
+        """Use the kernel if possible; it starts from a zero state, so a given state needs the plain scan."""
         decay = -at_least_single(self.A_log).exp()
         if hidden is None and x.is_cuda and (kernel := _load_kernel()) is not None:
             return _kernel_scan(kernel, delta, x, decay, b, c, self.D.float())
@@ -106,7 +106,7 @@ class MambaMixer(nn.Module):
 
 @cache
 def _load_kernel() -> Any:
-    """Return mamba-ssm's selective scan, or None where it is not installed or does not fit this torch."""
+    """Return mamba-ssm's selective scan, or None if it is not installed or does not work with this torch."""
     if find_spec("mamba_ssm") is None:
         return None
     try:
@@ -119,9 +119,9 @@ def _load_kernel() -> Any:
 def _kernel_scan(
     kernel: Any, delta: Tensor, x: Tensor, decay: Tensor, b: Tensor, c: Tensor, skip: Tensor
 ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
-    """Run mamba-ssm's CUDA kernel, which wants channels before steps and starts from a zero state.
+    """Run mamba-ssm's CUDA kernel, which takes channels before steps and starts from a zero state.
 
-    No gradient comes back through the state that it returns: that cuts training in parts after each part.
+    The returned state is detached: if a clip is trained in parts, no gradient flows from one part to the part before.
     """
     delta, x, b, c = (part.float().transpose(1, 2).contiguous() for part in (delta, x, b, c))
     y, hidden = kernel(x, delta, decay, b, c, skip, return_last_state=True)
@@ -140,7 +140,7 @@ class MambaBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T N D"], state: State | None
     ) -> tuple[Float[Tensor, "B T N D"], tuple[Tensor, Tensor]]:
-        """Run every token's sequence of frames by itself."""
+        """Process the frame sequence of each token independently."""
         rows = x.shape[0], x.shape[2]
         folded = None if state is None else (state[0].flatten(0, 1), state[1].flatten(0, 1))
         out, (window, hidden) = self.mamba(self.norm(x).transpose(1, 2).flatten(0, 1), folded)
@@ -152,12 +152,12 @@ class MambaCore(TemporalCore):
     """A stack of Mamba blocks along time, with optional attention within frames and optional gates.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137): M (mixing `none`), MMix (`spatial`) and GMMix (`gated`). The gate
-    (1 - u) z + u (z + r) is computed as z + u r. Differs in taking any number of tokens, and see `SpatialBlock`.
+    (1 - u) z + u (z + r) is computed as z + u r. Differs: takes any number of tokens; see also `SpatialBlock`.
 
     Choices:
-        mamba: A stack of Mamba blocks along time; each token sees its own past only.
+        mamba: A stack of Mamba blocks along time; each token sees only its own past.
         mamba_mix: As `mamba`, with attention among the tokens of a frame before each block.
-        gated_mamba_mix: As `mamba_mix`, with a gate per token and channel on what each Mamba block adds.
+        gated_mamba_mix: As `mamba_mix`, with a gate per token and channel on the output of each Mamba block.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class MambaCore(TemporalCore):
         self.output_norm = nn.LayerNorm(embed_dim)
 
     def state_shapes(self, num_tokens: int) -> tuple[StateShape, ...]:
-        """Remember, per layer and token, three conv inputs and the scan's state, the latter in single precision."""
+        """Remember, per layer and token, three conv inputs, and the scan's state in single precision."""
         inner = _EXPAND * self.embed_dim
         window: StateShape = ((num_tokens, _CONV_WIDTH - 1, inner), None)
         hidden: StateShape = ((num_tokens, self.state_dim, inner), torch.float32)

@@ -29,7 +29,7 @@ class IdentityCore(TemporalCore):
 
 
 class MeanCore(TemporalCore):
-    """Average each token over the frames so far: the baseline that cannot see the order of frames."""
+    """Average each token over the frames so far: a baseline that ignores the order of frames."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__(embed_dim)
@@ -40,7 +40,7 @@ class MeanCore(TemporalCore):
         return ((num_tokens, self.embed_dim), None), ((), torch.int64)
 
     def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
-        """Move the mean towards each frame by one over the number of frames so far."""
+        """Update the running mean: move it towards each frame by 1 / (number of frames so far)."""
         mean, count = self._start(tokens, state)
         counts = count[:, None] + torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         shares = counts[:, :, None, None].to(tokens.dtype).reciprocal()

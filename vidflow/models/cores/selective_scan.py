@@ -1,8 +1,8 @@
-"""The selective scan of Mamba-1 in plain torch, with a gradient that keeps the inputs only and recomputes the rest.
+"""The selective scan of Mamba-1 in plain torch; its backward pass stores only the inputs and recomputes the states.
 
-Axes: S sequences, T steps, E channels, n numbers of state per channel, R sequences of one block. The state is laid out
-(S, n, E), channels innermost, so that elementwise operations run along contiguous channels and sums over n or E are
-matrix products.
+Axes: S sequences, T steps, E channels, n state size per channel, R sequences of one block. The state's layout is
+(S, n, E), channels innermost: elementwise operations run along contiguous channels, and sums over n or E are matrix
+products.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Numbers of state per block, step and thread: small enough for the cache of a core, large enough to hide the cost of a
-# call. On an accelerator, per block and step.
+# State elements per block, step and thread: few enough for the cache of a CPU core, enough to hide the cost of a call.
+# On an accelerator: state elements per block and step.
 _CPU_STEP = 3 << 15
 _DEVICE_STEP = 1 << 25
-# Numbers of state per block over all steps, which the backward pass recomputes and holds one block at a time.
+# State elements per block over all steps; the backward pass recomputes and stores one block at a time.
 _CPU_HISTORY = 1 << 24
 _DEVICE_HISTORY = 1 << 28
 
@@ -33,15 +33,15 @@ def selective_scan(
 ) -> tuple[Float[Tensor, "S T E"], Float[Tensor, "S n E"]]:
     """Run h_t = exp(delta_t decay) h_{t-1} + delta_t x_t b_t and y_t = sum over n of h_t c_t.
 
-    Computed in single precision or better whatever autocast says. Beyond arguments and results it holds the states of
-    one block of sequences: nothing of size S T E n exists, neither forward nor backward.
+    Computed in at least single precision, also under autocast. Beside arguments and results, only the states of one
+    block of sequences are in memory: no tensor of size S T E n exists, neither forward nor backward.
 
     Args:
         delta: Step sizes, positive.
         x: Inputs.
-        decay: Rates A, negative.
-        b: Input weights, shared by the channels.
-        c: Output weights, shared by the channels.
+        decay: Decay rates A, negative.
+        b: Input weights, shared by all channels.
+        c: Output weights, shared by all channels.
         state: The state before the first step.
 
     Returns:
@@ -61,7 +61,7 @@ def selective_scan(
 class _Block:
     """The arguments of the scan for R sequences, steps first, and views of every step, made once.
 
-    A view is a row over E or n where its name ends in `row`, else a column over n or E, ready to be broadcast.
+    A view whose name ends in `row` is a row over E or n. Other views are columns over n or E, for broadcasting.
     """
 
     def __init__(self, delta: Tensor, x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> None:
@@ -131,17 +131,17 @@ class _Scan(torch.autograd.Function):
 def _block_gradient(
     block: _Block, dy: Float[Tensor, "T R E"], dstate: Float[Tensor, "R n E"], scratch: Float[Tensor, "2 T R n E"]
 ) -> tuple[Tensor, ...]:
-    """Recompute the states of a block, then go back through them.
+    """Recompute the states of a block, then compute the gradients backwards in time.
 
-    With G_t the gradient of h_t and a_t = exp(delta_t A), backwards in t: G_t = dy_t c_t + a_{t+1} G_{t+1};
-    dc_t = sum_e dy_t h_t; db_t = sum_e delta_t x_t G_t; dx_t = delta_t (b_t G_t); and with P_t = G_t a_t h_{t-1},
-    dA = sum_t P_t delta_t and ddelta_t = sum_n P_t A + x_t (b_t G_t).
+    Let G_t be the gradient of h_t, a_t = exp(delta_t A) and P_t = G_t a_t h_{t-1}. Backwards in t:
+    G_t = dy_t c_t + a_{t+1} G_{t+1}; dc_t = sum_e dy_t h_t; db_t = sum_e delta_t x_t G_t; dx_t = delta_t (b_t G_t);
+    dA = sum_t P_t delta_t; ddelta_t = sum_n P_t A + x_t (b_t G_t).
 
     Args:
         block: The arguments.
         dy: Gradient of the outputs.
         dstate: Gradient of the last state; overwritten.
-        scratch: Room for the states and the factors a of all steps.
+        scratch: Buffer for the states and the factors a of all steps.
 
     Returns:
         Gradients of delta, x, b, c (steps first), decay and the first state.
@@ -160,7 +160,7 @@ def _block_gradient(
         torch.bmm(block.drive_row[t], dstate.transpose(1, 2), out=db_row[t])
         torch.bmm(block.b_row[t], dstate, out=carried_row[t])
         dstate.mul_(factors[t])
-        # The state after this step has been used, so its memory takes the product.
+        # The state after this step is no longer needed, so its memory is reused for the product.
         product = torch.mul(states[t], dstate, out=states[t + 1])
         ddecay.addcmul_(product, block.delta_row[t])
         torch.sum(product.mul_(block.decay), 1, out=ddelta[t])

@@ -1,4 +1,4 @@
-"""The contract of a temporal core: tokens of frames in, tokens of frames out, strictly causal, with an explicit state.
+"""The interface of a temporal core: a strictly causal map from frame tokens to frame tokens, with an explicit state.
 
 Axes: B clips (rows), T frames, N tokens of a frame, D width.
 """
@@ -11,17 +11,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
-"""What a core remembers between frames: tensors whose first axis is the batch, all zero before the first frame."""
+"""A core's state between frames: tensors whose first axis is the batch, all zero before the first frame."""
 
 StateShape = tuple[tuple[int, ...], torch.dtype | None]
 """Shape without the batch axis, and a fixed dtype, or None for the dtype of the tokens."""
 
 
 class TemporalCore(nn.Module, ABC):
-    """A causal map from the tokens of frames to tokens of the same number and order.
+    """A causal map from frame tokens to equally many tokens in the same order.
 
-    Running a clip at once, in parts with the state carried over, or frame by frame gives the same output in eval mode.
-    A state passed in is never modified. Every core ends in a layer norm.
+    In eval mode a clip gives the same output at once, in parts that pass on the state, or frame by frame. A given state
+    is never modified. Every core ends in a layer norm.
 
     Attributes:
         embed_dim: Width D of the tokens.
@@ -33,11 +33,11 @@ class TemporalCore(nn.Module, ABC):
 
     @abstractmethod
     def state_shapes(self, num_tokens: int) -> tuple[StateShape, ...]:
-        """Say what one stream with `num_tokens` tokens per frame remembers."""
+        """Return the shapes and dtypes of the state of one stream with `num_tokens` tokens per frame."""
 
     @abstractmethod
     def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
-        """Compute `forward` on arguments that have been checked; None is the state before the first frame."""
+        """Compute `forward` on checked arguments; None is the state before the first frame."""
 
     def forward(
         self, tokens: Float[Tensor, "B T N D"], state: State | None = None
@@ -46,10 +46,10 @@ class TemporalCore(nn.Module, ABC):
 
         Args:
             tokens: Tokens of the next T frames.
-            state: What the last call returned; None before the first frame.
+            state: The state that the previous call returned; None before the first frame.
 
         Returns:
-            One output per frame, which depends on this frame and earlier ones only, and the new state.
+            One output per frame, which depends only on this and earlier frames, and the new state.
 
         Raises:
             ValueError: The tokens are not (B, T >= 1, N, `embed_dim`), or the state belongs to another batch size,
@@ -83,15 +83,15 @@ class TemporalCore(nn.Module, ABC):
         )
 
     def reset_rows(self, state: State, mask: Bool[Tensor, " B"]) -> State:
-        """Put the rows where `mask` is true back before their first frame, and leave the others as they are."""
+        """Reset the rows where `mask` is true to the state before the first frame; keep the others."""
         return reset_rows(state, mask)
 
     def state_bytes(self, num_tokens: int, dtype: torch.dtype = torch.float32) -> int:
-        """Count the bytes that one stream keeps between two frames."""
+        """Return the size in bytes of one stream's state between two frames."""
         return sum(prod(shape) * (fixed or dtype).itemsize for shape, fixed in self.state_shapes(num_tokens))
 
     def _start(self, tokens: Tensor, state: State | None) -> State:
-        """Return the state, or the one before the first frame."""
+        """Return the given state, or for None the state before the first frame."""
         if state is not None:
             return state
         return self.init_state(tokens.shape[0], tokens.shape[2], device=tokens.device, dtype=tokens.dtype)
@@ -107,7 +107,7 @@ class TemporalCore(nn.Module, ABC):
 
 
 def reset_rows(state: State, mask: Bool[Tensor, " B"]) -> State:
-    """Zero the rows of `state` where `mask` is true; `where`, not a product, so that NaN does not survive."""
+    """Set the rows of `state` where `mask` is true to zero; `where`, because a product with 0 keeps NaN."""
     return tuple(torch.where(mask.view(-1, *(1,) * (part.ndim - 1)), torch.zeros_like(part), part) for part in state)
 
 

@@ -1,4 +1,4 @@
-"""Which timm models an encoder can be, what they look like, and where their weights are published."""
+"""Which timm models can be an encoder, their shapes, and where their weights are published."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution
 from vidflow.models.reduction.macs import VitShape
 
-# The modules of timm whose plain pre-norm sequences the block walk understands.
+# timm's modules with plain pre-norm blocks, which `vit.walk_blocks` can run.
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
 
 
 def list_encoders(part: str) -> list[tuple[str, bool]]:
-    """Return the names of timm's vision transformers that contain a text, and whether `weights: hub` has each.
+    """Return the names of timm's vision transformers that contain `part`, each with whether `weights: hub` has it.
 
     An architecture with published weights is listed once per set of weights, as `architecture.tag`.
     """
@@ -29,10 +29,10 @@ def list_encoders(part: str) -> list[tuple[str, bool]]:
 
 
 def check_name(name: str) -> None:
-    """Check that timm knows the model, its tag too, and that it is a vision transformer.
+    """Check that timm has the model and its tag, and that it is a vision transformer.
 
     Raises:
-        VidflowError: It is not; the message has the nearest valid names.
+        VidflowError: A check fails; the message has the nearest valid names.
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -53,7 +53,7 @@ def check_name(name: str) -> None:
 
 
 def skeleton(name: str, img_size: int | None = None) -> TimmVit:
-    """Return an encoder without its weights, of which widths and costs can be read.
+    """Return an encoder without weights, to read its widths and costs from.
 
     Args:
         name: The timm model.
@@ -68,7 +68,7 @@ def skeleton(name: str, img_size: int | None = None) -> TimmVit:
 
 
 def shape_of(vit: TimmVit) -> VitShape:
-    """Read off a model what its cost depends on, and what reducers must fit."""
+    """Read from a model the numbers that its cost depends on and that reducers must fit."""
     block: Any = vit.blocks[0]
     projection: Any = vit.patch_embed.proj
     rows, columns = vit.patch_embed.grid_size
@@ -95,11 +95,11 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
     Args:
         name: The timm model.
         img_size: Side of the square frames in pixels; None is the size that the model was published with.
-        reduction: What reduces its tokens before or in it, if anything.
-        options: What timm is to build differently.
+        reduction: The reducer that acts before or inside the model, if any.
+        options: Further arguments of timm's `create_model`.
 
     Raises:
-        VidflowError: It is no vision transformer, or model, size and reducer do not fit together.
+        VidflowError: The model is no vision transformer, or model, size and reducer do not fit together.
     """
     vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=img_size, dynamic_img_size=False, **options)
     if not isinstance(vit, TimmVit):
@@ -107,7 +107,7 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
     vit.reset_classifier(0, "")
     patch_size = patch_size_of(vit)
     side = int(vit.patch_embed.img_size[0]) if img_size is None else img_size
-    if img_size is not None:  # some models are published with a size that cuts patches off
+    if img_size is not None:  # some models are published with a size that is no multiple of the patch size
         check_img_size(img_size, patch_size=patch_size, name=name)
     if reduction is None:
         return vit
@@ -118,7 +118,7 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
     if reduction.place == "post":
         raise ValueError(f"{reduction} reduces cached tokens; call `reduce_clips` on them instead")
     check_blocks(vit)
-    reduction.check(shape_of(vit), num_frames=1)  # no reducer of single frames asks for their number
+    reduction.check(shape_of(vit), num_frames=1)  # reducers before or in the encoder ignore num_frames
     return vit
 
 
@@ -126,7 +126,7 @@ def check_img_size(img_size: int, *, patch_size: int, name: str) -> None:
     """Check that frames divide into whole patches.
 
     Raises:
-        VidflowError: They do not; the message has the nearest sizes that do.
+        VidflowError: They do not; the message has the nearest valid sizes.
     """
     if img_size < patch_size or img_size % patch_size:
         below = img_size // patch_size * patch_size
@@ -138,7 +138,7 @@ def check_img_size(img_size: int, *, patch_size: int, name: str) -> None:
 
 
 def resolve_depths(depths: Sequence[int] | None, *, num_blocks: int) -> list[int]:
-    """Turn wanted depths, negative ones counted from the end, into ascending block indices; None is the last block.
+    """Turn depths into ascending block indices; negative depths count from the end, None is the last block.
 
     Raises:
         VidflowError: A depth is out of range or named twice, or the list is empty.
@@ -155,10 +155,10 @@ def resolve_depths(depths: Sequence[int] | None, *, num_blocks: int) -> list[int
 
 
 def hub_location(name: str) -> tuple[str, str | None]:
-    """Return the Hugging Face repository of a model's published weights, and the file's name where it is unusual.
+    """Return the Hugging Face repository of a model's published weights, and the file's name if it is unusual.
 
     Raises:
-        VidflowError: timm does not know the model, or has no weights for it on the hub.
+        VidflowError: timm does not have the model, or has no weights for it on the hub.
     """
     check_name(name)
     location = _on_hub(name)
@@ -172,7 +172,7 @@ def hub_location(name: str) -> tuple[str, str | None]:
 
 
 def _on_hub(name: str) -> tuple[str, str | None] | None:
-    """Return where the hub has a plain checkpoint of a model, None where it has none."""
+    """Return where the hub has a plain checkpoint of a model, or None if it has none."""
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id or str(published.custom_load) == "hf":
         return None

@@ -37,28 +37,29 @@ def build_encoder(
     Args:
         name: A timm vision transformer: AugReg, DeiT, DINOv2 (with or without registers), DINOv3, CLIP, SigLIP, MAE.
         weights: `hub`, `random:SEED`, or the path of a `.safetensors`, `.pt` or `.pth` checkpoint, or of a released
-            `.npz` of RVM, whose image encoder is `vit_small_patch16_224` or the base or large model of that name.
+            `.npz` of RVM. RVM's image encoder is `vit_small_patch16_224`, or the base or large model of that name.
         img_size: Side of the square frames in pixels; a multiple of the patch size.
-        depths: Blocks whose output is wanted, from 0, negative counting from the end; None is the last block.
-        normalize_depths: Whether the model's final norm is applied to every tapped depth; a model that normalises
-            only after pooling has none, and its tokens stay raw.
+        depths: Blocks to tap, from 0; negative numbers count from the end, None is the last block.
+        normalize_depths: Whether the model's final norm is applied to every tapped depth. A model that normalises
+            only after pooling has no final norm, and its tokens stay raw.
         device: Where to run, such as `cpu`, `cuda` or `cuda:1`.
         dtype: Precision of weights and activations; `auto` is bfloat16 on CUDA and float32 elsewhere.
         mean: Mean per channel in [0, 1], for local weights whose normalisation is not timm's; None is timm's, or RVM's.
         std: Standard deviation per channel, likewise.
-        reduction: A reducer that acts before the encoder or inside it; one for cached tokens has no place here.
+        reduction: A reducer that acts before or inside the encoder; reducers of cached tokens are refused.
 
     Raises:
-        VidflowError: No such model, not a plain vision transformer, a size that is no multiple of the patch size,
-            a depth out of range, weights that do not fit, a device that is not there, or a reducer that does not fit
-            the encoder.
+        VidflowError: The model does not exist or is not a plain vision transformer, the size is no multiple of the
+            patch size, a depth is out of range, the weights do not fit, the device is not available, or the reducer
+            does not fit the encoder.
     """
     check_name(name)
     kind = weights_kind(weights)
     is_rvm = kind == "file" and Path(weights).suffix == ".npz"
     if is_rvm:
         check_rvm_name(name)
-    # timm draws initial weights from the global generator even when they are overwritten: fork it, and leave no trace.
+    # timm draws initial weights from the global generator even if they are then overwritten: fork it, so that the
+    # caller's random numbers do not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed(weights) if kind == "random" else 0)
         vit = create_vit(name, img_size, reduction, **(RVM_OPTIONS if is_rvm else {}))
@@ -89,7 +90,7 @@ def build_encoder(
 
 
 def _normalisation(vit: TimmVit) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the mean and standard deviation that timm knows for a model."""
+    """Return the mean and standard deviation of a model's pretrained configuration in timm."""
     config = vit.pretrained_cfg
     assert isinstance(config, dict), type(config)
     return config["mean"], config["std"]

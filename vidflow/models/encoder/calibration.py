@@ -1,4 +1,4 @@
-"""Fix ALGM's thresholds from a sample of frames, once, so that they can be written into a configuration.
+"""Measure ALGM's thresholds once on a sample of frames, to write them into a configuration.
 
 Axes: B frames, H and W pixels.
 """
@@ -34,18 +34,18 @@ def calibrate_windows(
     Args:
         encoder: An encoder without reduction.
         frames: The sample, at the encoder's size; about a thousand frames.
-        fraction: Share of windows, and then of sources, that shall merge on the sample, in (0, 1). None takes the
-            published rules: a standard deviation above the mean for windows, and 1 / l of one for block l (from 1).
+        fraction: Share of windows, and then of sources, to merge on the sample, in (0, 1). None uses the published
+            rules: the mean plus one standard deviation for windows, plus 1 / l of one for block l (from 1).
         window: Side of a window in patches.
         local_block: Block in which windows merge, from 0.
         global_block: Block in which matched tokens merge, from 0.
-        frames_per_batch: Frames that go through the encoder together.
+        frames_per_batch: Frames that the encoder processes at once.
 
-    Source: ALGM (Norouzi et al., CVPR 2024): automatic local threshold, and the global threshold of a batch, here of
-    the whole sample.
+    Source: ALGM (Norouzi et al., CVPR 2024): automatic local threshold, and the global threshold of a batch. Here the
+    global threshold is that of the whole sample.
     """
     check_blocks(encoder.vit)
-    # Nothing reaches a cosine of 2: the first pass merges nothing, the second windows only.
+    # No cosine reaches 2: the first pass merges nothing, the second pass merges windows only.
     reducer = BlockWindows(
         local_threshold=2.0, global_threshold=2.0, local_block=local_block, global_block=global_block, window=window
     )
@@ -64,7 +64,7 @@ def calibrate_windows(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recorder(BlockWindows):
-    """Keeps the similarities of one block."""
+    """Records the similarities of one block."""
 
     recorded_block: int
     similarities: list[Tensor] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What an encoder's settings must fulfil, checked in a second and without weights, before anything starts."""
+"""Check an encoder's settings before anything starts; this takes a second and needs no weights."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -28,10 +28,11 @@ def check_encoder(
         img_size: Side of its input in pixels.
         num_frames: Frames of a clip.
         features: The feature sets by name.
-        even: Those whose tokens trials read as they are stored, so that frames and depths must have equally many.
+        even: Names of the feature sets that trials read as stored; all their frames and depths must have equally many
+            tokens.
 
     Raises:
-        ConfigError: With every problem found.
+        ConfigError: There are problems; the message lists all of them.
     """
     try:
         vit = skeleton(name)
@@ -55,7 +56,7 @@ def check_encoder(
 
 
 def find_uneven(reducer: Reducer, shape: VitShape, depths: Sequence[int]) -> Literal["frames", "depths"] | None:
-    """Say where numbers of tokens differ by the settings of a reducer alone; None if nowhere.
+    """Say whether a reducer's settings make token counts differ between frames or between depths; None if neither.
 
     Args:
         reducer: The reducer.
@@ -77,7 +78,7 @@ def _build(features: FeatureSet) -> Reducer | None:
 
 
 def _check_reducer(vit: TimmVit, shape: VitShape, num_frames: int, features: FeatureSet) -> None:
-    """Check a reducer's settings by themselves, then against the encoder's blocks and the size of a clip."""
+    """Check a reducer's settings alone, then against the encoder's blocks and the size of a clip."""
     reducer = _build(features)
     if reducer is not None:
         if reducer.splits_blocks:

@@ -1,6 +1,6 @@
-"""Published formats of checkpoints as tensors of a timm model, and what of a checkpoint has no place in the model.
+"""Convert published checkpoints to tensors of a timm model, and find tensors that the conversion loses.
 
-timm's conversion leaves out what it knows nothing to do with. What it leaves out must not change the features.
+timm's conversion silently drops tensors that it cannot use. A dropped tensor must not change the features.
 """
 
 import io
@@ -21,16 +21,16 @@ from vidflow.models.encoder.vit import TimmVit
 
 Convert = Callable[[dict[str, Any], TimmVit], Mapping[str, Any]]
 
-# Read only while pretraining, by a head, or by the language branch of BEiT-3; or computed for the size of the frames.
+# Used only in pretraining, by a head, or by the language branch of BEiT-3; or computed from the size of the frames.
 _UNREAD = re.compile(
     r"(^|\.)mask_token$"
     r"|^(projectors|local_cls_norm|lm_head)\.|(^|\.)pre_logits\.|^(module\.)?visual\.head\."
     r"|^beit3\.(text_embed\.|.*\.B\.)"
     r"|(^|\.)rope\.freqs_(cos|sin)$"
 )
-# Where a checkpoint of images and text has its image encoder.
+# Prefixes of the image encoder in a checkpoint of images and text.
 _IMAGE_TOWERS = ("visual.", "module.visual.", "vision_encoder.")
-# Resampling may pass over some of these numbers.
+# Resampling may skip some of these numbers.
 _POSITIONS = re.compile(r"pos_embed|positional_embedding|embed_positions")
 # Published periods are rounded to bfloat16, which has 8 bits.
 _PERIODS_RTOL = 2**-7
@@ -40,8 +40,8 @@ def fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> tuple[dict[s
     """Apply timm's own conversion of published formats, which also resamples the position embedding.
 
     Returns:
-        The tensors under timm's names, and what is wrong with those that timm leaves out, one line each. What cannot
-        be converted is returned as it is.
+        The tensors under timm's names, and one line for each dropped tensor that changes the features. If the
+        conversion fails, the checkpoint is returned unchanged.
 
     Raises:
         VidflowError: The checkpoint is of RADIO or of another patch size.
@@ -52,7 +52,7 @@ def fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> tuple[dict[s
         )
     wrappers = ("model_ema", "model", "module", "state_dict") if isinstance(vit, Eva) else ("model", "state_dict")
     state = _unwrapped(state, wrappers)
-    # timm would also resample the patch projection; another patch size is another model, so that is refused.
+    # timm would also resample the patch projection, but another patch size is another model: refuse it.
     for key, patches in state.items():
         is_projection = key.endswith("patch_embed.proj.weight") and isinstance(patches, Tensor) and patches.ndim == 4
         if is_projection and patches.shape != vit.patch_embed.proj.weight.shape:
@@ -68,7 +68,7 @@ def fit_to_model(vit: TimmVit, state: dict[str, Any], name: str) -> tuple[dict[s
             fitted = dict(convert(dict(state), vit))
             losses = list(_losses(vit, state, _dropped(convert, state, vit)))
     except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # A position embedding that no grid explains, or no tensors: unconverted, the caller lists it with all the rest.
+        # A position embedding that fits no grid, or values that are no tensors: the caller lists all that does not fit.
         return state, []
     return fitted, losses
 
@@ -83,7 +83,7 @@ def _conversion(vit: TimmVit, name: str) -> Convert:
 
 
 def _unwrapped(state: dict[str, Any], wrappers: tuple[str, ...]) -> dict[str, Any]:
-    """Take off the dictionaries that timm takes off: a training's file has more than the model in it."""
+    """Return the dictionary of weights inside a training's file, unwrapped as timm does."""
     for wrapper in wrappers:
         inner = state.get(wrapper)
         if isinstance(inner, dict) and all(isinstance(key, str) for key in inner):
@@ -92,7 +92,7 @@ def _unwrapped(state: dict[str, Any], wrappers: tuple[str, ...]) -> dict[str, An
 
 
 def _masked(state: dict[str, Any]) -> dict[str, Any]:
-    """Multiply biases by their masks, as DINOv3 does in every forward pass: a mask takes the bias of the keys away."""
+    """Multiply biases by their masks, as DINOv3 does in every forward pass: the mask zeroes the bias of the keys."""
     masks = {key for key in state if key.endswith(".bias_mask")}
     return {
         key: value * state[f"{key}_mask"] if f"{key}_mask" in masks else value
@@ -104,8 +104,8 @@ def _masked(state: dict[str, Any]) -> dict[str, Any]:
 def _dropped(convert: Convert, state: dict[str, Any], vit: TimmVit) -> dict[str, Bool[Tensor, "..."] | None]:
     """Return by name which numbers of a tensor reach no tensor of the model; None is all of them.
 
-    The conversion goes by names and shapes, never by values. So it is run on stand-ins without memory, through which
-    a gradient shows what became of every number.
+    The conversion depends on names and shapes, never on values. So it runs on zero tensors that take no memory, and the
+    gradient shows which numbers reach the model.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaves = {
@@ -129,7 +129,7 @@ def _dropped(convert: Convert, state: dict[str, Any], vit: TimmVit) -> dict[str,
 
 
 def _losses(vit: TimmVit, state: dict[str, Any], dropped: dict[str, Bool[Tensor, "..."] | None]) -> Iterator[str]:
-    """Say which of the numbers that are dropped the features depend on."""
+    """Yield one line for each tensor with dropped numbers that the features depend on."""
     towers = [tower for tower in _IMAGE_TOWERS if any(key.startswith(tower) for key in state)]
     for key, mask in dropped.items():
         is_elsewhere = bool(towers) and not key.startswith(tuple(towers))

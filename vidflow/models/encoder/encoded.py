@@ -1,4 +1,4 @@
-"""What an encoder returns: tokens of a batch of frames, and where they came from.
+"""The output of an encoder: tokens of a batch of frames, and the patches that they stand for.
 
 Axes: B frames, K tapped depths, N tokens, P prefix tokens (class token and registers), D width.
 """
@@ -19,10 +19,10 @@ class EncodedFrames:
     """Tokens of a batch of frames.
 
     Attributes:
-        tokens: Patch tokens of each tapped depth; where counts differ, the rest of a row is zero.
+        tokens: Patch tokens of each tapped depth; where counts differ, rows are padded with zeros.
         prefix: Class token and registers of the last tapped depth.
         sizes: Number of patches each token stands for, 0 on padding; None without reduction.
-        assignment: For each patch of the frame the index of its token, -1 where it was dropped; None without reduction.
+        assignment: Index of the token of each patch of the frame, -1 if it was dropped; None without reduction.
         counts: Number of tokens of each frame and depth; None without reduction.
     """
 
@@ -34,14 +34,14 @@ class EncodedFrames:
 
 
 def pack_taps(taps: Sequence[Tokens], *, num_prefix: int) -> EncodedFrames:
-    """Stack the taps of a reduced walk, padding deeper ones, which have fewer tokens."""
+    """Stack the tapped depths of a reduced encoder; deeper ones have fewer tokens and are padded."""
     longest = max(tap.sizes.shape[1] for tap in taps)
     tokens, sizes, counts = [], [], []
     for tap in taps:
         missing = longest - tap.sizes.shape[1]
         valid = tap.valid()
         patches = tap.tokens[:, num_prefix:]
-        # Final norm and biases leave something on padding.
+        # Final norm and biases make padding nonzero.
         patches = patches if valid is None else patches * valid.unsqueeze(-1)
         tokens.append(F.pad(patches, (0, 0, 0, missing)))
         sizes.append(F.pad(tap.sizes, (0, missing)))

@@ -1,4 +1,4 @@
-"""The frozen encoder itself: decoded frames in, tokens of the tapped depths out.
+"""The frozen encoder: it turns decoded frames into tokens of the tapped depths.
 
 Axes: B frames, H and W pixels, K tapped depths, N patch tokens, P prefix tokens (class token and registers), D width.
 """
@@ -27,7 +27,7 @@ from vidflow.models.tensor_checks import state_sha256
 
 
 class FrozenEncoder:
-    """A timm vision transformer that never trains: uint8 frames in, patch tokens of the tapped depths out.
+    """A timm vision transformer that is never trained; it turns uint8 frames into patch tokens of the tapped depths.
 
     Attributes:
         vit: The timm model, in evaluation mode, on its device and in its dtype.
@@ -39,7 +39,7 @@ class FrozenEncoder:
         depths: Tapped blocks, from 0, ascending.
         weights_sha256: Digest of the float32 weights as loaded, before any cast.
         mean: Mean per channel of frames scaled to `input_range`.
-        std: Standard deviation per channel of the same.
+        std: Standard deviation per channel, likewise.
         input_range: Range that pixel values 0 to 255 are scaled to before mean and standard deviation.
     """
 
@@ -60,7 +60,7 @@ class FrozenEncoder:
         std: Sequence[float],
         reduction: Reducer | None = None,
     ) -> None:
-        """Take a built and loaded model; use `build_encoder` to get one."""
+        """Wrap a built and loaded model; `build_encoder` builds, loads and wraps one."""
         self.name, self.weights, self.img_size = name, weights, img_size
         self.normalize_depths = normalize_depths
         self.embed_dim = int(vit.embed_dim)
@@ -74,7 +74,7 @@ class FrozenEncoder:
         self.weights_sha256 = state_sha256(vit.state_dict())
         self.device, self.dtype = device, dtype
         self.vit = _cast(vit, device=device, dtype=dtype).eval().requires_grad_(False)
-        # Pixels are 0..255 here: fold the division by 255 into mean and standard deviation.
+        # Pixels are 0 to 255 here: fold the division by 255 into mean and standard deviation.
         self._mean = torch.tensor(self.mean, device=device) * 255
         self._std = torch.tensor(self.std, device=device) * 255
 
@@ -83,8 +83,8 @@ class FrozenEncoder:
         """Encode frames that already have the encoder's size.
 
         Args:
-            frames: RGB frames; clips, if they are several, follow one another.
-            num_frames: Frames of a clip. Matters only to reducers that compare frames before the encoder.
+            frames: RGB frames of one clip after another.
+            num_frames: Frames of a clip. Only reducers that compare frames before the encoder use it.
 
         Raises:
             ValueError: The frames are not uint8 of the size the encoder was built for, or not whole clips.
@@ -147,7 +147,7 @@ class FrozenEncoder:
         return encode_pruned(encode, kept, num_frames=num_frames)
 
     def _encode_small(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
-        """Shrink the frames; every patch belongs to the larger patch that covers its centre."""
+        """Encode the frames at a lower resolution; each patch is assigned the larger patch that covers its centre."""
         small_side = int(self.vit.patch_embed.grid_size[0])
         encoded = self._encode(shrink(self.images(frames).float(), small_side * self.patch_size).to(self.dtype))
         patches = covering_patches(self.grid[0], small_side, self.device)
@@ -161,7 +161,7 @@ class FrozenEncoder:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that decides what the encoder computes, as JSON-ready values."""
+        """Return everything that determines the encoder's output, as JSON-ready values."""
         return {
             "name": self.name,
             "weights": self.weights,
@@ -192,7 +192,7 @@ def _describe_reduction(reduction: Reducer | None) -> dict[str, Any] | None:
 
 
 def _cast(vit: TimmVit, *, device: torch.device, dtype: torch.dtype) -> TimmVit:
-    """Move and cast the model, keeping the angles of a rotary embedding in float32, where timm computes them."""
+    """Move and cast the model, but keep the angles of a rotary embedding in float32, as timm computes them."""
     rope = copy.deepcopy(getattr(vit, "rope", None))
     vit = vit.to(device=device, dtype=dtype)
     if rope is not None:

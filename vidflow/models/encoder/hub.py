@@ -10,7 +10,7 @@ from vidflow.models.encoder.architecture import hub_location
 
 
 def hub_file(name: str) -> Path:
-    """Return the local copy of a timm model's published weights, downloading them on first use.
+    """Return the path of a timm model's published weights; they are downloaded on first use.
 
     Raises:
         VidflowError: timm publishes no weights for `name`, or they are neither cached nor reachable.
@@ -19,7 +19,7 @@ def hub_file(name: str) -> Path:
     problem: Exception | None = None
     for candidate in [filename] if filename else ["model.safetensors", "pytorch_model.bin"]:
         try:
-            # Once the hub has proved unreachable, look in the cache only: each attempt to connect takes half a minute.
+            # If the hub was unreachable before, look in the cache only: each attempt to connect takes half a minute.
             offline = isinstance(problem, LocalEntryNotFoundError)
             return Path(hf_hub_download(repo, candidate, local_files_only=offline))
         except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled) as error:

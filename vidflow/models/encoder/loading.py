@@ -1,4 +1,4 @@
-"""Load a checkpoint into an encoder, strictly, and say which weights it then has."""
+"""Load a checkpoint into an encoder strictly."""
 
 import pickle
 import struct
@@ -17,9 +17,9 @@ from vidflow.models.encoder.rvm import read_rvm
 from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.tensor_checks import tensor_faults
 
-# A frozen encoder has neither a classifier nor a pooling head, so a checkpoint's are left unread.
+# A frozen encoder has no classifier and no pooling head, so those of a checkpoint are ignored.
 _HEAD_PREFIXES = ("head.", "head_dist.", "attn_pool.")
-# What torch's reader of pickles raises for damaged ones.
+# What torch and safetensors raise for damaged files.
 _DAMAGE = (
     pickle.UnpicklingError, SafetensorError, struct.error, AssertionError, AttributeError, EOFError, LookupError,
     OSError, OverflowError, RuntimeError, TypeError, ValueError,
@@ -27,7 +27,7 @@ _DAMAGE = (
 
 
 def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
-    """Load a checkpoint strictly, resampling its position embedding where the grid differs, as timm does.
+    """Load a checkpoint strictly; its position embedding is resampled if the grid differs, as in timm.
 
     Args:
         vit: The model.
@@ -35,9 +35,10 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
         name: The model's name, for messages.
 
     Raises:
-        VidflowError: The file cannot be read, or a tensor is missing, unexpected, of another shape or kind of number,
-            without values (meta, sparse, quantized), not finite, or in another's memory, or the model does without it
-            though it changes the features; all are listed, and the model is as it was.
+        VidflowError: The file cannot be read, or tensors do not fit; the message lists all of them, and the model is
+            unchanged. A tensor does not fit if it is missing, unexpected, of another shape or kind of number, without
+            values (meta, sparse, quantized), not finite, in another's memory, or if it changes the features but has
+            no place in the model.
     """
     found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else _read_checkpoint(path)
     fitted, problems = fit_to_model(vit, found, name)
@@ -59,7 +60,7 @@ def _is_wanted(key: str) -> bool:
 
 
 def _better_name(name: str, problems: list[str]) -> list[str]:
-    """Name the model that has the biases of queries and values which this one lacks: timm has DINOv3 both ways."""
+    """Suggest the model with biases of queries and values if this one lacks them: timm has DINOv3 in both forms."""
     variant = f"{name.partition('.')[0]}_qkvb"
     lacks_biases = any(".attn.qkv.bias " in problem and "is not zero" in problem for problem in problems)
     return [f"encoder.name {variant!r} has these biases"] if lacks_biases and timm.is_model(variant) else []

@@ -1,4 +1,4 @@
-"""Encode frames of which only some patches enter the encoder, without paying for those that do not.
+"""Encode only some patches of each frame, at no cost for the others.
 
 Axes: B frames, T frames of a clip, N patches of a frame, K tapped depths, P prefix tokens, D width.
 """
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from vidflow.models.encoder.encoded import EncodedFrames
 
-# Frames of similar count run together, padded to the longest of them; more groups pad less and launch more.
+# Frames with similar counts run as one group, padded to the longest. More groups mean less padding but more launches.
 _MAX_GROUPS = 8
 
 EncodeKept = Callable[[Int[Tensor, " b"], Bool[Tensor, "b N"] | None], EncodedFrames]
 
 
 def encode_pruned(encode: EncodeKept, kept: Bool[Tensor, "B N"], *, num_frames: int) -> EncodedFrames:
-    """Encode the kept patches of each frame, frames of similar count together.
+    """Encode the kept patches of each frame; frames with similar counts run together.
 
-    Frames without any kept patch are not encoded: they have no tokens, and the prefix of the last encoded frame of
-    their clip.
+    A frame without any kept patch is not encoded. It has no tokens, and gets the prefix of the last encoded frame of
+    its clip.
 
     Args:
-        encode: Encodes the frames of the given indices, with the given patches or, for None, with all.
-        kept: Patches to encode; the first frame of a clip has some.
+        encode: Encodes the frames at the given indices, with the given patches, or with all for None.
+        kept: Patches to encode; the first frame of a clip must have at least one.
         num_frames: Number of frames T of a clip; clips follow one another.
     """
     counts, order = kept.sum(1).sort(descending=True, stable=True)
@@ -38,7 +38,7 @@ def encode_pruned(encode: EncodeKept, kept: Bool[Tensor, "B N"], *, num_frames: 
 def _gather_parts(
     parts: tuple[Tensor, ...], encoded: list[EncodedFrames], kept: Bool[Tensor, "B N"], num_frames: int
 ) -> EncodedFrames:
-    """Put every part's frames back to their places in the batch."""
+    """Put the frames of all parts back into the batch's order."""
     batch, num_patches = kept.shape
     first = encoded[0]
     _, num_depths, longest, width = first.tokens.shape
@@ -67,7 +67,7 @@ def _gather_parts(
 
 
 def _last_encoded(is_encoded: Bool[Tensor, " B"], num_frames: int) -> Int[Tensor, " B"]:
-    """Return for every frame the last frame of its clip up to it that was encoded."""
+    """Return for every frame the last encoded frame of its clip, itself included."""
     index = torch.arange(len(is_encoded), device=is_encoded.device)
     return torch.where(is_encoded, index, 0).view(-1, num_frames).cummax(dim=1).values.flatten()
 

@@ -1,4 +1,4 @@
-"""Run a vision transformer whose tokens get fewer on the way: `(attention -> reduce -> MLP)` block by block.
+"""Run a vision transformer that reduces tokens between blocks: `(attention -> reduce -> MLP)` block by block.
 
 Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, h heads, d width of a
 head, g heads and L tokens of keys, K tapped depths.
@@ -27,22 +27,22 @@ from vidflow.models.reduction.assignment import Assignment, follow, keep_tokens
 from vidflow.models.reduction.in_block import BlockReducer, BlockView
 from vidflow.models.reduction.positions import GridAngles, grid_positions
 
-# Logit bias of padding: its attention weight is exactly zero, and fp16 still holds it times sqrt(d).
+# Logit bias of padding: it makes the attention weight exactly zero, and fp16 can represent it times sqrt(d).
 _PADDING_BIAS = -1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """A sequence, and where its tokens came from.
+    """A sequence of tokens, and the patches that they stand for.
 
     Attributes:
         tokens: Prefix, then patch tokens.
-        sizes: Patches each patch token stands for, 0 on padding.
-        assignment: Token of each patch of the frame, -1 where it was dropped.
-        positions: Row and column of each patch token; None where no rotary embedding asks for them.
-        counts: Patch tokens in use per image; None where all are.
-        is_reduced: Whether anything was merged or dropped yet.
-        is_merged: Whether anything was merged yet.
+        sizes: Number of patches each patch token stands for, 0 on padding.
+        assignment: Token of each patch of the frame, -1 if it was dropped.
+        positions: Row and column of each patch token; None if no rotary embedding needs them.
+        counts: Number of patch tokens in use per image; None if all are in use.
+        is_reduced: Whether tokens have been merged or dropped.
+        is_merged: Whether tokens have been merged.
     """
 
     tokens: Float[Tensor, "B S D"]
@@ -54,7 +54,7 @@ class Tokens:
     is_merged: bool = False
 
     def valid(self) -> Bool[Tensor, "B N"] | None:
-        """Say which patch tokens are in use; None means all."""
+        """Mark the patch tokens in use; None means all."""
         if self.counts is None:
             return None
         return torch.arange(self.sizes.shape[1], device=self.sizes.device) < self.counts.unsqueeze(1)
@@ -70,16 +70,16 @@ def walk_reduced(
     seeds: Int[Tensor, " B"] | None = None,
     kept: Bool[Tensor, "B patches"] | None = None,
 ) -> list[Tokens]:
-    """Run the blocks up to the last wanted one, reducing tokens, and return the sequence after each wanted block.
+    """Run the blocks up to the last tapped one, reducing tokens, and return the sequence after each tapped block.
 
     Args:
         vit: A timm model in evaluation mode whose blocks passed `check_blocks`.
         images: Normalised images of the size the model was built for.
-        depths: Indices of the wanted blocks, from 0, ascending.
+        depths: Indices of the tapped blocks, from 0, ascending.
         normalize: Whether to apply the model's final norm to each.
-        reducer: What reduces tokens between attention and MLP.
+        reducer: The reducer that acts between attention and MLP.
         seeds: Seed of each image, for reducers that draw random numbers.
-        kept: Patches that enter the first block; None is all of them.
+        kept: Patches that enter the first block; None is all.
     """
     embedded, rope = embed_patches(vit, images)
     walk = _Walk(vit=vit, rope=rope, reducer=reducer, seeds=seeds)
@@ -122,7 +122,7 @@ class _Walk:
         )
 
     def step(self, state: Tokens, index: int) -> Tokens:
-        """Run one block: as it is while nothing is or gets reduced, spelled out otherwise."""
+        """Run one block: timm's own if no tokens are or get reduced, else our own steps."""
         num_patches = state.assignment.shape[1]
         reducer = self.reducer
         acts = reducer is not None and reducer.acts_at(index, depth=len(self.vit.blocks), num_patches=num_patches)
@@ -154,7 +154,7 @@ class _Walk:
         return replace(state, tokens=add_mlp(block, state.tokens))
 
     def apply(self, state: Tokens, step: Assignment) -> Tokens:
-        """Reduce the patch tokens; prefix tokens pass through in front."""
+        """Reduce the patch tokens; prefix tokens stay unchanged in front."""
         prefix, patches = state.tokens[:, : self.num_prefix], state.tokens[:, self.num_prefix :]
         merged, sizes = step.merge(patches, state.sizes)
         return Tokens(
@@ -168,26 +168,26 @@ class _Walk:
         )
 
     def moved(self, state: Tokens, step: Assignment) -> Float[Tensor, "B N 2"] | None:
-        """Return where the tokens are after a reduction."""
+        """Return the positions of the tokens after a reduction."""
         if state.positions is None:
             return None
         mean_positions = self.reducer is not None and self.reducer.positions == "mean"
         return step.merge(state.positions, state.sizes)[0] if mean_positions else step.select(state.positions)
 
     def rope_at(self, state: Tokens, index: int) -> Float[Tensor, "..."] | None:
-        """Return the rotary embedding of the tokens where they are now."""
+        """Return the rotary embedding at the tokens' current positions."""
         if self.rope is None or state.positions is None:
             return None
         rope = rope_of_block(self.vit, self.rope, index)
         return GridAngles.of_embedding(rope, self.grid).embed(state.positions) if state.is_reduced else rope
 
     def bias(self, state: Tokens) -> Float[Tensor, "B S"] | None:
-        """Return what is added to every query's logit of a key: the log of its size, and a block on padding."""
+        """Return the bias of each key in the attention logits: the log of its size, and a large negative on padding."""
         proportional = state.is_merged and self.reducer is not None and self.reducer.proportional_attention
         valid = state.valid()
         if not proportional and valid is None:
             return None
-        # vid-TLDR's sizes are fractions, hence no clamp at one.
+        # No clamp at one, because vid-TLDR's sizes are fractions.
         bias = state.sizes.clamp(min=torch.finfo(torch.float32).tiny).log() if proportional else state.sizes * 0
         if valid is not None:
             bias = torch.where(valid, bias, _PADDING_BIAS)
@@ -202,9 +202,9 @@ def attend(
 ) -> Float[Tensor, "B h S d"]:
     """Attend with the fused kernel, adding a bias per key without a mask.
 
-    With q' = [q, 1, 1] and k' = [k, sqrt(d) b] the logits q'k' / sqrt(d) are qk / sqrt(d) + b exactly, so no mask keeps
-    the kernel from fusing. The bias takes two channels, its rounding error in the second: bfloat16 cannot hold log s in
-    one.
+    With q' = [q, 1, 1] and k' = [k, sqrt(d) b] the logits q'k' / sqrt(d) are exactly qk / sqrt(d) + b. A mask would
+    prevent the fused kernel. The bias takes two channels, because one bfloat16 number cannot hold log s; the second
+    channel has the rounding error of the first.
 
     Source: proportional attention of ToMe (Bolya et al., ICLR 2023), section 3, equation 1.
     """
@@ -214,7 +214,7 @@ def attend(
     if bias is None:
         return F.scaled_dot_product_attention(queries, keys, values)
     batch, num_heads, length, width = queries.shape
-    # Kernels want a width that is a multiple of 8.
+    # Kernels require a width that is a multiple of 8.
     extra = -(width + 2) % 8 + 2
     scaled = bias * width**0.5
     coarse = scaled.to(keys.dtype)

@@ -17,9 +17,9 @@ from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.flax_arrays import from_flax
 from vidflow.npz import read_npz
 
-# What flax does unless told otherwise: GELU by its tanh, and 1e-6 under the root of a norm.
+# Flax's defaults: GELU in its tanh approximation, and norms with eps 1e-6.
 RVM_OPTIONS = {"act_layer": "gelu_tanh", "norm_layer": "layernorm"}
-# Pixels enter as they are, in [0, 1].
+# Pixels in [0, 1] are not normalised.
 RVM_MEAN, RVM_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 _GRID = 16
@@ -39,10 +39,10 @@ _WANTED = "wanted vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch
 
 
 def check_rvm_name(name: str) -> None:
-    """Check that a model is of the kind that RVM's encoder is.
+    """Check that a model has the architecture of RVM's encoder.
 
     Raises:
-        VidflowError: It is not.
+        VidflowError: It has another architecture.
     """
     vit = skeleton(name)
     if not isinstance(vit, VisionTransformer) or not isinstance(vit.blocks[0], Block):
@@ -50,9 +50,9 @@ def check_rvm_name(name: str) -> None:
 
 
 def read_rvm(path: Path, vit: TimmVit, *, name: str) -> dict[str, Tensor]:
-    """Return the weights of the image encoder in an `.npz` of RVM under timm's names; all the rest is left unread.
+    """Return the weights of the image encoder in an `.npz` of RVM under timm's names; other arrays are not read.
 
-    RVM's is a plain pre-norm transformer with a class token, which gets no position.
+    RVM's image encoder is a plain pre-norm transformer. Its class token has no position embedding.
 
     Source: google-deepmind/representations4d, `colabs/rvm_inference_demo.ipynb`: VideoSiamMAE, whose attributes
     `tokenizer` and `encoder` and whose parameter `cls_token` name the arrays.
@@ -63,7 +63,7 @@ def read_rvm(path: Path, vit: TimmVit, *, name: str) -> dict[str, Tensor]:
         name: Its name in timm.
 
     Raises:
-        VidflowError: It is no such file, or the heads of the model are not as many.
+        VidflowError: The file is not of RVM, or the model has another number of heads.
     """
     try:
         arrays = read_npz(path, lambda key: key.startswith(("encoder/", "tokenizer/")) or key == "cls_token")
@@ -88,9 +88,9 @@ def read_rvm(path: Path, vit: TimmVit, *, name: str) -> dict[str, Tensor]:
 
 
 def rvm_positions(num_tokens: int, embed_dim: int) -> Float32[np.ndarray, "N D"]:
-    """Return sines and cosines by turns of a patch's place in the order of reading, with ever longer waves.
+    """Return the sinusoidal embedding of a patch's index in raster order; sines and cosines alternate.
 
-    Other than in MAE, row and column have no waves of their own.
+    Unlike MAE's, it does not encode row and column separately.
     """
     places, waves = np.arange(num_tokens)[:, None], np.arange(embed_dim) // 2 * 2 / embed_dim
     angles = places / 10_000**waves

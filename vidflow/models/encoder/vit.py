@@ -1,4 +1,4 @@
-"""Take a timm vision transformer apart without changing it: its embedding, its blocks, and the pieces of a block.
+"""Run the parts of a timm vision transformer without changing it: its embedding, its blocks, the steps of a block.
 
 Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, h heads, d width of a
 head, K tapped depths.
@@ -23,7 +23,7 @@ TimmVit = VisionTransformer | Eva
 def embed_patches(
     vit: TimmVit, images: Float[Tensor, "B 3 H W"]
 ) -> tuple[Float[Tensor, "B S D"], Float[Tensor, "..."] | None]:
-    """Turn images into the sequence that enters the first block, and the rotary embedding of its grid, if any."""
+    """Return the sequence that enters the first block, and the rotary embedding of the grid if the model has one."""
     tokens = vit.patch_embed(images)
     if isinstance(vit, Eva):
         tokens, rope = vit._pos_embed(tokens)
@@ -34,12 +34,12 @@ def embed_patches(
 def walk_blocks(
     vit: TimmVit, images: Float[Tensor, "B 3 H W"], *, depths: Sequence[int], normalize: bool
 ) -> list[Float[Tensor, "B S D"]]:
-    """Run the blocks up to the last wanted one and return the sequence after each wanted block.
+    """Run the blocks up to the last tapped one and return the sequence after each tapped block.
 
     Args:
         vit: A timm model in evaluation mode.
         images: Normalised images of the size the model was built for.
-        depths: Indices of the wanted blocks, from 0, ascending.
+        depths: Indices of the tapped blocks, from 0, ascending.
         normalize: Whether to apply the model's final norm to each.
     """
     tokens, rope = embed_patches(vit, images)
@@ -54,22 +54,22 @@ def walk_blocks(
 def run_block(
     vit: TimmVit, index: int, tokens: Float[Tensor, "B S D"], rope: Float[Tensor, "..."] | None
 ) -> Float[Tensor, "B S D"]:
-    """Call one block as it is."""
+    """Call one block of timm."""
     block: Any = vit.blocks[index]
     output: Tensor = block(tokens) if rope is None else block(tokens, rope=rope_of_block(vit, rope, index))
     return output
 
 
 def rope_of_block(vit: TimmVit, rope: Float[Tensor, "..."], index: int) -> Float[Tensor, "..."]:
-    """Select one block's rotary embedding; only the mixed kind differs from block to block."""
+    """Select one block's rotary embedding; only mixed embeddings differ from block to block."""
     return rope[index] if isinstance(vit, Eva) and vit.rope_mixed else rope
 
 
 def check_blocks(vit: TimmVit) -> None:
-    """Check that every block is one whose arithmetic is spelled out below.
+    """Check that the functions below can compute every block.
 
     Raises:
-        VidflowError: Some are not; patching only the others would reduce less than asked, silently.
+        VidflowError: They cannot. Reducing in the other blocks only would silently reduce less than configured.
     """
     for index, block in enumerate(vit.blocks):
         attention = block.attn if isinstance(block, Block | EvaBlock) else None
@@ -83,7 +83,7 @@ def check_blocks(vit: TimmVit) -> None:
 
 
 def project_heads(attention: nn.Module, tokens: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values (B, h, S, d) as the attention makes them, before any rotation."""
+    """Return the attention's queries, keys and values (B, h, S, d), before any rotation."""
     module: Any = attention
     if module.qkv is None:
         # Keys and values may have fewer heads than queries.
@@ -107,7 +107,7 @@ def rotate_heads(
     *,
     num_prefix: int,
 ) -> Float[Tensor, "B h S d"]:
-    """Rotate queries or keys by the embedding of their positions, prefix tokens excepted."""
+    """Rotate queries or keys by the embedding of their positions; prefix tokens are not rotated."""
     if rope is None:
         return heads
     half = bool(getattr(attention, "rotate_half", False))
@@ -118,7 +118,7 @@ def rotate_heads(
 def add_attention(
     block: nn.Module, residual: Float[Tensor, "B S D"], normed: Float[Tensor, "B S D"], heads: Float[Tensor, "B h S d"]
 ) -> Float[Tensor, "B S D"]:
-    """Project what the heads attended to and add it to the residual stream."""
+    """Project the output of the heads and add it to the residual stream."""
     module: Any = block
     attention = module.attn
     output = attention.norm(heads.transpose(1, 2).flatten(2))

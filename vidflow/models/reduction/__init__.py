@@ -1,1 +1,1 @@
-"""Token reduction: pure tensor functions over integer assignments; `build.build_reducer` makes one by name."""
+"""Token reduction: pure tensor functions over integer assignments; `build.build_reducer` builds a reducer by name."""

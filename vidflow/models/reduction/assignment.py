@@ -1,7 +1,7 @@
-"""What a reduction is: one integer per token that says which row of the output it goes to.
+"""The result of a reduction: one integer per token that says which row of the output it goes to.
 
-Every method of this package, whether it merges, drops or selects, ends in an `Assignment`; merging, undoing and
-chaining are written once, here.
+Every method of this package returns an `Assignment`, whether it merges, drops or selects tokens. Merging, unmerging
+and chaining are implemented once, here.
 
 Axes: B samples, N tokens before, M rows after, D width, T frames.
 """
@@ -22,12 +22,12 @@ class Assignment:
     """One reduction step of a batch.
 
     Attributes:
-        row_of: Row of each token, -1 where it is dropped.
-        owners: For each row the token it is named after (kept, destination or centre); N on rows that are padding.
-        counts: Rows in use per sample; the rest is padding. None where all of them are.
-        weights: Weight of each token in its row's mean and size, besides its own size; None is 1.
-        combine: `mean` averages a row's tokens by size and weight; `owner` takes the owner's value as it is.
-        has_drops: Whether any entry of `row_of` may be -1.
+        row_of: Row of each token, -1 if it is dropped.
+        owners: For each row the token that owns it (kept, destination or centre); N on padding rows.
+        counts: Rows in use per sample; the rest is padding. None if all rows are in use.
+        weights: Factor of each token's size in its row's mean and size; None is 1.
+        combine: `mean` averages a row's tokens by size and weight; `owner` takes the owner's value unchanged.
+        has_drops: Whether entries of `row_of` may be -1.
     """
 
     row_of: Int[Tensor, "B N"]
@@ -49,7 +49,7 @@ class Assignment:
 
     def sum(self, values: Float[Tensor, "B N D"]) -> Float[Tensor, "B M D"]:
         """Sum the values of each row's tokens, in float32."""
-        # Dropped tokens go to one row too many, which is cut off again. One flat index_add is several times faster than
+        # Dropped tokens go to an extra row, which is removed again. One flat index_add is several times faster than
         # scatter_add with an index per channel.
         batch, _, width = values.shape
         rows = self.num_rows + int(self.has_drops)
@@ -64,14 +64,14 @@ class Assignment:
     ) -> tuple[Float[Tensor, "B M D"], Float[Tensor, "B M"]]:
         """Return each row's value and size; padding is zero in both.
 
-        Source: size-weighted mean of ToMe (Bolya et al., ICLR 2023), section 3, with weights as vid-TLDR adds them.
+        Source: size-weighted mean of ToMe (Bolya et al., ICLR 2023), section 3, with the weights of vid-TLDR.
         """
         weights = sizes if self.weights is None else sizes * self.weights
         merged_sizes = self.sum(weights.unsqueeze(-1)).squeeze(-1)
         match self.combine:
             case "mean":
                 total = self.sum(values.float() * weights.unsqueeze(-1))
-                # A row without weight is padding: its sum is zero, and so is its mean.
+                # A row without weight is padding: its sum is zero, so its mean becomes zero.
                 merged = (total / merged_sizes.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)).to(
                     values.dtype
                 )
@@ -88,16 +88,16 @@ class Assignment:
         return selected if self.counts is None else selected * self.valid().unsqueeze(-1)
 
     def valid(self) -> Bool[Tensor, "B M"]:
-        """Say which rows are in use."""
+        """Mark the rows in use."""
         if self.counts is None:
             return torch.ones_like(self.owners, dtype=torch.bool)
         return torch.arange(self.num_rows, device=self.owners.device) < self.counts.unsqueeze(1)
 
     def compose(self, then: "Assignment") -> "Assignment":
-        """Return the step that does this one and `then` at once.
+        """Return one step that equals this step followed by `then`.
 
         Raises:
-            ValueError: The steps do not follow one another, or combine in different ways.
+            ValueError: The steps do not fit together, or have different `combine`.
         """
         if then.num_tokens != self.num_rows or then.combine != self.combine:
             raise ValueError(
@@ -119,7 +119,7 @@ class Assignment:
         )
 
     def in_owner_order(self) -> "Assignment":
-        """Return the same step with its rows in the order of their owners: frame by frame, then raster order."""
+        """Return the same step with its rows sorted by owner: frame by frame, in raster order."""
         owners, order = self.owners.sort(dim=1, stable=True)
         ranks = torch.empty_like(order).scatter_(
             1, order, torch.arange(self.num_rows, device=order.device).expand_as(order)
@@ -130,14 +130,14 @@ class Assignment:
 def unmerge(
     rows: Float[Tensor, "B M D"], assignment: Int[Tensor, "B N"], *, fill: Fill = "zero", num_frames: int = 1
 ) -> Float[Tensor, "B N D"]:
-    """Give every token a copy of the row it went to.
+    """Give every token a copy of its row.
 
     Args:
         rows: Reduced tokens.
-        assignment: Row of each token, -1 where it was dropped.
-        fill: What dropped tokens get: `zero`, or `carry`, the last token that was kept at the same place in an earlier
-            frame (zero where there is none).
-        num_frames: Number of frames T that the N tokens are laid out in, frame by frame; matters to `carry` only.
+        assignment: Row of each token, -1 if it was dropped.
+        fill: What dropped tokens get: `zero`, or with `carry` the token of the same place in the latest earlier frame
+            that kept one (zero if there is none).
+        num_frames: Number of frames T; the N tokens are in order of frames. Only `carry` uses it.
     """
     match fill:
         case "zero":
@@ -151,12 +151,12 @@ def unmerge(
 
 
 def follow(first: Int[Tensor, "B N"], then: Int[Tensor, "B M"]) -> Int[Tensor, "B N"]:
-    """Chain two assignments; what was dropped stays dropped."""
+    """Chain two assignments; dropped tokens stay dropped."""
     return torch.where(first >= 0, then.gather(1, first.clamp(min=0)), -1)
 
 
 def keep_all(batch: int, num_tokens: int, device: torch.device) -> Assignment:
-    """Return the step that changes nothing."""
+    """Return the identity step, which keeps every token."""
     index = torch.arange(num_tokens, device=device).expand(batch, -1)
     return Assignment(row_of=index, owners=index)
 
@@ -165,8 +165,8 @@ def keep_tokens(kept: Bool[Tensor, "B N"], num_rows: int | None = None) -> Assig
     """Return the step that keeps the marked tokens in their order and drops the rest.
 
     Args:
-        kept: Which tokens stay.
-        num_rows: How many stay in every sample, where that is known; None counts them, which waits for the device.
+        kept: Tokens to keep.
+        num_rows: Number of kept tokens in every sample, if known; None counts them, which synchronises with the device.
     """
     ranks = kept.cumsum(1) - 1
     counts = None if num_rows is not None else kept.sum(1)
@@ -187,19 +187,19 @@ def group_tokens(
     """Return the step that puts every token into the row of its owner, rows in the order of owners.
 
     Args:
-        group: For each token the index of the token that owns it; -1 drops it. Owners own themselves.
+        group: For each token the index of its owner; -1 drops it. An owner's index is its own.
         is_owner: Which tokens are owners.
-        combine: How a row's value is made.
-        num_rows: How many owners every sample has, where that is known; None counts them, which waits for the device.
+        combine: How a row's value is computed.
+        num_rows: Number of owners in every sample, if known; None counts them, which synchronises with the device.
     """
     kept = keep_tokens(is_owner, num_rows)
     return replace(kept, row_of=follow(group, kept.row_of), combine=combine)
 
 
 def join_frames(step: Assignment, num_frames: int) -> Assignment:
-    """Turn a step of frames, B x T samples of N tokens, into one of clips, B samples of T x N tokens.
+    """Turn a step of frames, B x T samples of N tokens, into a step of clips, B samples of T x N tokens.
 
-    Rows come frame by frame and, within a frame, in the order of their owners.
+    Rows are ordered by frame and, within a frame, by owner.
     """
     step = step.in_owner_order()
     if step.counts is None:
@@ -227,12 +227,12 @@ def frame_counts(step: Assignment, num_frames: int) -> Int[Tensor, "B T"]:
     """Count the rows of each frame; a row belongs to the frame of its owner."""
     per_frame = step.num_tokens // num_frames
     counts = torch.zeros(step.owners.shape[0], num_frames + 1, dtype=torch.int64, device=step.owners.device)
-    # Owners of padding are one past the last token, hence in the column that is cut off.
+    # Owners of padding rows are one past the last token, so they are counted in the column that is removed.
     return counts.scatter_add_(1, step.owners // per_frame, torch.ones_like(step.owners))[:, :num_frames]
 
 
 def owners_of(rows: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], num_rows: int) -> Int[Tensor, "B M"]:
-    """Invert an assignment restricted to owners; rows without one get N."""
+    """Return the owner of each row: the inverse of `rows` on owners. Rows without an owner get N."""
     batch, num_tokens = rows.shape
     index = torch.arange(num_tokens, device=rows.device).expand(batch, -1)
     owners = torch.full((batch, num_rows + 1), num_tokens, dtype=torch.int64, device=rows.device)
@@ -240,7 +240,7 @@ def owners_of(rows: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], num_rows:
 
 
 def _carry(assignment: Int[Tensor, "B T P"]) -> Int[Tensor, "B T P"]:
-    """Replace -1 by the last entry in time at the same place that is not."""
+    """Replace -1 by the latest earlier entry at the same place that is not -1."""
     frames = torch.arange(assignment.shape[1], device=assignment.device).view(1, -1, 1)
     latest = torch.where(assignment >= 0, frames, -1).cummax(dim=1).values
     return torch.where(latest >= 0, assignment.gather(1, latest.clamp(min=0)), -1)

@@ -1,4 +1,4 @@
-"""ToMe and its controls: merge, drop, hybrid and random, inside the encoder's blocks or on cached tokens.
+"""ToMe and its variants: merge, drop, hybrid and random, inside the encoder's blocks or on cached tokens.
 
 Axes: B samples, N patch tokens, T frames, F frames of a sample, H and W the grid, D width.
 """
@@ -30,11 +30,11 @@ from vidflow.models.reduction.matching import (
 from vidflow.models.reduction.seeds import reseed
 
 Mode = Literal["tome", "drop", "random_merge", "random_drop", "hybrid"]
-"""What becomes of a source: a token of one half that is matched with a token of the other half.
+"""What happens to a source, a token of one half that is matched with a token of the other half.
 
 Choices:
     tome: Merge each of the most similar pairs into its mean (ToMe).
-    drop: Drop the token of each of the most similar pairs that `tome` would merge into the other.
+    drop: Drop the source of each of the most similar pairs, which `tome` would merge into its partner.
     random_merge: As `tome`, with random pairs: a control.
     random_drop: As `drop`, with random tokens: a control.
     hybrid: As `tome`, but a token less similar than `threshold` replaces its partner.
@@ -43,7 +43,7 @@ Schedule = Literal["constant", "decreasing", "increasing"]
 """How reduction is spread over the encoder's blocks.
 
 Choices:
-    constant: Equally many tokens in every block.
+    constant: The same number of tokens in every block.
     decreasing: Linearly fewer, from twice the average in the first block to none in the last.
     increasing: Linearly more, from none in the first block to twice the average in the last.
 """
@@ -51,8 +51,8 @@ Scope = Literal["frame", "clip"]
 """Which tokens are reduced together.
 
 Choices:
-    frame: Those of each frame.
-    clip: Those of the whole clip.
+    frame: The tokens of each frame.
+    clip: The tokens of the whole clip.
 """
 
 
@@ -82,22 +82,22 @@ def schedule_merges(num_merged: int | Sequence[int], schedule: Schedule, *, dept
 
 
 def spread_merges(num_patches: int, num_left: int, schedule: Schedule, *, depth: int) -> list[int]:
-    """Return the number of tokens merged in each block so that exactly `num_left` are left after the last.
+    """Return the number of tokens merged in each block so that exactly `num_left` are left after the last block.
 
-    No block can take more than half of its tokens, so earlier ones take what later ones could not; where all together
-    cannot take enough, each takes half.
+    No block can merge more than half of its tokens. If a later block cannot merge its share, earlier blocks merge more.
+    If all blocks together cannot merge enough, each merges half.
 
     Args:
         num_patches: Tokens before the first block.
-        num_left: Tokens after the last, 1 to `num_patches`.
-        schedule: Whether blocks merge alike, or in linearly falling or rising numbers.
+        num_left: Tokens after the last block, 1 to `num_patches`.
+        schedule: Whether the number of merged tokens is constant, or falls or rises linearly from block to block.
         depth: Number of blocks.
     """
     shares = {"constant": [1] * depth, "decreasing": [*range(depth - 1, -1, -1)], "increasing": [*range(depth)]}
     weights = shares[schedule] if depth > 1 else [1]
     merges, left = [], num_patches
     for block in range(depth):
-        # What the schedule leaves after this block, and what the blocks behind it can still halve.
+        # The schedule's tokens after this block, but at most as many as the later blocks can halve to `num_left`.
         planned = num_patches - round((num_patches - num_left) * sum(weights[: block + 1]) / sum(weights))
         merges.append(min(left - min(planned, num_left << depth - 1 - block), left // 2))
         left -= merges[-1]
@@ -107,7 +107,7 @@ def spread_merges(num_patches: int, num_left: int, schedule: Schedule, *, depth:
 def assign_matched(
     matching: Matching, *, mode: Mode, num_merged: int, threshold: float = 0.0, order: Order = "index"
 ) -> Assignment:
-    """Return what a mode does with the `num_merged` best edges."""
+    """Return the step of a mode on the `num_merged` best edges."""
     sources = best_sources(matching, num_merged)
     step = merge_sources(matching, sources, num_merged=num_merged, order=order)
     match mode:
@@ -126,22 +126,23 @@ class BlockBipartite(BlockReducer):
     """Bipartite matching in the encoder's blocks, between attention and MLP.
 
     Attributes:
-        mode: What becomes of a source: merged, dropped, merged or replacing (hybrid), with similar or random partners.
-        num_merged: ToMe's r: tokens taken off per block on average, or one number per block; at most half of a block's.
+        mode: What happens to a source token: merged, dropped, merged or replacing its partner (hybrid); similar or
+            random partners.
+        num_merged: ToMe's r: tokens removed per block on average, or one number per block; at most half of a block's.
         keep: Instead of `num_merged`: fraction of patch tokens left after the last block.
         tokens: Instead of both: patch tokens left after the last block.
-        schedule: How an average, or what a budget takes off, is spread over the blocks.
+        schedule: How the removed tokens are spread over the blocks, if `num_merged` is an average or there is a budget.
         metric: What tokens are compared by.
-        head_pooling: How the keys of several heads are compared.
-        proportional_attention: Whether attention weights a token by the patches it stands for; no effect if dropped.
-        positions: Where a merged token is for rotary embeddings.
-        order: How unmerged tokens of the sources' half enter the next block, which decides who can merge with whom
-            there. Null, as published: `index` if the encoder has a class token or registers, else `similarity`.
+        head_pooling: How the keys of several heads are combined.
+        proportional_attention: Whether attention weights a token by its number of patches; no effect if dropped.
+        positions: The position of a merged token in rotary embeddings.
+        order: Order of the unmerged tokens of the sources' half, which decides the possible pairs in the next block.
+            Null, as published: `index` if the encoder has a class token or registers, else `similarity`.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
-        seed: Which random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
+        seed: Number of the random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
 
     Source: ToMe (Bolya et al., ICLR 2023); modes of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025). Class
-    token and registers, which neither covers together with rotary embeddings, stay out.
+    token and registers are never matched; neither paper has them together with rotary embeddings.
     """
 
     mode: Mode = "tome"
@@ -175,14 +176,14 @@ class BlockBipartite(BlockReducer):
         return self.mode in ("random_merge", "random_drop")
 
     def merges(self, *, depth: int, num_patches: int) -> list[int]:
-        """Return the number of tokens wanted off in each block, before the limit of half of what is left."""
+        """Return the number of tokens to remove in each block, before the limit of half of its tokens."""
         if self.num_merged is not None:
             return schedule_merges(self.num_merged, self.schedule, depth=depth)
         num_left = tokens_left(self.mode, keep=self.keep, tokens=self.tokens, num_patches=num_patches)
         return spread_merges(num_patches, num_left, self.schedule, depth=depth)
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that there are no more numbers than blocks, and no more tokens wanted than there are."""
+        """Check that there are no more numbers than blocks, and that the budget is at most the number of patches."""
         num_merged = self.merges(depth=shape.depth, num_patches=shape.num_patches)
         if len(num_merged) > shape.depth:
             raise VidflowError(
@@ -194,17 +195,17 @@ class BlockBipartite(BlockReducer):
         return count_tokens(shape.num_patches, self.merges(depth=shape.depth, num_patches=shape.num_patches))
 
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:  # noqa: ARG002
-        """Return the cost of the blocks, and of comparing tokens where partners are not random."""
+        """Return the cost of the blocks, and of comparing tokens unless partners are random."""
         rows = self.metric == "tokens" or self.head_pooling == "concat"
         channels = 0 if self.is_random else shape.embed_dim // (1 if rows else shape.num_heads)
         return count_macs(shape, self.tokens_left(shape)[: num_blocks + 1], channels=channels)
 
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
-        """Say whether anything is wanted off in a block."""
+        """Say whether a block removes tokens."""
         return self.merges(depth=depth, num_patches=num_patches)[index] > 0
 
     def assign(self, view: BlockView) -> Assignment | None:
-        """Match the tokens that are left and reduce them by this block's number."""
+        """Match the remaining tokens and remove this block's number of them."""
         wanted = self.merges(depth=view.depth, num_patches=view.grid[0] * view.grid[1])[view.index]
         first, num_merged = view.num_prefix % 2, min(wanted, view.num_tokens // 2)
         if num_merged == 0:
@@ -228,13 +229,13 @@ class BlockBipartite(BlockReducer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostBipartite(Budget):
-    """Bipartite matching of cached tokens, repeated until the wanted number is left.
+    """Bipartite matching of cached tokens, repeated until the budget is reached.
 
     Attributes:
         mode: As in the encoder's blocks.
         scope: Which tokens are matched with one another.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
-        seed: Which random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
+        seed: Number of the random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
 
     Source: ToMe (Bolya et al., ICLR 2023), applied to features; the clip scope is the joint placement of "Video, How Do
     Your Tokens Merge?" (Pollard and Wray, 2025).
@@ -252,7 +253,7 @@ class PostBipartite(Budget):
 
     @property
     def is_even(self) -> bool:
-        """Whether frames are reduced one by one."""
+        """Whether each frame is reduced alone."""
         return self.scope == "frame"
 
     @property
@@ -261,7 +262,7 @@ class PostBipartite(Budget):
         return self.mode in ("random_merge", "random_drop")
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
-        """Return the steps down to the wanted number of tokens as one assignment over the clip."""
+        """Return all steps to the budget as one assignment over the clip."""
         batch, num_frames = tokens.shape[:2]
         frames = 1 if self.scope == "clip" else num_frames
         values = tokens.reshape(batch * frames, -1, tokens.shape[-1]).float()

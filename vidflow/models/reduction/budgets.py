@@ -1,4 +1,4 @@
-"""How many tokens a reducer leaves: a fraction of them, or a number per frame."""
+"""Token budgets: how many tokens a reducer leaves, as a fraction or as a number per frame."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from vidflow.models.reduction.reducer import PostReducer
 
 
 def check_budget(name: str, *, keep: float | None, tokens: int | None) -> None:
-    """Check that there is one budget, and that it leaves something.
+    """Check that exactly one of `keep` and `tokens` is given, and that it is in range.
 
     Raises:
-        VidflowError: There is none, there are both, or it is out of range.
+        VidflowError: None is given, both are given, or the value is out of range.
     """
     if (keep is None) == (tokens is None):
         raise VidflowError(f"reducer {name!r} wants one of keep and tokens, got {keep} and {tokens}")
@@ -23,17 +23,17 @@ def check_budget(name: str, *, keep: float | None, tokens: int | None) -> None:
 
 
 def tokens_left(name: str, *, keep: float | None, tokens: int | None, num_patches: int, num_frames: int = 1) -> int:
-    """Return the number of tokens that a budget leaves of so many frames together.
+    """Return the number of tokens that a budget leaves of `num_frames` frames together.
 
     Args:
-        name: Of the reducer, for the message.
+        name: Name of the reducer, for the message.
         keep: Fraction of tokens to keep, above 0 and up to 1.
         tokens: Instead: tokens to keep per frame.
         num_patches: Patches of a frame.
         num_frames: Frames that are reduced together.
 
     Raises:
-        VidflowError: More tokens are wanted than there are.
+        VidflowError: The budget is larger than the number of patches.
     """
     if tokens is None:
         assert keep is not None
@@ -58,13 +58,13 @@ class Budget(PostReducer):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the configuration calls the reducer."""
+        """Name of the reducer in the configuration."""
 
     def __post_init__(self) -> None:
         check_budget(self.name, keep=self.keep, tokens=self.tokens)
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that frames have as many tokens as are wanted.
+        """Check that frames have enough tokens for the budget.
 
         Raises:
             VidflowError: They have fewer.
@@ -72,7 +72,7 @@ class Budget(PostReducer):
         self.num_left(shape.num_patches)
 
     def num_left(self, num_patches: int, num_frames: int = 1) -> int:
-        """Return how many tokens are left of so many frames that are reduced together."""
+        """Return how many tokens are left of `num_frames` frames that are reduced together."""
         return tokens_left(
             self.name, keep=self.keep, tokens=self.tokens, num_patches=num_patches, num_frames=num_frames
         )

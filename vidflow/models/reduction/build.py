@@ -1,4 +1,4 @@
-"""Make a reducer by name, and reduce cached tokens with it.
+"""Build a reducer by name, and reduce cached tokens with it.
 
 Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D width.
 """
@@ -54,8 +54,8 @@ class ReducedClips:
     Attributes:
         tokens: Rows frame by frame, padded with zeros.
         sizes: Number of patches each row stands for, 0 on padding.
-        assignment: Row of each patch within its clip, -1 where it was dropped.
-        counts: Rows of each frame; a row belongs to the frame of the patch it is named after.
+        assignment: Row of each patch within its clip, -1 if it was dropped.
+        counts: Number of rows of each frame; a row belongs to the frame of its owner.
     """
 
     tokens: Float[Tensor, "B M D"]
@@ -70,9 +70,9 @@ def reduce_clips(
     """Reduce cached tokens.
 
     Args:
-        reducer: One of place `post`.
+        reducer: A reducer of place `post`.
         tokens: Tokens of whole clips on their grid.
-        seeds: Seed of each clip, from its key (`seeds.seed_of_key`); wanted by random reducers.
+        seeds: Seed of each clip, from its key (`seeds.seed_of_key`); required by random reducers.
     """
     step = reducer.assign(tokens, seeds=seeds)
     values = tokens.flatten(1, 3)
@@ -81,16 +81,17 @@ def reduce_clips(
 
 
 def build_reducer(name: str, *, place: str | None = None, **settings: Any) -> Reducer | None:
-    """Make a reducer.
+    """Build a reducer.
 
     Args:
-        name: Which one; `none` gives None.
-        place: Where it acts, for those that offer several places: `input` before the encoder, `block` inside it, `post`
-            on cached tokens. None is the first of those that the reducer offers.
-        settings: Its keyword arguments, as its class documents them; a list stands for a tuple.
+        name: Name of the reducer; `none` returns None.
+        place: Where the reducer acts: `input` before the encoder, `block` inside it, `post` on cached tokens. None is
+            the first of these that the reducer offers.
+        settings: Keyword arguments of the reducer's class, documented there; a list stands for a tuple.
 
     Raises:
-        VidflowError: No such reducer or setting, a value out of range, or a place where it cannot act.
+        VidflowError: The reducer or a setting does not exist, a value is out of range, or the reducer cannot act at
+            this place.
     """
     known = known_name(name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
@@ -171,7 +172,7 @@ def _misplaced(name: ReducerName, place: Place) -> VidflowError:
 
 
 def _make(kind: type[Made], name: str, given: Mapping[str, Any], **fixed: Any) -> Made:
-    """Construct a reducer after checking the names and kinds of its settings; it checks their ranges itself."""
+    """Construct a reducer after checking the names and types of its settings; its class checks their ranges."""
     hints = get_type_hints(kind)
     offered = [field for field in fields(kind) if field.name not in fixed]  # type: ignore[arg-type]
     _refuse_settings(name, given, [field.name for field in offered])

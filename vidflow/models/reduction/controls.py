@@ -1,4 +1,4 @@
-"""What every adaptive method must beat at equal bytes: pooling, fewer frames, lower resolution, chance.
+"""Controls that every adaptive method must beat at equal bytes: pooling, fewer frames, lower resolution, random tokens.
 
 Axes: B clips, T frames, F frames of a sample, N patches of a frame, H and W the grid, D width.
 """
@@ -64,10 +64,10 @@ def every_nth_frame(num_frames: int, stride: int, device: torch.device) -> Bool[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostFewerFrames(PostReducer):
-    """Keep every n-th frame of cached tokens; the frames between repeat the kept frame before them: a control.
+    """Keep every n-th frame of cached tokens; the other frames repeat the last kept frame: a control.
 
     Attributes:
-        stride: Keep one frame in so many.
+        stride: The n: keep frames 0, n, 2n and so on.
     """
 
     stride: int = 2
@@ -94,7 +94,7 @@ class InputFewerFrames(InputReducer):
     """Encode every n-th frame only: a control.
 
     Attributes:
-        stride: Encode one frame in so many.
+        stride: The n: encode frames 0, n, 2n and so on.
     """
 
     stride: int = 2
@@ -133,7 +133,7 @@ class InputLowerResolution(ReducerFacts):
             )
 
     def side(self, side: int) -> int:
-        """Return the smaller side in patches, of a side in patches."""
+        """Return the smaller side in patches for a given side in patches."""
         return max(1, round(side * math.sqrt(self.keep)))
 
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:  # noqa: ARG002
@@ -153,7 +153,7 @@ class PostRandom(Budget):
     """Keep random cached tokens, equally many in every frame: a control.
 
     Attributes:
-        seed: Which random draw; other seeds keep other tokens.
+        seed: Number of the random draw; other seeds keep other tokens.
     """
 
     seed: int = 0
@@ -165,7 +165,7 @@ class PostRandom(Budget):
         return True
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
-        """Keep random places of every frame."""
+        """Keep the tokens at random places of every frame."""
         if seeds is None:
             raise ValueError("reducer 'random' draws random numbers: pass the seed of each clip's key")
         batch, num_frames, height, width, _ = tokens.shape

@@ -1,4 +1,4 @@
-"""Density-peak clustering: centres are dense and far from anything denser; the rest follows its nearest centre.
+"""Density-peak clustering: centres are dense and far from denser tokens; other tokens join their nearest centre.
 
 Axes: B samples, N tokens, T frames, H and W the grid, D width.
 """
@@ -17,12 +17,12 @@ from vidflow.models.reduction.macs import VitShape
 
 
 def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_neighbours: int) -> Int[Tensor, "B N"]:
-    """Return for every token the centre of its cluster; centres are their own.
+    """Return for every token the centre of its cluster; a centre's index is its own.
 
     Args:
-        tokens: What is clustered.
+        tokens: Tokens to cluster.
         num_clusters: Number of clusters, 1 to N.
-        num_neighbours: How many nearest tokens, itself included, measure a token's density.
+        num_neighbours: Number of nearest tokens, itself included, from which a token's density is computed.
 
     Source: DPC-KNN (Du, Ding and Jia, 2016), with the densities of TCFormer that PruneVid (ACL Findings 2025), FastVID
     (NeurIPS 2025) and HoliTom (NeurIPS 2025) share. They break ties of density by noise; here the earlier token counts
@@ -36,12 +36,12 @@ def cluster_owners(tokens: Float[Tensor, "B N D"], *, num_clusters: int, num_nei
     ours, theirs = density.unsqueeze(2), density.unsqueeze(1)
     denser = (theirs > ours) | ((theirs == ours) & (index < index.unsqueeze(1)))
     separation = distance.masked_fill(~denser, torch.inf).amin(2)
-    # The densest token has nothing denser: it is as far away as anything gets.
+    # No token is denser than the densest: its separation is the largest distance.
     separation = torch.where(separation.isinf(), distance.flatten(1).amax(1, keepdim=True), separation)
     centres = (density * separation).argsort(dim=1, descending=True, stable=True)[:, :num_clusters]
     to_centres = distance.gather(2, centres.unsqueeze(1).expand(-1, num_tokens, -1))
     owners = centres.gather(1, to_centres.argmin(2))
-    # Of two equal tokens that are both centres each keeps its own cluster.
+    # If two equal tokens are both centres, each keeps its own cluster.
     return torch.scatter(owners, 1, centres, centres)
 
 
@@ -51,10 +51,10 @@ class PostDensityPeaks(Budget):
 
     Attributes:
         frames_per_segment: Frames clustered together, a divisor of the clip's frames; null: the whole clip.
-        num_neighbours: Tokens that measure a token's density; 4 in FastVID, 7 in PruneVid.
+        num_neighbours: Number of nearest tokens that define a token's density; 4 in FastVID, 7 in PruneVid.
 
-    Source: the clustering that PruneVid (ACL Findings 2025), FastVID and HoliTom (NeurIPS 2025) have in common; their
-    attention-based parts need a language model.
+    Source: the clustering that PruneVid (ACL Findings 2025), FastVID and HoliTom (NeurIPS 2025) have in common, without
+    their attention-based parts, which need a language model.
     """
 
     frames_per_segment: int | None = 1
@@ -70,14 +70,14 @@ class PostDensityPeaks(Budget):
 
     @property
     def is_even(self) -> bool:
-        """Whether frames are clustered one by one."""
+        """Whether each frame is clustered alone."""
         return self.frames_per_segment == 1
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:
-        """Check that segments fill a clip, and that frames have as many tokens as are wanted.
+        """Check that segments fill a clip, and that frames have enough tokens for the budget.
 
         Raises:
-            VidflowError: They do not.
+            VidflowError: A check fails.
         """
         Budget.check(self, shape, num_frames=num_frames)
         self._check_segments(num_frames)

@@ -20,10 +20,10 @@ def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[
     """Choose tokens greedily so that the smallest distance among them is large.
 
     Returns:
-        The chosen tokens in the order of choice, and for every token the most similar chosen one.
+        The chosen tokens in the order of choice, and for every token the most similar chosen token.
 
-    Source: DivPrune (Alvar et al., CVPR 2025), algorithm 1 with cosine distance. Each choice depends on the one before,
-    so this is a loop of K steps, each over all samples at once.
+    Source: DivPrune (Alvar et al., CVPR 2025), algorithm 1 with cosine distance. Each choice depends on the previous
+    choices, so this is a loop of K steps, each over all samples at once.
     """
     unit = F.normalize(tokens.float(), dim=-1)
     distance = 1 - unit @ unit.transpose(1, 2)
@@ -46,10 +46,10 @@ def most_diverse(tokens: Float[Tensor, "B N D"], *, num_kept: int) -> tuple[Int[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostDiversity(Budget):
-    """Keep cached tokens that differ most from one another; the others belong to the most similar kept one.
+    """Keep the cached tokens that differ most from one another; each other token joins the most similar kept token.
 
     Attributes:
-        scope: Which tokens compete.
+        scope: Among which tokens the kept ones are chosen.
 
     Source: DivPrune (Alvar et al., CVPR 2025).
     """
@@ -59,11 +59,11 @@ class PostDiversity(Budget):
 
     @property
     def is_even(self) -> bool:
-        """Whether tokens compete within their frame."""
+        """Whether tokens are chosen per frame."""
         return self.scope == "frame"
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
-        """Select in each frame or clip."""
+        """Choose tokens in each frame or clip."""
         num_frames, height, width = tokens.shape[1:4]
         frames = 1 if self.scope == "clip" else num_frames
         samples = tokens.reshape(tokens.shape[0] * frames, -1, tokens.shape[-1])

@@ -1,4 +1,4 @@
-"""What a reducer inside the encoder sees of a block, and what it must offer.
+"""The interface of reducers inside the encoder: what they see of a block, and what they must implement.
 
 Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D width, h heads, d width of a head.
 """
@@ -16,44 +16,44 @@ from vidflow.models.reduction.macs import VitShape
 from vidflow.models.reduction.reducer import ReducerFacts
 
 PositionPolicy = Literal["mean", "destination"]
-"""Where a merged token is for rotary embeddings.
+"""The position of a merged token in rotary embeddings.
 
 Choices:
-    mean: At the mean position of its patches.
-    destination: At the position of the token that the others were merged into.
+    mean: The mean position of its patches.
+    destination: The position of the token that the others were merged into.
 """
 Metric = Literal["keys", "rotated_keys", "tokens"]
 """What tokens are compared by.
 
 Choices:
     keys: The keys of the block's attention, before any rotary embedding.
-    rotated_keys: The keys after rotary embedding, so that distance counts too.
+    rotated_keys: The keys after rotary embedding, so the distance between positions counts too.
     tokens: The residual stream after attention.
 """
 HeadPooling = Literal["mean", "concat"]
 """How the keys of several heads become one vector.
 
 Choices:
-    mean: Their mean, as published.
-    concat: One after the other.
+    mean: The mean over heads, as published.
+    concat: The concatenation of all heads.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockView:
-    """One block between its attention residual and its MLP.
+    """The state of one block between its attention residual and its MLP.
 
     Attributes:
         index: Index of the block, from 0.
         depth: Number of blocks of the encoder.
         grid: Patches per column and row of the frame, before any reduction.
-        num_prefix: Number P of prefix tokens, which are in `queries` and `keys` only.
+        num_prefix: Number P of prefix tokens; only queries and keys include them.
         tokens: Residual stream of the patch tokens, after attention.
-        queries: Queries of the whole sequence, rotated where the encoder rotates.
-        keys: Keys likewise, as attention used them.
+        queries: Queries of the whole sequence as attention used them, rotated if the encoder rotates.
+        keys: Keys, likewise.
         plain_keys: Keys before rotation.
-        valid: Patch tokens in use; None where all are.
-        seeds: Seed of each image; None unless the reducer asks for seeds.
+        valid: Patch tokens in use; None if all are in use.
+        seeds: Seed of each image; None unless the reducer is random.
     """
 
     index: int
@@ -69,11 +69,11 @@ class BlockView:
 
     @property
     def num_tokens(self) -> int:
-        """Number N of patch tokens that are left."""
+        """Number N of remaining patch tokens."""
         return self.tokens.shape[1]
 
     def metric(self, metric: Metric, pooling: HeadPooling) -> Float[Tensor, "B N C"]:
-        """Return what tokens are compared by; keys are compared in float32, as the mean or the row of all heads."""
+        """Return the vectors by which tokens are compared; keys are in float32, the mean or concatenation of heads."""
         if metric == "tokens":
             return self.tokens
         keys = (self.plain_keys if metric == "keys" else self.keys)[:, :, self.num_prefix :]
@@ -82,7 +82,7 @@ class BlockView:
         return keys.transpose(1, 2).flatten(2)
 
     def attention(self) -> Float[Tensor, "B h N S"]:
-        """Return the attention of every patch token to the whole sequence, before any size bias; costs N x S memory."""
+        """Return the attention of patch tokens to the whole sequence, without size bias; needs h x N x S memory."""
         queries = self.queries[:, :, self.num_prefix :].float()
         keys = self.keys.float().repeat_interleave(queries.shape[1] // self.keys.shape[1], dim=1)
         return torch.softmax(queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5, dim=-1)
@@ -97,29 +97,29 @@ class BlockReducer(ReducerFacts):
     @property
     @abstractmethod
     def proportional_attention(self) -> bool:
-        """Whether keys count by the number of patches they stand for."""
+        """Whether attention weights keys by the number of patches they stand for."""
 
     @property
     @abstractmethod
     def positions(self) -> PositionPolicy:
-        """Where a merged token is for rotary embeddings."""
+        """The position of a merged token in rotary embeddings."""
 
     @property
     def splits_blocks(self) -> bool:
-        """Always: it acts in the middle of them."""
+        """Always: the reducer acts in the middle of blocks."""
         return True
 
     def tokens_left(self, shape: VitShape) -> list[int] | None:  # noqa: ARG002
-        """Return the patch tokens before the first block and after each; None where images decide."""
+        """Return the number of patch tokens before the first block and after each; None if it depends on the image."""
         return None
 
     @abstractmethod
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:
-        """Say whether the reducer may act in a block; where it does not, the block is called as it is."""
+        """Say whether the reducer may act in a block; other blocks run unchanged."""
 
     @abstractmethod
     def assign(self, view: BlockView) -> Assignment | None:
-        """Return what to do with the patch tokens, or None to leave them."""
+        """Return the assignment of the patch tokens, or None to leave them unchanged."""
 
 
 __all__ = ["BlockReducer", "BlockView", "HeadPooling", "Metric", "PositionPolicy"]

@@ -1,4 +1,4 @@
-"""Count multiply-accumulates of a vision transformer whose tokens get fewer on the way.
+"""Count multiply-accumulates of a vision transformer with token reduction.
 
 Axes: N patch tokens, P prefix tokens, D embedding width.
 """
@@ -17,8 +17,8 @@ class VitShape:
         depth: Number of blocks.
         embed_dim: Width D.
         num_heads: Attention heads; matching compares keys of one head's width.
-        attention_weights: Weights of a block's projections, one multiply-accumulate each per token: 4 D^2 as a rule.
-        mlp_weights: Weights of a block's MLP: 8 D^2 as a rule, a third more with a gate.
+        attention_weights: Weights of a block's projections, one multiply-accumulate each per token: usually 4 D^2.
+        mlp_weights: Weights of a block's MLP: usually 8 D^2, a third more with a gate.
         grid: Patches per column and per row of an image.
         num_prefix: Class token and registers.
         patch_values: Values of a patch, such as 16 x 16 x 3.
@@ -40,7 +40,7 @@ class VitShape:
 
 
 def count_tokens(num_patches: int, merges: Sequence[int]) -> list[int]:
-    """Return the patch tokens before the first block and after each, where a block loses at most half of its own."""
+    """Return the number of patch tokens before the first block and after each; a block loses at most half of them."""
     counts = [num_patches]
     for num_merged in merges:
         counts.append(counts[-1] - min(num_merged, counts[-1] // 2))
@@ -50,13 +50,13 @@ def count_tokens(num_patches: int, merges: Sequence[int]) -> list[int]:
 def count_macs(shape: VitShape, tokens: Sequence[int], *, channels: int = 0) -> int:
     """Count multiply-accumulates of patch embedding, blocks and matching for one image.
 
-    Attention runs on the tokens that enter a block, its MLP on those that are left. Norms, softmax, sorting and moving
+    Attention runs on the tokens that enter a block, its MLP on those that remain. Norms, softmax, sorting and copying
     are not counted.
 
     Args:
         shape: The transformer.
         tokens: Patch tokens before the first block and after each block that runs.
-        channels: Width of what is matched in every block that loses tokens; 0 where nothing is.
+        channels: Width of the vectors that are matched in every block that loses tokens; 0 if nothing is matched.
     """
     total = shape.num_patches * shape.patch_values * shape.embed_dim
     for before, after in itertools.pairwise(tokens):

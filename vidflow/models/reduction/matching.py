@@ -15,11 +15,11 @@ from vidflow.models.reduction.assignment import Assignment, owners_of
 from vidflow.models.reduction.seeds import uniform
 
 Order = Literal["index", "similarity"]
-"""In which order unmerged tokens of the sources' half stay.
+"""The order of the unmerged tokens of the sources' half.
 
 Choices:
-    index: By place.
-    similarity: The most similar to its partner first.
+    index: The order of their positions.
+    similarity: The token most similar to its partner first.
 """
 
 
@@ -28,11 +28,11 @@ class Matching:
     """Candidate edges, one per token of the sources' half.
 
     Attributes:
-        scores: Similarity to the partner; -inf where the token must stay.
+        scores: Similarity to the partner; -inf for tokens that must stay.
         partners: Index of the partner within the other half.
-        num_tokens: Number N of tokens of both halves.
-        first: Index of the first token of the sources' half, 0 or 1; it has every other token from there.
-        valid: Which tokens are not padding, or None where all are.
+        num_tokens: Number N of tokens of both halves together.
+        first: Index of the first token of the sources' half, 0 or 1; every second token from there is in this half.
+        valid: Tokens that are not padding; None if there is no padding.
     """
 
     scores: Float[Tensor, "B A"]
@@ -46,10 +46,10 @@ def match_tokens(metric: Float[Tensor, "B N C"], *, first: int, valid: Bool[Tens
     """Match alternate tokens by cosine similarity.
 
     Args:
-        metric: What is compared, such as keys or features.
-        first: Where the sources' half starts, 0 or 1. With P protected tokens in front, P % 2 gives the halves of the
-            published method, whose parity counts them.
-        valid: Which tokens are not padding.
+        metric: Vectors to compare, such as keys or features.
+        first: Index of the first token of the sources' half, 0 or 1. The published method counts P prefix tokens when
+            it alternates; P % 2 gives the same halves.
+        valid: Tokens that are not padding.
 
     Source: ToMe (Bolya et al., ICLR 2023), section 3 and appendix D. Differs in keeping P prefix tokens out altogether.
     """
@@ -65,8 +65,8 @@ def match_tokens(metric: Float[Tensor, "B N C"], *, first: int, valid: Bool[Tens
 def match_at_random(seeds: Int[Tensor, " B"], *, num_tokens: int, first: int, stream: int) -> Matching:
     """Match alternate tokens at random: the order of sources and each one's partner are uniform.
 
-    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), random merge. Independent uniform scores for
-    all pairs have the same law as a random order with a random partner each.
+    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), random merge. Independent uniform scores of all
+    pairs have the same distribution of matches as a random order of sources with random partners.
     """
     num_first, num_second = (num_tokens - first + 1) // 2, (num_tokens + first) // 2
     draws = uniform(seeds, 2 * num_first, stream=stream)
@@ -77,7 +77,7 @@ def match_at_random(seeds: Int[Tensor, " B"], *, num_tokens: int, first: int, st
 def best_sources(matching: Matching, num_merged: int) -> Bool[Tensor, "B A"]:
     """Mark the `num_merged` best edges of every sample; at most half of the tokens."""
     num_merged = min(num_merged, matching.num_tokens // 2)
-    # Stable, so that equal scores are resolved alike on every device.
+    # Stable, so that ties are resolved in the same way on every device.
     order = matching.scores.argsort(dim=1, descending=True, stable=True)
     best = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :num_merged], True)
     return best if matching.valid is None else best & matching.scores.isfinite()
@@ -92,9 +92,9 @@ def merge_sources(
 
     Args:
         matching: The edges.
-        sources: Which of them are used.
-        num_merged: How many are used in every sample, where that is known; None counts them, waiting for the device.
-        order: Whether the rest of the sources' half stays in its order, or the most similar to its partner comes first.
+        sources: The sources to merge.
+        num_merged: Number of sources to merge in every sample, if known; None counts, which synchronises the device.
+        order: Order of the rest of the sources' half.
     """
     first, num_tokens = matching.first, matching.num_tokens
     batch = sources.shape[0]
@@ -125,7 +125,7 @@ def merge_sources(
 
 
 def _ranks(matching: Matching, stays: Bool[Tensor, "B A"], order: Order) -> Int[Tensor, "B A"]:
-    """Return the place of every token that stays among those that stay."""
+    """Return the rank of every token that stays among all tokens that stay."""
     match order:
         case "index":
             return stays.cumsum(1) - 1
@@ -149,9 +149,10 @@ def drop_sources(step: Assignment, matching: Matching, sources: Bool[Tensor, "B 
 def replace_destinations(
     step: Assignment, matching: Matching, sources: Bool[Tensor, "B A"], *, threshold: float
 ) -> Assignment:
-    """Return the step in which a destination that gets a source below `threshold` loses its own content and size.
+    """Return `step` changed so that a source with a score below `threshold` replaces its destination's value and size.
 
-    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), hybrid: similar enough, average; else replace.
+    Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), hybrid: similar pairs are averaged, in others
+    the source replaces the destination.
     """
     unlike = (sources & (matching.scores < threshold)).float()
     num_second = (matching.num_tokens + matching.first) // 2

@@ -1,4 +1,4 @@
-"""Names of reducers and the places where they act; no torch, so that a command can look where features lie."""
+"""Names of reducers and the places where they act, without torch, so that commands that only need these are fast."""
 
 import difflib
 from typing import Literal, TypeGuard, get_args
@@ -28,10 +28,10 @@ ReducerName = Literal["none", BlockName, InputName, PostName]
 
 
 def known_name(name: str) -> ReducerName:
-    """Return a reducer's name.
+    """Check a reducer's name and return it.
 
     Raises:
-        VidflowError: No such reducer.
+        VidflowError: There is no such reducer.
     """
     if not _is_name(name):
         nearest = difflib.get_close_matches(name, get_args(ReducerName), n=3, cutoff=0.4) or get_args(ReducerName)
@@ -40,14 +40,14 @@ def known_name(name: str) -> ReducerName:
 
 
 def place_of(name: str, place: str | None) -> Place:
-    """Return where a reducer acts; whether it can act there is checked when it is built.
+    """Return where a reducer acts; `build_reducer` checks whether it can act there.
 
     Args:
-        name: Which one.
-        place: The place that is asked for; None is the first that the reducer offers.
+        name: Name of the reducer.
+        place: The configured place; None is the first that the reducer offers.
 
     Raises:
-        VidflowError: No such reducer or place.
+        VidflowError: There is no such reducer or place.
     """
     acts = default_place(known_name(name)) if place is None else place
     if not _is_place(acts):
@@ -56,7 +56,7 @@ def place_of(name: str, place: str | None) -> Place:
 
 
 def default_place(name: ReducerName) -> Place:
-    """Return where a reducer acts unless told otherwise: the first place that it offers."""
+    """Return where a reducer acts by default: the first place that it offers."""
     if acts_on_input(name):
         return "input"
     return "block" if acts_in_blocks(name) else "post"

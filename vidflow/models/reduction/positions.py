@@ -1,6 +1,6 @@
-"""Rotary embeddings of tokens that no longer sit on the grid.
+"""Rotary embeddings of merged tokens, whose positions are between those of the grid.
 
-Axes: N positions on the grid, d width of a head, sincos its d sines and then its d cosines; B images, M merged tokens.
+Axes: N positions on the grid, d width of a head, sincos d sines, then d cosines; B images, M merged tokens.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from torch import Tensor
 class GridAngles:
     """Angles of a rotary embedding as a linear function of row and column.
 
-    Every rotary embedding of timm's vision transformers has angles linear in the position, so the rotation of a
-    position between the grid's follows from the angle at the corner and the steps to its two neighbours. A step is
-    taken the shorter way round, which is exact where a frequency turns less than half a circle per patch: for DINOv3
-    with five or more patches per side. On the grid itself the result is exact always.
+    In every rotary embedding of timm's vision transformers the angles are linear in the position. So the angles at any
+    position follow from the angle at the corner and the steps to its two neighbours. A step is wrapped to (-pi, pi].
+    This is exact if a frequency turns less than half a circle per patch: for DINOv3 with five or more patches per side.
+    At positions on the grid the result is always exact.
 
     Attributes:
         corner: Angle at row 0, column 0.
-        row_step: What one row adds.
-        column_step: What one column adds.
+        row_step: Angle added per row.
+        column_step: Angle added per column.
     """
 
     corner: Float[Tensor, "... 1 d"]
@@ -58,7 +58,7 @@ def _angles(embedding: Float[Tensor, "... sincos"]) -> Float[Tensor, "... d"]:
 
 
 def _wrap(angles: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Bring angles to (-pi, pi]."""
+    """Wrap angles to (-pi, pi]."""
     return torch.atan2(angles.sin(), angles.cos())
 
 

@@ -1,4 +1,4 @@
-"""STTM: quadtree cells of like patches in each frame, joined over time where they stay alike.
+"""STTM: merge similar patches into quadtree cells in each frame, and join cells over time if they stay similar.
 
 Axes: B clips, T frames, H and W the grid, N patches of a frame, C cells of a level, D width.
 """
@@ -18,7 +18,7 @@ from vidflow.models.reduction.reducer import PostReducer
 def cell_levels(height: int, width: int, num_levels: int, device: torch.device) -> list[Int[Tensor, " N"]]:
     """Return the cell of every patch on each level; level 0 has the patches themselves.
 
-    A level has half the rows and columns of the one below; where their number is odd the first stays alone.
+    Each level has half the rows and columns of the level before; if their number is odd, the first is not paired.
     """
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     levels = []
@@ -32,13 +32,13 @@ def cell_levels(height: int, width: int, num_levels: int, device: torch.device) 
 def leaf_owners(
     patches: Float[Tensor, "B N D"], levels: list[Int[Tensor, " N"]], *, threshold: float
 ) -> Int[Tensor, "B N"]:
-    """Return for every patch the first patch of the leaf it is in.
+    """Return for every patch the first patch of its leaf.
 
-    Going down from the coarsest level a cell becomes a leaf if its mean is at least so similar to each of its
-    children's.
+    From the coarsest level downwards, a cell becomes a leaf if the similarity of its mean to the mean of each child
+    reaches the threshold.
 
-    Source: STTM (Hyun et al., ICCV 2025), coarse-to-fine spatial merging; the mean is over patches, so unpaired rows
-    weigh what they cover.
+    Source: STTM (Hyun et al., ICCV 2025), coarse-to-fine spatial merging; the mean is over patches, so children with
+    fewer patches weigh less.
     """
     batch, num_patches, _ = patches.shape
     owners = torch.arange(num_patches, device=patches.device).expand(batch, -1)
@@ -65,11 +65,11 @@ def leaf_owners(
 def join_over_time(linked: Bool[Tensor, "B T1 N"], leaves: Int[Tensor, "B T N"]) -> Int[Tensor, "B TN"]:
     """Return for every patch of a clip the first patch of its connected component.
 
-    Leaves of two frames that share a patch are nested, for they are cells of the same quadtree; so links at patches are
-    all there are. Labels spread until nothing changes, doubling their reach each time.
+    Leaves of two frames that share a patch are nested, because they are cells of the same quadtree. So it is enough to
+    link them at patches. Labels spread until nothing changes, twice as far in each round.
 
     Args:
-        linked: Whether the leaves of frames t and t + 1 at each patch are linked.
+        linked: Whether the leaves of frames t and t + 1 are linked, at each patch.
         leaves: First patch of each patch's leaf, as an index into its frame.
     """
     batch, num_frames, num_patches = leaves.shape
@@ -83,7 +83,7 @@ def join_over_time(linked: Bool[Tensor, "B T1 N"], leaves: Int[Tensor, "B T N"])
         spread = grid.clone()
         spread[:, 1:] = torch.minimum(spread[:, 1:], joint)
         spread[:, :-1] = torch.minimum(spread[:, :-1], joint)
-        # All patches of a leaf share its smallest label, and a label's own label is as good as it.
+        # All patches of a leaf take its smallest label; then each label is replaced by its own label.
         flat = labels.clone().scatter_reduce_(1, owners, spread.flatten(1), reduce="amin").gather(1, owners)
         flat = flat.gather(1, flat)
         if torch.equal(flat, labels):
@@ -98,8 +98,8 @@ class PostQuadtree(PostReducer):
     Attributes:
         spatial_threshold: Similarity of a cell to its parts from which it becomes one token; published .80 to .90.
         temporal_threshold: Similarity from which overlapping tokens of consecutive frames become one; published .50 to
-            .65; None leaves time alone.
-        num_levels: Coarsest cells have sides of 2 to this power patches; published 2 for a grid of 14.
+            .65; null: nothing is joined over time.
+        num_levels: The coarsest cells have sides of 2^num_levels patches; published 2 for a grid of 14.
 
     Source: STTM (Hyun et al., ICCV 2025). Differs in averaging by area, so that sizes count patches.
     """

@@ -1,4 +1,4 @@
-"""What a token reducer says of itself: where it acts, what it costs, what it must fit, whether counts are even.
+"""The interface of token reducers: where one acts, what it costs, what it must fit, whether counts are even.
 
 Axes: B clips, T frames of a clip, Y and X pixels, H and W the grid, N patches of a frame, F frames of a sample, D
 width.
@@ -16,27 +16,27 @@ from vidflow.models.reduction.macs import VitShape, count_macs
 
 
 class ReducerFacts(ABC):
-    """What is asked of every reducer; most answers are the usual ones below."""
+    """The facts about a reducer; subclasses override the defaults below."""
 
     __slots__ = ()
 
     @property
     def is_random(self) -> bool:
-        """Whether it chooses by chance, and so wants a seed for each sample."""
+        """Whether the reducer draws random numbers, and so needs a seed for each sample."""
         return False
 
     @property
     def is_even(self) -> bool:
-        """Whether all frames are left with the same number of tokens, as far as the settings alone decide."""
+        """Whether the settings alone guarantee the same number of tokens in all frames."""
         return True
 
     @property
     def splits_blocks(self) -> bool:
-        """Whether the encoder's blocks run piece by piece, which only plain blocks can (`vit.check_blocks`)."""
+        """Whether the encoder's blocks run step by step, which only plain blocks allow (`vit.check_blocks`)."""
         return False
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: B027
-        """Check the settings against an encoder and clips of so many frames.
+        """Check the settings against an encoder and clips of `num_frames` frames.
 
         Raises:
             VidflowError: They do not fit.
@@ -44,17 +44,17 @@ class ReducerFacts(ABC):
 
     @abstractmethod
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float | None:
-        """Return the mean multiply-accumulates that the reduced encoder spends on a frame, the reducer's own included.
+        """Return the mean multiply-accumulates per frame of the encoder with this reducer, the reducer's own included.
 
-        Norms, softmax, sorting and moving are not counted.
+        Norms, softmax, sorting and copying are not counted.
 
         Args:
             shape: The encoder with all its blocks.
-            num_blocks: Blocks that run, from the first.
-            counts: Tokens kept of each frame of a sample; wanted by reducers that decide by content.
+            num_blocks: Number of blocks that run, from the first.
+            counts: Tokens kept in each frame of a sample; used by reducers whose counts depend on the content.
 
         Returns:
-            The mean, or None where `counts` do not tell.
+            The mean, or None if it does not follow from `counts`.
         """
 
 
@@ -66,7 +66,7 @@ class InputReducer(ReducerFacts):
 
     @property
     def splits_blocks(self) -> bool:
-        """Always: frames have tokens in some places only."""
+        """Always: frames lack the tokens of some patches."""
         return True
 
     @abstractmethod
@@ -74,7 +74,7 @@ class InputReducer(ReducerFacts):
         """Mark the patches that go through the encoder."""
 
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:
-        """Return the mean over the frames; one of which nothing is kept is not encoded."""
+        """Return the mean over the frames; a frame without kept patches is not encoded and costs nothing."""
         values, frequencies = np.unique(counts, return_counts=True)
         macs = [count_macs(shape, [int(value)] * (num_blocks + 1)) if value else 0 for value in values]
         return sum(each * int(times) for each, times in zip(macs, frequencies, strict=True)) / len(counts)
@@ -88,10 +88,10 @@ class PostReducer(ReducerFacts):
 
     @abstractmethod
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:
-        """Return what to do with the tokens of each clip; rows are in the order of their owners."""
+        """Return the assignment of the tokens of each clip; rows are in the order of their owners."""
 
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float:  # noqa: ARG002
-        """Return the cost of the dense features: the encoder runs as it is."""
+        """Return the cost of the encoder without reduction."""
         return count_macs(shape, [shape.num_patches] * (num_blocks + 1))
 
 

@@ -1,4 +1,4 @@
-"""vid-TLDR: merge tokens in the first blocks, background fading out by its attention's entropy.
+"""vid-TLDR: merge tokens in the first blocks; tokens with high attention entropy, the background, weigh less.
 
 Axes: B images, F frames of a sample, N patch tokens, S tokens of the sequence, h heads.
 """
@@ -19,10 +19,10 @@ from vidflow.models.reduction.matching import best_sources, match_tokens, merge_
 
 
 def attention_saliency(attention: Float[Tensor, "B h N S"]) -> Float[Tensor, "B N"]:
-    """Return how foreground each token is: 0 for the half with flat attention, up to 1 for the sharpest.
+    """Return the saliency of each token: 0 for the half with the flattest attention, up to 1 for the sharpest.
 
-    Source: vid-TLDR (Choi et al., CVPR 2024), section 3.2. The published formula is 0/0 where all tokens attend alike,
-    and 0 log 0 where a weight underflows; here the first means that all are equally salient, and the second is 0.
+    Source: vid-TLDR (Choi et al., CVPR 2024), section 3.2. The published formula is 0/0 if all tokens have the same
+    entropy; here all are then equally salient. It has 0 log 0 if a weight underflows; here this is 0.
     """
     negative_entropy = torch.special.xlogy(attention, attention).sum(-1).mean(1)
     low, high = negative_entropy.amin(1, keepdim=True), negative_entropy.amax(1, keepdim=True)
@@ -36,15 +36,15 @@ def attention_saliency(attention: Float[Tensor, "B h N S"]) -> Float[Tensor, "B 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSaliency(BlockReducer):
-    """Merge tokens in the first blocks, and let salient ones weigh more in the mean.
+    """Merge tokens in the first blocks; salient tokens have more weight in the mean.
 
     Attributes:
         num_merged: Tokens merged in each of the first blocks.
-        proportional_attention: Whether keys count by their (fractional) sizes.
-        positions: Where a merged token is for rotary embeddings.
+        proportional_attention: Whether attention weights keys by their (fractional) sizes.
+        positions: The position of a merged token in rotary embeddings.
 
-    Source: vid-TLDR (Choi et al., CVPR 2024). Needs attention weights, which are computed beside the fused kernel in
-    the reducing blocks.
+    Source: vid-TLDR (Choi et al., CVPR 2024). Needs attention weights, which are computed in addition to the fused
+    kernel in the reducing blocks.
     """
 
     num_merged: tuple[int, ...]
@@ -76,7 +76,7 @@ class BlockSaliency(BlockReducer):
         return count_macs(shape, tokens, channels=shape.embed_dim) + attention
 
     def acts_at(self, index: int, *, depth: int, num_patches: int) -> bool:  # noqa: ARG002
-        """Say whether anything is wanted off in a block."""
+        """Say whether a block merges tokens."""
         return index < len(self.num_merged) and self.num_merged[index] > 0
 
     def assign(self, view: BlockView) -> Assignment | None:

@@ -1,6 +1,6 @@
-"""Random numbers that depend on a sample alone: not on its batch, its device or any generator's state.
+"""Random numbers that depend only on a sample: not on its batch, its device or the state of a generator.
 
-A counter-based hash makes them, so that a random reducer is a pure function and stays inside a compiled graph.
+They come from a counter-based hash, so a random reducer is a pure function and stays inside a compiled graph.
 
 Axes: B samples, N numbers.
 """
@@ -23,13 +23,13 @@ def seed_of_key(key: str) -> int:
 
 
 def content_seeds(frames: UInt8[Tensor, "B ..."]) -> Int[Tensor, " B"]:
-    """Return a seed per frame that depends on its pixels alone; integer sums come out the same in any order."""
+    """Return a seed per frame that depends only on its pixels; integer sums are the same in any order."""
     pixels = frames.flatten(1).long() + 1
     return _mix((pixels * _mix(torch.arange(pixels.shape[1], device=pixels.device))).sum(1))
 
 
 def reseed(seeds: Int[Tensor, " B"], seed: int) -> Int[Tensor, " B"]:
-    """Return the samples' seeds for another draw; draw 0 has them as they are."""
+    """Return the samples' seeds for another draw; draw 0 keeps them unchanged."""
     return seeds ^ (seed * (_GOLDEN + (1 << 64)) & ((1 << 63) - 1))
 
 
@@ -43,7 +43,7 @@ def uniform(seeds: Int[Tensor, " B"], num: int, *, stream: int) -> Float[Tensor,
 
     Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), section 3, used as a hash of seed, stream and counter.
     """
-    # Not arange: Inductor writes its product with a constant out, and that constant overflows there.
+    # Not arange: Inductor folds the product of arange and a constant into its code, where the constant overflows.
     counter = torch.ones_like(seeds[:1]).expand(num).cumsum(0) - 1 + (stream << 32)
     return (_mix(_mix(seeds).unsqueeze(1) + counter * _GOLDEN) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
@@ -56,7 +56,7 @@ def _mix(state: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 
 def _shift(state: Int[Tensor, "..."], bits: int) -> Int[Tensor, "..."]:
-    """Shift to the right, filling with zeros; torch fills with the sign."""
+    """Shift right and fill with zeros; torch fills with the sign bit."""
     return (state >> bits) & ((1 << (64 - bits)) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Whether a reducer's setting is of the kind that its annotation says, and that kind in words."""
+"""Check a reducer's setting against its annotated type, and describe that type in words."""
 
 import math
 from types import NoneType, UnionType
@@ -6,10 +6,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Say whether a value is of an annotated kind; truth is no number, a number is no word, no number is infinite.
+    """Say whether a value is of an annotated type; a bool is not a number, and numbers must be finite.
 
     Args:
-        value: What was given; sequences are tuples.
+        value: The given value; sequences are tuples.
         kind: `bool`, `int`, `float`, None, a `Literal`, a tuple of these, or a union.
     """
     origin, parts = get_origin(kind), get_args(kind)
@@ -28,7 +28,7 @@ def fits(value: object, kind: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """Name an annotated kind for a message."""
+    """Describe an annotated type for a message."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):  # of a Literal and None, or of classes
         return " or ".join(map(in_words, parts))

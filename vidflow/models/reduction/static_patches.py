@@ -1,4 +1,4 @@
-"""Patches that do not change from frame to frame: keep the first, drop the repeats.
+"""Drop patches that do not change from frame to frame.
 
 Axes: B clips, T frames, N patches of a frame, H and W the grid, p side of a patch in pixels, D width.
 """
@@ -19,13 +19,13 @@ Reference = Literal["previous", "last_kept"]
 """What a patch is compared with.
 
 Choices:
-    previous: The patch at its place in the frame before.
-    last_kept: The last patch kept at its place, so that slow change is noticed too; needs `threshold`.
+    previous: The patch at the same place in the previous frame.
+    last_kept: The last kept patch at the same place, so that slow change is detected too; needs `threshold`.
 """
 
 
 def budget(num_frames: int, num_patches: int, *, prune: float) -> int:
-    """Return how many patches of a clip are kept: never less than one frame's.
+    """Return how many patches of a clip are kept: at least the number in one frame.
 
     Source: EVS, Efficient Video Sampling (NVIDIA, 2025).
     """
@@ -33,11 +33,11 @@ def budget(num_frames: int, num_patches: int, *, prune: float) -> int:
 
 
 def most_changed(change: Float[Tensor, "B T N"], *, prune: float) -> Bool[Tensor, "B T N"]:
-    """Mark the patches of a clip that changed most; the first frame counts as changed entirely.
+    """Mark the patches of a clip that changed most; all patches of the first frame count as changed.
 
     Args:
         change: Change of each patch against its reference.
-        prune: Fraction of the clip's patches to drop; at least one frame's worth is kept.
+        prune: Fraction of the clip's patches to drop; at least the number of patches in one frame is kept.
 
     Source: EVS, Efficient Video Sampling (NVIDIA, 2025): one stable sort over the whole clip.
     """
@@ -54,7 +54,7 @@ def changed_since_kept(
 ) -> Bool[Tensor, "B T N"]:
     """Mark the patches that differ from the last kept patch at their place by more than a threshold.
 
-    Comparing with what was kept, not with the frame before, catches slow drift. One pass over frames, in order.
+    Comparing with the last kept patch, not with the previous frame, detects slow drift.
     """
     reference = values[:, 0]
     kept = [torch.ones_like(reference[..., 0], dtype=torch.bool)]
@@ -91,8 +91,8 @@ class StaticSelection:
 
     Attributes:
         prune: Fraction of the clip's patches to drop, in [0, 1): a budget per clip.
-        threshold: Instead: change above which a patch is kept. Of pixels in [0, 1] the mean absolute difference, of
-            features one minus the cosine.
+        threshold: Instead: change above which a patch is kept. The change is the mean absolute difference of pixels in
+            [0, 1], or one minus the cosine of features.
         reference: What a patch is compared with.
     """
 
@@ -162,9 +162,9 @@ class PostStatic(PostReducer):
         return self.selection.prune == 0
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
-        """Assign every patch to the last kept patch at its place; a row's size is the length of its run."""
+        """Assign every patch to the last kept patch at its place; a row's size is the number of frames it covers."""
         kept = self.selection.kept(tokens.flatten(2, 3), kind="cosine")
-        # A budget keeps as many patches in every clip, a threshold does not.
+        # With a budget all clips keep equally many patches, with a threshold they do not.
         prune = self.selection.prune
         num_rows = None if prune is None else budget(kept.shape[1], kept.shape[2], prune=prune)
         return group_tokens(last_kept(kept), kept.flatten(1), combine="owner", num_rows=num_rows)
@@ -181,14 +181,14 @@ def last_kept(kept: Bool[Tensor, "B T N"]) -> Int[Tensor, "B TN"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostDycoke(PostReducer):
-    """Drop the most similar patches of three in every four frames; each repeats the same place of an earlier frame.
+    """Drop the most similar patches in three of every four frames; each repeats the same place of an earlier frame.
 
     Attributes:
-        prune: Fraction of patches pruned from each frame but the window's first, in [0, 1].
+        prune: Fraction of patches pruned from each frame of a window of four except its first, in [0, 1].
 
-    Source: DyCoke (Tao et al., CVPR 2025), temporal token merging, whose code drops the pruned tokens: the second frame
-    against the first, the fourth against the third, then the third against the first. Differs in pruning the last
-    window like all others.
+    Source: DyCoke (Tao et al., CVPR 2025), temporal token merging, whose code drops the pruned tokens: it compares the
+    second frame with the first, the fourth with the third, then the third with the first. Differs: the last window is
+    pruned like all others.
     """
 
     prune: float = 0.7
@@ -219,7 +219,7 @@ class PostDycoke(PostReducer):
         itself = frames.unsqueeze(1) * num_patches + place
         source = sources.unsqueeze(1) * num_patches + place
         group = torch.where(pruned, source, itself).flatten(1)
-        # The source may itself repeat the first frame of the window: a second look finds its owner.
+        # The source may itself repeat the first frame of the window: a second lookup finds its owner.
         group = group.gather(1, group)
         num_rows = num_frames * num_patches - num_pruned * int((torch.arange(num_frames) % 4 != 0).sum())
         return group_tokens(group, ~pruned.flatten(1), combine="owner", num_rows=num_rows)

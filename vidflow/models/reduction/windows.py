@@ -1,7 +1,7 @@
-"""ALGM: merge windows of like tokens locally, then like tokens anywhere, by thresholds fixed beforehand.
+"""ALGM: merge windows of similar tokens locally, then similar tokens anywhere, by thresholds fixed beforehand.
 
-The published method takes counts from the least reducible image of a batch; here every sample has its own, and both
-thresholds are calibrated once, so that a feature does not depend on its batch.
+The published method takes counts from the least reducible image of a batch. Here every sample has its own counts, and
+both thresholds are calibrated once, so that a feature does not depend on its batch.
 
 Axes: B samples, T frames, F frames of a sample, H and W the grid, N = T x H x W tokens, U windows of m tokens, D width.
 """
@@ -26,7 +26,7 @@ Window = tuple[int, int, int]
 
 
 def window_members(grid: Window, window: Window, device: torch.device) -> Int[Tensor, "U m"]:
-    """Return the tokens of each whole window; what does not fill a window at the far edges is in none."""
+    """Return the tokens of each whole window; tokens at the far edges that do not fill a window are left out."""
     index = torch.arange(math.prod(grid), device=device).view(grid)
     for axis, side in enumerate(window):
         index = index.narrow(axis, 0, grid[axis] // side * side).unfold(axis, side, side)
@@ -48,7 +48,7 @@ def merge_windows(
 ) -> Assignment:
     """Merge every window whose similarity reaches the threshold.
 
-    Rows are the merged windows from the most similar down, then all other tokens in raster order.
+    Rows are the merged windows, most similar first, then all other tokens in raster order.
     """
     batch = similarity.shape[0]
     reaches = similarity >= threshold
@@ -75,8 +75,8 @@ def calibrated_threshold(
 
     Args:
         similarity: Similarities measured without merging on frames of the training split.
-        sigmas: Threshold as so many standard deviations above the mean.
-        fraction: Instead: share of windows (or tokens) that shall merge on the sample, in (0, 1).
+        sigmas: Number of standard deviations between the mean and the threshold.
+        fraction: Instead: share of windows (or tokens) to merge on the sample, in (0, 1).
 
     Source: ALGM (Norouzi et al., CVPR 2024), automatic threshold; the fraction is ours.
     """
@@ -91,15 +91,15 @@ class BlockWindows(BlockReducer):
 
     Attributes:
         local_threshold: Similarity from which a window merges, in [-1, 1].
-        global_threshold: Similarity from which a token merges with its partner; None leaves the second step out.
+        global_threshold: Similarity from which a token merges with its partner; null: no second step.
         local_block: Block of the first step, from 0.
         global_block: Block of the second.
         window: Side of a window in patches.
-        proportional_attention: Whether keys count by the patches they stand for; the released code does without.
-        positions: Where a merged token is for rotary embeddings.
+        proportional_attention: Whether attention weights keys by their number of patches; the released code does not.
+        positions: The position of a merged token in rotary embeddings.
 
     Source: ALGM (Norouzi et al., CVPR 2024): blocks 1 and 5 of 12, windows of 2 x 2, the residual stream as metric.
-    Differs in counts per sample and a fixed second threshold.
+    Differs: counts are per sample, and the second threshold is fixed.
     """
 
     local_threshold: float = 0.88
@@ -116,7 +116,7 @@ class BlockWindows(BlockReducer):
         return False
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that the blocks in use exist, in order, and that a window fits the grid."""
+        """Check that both blocks exist and are in order, and that a window fits the grid."""
         depth, grid = shape.depth, shape.grid
         if not 0 <= self.local_block < depth:
             raise VidflowError(f"reducer 'algm' has local_block {self.local_block}; wanted 0 to {depth - 1}")
@@ -129,7 +129,7 @@ class BlockWindows(BlockReducer):
             raise VidflowError(f"reducer 'algm' has window {self.window}; wanted 2 to {min(grid)} patches")
 
     def macs(self, shape: VitShape, *, num_blocks: int, counts: Int[np.ndarray, " F"]) -> float | None:
-        """Return the cost of the blocks and of comparing windows; the tokens between two steps are not recorded."""
+        """Return the cost of blocks and of comparing windows; None for two steps: the count between is not recorded."""
         if self.global_threshold is not None:
             return None
         left = [shape.num_patches] * (self.local_block + 1) + [round(float(counts.mean()))] * num_blocks
@@ -147,7 +147,7 @@ class BlockWindows(BlockReducer):
             return merge_windows(similarity, members, view.num_tokens, threshold=self.local_threshold)
         assert self.global_threshold is not None
         matching = match_tokens(view.tokens, first=view.num_prefix % 2, valid=view.valid)
-        # Nothing is matched after this, so rows may come in raster order: nothing merged is then nothing moved.
+        # Nothing is matched after this, so rows may be in raster order; if nothing merges, the order is unchanged.
         step = merge_sources(matching, matching.scores >= self.global_threshold, num_merged=None)
         return step.in_owner_order()
 
@@ -190,7 +190,7 @@ class PostWindows(PostReducer):
             raise VidflowError(f"reducer 'algm' has window {list(self.window)}; wanted at most {list(clip)}, the clip")
 
     def assign(self, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None) -> Assignment:  # noqa: ARG002
-        """Merge like windows."""
+        """Merge windows of similar tokens."""
         num_frames, height, width = tokens.shape[1:4]
         self._check_window((num_frames, height, width))
         members = window_members((num_frames, height, width), self.window, tokens.device)

@@ -1,4 +1,4 @@
-"""The tasks: what is predicted, how it is trained, what it is measured by, and their choice by name."""
+"""The tasks, and functions that choose a task, its module or its metric by name."""
 
 from typing import assert_never
 
@@ -16,7 +16,7 @@ from vidflow.models.tasks.task import Task, TaskState
 
 
 def spec_of(task: TaskName) -> TaskSpec:
-    """Return all that vidflow asks of a task."""
+    """Return the record of a task."""
     match task:
         case "classification":
             return CLASSIFICATION
@@ -33,7 +33,7 @@ def spec_of(task: TaskName) -> TaskSpec:
 
 
 def build_task(task: TaskName, core: TemporalCore, options: TaskOptions) -> Task:
-    """Build a task around a core that nothing else shares.
+    """Build a task around a core; share the core with nothing else.
 
     Raises:
         ValueError: A width does not fit, or `num_classes` is missing.

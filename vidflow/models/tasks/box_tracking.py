@@ -1,4 +1,4 @@
-"""Object tracking: follow boxes given once, each frame's box found from the one before.
+"""Object tracking: follow boxes that are given once; each frame's box is predicted from the previous box.
 
 Axes: B clips, O objects, T frames, L tokens of the core, D width.
 """
@@ -20,19 +20,19 @@ from vidflow.models.tasks.readouts import QueryDecoder, build_projection
 from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer, fit_nothing
 from vidflow.models.tasks.task import Query, Task
 
-# Weight of the generalized IoU beside the smooth L1 loss.
+# Weight of the generalized IoU loss relative to the smooth L1 loss.
 # Source: reconstruction of the 4DS protocol in the appendix of InternVideo-Next.
 _GIOU_WEIGHT = 0.5
-# A box is moved in logit space; this keeps the logits of its edges finite (a quarter of a pixel in 256).
+# The head moves a box in logit space; this margin keeps its logits finite (a quarter of a pixel in 256).
 _EDGE = 1e-3
 
 
 class BoxTrackingTask(Task):
-    """Follow objects, each given by its box in the first frame; each box is decoded from the box before and the tokens.
+    """Follow objects, each given by its box in the first frame; decode each box from the previous box and the tokens.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Waymo readout. Differs by default: the head moves the last
-    box within the frame instead of naming four unbounded numbers, which may be no box at all and whose small drift
-    changes the high Fourier bases completely, and there are fewer bases. `reference=True` is the published head.
+    box within the frame, and there are fewer Fourier bases. The published head predicts four unbounded numbers, which
+    may not form a box, and whose small drift changes the high bases completely. `reference=True` selects it.
     """
 
     frame_axis: ClassVar[int] = 2
@@ -49,7 +49,7 @@ class BoxTrackingTask(Task):
         self.reference = options.reference
 
     def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the box of every object at the first frame that shows it, and that frame."""
+        """Return the box of every object at its first visible frame, and the index of that frame."""
         frames = targets["boxes_visible"].int().argmax(-1)
         return {"boxes": at_frames(targets["boxes"], frames), "query_frames": frames}
 
@@ -66,8 +66,8 @@ class BoxTrackingTask(Task):
         Args:
             features: Outputs of the core.
             queries: `boxes` (B, O, 4), corners in [0, 1], and optionally `query_frames` (B, O), the frames they belong
-                to, 0 by default. Predictions before an object's query frame mean nothing.
-            state: Frames seen and the last boxes.
+                to, 0 by default. Ignore predictions before an object's query frame.
+            state: The number of frames seen and the last boxes.
         """
         given = to_centers(at_least_single(queries["boxes"]))
         query_frames = queries.get("query_frames", torch.zeros_like(given[..., 0]))
@@ -77,20 +77,21 @@ class BoxTrackingTask(Task):
         for t in range(features.shape[1]):
             start = torch.where((age[:, None] <= query_frames)[..., None], given, last)
             box = self._predict(start, memory[:, t])
-            # Each frame is trained to correct the box it is given, not to prepare the next one.
+            # No gradient through the last box: each frame learns to correct its input box, not to prepare the next.
             last, age = box.detach(), age + 1
             boxes.append(box)
         return {"boxes": to_corners(torch.stack(boxes, 2))}, (age, last)
 
     def _predict(self, start: Float[Tensor, "B O 4"], memory: Float[Tensor, "B L P"]) -> Float[Tensor, "B O 4"]:
-        """Find the boxes in a frame; boxes in and out as center and size."""
+        """Predict the boxes of a frame; input and output boxes are center and size."""
         change = at_least_single(self.head(self.decoder(self.query_encoder(start).to(memory.dtype), memory)))
         return change if self.reference else torch.sigmoid(torch.logit(start, eps=_EDGE) + change)
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Take `boxes` (B, O, T, 4) and `boxes_visible` (B, O, T): smooth L1 of center and size, and generalized IoU.
+        """Compare with `boxes` (B, O, T, 4) and `boxes_visible` (B, O, T).
 
-        The mean is over visible boxes after each object's first visible frame; without any, the loss is zero.
+        The loss is smooth L1 of center and size plus generalized IoU. The mean is over visible boxes after each
+        object's first visible frame; if there are none, the loss is zero.
         """
         mask = after_first_visible(targets["boxes_visible"])
         predicted, wanted = predictions["boxes"][mask], targets["boxes"][mask].to(predictions["boxes"].dtype)

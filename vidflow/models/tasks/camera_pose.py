@@ -18,23 +18,23 @@ from vidflow.models.tasks.readouts import build_projection
 from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer
 from vidflow.models.tasks.task import Task
 
-# The logarithms s before training. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 3. From 0, that of the
-# rotation, whose errors are hundredths, would have thousands of steps to go, and the rotation would hardly be trained.
+# Initial log variances s. Source: Kendall and Cipolla 2017 (arXiv 1704.00390), section 3. Rotation errors are
+# hundredths: from 0 its s would need thousands of steps, and the rotation would hardly be trained in the meantime.
 _LOG_VARIANCES = (0.0, -3.0)
-# Standard deviation of the head's last weights before training: it begins at the camera that stands still.
+# Initial standard deviation of the head's last weights: the first predictions are of a camera that stands still.
 _MOTION_STD = 0.01
 
 
 class CameraPoseTask(Task):
-    """Predict how the camera moved since the frame before, from the average token of the frame.
+    """Predict how the camera moved since the previous frame, from the average token of the frame.
 
-    The head regresses translation (metres) and the first two columns of the rotation.
+    The head regresses translation (metres) and the first two columns of the rotation. `standardize` replaces the
+    head's layer norm by batch norm. Layer norm keeps the part of the average token that is the same in all frames; if
+    this part is large, the head sees little of the motion.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming nuScenes readout; Zhou et al. 2019 (arXiv 1812.07035) for
     the six numbers of a rotation; Kendall and Cipolla 2017 (arXiv 1704.00390), section 3.2.2, for the balance of the
-    two losses, which are the Euclidean error of the translation and the Frobenius norm of the rotations' difference.
-    `standardize` puts batch norm in the place of the head's layer norm, which leaves in the average token whatever is
-    alike in all frames; where that is most of it, the head sees little of the motion.
+    two losses: the Euclidean error of the translation and the Frobenius norm of the difference of the rotations.
     """
 
     def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
@@ -48,18 +48,18 @@ class CameraPoseTask(Task):
             motion.bias.copy_(torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1, 0]))
         norm = _FrameBatchNorm(width) if options.standardize else nn.LayerNorm(width)
         self.head = nn.Sequential(norm, nn.Linear(width, hidden), nn.GELU(), motion)
-        # s of exp(-s) loss + s: translation, rotation.
+        # s in exp(-s) loss + s, for translation and rotation.
         self.log_variances = nn.Parameter(torch.tensor(_LOG_VARIANCES))
 
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
     ) -> tuple[dict[str, Tensor], State]:
-        """Return `camera_motion` (B, T, 9); the motion into the first frame means nothing."""
+        """Return `camera_motion` (B, T, 9); ignore the motion of frame 0, which has no previous frame."""
         del queries
         return {"camera_motion": self.head(self.projection(features).mean(2))}, state
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Take `camera_motion` (B, T, 9); frame 0 is left out.
+        """Compare with `camera_motion` (B, T, 9), without frame 0.
 
         Raises:
             ValueError: The clips have a single frame, so there is no motion.

@@ -20,7 +20,7 @@ from vidflow.models.tasks.task import Task
 
 
 class ClassificationTask(Task):
-    """Predict the class of a clip by an attention readout per frame; the answer at the last frame counts.
+    """Predict the class of a clip by an attention readout per frame; the metric uses the last frame's prediction.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming readout for Something-Something v2. The published code
     has no loss; ours is cross-entropy at the last frame plus a fraction of the mean over all frames.
@@ -43,7 +43,7 @@ class ClassificationTask(Task):
         return {"logits": logits.view(*features.shape[:2], -1)}, state
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Take `label` (B,); the frames share the clip's label."""
+        """Compare with `label` (B,); all frames have the clip's label."""
         labels = targets["label"][:, None].expand(predictions["logits"].shape[:2])
         logits = predictions["logits"].float().flatten(0, 1)
         losses = functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)

@@ -1,4 +1,4 @@
-"""Coordinates as the network sees them, and the geometry of tracks, boxes and rotations.
+"""Encode coordinates for the network, and compute the geometry of tracks, boxes and rotations.
 
 Axes: B clips, O tracks, T frames, d coordinates of a query or track, F frequencies, H hidden width, P width of the
 readout.
@@ -17,7 +17,7 @@ from vidflow.models.precision import at_least_single
 class FourierEncoding(nn.Module):
     """Sines, then cosines, of pi 2^k x for k = 0 .. F - 1, coordinate after coordinate.
 
-    At least single precision: at k = 15 a half-precision coordinate would be rounded by many periods.
+    Computed in at least single precision: at k = 15 the rounding of a half-precision coordinate is many periods.
 
     Source: Mildenhall et al. 2020, NeRF (arXiv 2003.08934), section 5.1; F = 16 in 4DS and Orlova et al. 2026.
     """
@@ -35,7 +35,7 @@ class FourierEncoding(nn.Module):
 
 
 class QueryEncoder(nn.Module):
-    """Coordinates to a query vector: Fourier encoding, two-layer MLP, projection."""
+    """Encode coordinates as a query vector: Fourier encoding, two-layer MLP, projection."""
 
     def __init__(self, num_coordinates: int, width: int, *, hidden_dim: int, num_frequencies: int) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class QueryEncoder(nn.Module):
 
 
 def hold(tracks: Float[Tensor, "B O T d"], frames: Int[Tensor, "B O"]) -> Float[Tensor, "B O T d"]:
-    """Return tracks that stay where they are at one frame each."""
+    """Return tracks that stay at their position in one frame per track."""
     return at_frames(tracks, frames)[:, :, None].expand_as(tracks)
 
 
 def at_frames(tracks: Float[Tensor, "B O T d"], frames: Int[Tensor, "B O"]) -> Float[Tensor, "B O d"]:
-    """Return where each track is at one frame of its own."""
+    """Return the position of each track at its own frame."""
     return tracks.gather(2, frames[..., None, None].expand(-1, -1, 1, tracks.shape[-1]))[:, :, 0]
 
 
@@ -74,7 +74,7 @@ def to_centers(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
 
 
 def box_area(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
-    """Return the areas of boxes given by corners; an inverted box has none."""
+    """Return the areas of boxes given by corners; the area of an inverted box is 0."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 

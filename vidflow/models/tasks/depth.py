@@ -1,6 +1,6 @@
 """Depth estimation: a map of metric depth for every frame.
 
-Axes: B clips, T frames, L tokens of the core, D width, H and W pixels, s pixels a side of one query's block.
+Axes: B clips, T frames, L tokens of the core, D width, H and W pixels.
 """
 
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ from vidflow.models.tasks.readouts import AttentionReadout
 from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer
 from vidflow.models.tasks.task import Task
 
-# Pixels a side of the block that one query predicts.
+# Side in pixels of the block that one query predicts.
 BLOCK = 8
-# Standard deviation of the queries before training. With the published 0.02 every block attends to the whole frame and
-# looks like its neighbours to the MLP, and training stays at the mean depth map.
+# Initial standard deviation of the queries. With the published 0.02 every query attends to the whole frame, all blocks
+# look alike to the MLP, and training stays at the mean depth map.
 _QUERY_STD = 2.0
 
 
 class DepthTask(Task):
-    """Predict the depth of every pixel in metres, by learned queries that each stand for a block of 8 x 8 pixels.
+    """Predict the depth of every pixel in metres; each learned query predicts a block of 8 x 8 pixels.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137) and 4DS (arXiv 2412.15212), dense attention readout; the output is
     linear, in metres. The published size is 224; here it is any multiple of 8. The published code has no loss; ours
-    is the mean over valid pixels of the squared plus the relative error. The squares matter: the absolute error alone
-    is least at the median, which is the background wherever objects pass, and training stalls there.
+    is the mean over valid pixels of the squared plus the relative error. The squared error is needed: the median
+    minimises the absolute error alone, it is the background where objects pass by, and training stalls there.
     """
 
     def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
@@ -48,7 +48,7 @@ class DepthTask(Task):
             num_frames=1,
             query_std=_QUERY_STD,
         )
-        # Begin in the middle of the range rather than at zero metres, thousands of steps away.
+        # Start in the middle of the range: zero metres is thousands of steps away.
         nn.init.constant_(self.readout.classifier.bias, MAX_DEPTH_METRES / 2)
 
     def read(
@@ -61,7 +61,7 @@ class DepthTask(Task):
         return {"depth": tiles.flatten(4, 5).flatten(2, 3)}, state
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Take `depth` (B, T, H, W) in metres, 0 where unknown; without any valid pixel the loss is zero."""
+        """Compare with `depth` (B, T, H, W) in metres, 0 where unknown; if no pixel is valid, the loss is zero."""
         mask = valid_depth(targets["depth"])
         wanted = targets["depth"][mask].float()
         error = (predictions["depth"].float()[mask] - wanted).abs()
@@ -69,7 +69,7 @@ class DepthTask(Task):
 
 
 def _mean_depth(targets: Iterator[dict[str, Tensor]], num_classes: int) -> Float[Tensor, "H W"]:
-    """Average the valid depths of all frames pixel by pixel; a pixel without any gets the mean of all pixels."""
+    """Average the valid depths of all frames per pixel; a pixel without valid depth gets the mean of all pixels."""
     del num_classes
     total, count = torch.zeros(()), torch.zeros(())
     for clip in targets:

@@ -1,4 +1,4 @@
-"""How a task is built around its core."""
+"""The options that a task is built with."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,23 @@ from vidflow.models.cores.blocks import fitting_heads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """Options of all tasks; each reads those that concern it. None means the published size, adapted to `readout_dim`.
+    """Options of all tasks; each task reads only its own. None means the published size, adapted to `readout_dim`.
 
     Attributes:
-        num_depths: Tapped depths of the encoder; above one they are mixed by adapters.
+        num_depths: Number of tapped depths of the encoder; adapters mix them if there are several.
         num_classes: Classes of `classification`.
-        image_size: Pixels a side of the crop that `depth` predicts, a multiple of 8.
-        readout_dim: Width of the readout; published 768 for classification, else 1024.
+        image_size: Side in pixels of the crop that `depth` predicts, a multiple of 8.
+        readout_dim: Width of the readout; default: 768 for classification, else 1024, as published.
         readout_heads: Attention heads of the readout.
-        every_frame_weight: Weight of the mean loss over frames beside that of the last frame, in classification.
-        standardize: Whether tokens pass a `TokenScale`, which is still to be measured or loaded, and what the head of
-            `CameraPoseTask` reads passes batch norm.
+        every_frame_weight: Weight of the mean loss over all frames; the last frame's loss has weight 1. Classification.
+        standardize: Whether tokens pass a `TokenScale`, which must then be measured or loaded, and `CameraPoseTask`
+            has a batch norm in its head.
         unmerge: Whether reduced tokens are put back on the full grid of patches.
-        query_hidden_dim: Hidden width of the coordinate encoders; half the readout's width.
-        head_hidden_dim: Hidden width of the heads of points and pose; half the readout's width.
-        num_frequencies: Fourier bases of box and point queries; 8, but 16 if `reference`.
-        mixing_chunk_frames: Frames whose adapter activations are held at once; None is all.
-        reference: Behave as the published trackers do, see `BoxTrackingTask` and `PointTrackingTask`.
+        query_hidden_dim: Hidden width of the coordinate encoders; default: half the readout's width.
+        head_hidden_dim: Hidden width of the heads of points and pose; default: half the readout's width.
+        num_frequencies: Fourier bases of box and point queries; default: 8, or 16 with `reference`.
+        mixing_chunk_frames: Frames whose adapter activations are in memory at once; None is all.
+        reference: Whether trackers work as published, see `BoxTrackingTask` and `PointTrackingTask`.
     """
 
     num_depths: int = 1

@@ -1,4 +1,4 @@
-"""Point tracking: follow points given once, and say whether each is seen.
+"""Point tracking: follow points that are given once, and predict whether each is visible.
 
 Axes: B clips, Q points, T frames, L tokens of the core, D width, P width of the readout.
 """
@@ -20,27 +20,27 @@ from vidflow.models.tasks.readouts import QueryDecoder, build_projection
 from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer, fit_nothing
 from vidflow.models.tasks.task import Query, Task
 
-# The loss is quadratic up to so many pixels of the metric's raster.
+# The Huber loss is quadratic up to this distance, in pixels of the metric's raster.
 # Source: TAPIR (arXiv 2306.08637), section 3.4 and its public training code.
 _HUBER_PIXELS = 4.0
 _HUBER_WEIGHT = 0.05
 _UNCERTAIN_PIXELS = 6.0
-# What a one from the head moves a point by, in fractions of the frame: 16 pixels of the raster, the metric's widest
-# circle. Were it the whole frame, one step of the optimizer would move points by more than they may be off.
+# How far an output of 1 moves a point, as a fraction of the frame: 16 pixels of the raster, the metric's largest
+# threshold. With the whole frame, one optimizer step would move points by more than the thresholds.
 _MOVE = 1 / 16
-# Logits that stand for certainty at the frame where the point is given.
+# Logit that means certain, for the frame where the point is given.
 _CERTAIN = 10.0
 
 
 class PointTrackingTask(Task):
-    """Follow points, each given once: decode from the tokens of every frame where each is and whether it is visible.
+    """Follow points, each given once: decode position and visibility of each point from the tokens of every frame.
 
-    Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Perception Test readout. There the query frame is no input
-    of the network, so that only points of frame 0 can be meant. Differs by default: what the point's query reads at its
-    own query frame is added, through a linear map, to its query from that frame on. That is causal, costs one decode
-    per distinct query frame, and tells the later frames what to look for. And the head moves the given point instead of
-    naming two coordinates, so that it need not learn first to say where the point was. And there are fewer bases, since
-    those finer than a pixel tell points of a small frame apart by chance. `reference=True` does none of it.
+    Source: Orlova et al. 2026 (arXiv 2605.19137), streaming Perception Test readout. There the query frame is not an
+    input of the network, so all points must be given in frame 0. Differs by default in three ways. First, what a query
+    reads at its query frame is added, through a linear map, to the query of all later frames. This tells them what to
+    look for; it is causal and costs one decode per distinct query frame. Second, the head moves the given point instead
+    of predicting two coordinates, so it need not learn to repeat the given position. Third, there are fewer Fourier
+    bases: bases finer than a pixel tell points of a small frame apart by chance. `reference=True` is as published.
     """
 
     frame_axis: ClassVar[int] = 2
@@ -59,7 +59,7 @@ class PointTrackingTask(Task):
         self.width = width
 
     def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return every point at its query frame, and that frame."""
+        """Return the position of every point at its query frame, and the index of that frame."""
         frames = targets["query_frames"]
         return {"points": at_frames(targets["points"], frames), "query_frames": frames}
 
@@ -71,19 +71,19 @@ class PointTrackingTask(Task):
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
     ) -> tuple[dict[str, Tensor], State]:
-        """Return `points` (B, Q, T, 2), in [0, 1] within the frame, and two logits (B, Q, T).
+        """Return `points` (B, Q, T, 2), in [0, 1] within the frame, and two logits per point and frame.
 
-        These are `visibility_logits` and `uncertainty_logits`.
+        The logits are `visibility_logits` and `uncertainty_logits`, both (B, Q, T).
 
         Args:
             features: Outputs of the core.
             queries: `points` (B, Q, 2), x and y in [0, 1], and optionally `query_frames` (B, Q), the frames they
-                belong to, 0 by default. Predictions before a point's query frame mean little.
-            state: Frames seen and what each query read at its query frame.
+                belong to, 0 by default. Do not rely on predictions before a point's query frame.
+            state: The number of frames seen, and what each query read at its query frame.
         """
         age, seen = state
         given = at_least_single(queries["points"])
-        # Frame of each query counted from the first frame of `features`: negative once it has passed.
+        # Query frame relative to the first frame of `features`: negative if it is in the past.
         since = queries.get("query_frames", torch.zeros_like(given[..., 0]).long()) - age[:, None]
         memory = self.projection(features)
         query = self.query_encoder(given).to(memory.dtype)
@@ -105,7 +105,7 @@ class PointTrackingTask(Task):
         since: Int[Tensor, "B Q"],
         seen: Float[Tensor, "B Q P"],
     ) -> Float[Tensor, "B Q P"]:
-        """Fill in what the queries read whose query frame is among these frames."""
+        """Fill in the readings of the queries whose query frame is among these frames."""
         for t in torch.unique(since).tolist():
             if 0 <= t < memory.shape[1]:
                 found = self.decoder(query, memory[:, t]).to(seen.dtype)
@@ -113,11 +113,11 @@ class PointTrackingTask(Task):
         return seen
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Take `points` (B, Q, T, 2), `points_visible` (B, Q, T) and `query_frames` (B, Q).
+        """Compare with `points` (B, Q, T, 2), `points_visible` (B, Q, T) and `query_frames` (B, Q).
 
-        The sum of three means over frames after the query frame: a Huber loss on the distance of visible points, and
-        cross-entropies of visibility and, for visible points, of being further than 6 pixels off. Points that are never
-        visible are absent.
+        The loss is the sum of three means over the frames after the query frame: a Huber loss on the distance of
+        visible points; the cross-entropy of visibility; and, for visible points, the cross-entropy of an error above
+        6 pixels. Points that are never visible do not count.
         """
         visible = targets["points_visible"]
         counted = after_query_frame(visible, targets["query_frames"])
@@ -143,7 +143,7 @@ def _overwrite_query_frame(
     given: Float[Tensor, "B Q 2"],
     since: Int[Tensor, "B Q"],
 ) -> dict[str, Tensor]:
-    """Name the outputs; at the query frame the answer is known."""
+    """Return the outputs by name; at the query frame they are the given point, certainly visible."""
     is_given = torch.arange(points.shape[2], device=points.device) == since[..., None]
     return {
         "points": torch.where(is_given[..., None], given[:, :, None], points),

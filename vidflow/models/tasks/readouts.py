@@ -1,4 +1,4 @@
-"""Readouts: learned queries that attend to the tokens of a frame, and queries that track something through them.
+"""Readouts: learned queries that attend to the tokens of a frame, and a decoder for the queries of trackers.
 
 Axes: B clips, T frames, N tokens of a frame, C width of the tokens, Q queries, P width of the readout.
 """
@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Standard deviation of learned queries and of the frame embedding before training.
+# Initial standard deviation of learned queries and of the frame embedding.
 _QUERY_STD = 0.02
 
 
 class AttentionReadout(nn.Module):
-    """Q learned queries attend to the tokens of a window of frames; each yields `num_outputs` numbers.
+    """Q learned queries attend to the tokens of a window of frames; each outputs `num_outputs` numbers.
 
     Source: 4DS (arXiv 2412.15212) and V-JEPA (arXiv 2404.08471) attentive probes, as used by Orlova et al. 2026
     (arXiv 2605.19137): no projection of the queries, norms with eps 1e-5.
@@ -34,13 +34,13 @@ class AttentionReadout(nn.Module):
 
         Args:
             embed_dim: Width of the tokens.
-            num_outputs: Numbers per query.
+            num_outputs: Output numbers per query.
             width: Width of the readout.
             num_heads: Attention heads.
-            num_queries: Queries.
-            num_frames: Above zero, each frame of the window gets a learned embedding.
-            query_std: Standard deviation of the queries before training. Small queries attend to all tokens alike,
-                which suits one that pools a frame and stalls many that each have a place to look at.
+            num_queries: Number of queries.
+            num_frames: Frames of the window; if above zero, each gets a learned embedding.
+            query_std: Initial standard deviation of the queries. Small queries attend to all tokens alike. That is
+                good for one query that pools a frame; training stalls for many queries with a place of their own.
         """
         super().__init__()
         self.input_norm = nn.LayerNorm(embed_dim)
@@ -70,10 +70,11 @@ class AttentionReadout(nn.Module):
         return answers
 
     def _attend_folded(self, features: Float[Tensor, "B L C"]) -> Float[Tensor, "B Q P"]:
-        """Do what `_attend` does without a key or a value per token, which is cheaper while Q x heads is at most P.
+        """Compute `_attend` without a key or a value per token; this is cheaper if Q x heads is at most P.
 
-        Scores are linear in the tokens, so the key projection goes into the queries; its bias shifts all scores of a
-        query alike, which softmax does not see. Weights sum to one, so tokens are averaged before the value projection.
+        Scores are linear in the tokens, so the key projection is applied to the queries instead. Its bias adds the same
+        number to all scores of a query, which softmax ignores. Attention weights sum to one, so tokens are averaged
+        before the value projection.
         """
         num_queries, num_heads, head_dim = self.query.shape
         key_weight = self.key_proj.weight.view(num_heads, head_dim, -1)
@@ -97,8 +98,8 @@ class AttentionReadout(nn.Module):
 class DecoderLayer(nn.Module):
     """A pre-norm decoder layer with ReLU in which every query sees itself and the memory, but no other query.
 
-    Attention of one query to itself is a linear map of its values, so queries that were defined one at a time share a
-    memory exactly, without a mask and without a copy of the memory per query.
+    Self-attention of a single query is a linear map of its value. So many queries in one call give exactly the results
+    of separate calls, without a mask and without a copy of the memory per query.
 
     Source: torch's `TransformerDecoderLayer`, used with one query by Orlova et al. 2026 (arXiv 2605.19137).
     """
@@ -134,7 +135,7 @@ class QueryDecoder(nn.Module):
         self.output_norm = nn.LayerNorm(width)
 
     def forward(self, query: Float[Tensor, "B Q P"], memory: Float[Tensor, "B N P"]) -> Float[Tensor, "B Q P"]:
-        """Decode every query by itself; Q may be zero."""
+        """Decode every query independently; Q may be zero."""
         for layer in self.layers:
             query = layer(query, memory)
         decoded: Tensor = self.output_norm(query)
@@ -142,5 +143,5 @@ class QueryDecoder(nn.Module):
 
 
 def build_projection(embed_dim: int, width: int) -> nn.Module:
-    """Build the map from the core's width to the readout's: a linear layer only where they differ."""
+    """Build the map from the core's width to the readout's: a linear layer if they differ, else the identity."""
     return nn.Identity() if embed_dim == width else nn.Linear(embed_dim, width)

@@ -1,4 +1,4 @@
-"""What the rest of vidflow asks of a task, in one record that stands in the task's own file."""
+"""The record of a task: everything the rest of vidflow needs of it. Each task's file defines its own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from vidflow.models.tasks.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrivialAnswer:
-    """What can be answered without learning from pictures: the floor that a trial has to leave behind.
+    """The answer of a baseline that does not look at frames; a trial must score better.
 
     Attributes:
         words: What the answer is; completes `without looking: ...`.
-        fit: Makes what the answer takes from the training split, of its ground truth clip by clip (batches of one) and
-            the number of classes.
-        answer: Answers for a batch, of what `fit` made and the ground truth, in the form of the task's predictions.
+        fit: Computes what the answer needs from the training split. It gets the ground truth clip by clip (batches of
+            one) and the number of classes.
+        answer: Returns predictions for a batch, in the task's format, from the result of `fit` and the ground truth.
     """
 
     words: str
@@ -34,10 +34,10 @@ class TaskSpec:
     """One task.
 
     Attributes:
-        facts: What is known of it without torch.
-        build: Its module around a core: loss, queries, predictions.
-        build_metric: Makes an empty metric.
-        trivial: The answer to beat.
+        facts: The facts about the task that need no torch.
+        build: Builds the task's module around a core: loss, queries, predictions.
+        build_metric: Builds an empty metric.
+        trivial: The baseline to beat.
     """
 
     facts: TaskFacts
@@ -47,6 +47,6 @@ class TaskSpec:
 
 
 def fit_nothing(targets: Iterator[dict[str, Tensor]], num_classes: int) -> Tensor:
-    """Take nothing from the training split: tracks are given a start."""
+    """Use nothing from the training split: the start of each track is given."""
     del targets, num_classes
     return torch.empty(0)

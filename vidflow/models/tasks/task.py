@@ -1,4 +1,4 @@
-"""The contract of a task: tokens of the frozen encoder in, predictions for every frame out, by clip or by frame.
+"""The interface of a task: from tokens of the frozen encoder to predictions for every frame, by clip or by frame.
 
 Axes: B clips (rows), T frames, K tapped depths, N patch tokens, P prefix tokens, D width, L = P + N tokens of the core.
 """
@@ -17,7 +17,7 @@ from vidflow.models.tasks.token_scale import TokenScale
 
 
 class TaskState(NamedTuple):
-    """What a stream carries from frame to frame: tensors whose first axis is the batch."""
+    """The state of streams between two frames: tensors whose first axis is the batch."""
 
     core: State
     readout: State
@@ -27,7 +27,7 @@ Followed = Literal["boxes", "points"]
 
 
 class Query(NamedTuple):
-    """What a task must be told to follow, in its first frame: so many numbers in [0, 1] for each."""
+    """What a tracking task is told to follow: the name of the queries, and how many numbers in [0, 1] each has."""
 
     name: Followed
     num_values: int
@@ -38,11 +38,11 @@ class Task(nn.Module, ABC):
 
     Attributes:
         core: The temporal core.
-        token_scale: Scales what comes from the encoder; None leaves it as it is, as published.
-        unmerges: Whether it takes reduced tokens on the full grid of patches, or as they are stored.
-        depth_mixing: The adapters of the tapped depths; None where the encoder is tapped once.
+        token_scale: Scales the encoder's tokens; None, as published, leaves them unchanged.
+        unmerges: Whether the task takes reduced tokens on the full grid of patches, or as they are stored.
+        depth_mixing: The adapters of the tapped depths; None if only one depth is tapped.
         frame_axis: Axis of the frames in the predictions of a clip.
-        query: What it must be told to follow; None for tasks that ask nothing.
+        query: What the task must be told to follow; None for tasks without queries.
     """
 
     frame_axis: ClassVar[int] = 1
@@ -71,12 +71,12 @@ class Task(nn.Module, ABC):
         """Compare the predictions for whole clips with their ground truth."""
 
     def queries_of(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the network may be told about clips with this ground truth; most tasks ask nothing."""
+        """Return the queries for clips with this ground truth; empty for tasks without queries."""
         del targets
         return {}
 
     def init_readout(self, batch_size: int, num_queries: int, device: torch.device | str | None) -> State:
-        """Build the readout's state before the first frame; readouts of single frames have none."""
+        """Build the readout's state before the first frame; empty for readouts of single frames."""
         del batch_size, num_queries, device
         return ()
 
@@ -86,12 +86,12 @@ class Task(nn.Module, ABC):
         prefix: Float[Tensor, "B T P D"] | None,
         queries: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Predict every frame of clips that start here.
+        """Predict every frame of whole clips.
 
         Args:
-            tokens: Patch tokens of every tapped depth, as the encoder or a feature file gives them.
+            tokens: Patch tokens of every tapped depth, as the encoder or a feature file returns them.
             prefix: Prefix tokens of the last depth, or None.
-            queries: What `queries_of` returns; empty for tasks that ask nothing.
+            queries: What `queries_of` returns; empty for tasks without queries.
 
         Raises:
             ValueError: The number of depths is not that of the task.
@@ -99,7 +99,7 @@ class Task(nn.Module, ABC):
         return self.forward_mixed(self.mix(tokens, prefix), queries)
 
     def forward_mixed(self, tokens: Float[Tensor, "B T L D"], queries: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Do as `forward` with tokens that are mixed and joined already: core and readout only."""
+        """Compute `forward` on tokens that are already mixed and joined: core and readout only."""
         features, _ = self.core(tokens)
         predictions, _ = self.read(features, queries, self._fresh_readout(tokens, queries))
         return predictions
@@ -113,7 +113,7 @@ class Task(nn.Module, ABC):
     ) -> tuple[dict[str, Tensor], TaskState]:
         """Predict the next frame of streams; the predictions have no frame axis.
 
-        In eval mode the same as `forward` frame by frame. In training mode batch norm sees one frame at a time.
+        In eval mode the results equal those of `forward`. In training mode batch norm sees one frame at a time.
         """
         return self.step_mixed(
             self.mix(tokens[:, None], None if prefix is None else prefix[:, None])[:, 0], queries, state
@@ -122,7 +122,7 @@ class Task(nn.Module, ABC):
     def step_mixed(
         self, tokens: Float[Tensor, "B L D"], queries: dict[str, Tensor], state: TaskState | None = None
     ) -> tuple[dict[str, Tensor], TaskState]:
-        """Do as `step` with tokens that are mixed and joined already."""
+        """Compute `step` on tokens that are already mixed and joined."""
         features, core_state = self.core.step(tokens, state.core if state else None)
         readout_state = state.readout if state else self._fresh_readout(tokens, queries)
         predictions, readout_state = self.read(features[:, None], queries, readout_state)
@@ -142,23 +142,23 @@ class Task(nn.Module, ABC):
         """Build the state of streams before their first frame.
 
         Args:
-            batch_size: Streams.
+            batch_size: Number of streams.
             num_tokens: Tokens per frame that the core sees, prefix tokens included.
-            num_queries: Objects or points per stream, for the tasks that track.
-            device: Where the state lives.
-            dtype: Of the core's state; None is torch's default.
+            num_queries: Objects or points per stream, for the tracking tasks.
+            device: Device of the state.
+            dtype: Dtype of the core's state; None is torch's default.
         """
         core_state = self.core.init_state(batch_size, num_tokens, device=device, dtype=dtype)
         return TaskState(core_state, self.init_readout(batch_size, num_queries, device))
 
     def reset_rows(self, state: TaskState, mask: Bool[Tensor, " B"]) -> TaskState:
-        """Put the streams where `mask` is true back before their first frame."""
+        """Reset the streams where `mask` is true to the state before the first frame."""
         return TaskState(self.core.reset_rows(state.core, mask), reset_rows(state.readout, mask))
 
     def mix(
         self, tokens: Float[Tensor, "B T K N D"], prefix: Float[Tensor, "B T P D"] | None
     ) -> Float[Tensor, "B T L D"]:
-        """Turn what the encoder gives into what the core takes, in the precision of the weights."""
+        """Turn the encoder's tokens into the core's input, in the precision of the weights."""
         if tokens.ndim != 5 or tokens.shape[2] != self.num_depths:
             raise ValueError(
                 f"{type(self).__name__} takes tokens (B, T, K={self.num_depths}, N, D); got {tuple(tokens.shape)}. "

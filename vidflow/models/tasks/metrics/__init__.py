@@ -1,1 +1,1 @@
-"""What each task is measured by."""
+"""The metric of each task."""

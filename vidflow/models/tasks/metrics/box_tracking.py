@@ -10,9 +10,9 @@ from vidflow.models.tasks.metrics.metric import require_counted
 
 
 class BoxTrackingMetric:
-    """Mean IoU in [0, 1]: over the visible frames of each track but its first, then over tracks.
+    """Mean IoU in [0, 1]: over the visible frames of each track except the first, then over tracks.
 
-    Source: the 4DS Waymo protocol (arXiv 2412.15212), with the given first box left out and every track counting once.
+    Source: the 4DS Waymo protocol (arXiv 2412.15212); the given first box does not count, and tracks weigh equally.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class BoxTrackingMetric:
         self._num_tracks = 0
 
     def update(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-        """Count `boxes` (B, O, T, 4) against `boxes` and `boxes_visible` (B, O, T)."""
+        """Add predicted `boxes` (B, O, T, 4), compared with `boxes` and `boxes_visible` (B, O, T)."""
         mask = after_first_visible(targets["boxes_visible"]).cpu()
         iou, _ = box_overlap(predictions["boxes"].detach().cpu().double(), targets["boxes"].cpu().double())
         num_frames = mask.sum(-1)
@@ -36,5 +36,5 @@ class BoxTrackingMetric:
 
 
 def after_first_visible(visible: Tensor) -> Tensor:
-    """Select the visible frames of each track but its first, which is given to the network."""
+    """Select the visible frames of each track except the first, which the network is given."""
     return visible & (visible.cumsum(-1) > 1)

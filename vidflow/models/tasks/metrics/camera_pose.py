@@ -13,8 +13,8 @@ from vidflow.models.tasks.metrics.metric import require_counted
 class CameraPoseMetric:
     """Translation error in millimetres and rotation error in degrees per frame, mean and root mean square.
 
-    Source: Sturm et al. 2012, A Benchmark for the Evaluation of RGB-D SLAM Systems, section VII, over one frame; which
-    of mean and root mean square the published table uses is not stated, so both are given.
+    Source: Sturm et al. 2012, A Benchmark for the Evaluation of RGB-D SLAM Systems, section VII, over one frame. The
+    published table does not state whether it uses the mean or the root mean square, so both are reported.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class CameraPoseMetric:
         self._num_frames = 0
 
     def update(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-        """Count `camera_motion` (B, T, 9) against `camera_motion`; the first frame of each clip has none."""
+        """Add predicted `camera_motion` (B, T, 9), compared with the true one, without the first frame of each clip."""
         predicted, wanted = (
             part["camera_motion"][:, 1:].detach().cpu().double().flatten(0, 1) for part in (predictions, targets)
         )
@@ -45,6 +45,6 @@ class CameraPoseMetric:
 
 
 def _angle_degrees(first: Tensor, second: Tensor) -> Tensor:
-    """Return the angle between rotations; from the difference's norm, which stays exact near zero."""
+    """Return the angle between rotations, from the norm of their difference, which is accurate near zero."""
     chord = (first - second).flatten(1).norm(dim=-1) / 8**0.5
     return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))

@@ -19,7 +19,7 @@ class ClassificationMetric:
     """Top-1 and top-5 accuracy in [0, 1].
 
     Attributes:
-        confusion: Clips by true class (rows) and predicted class (columns), once something was counted.
+        confusion: Number of clips by true class (rows) and predicted class (columns); empty before the first update.
     """
 
     confusion: Int[Tensor, "C C"]
@@ -29,7 +29,7 @@ class ClassificationMetric:
         self._num_top5 = 0
 
     def update(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-        """Count `logits` (B, T, C), of which the last frame answers, against `label` (B,)."""
+        """Add `logits` (B, T, C), compared at the last frame with `label` (B,)."""
         logits, labels = predictions["logits"][:, -1].detach().cpu(), targets["label"].cpu()
         num_classes = logits.shape[-1]
         if not len(self.confusion):
@@ -40,7 +40,7 @@ class ClassificationMetric:
         self._num_top5 += int((top5 == labels[:, None]).any(-1).sum())
 
     def compute(self) -> dict[str, float]:
-        """Return `top1`, `top5` and the bounds of their 95 percent intervals, `top1_low` and so on."""
+        """Return `top1`, `top5` and the bounds of their 95 percent intervals, such as `top1_low`."""
         total = int(self.confusion.sum())
         require_counted(total, "clip")
         results: dict[str, float] = {}
@@ -58,5 +58,5 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     share, shrink = hits / total, 1 + _Z95**2 / total
     center = (share + _Z95**2 / (2 * total)) / shrink
     half = _Z95 / shrink * math.sqrt(share * (1 - share) / total + _Z95**2 / (4 * total**2))
-    # With no hit or no miss a bound is the share itself, up to rounding, which must not put the share outside.
+    # With no hit or no miss one bound equals the share; rounding must not put the share outside the interval.
     return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))

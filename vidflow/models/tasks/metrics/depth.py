@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vidflow.models.tasks.metrics.metric import require_counted
 
-# Depths in metres outside of which the ground truth does not count. Source: InternVideo-Next, ScanNet protocol.
+# Ground truth outside this range does not count. Source: InternVideo-Next, ScanNet protocol.
 MIN_DEPTH_METRES = 0.001
 MAX_DEPTH_METRES = 10.0
-# A pixel is good where the ratio of depths, either way, is below this.
+# A pixel is good if the larger depth divided by the smaller is below this.
 _DELTA1 = 1.25
 
 
@@ -27,13 +27,13 @@ class DepthMetric:
         self._images = torch.zeros(2, dtype=torch.float64)
 
     def update(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-        """Count `depth` (B, T, H, W) in metres against `depth`, 0 where unknown."""
+        """Add predicted `depth` (B, T, H, W) in metres, compared with the true `depth`, 0 where unknown."""
         wanted = targets["depth"].cpu().double().flatten(0, 1)
         predicted = predictions["depth"].detach().cpu().double().flatten(0, 1)
         mask = valid_depth(wanted)
         error = ((predicted - wanted).abs() / wanted).where(mask, 0.0)
         ratio = torch.maximum(predicted / wanted, wanted / predicted)
-        # A depth of zero or less is never within a factor of the truth, though the ratio of two signs may be small.
+        # A prediction of zero or less is never good, though its ratio to the true depth may be below the limit.
         good = mask & (predicted > 0) & (ratio < _DELTA1)
         num_pixels = mask.sum((1, 2))
         has_any = num_pixels > 0
@@ -42,7 +42,7 @@ class DepthMetric:
         self._images += torch.stack([per_image.sum(), has_any.sum().double()])
 
     def compute(self) -> dict[str, float]:
-        """Return `abs_rel` (mean over pixels), `abs_rel_per_image` (mean over images of their means) and `delta1`."""
+        """Return `abs_rel` (mean over pixels), `abs_rel_per_image` (mean over the images' means) and `delta1`."""
         error, good, num_pixels = self._pixels.tolist()
         image_error, num_images = self._images.tolist()
         require_counted(num_pixels, "pixel of valid depth")
@@ -54,5 +54,5 @@ class DepthMetric:
 
 
 def valid_depth(depth: Float[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
-    """Select the pixels whose true depth counts."""
+    """Select the pixels whose true depth is in the valid range."""
     return (depth >= MIN_DEPTH_METRES) & (depth <= MAX_DEPTH_METRES)

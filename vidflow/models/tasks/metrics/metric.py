@@ -1,4 +1,4 @@
-"""The contract of a metric: predictions and ground truth of whole clips in, named numbers out."""
+"""The interface of a metric: it compares predictions with ground truth of whole clips and returns named numbers."""
 
 from typing import Protocol
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 class Metric(Protocol):
-    """Accumulates over batches; the same clips in other batches give the same numbers."""
+    """Accumulates over batches; the numbers do not depend on how clips are batched."""
 
     def update(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-        """Count a batch of clips."""
+        """Add a batch of clips."""
 
     def compute(self) -> dict[str, float]:
         """Return the numbers over everything counted so far.
@@ -20,6 +20,6 @@ class Metric(Protocol):
 
 
 def require_counted(count: float, what: str) -> None:
-    """Raise where a mean over nothing would be reported."""
+    """Raise if nothing has been counted, as there is no mean over nothing."""
     if not count:
         raise ValueError(f"no {what} has been counted; call update with at least one before compute")

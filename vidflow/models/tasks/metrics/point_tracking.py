@@ -15,14 +15,14 @@ QueryMode = Literal["first", "strided"]
 """Which frames count: those after the query frame, or all but the query frame."""
 
 RASTER = 256
-"""Pixels a side of the raster on which points are compared. Source: TAP-Vid (arXiv 2211.03726), section 4."""
+"""Side in pixels of the raster on which points are compared. Source: TAP-Vid (arXiv 2211.03726), section 4."""
 _THRESHOLD_PIXELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 class PointTrackingMetric:
     """Average Jaccard, share of points within 1 to 16 pixels of 256, and visibility accuracy, each in [0, 1].
 
-    Every clip is scored by itself and clips are averaged.
+    Each clip gets its own score, and the scores are averaged.
 
     Source: TAP-Vid (arXiv 2211.03726), section 4.
     """
@@ -33,12 +33,12 @@ class PointTrackingMetric:
         self._num_clips = 0
 
     def update(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
-        """Count clips.
+        """Add a batch of clips.
 
         Args:
             predictions: `points` (B, Q, T, 2) in [0, 1], `visibility_logits`, `uncertainty_logits` (B, Q, T).
-            targets: `points`, `points_visible` (B, Q, T), `query_frames` (B, Q). Clips without a counted visible point
-                are left out, as are points that are never visible.
+            targets: `points`, `points_visible` (B, Q, T), `query_frames` (B, Q). Points that are never visible do not
+                count, nor do clips without a visible point in the counted frames.
         """
         visible = targets["points_visible"].cpu()
         counted = self._counted(visible, targets["query_frames"].cpu())
