@@ -6,11 +6,11 @@ from textwrap import dedent
 from typing import get_args
 
 import torch
+from token_reduction import reduce_clips
 
 from vidflow.config.choices import MODELS
 from vidflow.config.describe import find_settings
 from vidflow.config.schema import CoreName
-from vidflow.models.reduction.build import reduce_clips
 
 REDUCERS = MODELS / "reduction" / "README.md"
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from token_reduction import reduce_clips
 
 from pipelines.entry import check_before_start
 from vidflow.config.load import load_config
 from vidflow.errors import ConfigError
 from vidflow.models.encoder import build_encoder, shape_of, skeleton
 from vidflow.models.encoder.checks import find_uneven
-from vidflow.models.reduction.build import build_reducer, reduce_clips
+from vidflow.models.reduction.build import build_reducer
 from vidflow.stages.experiment import Experiment
 
 SHAPE = shape_of(skeleton("test_vit", 96))

@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from token_reduction import unmerge
 
 from vidflow.models.reduction.assignment import (
     Assignment,
@@ -12,7 +13,6 @@ from vidflow.models.reduction.assignment import (
     join_frames,
     keep_all,
     keep_tokens,
-    unmerge,
 )
 
 

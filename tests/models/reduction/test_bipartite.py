@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 from shapes import vit_shape
+from token_reduction import unmerge
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite, Schedule, schedule_merges
 from vidflow.models.reduction.macs import count_tokens
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from token_reduction import unmerge
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.controls import (
     InputFewerFrames,
     InputLowerResolution,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file
+from token_reduction import unmerge
 
-from vidflow.models.reduction.assignment import Assignment, follow, unmerge
+from vidflow.models.reduction.assignment import Assignment, follow
 from vidflow.models.reduction.bipartite import assign_matched
 from vidflow.models.reduction.matching import Order, match_tokens
 

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from token_reduction import unmerge
 
-from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.quadtree import PostQuadtree, cell_levels, join_over_time, leaf_owners
 
 CPU = torch.device("cpu")

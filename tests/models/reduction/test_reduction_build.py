@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from token_reduction import ReducedClips, reduce_clips, unmerge
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import unmerge
-from vidflow.models.reduction.build import ReducedClips, build_reducer, reduce_clips
+from vidflow.models.reduction.build import build_reducer
 
 POST: list[tuple[str, dict[str, Any]]] = [
     ("tome", {"keep": 0.3}),

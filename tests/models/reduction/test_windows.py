@@ -3,9 +3,9 @@
 import pytest
 import torch
 from shapes import vit_shape
+from token_reduction import unmerge
 
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import unmerge
 from vidflow.models.reduction.windows import (
     BlockWindows,
     PostWindows,

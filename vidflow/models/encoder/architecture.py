@@ -116,7 +116,9 @@ def create_vit(name: str, img_size: int | None, reduction: Reducer | None, **opt
         vit.set_input_size((small_side, small_side))
         return vit
     if reduction.place == "post":
-        raise ValueError(f"{reduction} reduces cached tokens; call `reduce_clips` on them instead")
+        raise ValueError(
+            f"{reduction} reduces cached tokens; build the encoder without it and call its `assign` on them"
+        )
     check_blocks(vit)
     reduction.check(shape_of(vit), num_frames=1)  # reducers before or in the encoder ignore num_frames
     return vit

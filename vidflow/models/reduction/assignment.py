@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Combine = Literal["mean", "owner"]
-Fill = Literal["zero", "carry"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,29 +126,6 @@ class Assignment:
         return replace(self, row_of=follow(self.row_of, ranks), owners=owners)
 
 
-def unmerge(
-    rows: Float[Tensor, "B M D"], assignment: Int[Tensor, "B N"], *, fill: Fill = "zero", num_frames: int = 1
-) -> Float[Tensor, "B N D"]:
-    """Give every token a copy of its row.
-
-    Args:
-        rows: Reduced tokens.
-        assignment: Row of each token, -1 if it was dropped.
-        fill: What dropped tokens get: `zero`, or with `carry` the token of the same place in the latest earlier frame
-            that kept one (zero if there is none).
-        num_frames: Number of frames T; the N tokens are in order of frames. Only `carry` uses it.
-    """
-    match fill:
-        case "zero":
-            filled = assignment
-        case "carry":
-            filled = _carry(assignment.view(len(assignment), num_frames, -1)).flatten(1)
-        case _:
-            assert_never(fill)
-    copies = rows.gather(1, filled.clamp(min=0).unsqueeze(-1).expand(-1, -1, rows.shape[2]))
-    return copies * (filled >= 0).unsqueeze(-1)
-
-
 def follow(first: Int[Tensor, "B N"], then: Int[Tensor, "B M"]) -> Int[Tensor, "B N"]:
     """Chain two assignments; dropped tokens stay dropped."""
     return torch.where(first >= 0, then.gather(1, first.clamp(min=0)), -1)
@@ -239,17 +215,9 @@ def owners_of(rows: Int[Tensor, "B N"], is_owner: Bool[Tensor, "B N"], num_rows:
     return owners.scatter_(1, torch.where(is_owner, rows, num_rows), index)[:, :num_rows]
 
 
-def _carry(assignment: Int[Tensor, "B T P"]) -> Int[Tensor, "B T P"]:
-    """Replace -1 by the latest earlier entry at the same place that is not -1."""
-    frames = torch.arange(assignment.shape[1], device=assignment.device).view(1, -1, 1)
-    latest = torch.where(assignment >= 0, frames, -1).cummax(dim=1).values
-    return torch.where(latest >= 0, assignment.gather(1, latest.clamp(min=0)), -1)
-
-
 __all__ = [
     "Assignment",
     "Combine",
-    "Fill",
     "follow",
     "frame_counts",
     "group_tokens",
@@ -257,5 +225,4 @@ __all__ = [
     "keep_all",
     "keep_tokens",
     "owners_of",
-    "unmerge",
 ]

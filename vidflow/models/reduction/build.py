@@ -4,15 +4,10 @@ Axes: B clips, T frames, H and W the grid, N = T x H x W tokens, M rows kept, D 
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar, assert_never, get_type_hints
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from vidflow.errors import VidflowError
-from vidflow.models.reduction.assignment import frame_counts
 from vidflow.models.reduction.bipartite import BlockBipartite, PostBipartite
 from vidflow.models.reduction.controls import (
     InputFewerFrames,
@@ -45,39 +40,6 @@ Made = TypeVar("Made")
 
 
 Reducer = InputReducer | InputLowerResolution | BlockReducer | PostReducer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReducedClips:
-    """Cached tokens after reduction.
-
-    Attributes:
-        tokens: Rows frame by frame, padded with zeros.
-        sizes: Number of patches each row stands for, 0 on padding.
-        assignment: Row of each patch within its clip, -1 if it was dropped.
-        counts: Number of rows of each frame; a row belongs to the frame of its owner.
-    """
-
-    tokens: Float[Tensor, "B M D"]
-    sizes: Float[Tensor, "B M"]
-    assignment: Int[Tensor, "B N"]
-    counts: Int[Tensor, "B T"]
-
-
-def reduce_clips(
-    reducer: PostReducer, tokens: Float[Tensor, "B T H W D"], *, seeds: Int[Tensor, " B"] | None = None
-) -> ReducedClips:
-    """Reduce cached tokens.
-
-    Args:
-        reducer: A reducer of place `post`.
-        tokens: Tokens of whole clips on their grid.
-        seeds: Seed of each clip, from its key (`seeds.seed_of_key`); required by random reducers.
-    """
-    step = reducer.assign(tokens, seeds=seeds)
-    values = tokens.flatten(1, 3)
-    merged, sizes = step.merge(values, torch.ones(values.shape[:2], device=values.device))
-    return ReducedClips(tokens=merged, sizes=sizes, assignment=step.row_of, counts=frame_counts(step, tokens.shape[1]))
 
 
 def build_reducer(name: str, *, place: str | None = None, **settings: Any) -> Reducer | None:
@@ -198,8 +160,6 @@ def _refuse_settings(name: str, given: Mapping[str, Any], offered: list[str]) ->
 
 __all__ = [
     "PostReducer",
-    "ReducedClips",
     "Reducer",
     "build_reducer",
-    "reduce_clips",
 ]
