@@ -43,7 +43,7 @@ def test_reducers_are_listed_with_the_places_and_settings_of_each(capsys):
     assert "  algm (at block): " in out
     assert "    - local_threshold = 0.88  Similarity from which a window merges" in out
     assert "    Settings: those of tome (at block)." in out
-    assert "          clip: Those of the whole clip." in out
+    assert "          clip: The tokens of the whole clip." in out
     assert max(map(len, out.splitlines())) <= 112
 
 
