@@ -17,7 +17,7 @@ from vidflow.stages.experiment import VIDEOS_MANIFEST, Experiment
 from vidflow.stages.finish import publish_manifest
 from vidflow.store.layout import STAGE_MANIFEST, has_size, read_json, remove_leftovers
 from vidflow.video.manifest import write_manifest
-from vidflow.video.synthetic import PlannedVideo, plan_videos, video_path, write_video
+from vidflow.video.synthetic import VideoSpec, list_videos, video_path, write_video
 
 VIDEOS_PER_UNIT = 25
 
@@ -39,11 +39,11 @@ def main(experiment: Experiment) -> None:
         remove_leftovers(address.directory)
         before = read_json(address.directory / STAGE_MANIFEST) or {}
         sizes = {row["file"]: row["num_bytes"] for row in before.get("files", ())}
-        planned = _plan_videos(config)
+        listed = _list_videos(config)
         annotated = config.video.synthetic.annotations
-        waiting = [video for video in planned if not _is_whole(video_path(address.directory, video), sizes, annotated)]
+        waiting = [video for video in listed if not _is_whole(video_path(address.directory, video), sizes, annotated)]
         worker_seconds = _render(config, address.directory, waiting)
-        items = _list_items(address.directory, planned, annotated)
+        items = _list_items(address.directory, listed, annotated)
         table = address.directory / VIDEOS_MANIFEST
         write_manifest(table, items)
         wall_seconds = time.monotonic() - started
@@ -73,12 +73,12 @@ def main(experiment: Experiment) -> None:
         )
 
 
-def _plan_videos(config: Config) -> list[PlannedVideo]:
+def _list_videos(config: Config) -> list[VideoSpec]:
     synthetic = config.video.synthetic
-    return plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
+    return list_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
 
 
-def _render(config: Config, directory: Path, waiting: Sequence[PlannedVideo]) -> float:
+def _render(config: Config, directory: Path, waiting: Sequence[VideoSpec]) -> float:
     """Render videos and return the seconds that workers spent."""
     if not waiting:
         return 0.0
@@ -91,7 +91,7 @@ def _render(config: Config, directory: Path, waiting: Sequence[PlannedVideo]) ->
         return sum(map_units(build, units, config.resources.shard, name="synth"))
 
 
-def _list_items(directory: Path, planned: Sequence[PlannedVideo], annotated: bool) -> list[VideoItem]:
+def _list_items(directory: Path, listed: Sequence[VideoSpec], annotated: bool) -> list[VideoItem]:
     """Return the rows of the videos' manifest."""
     return [
         VideoItem(
@@ -100,7 +100,7 @@ def _list_items(directory: Path, planned: Sequence[PlannedVideo], annotated: boo
             split=video.split,
             annotations=path.with_suffix(".npz") if annotated else None,
         )
-        for video in planned
+        for video in listed
         for path in [video_path(directory, video)]
     ]
 
@@ -111,8 +111,8 @@ def _is_whole(video: Path, sizes: Mapping[str, int], annotations: bool) -> bool:
     return all(path.exists() and has_size(path, sizes.get(path.name, path.stat().st_size)) for path in paths)
 
 
-def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[PlannedVideo]], float]:
-    def render(videos: Sequence[PlannedVideo]) -> float:
+def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[VideoSpec]], float]:
+    def render(videos: Sequence[VideoSpec]) -> float:
         started = time.perf_counter()
         for video in videos:
             write_video(directory, video, **settings)

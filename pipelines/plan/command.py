@@ -17,7 +17,7 @@ from pipelines.plan.measure import (
     Rate,
     ShardProbe,
     StepTime,
-    planned_videos,
+    listed_videos,
     probe_disk,
     probe_features,
     probe_shard,
@@ -99,7 +99,7 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
         videos = [item.split for item in experiment.rows[0]]
         num_unscanned = len(experiment.list_unscanned())
     else:
-        videos = [str(video.split) for video in planned_videos(experiment.config)]
+        videos = [str(video.split) for video in listed_videos(experiment.config)]
         num_unscanned = len(videos)
     work = experiment.shards
     if work is not None:

@@ -36,7 +36,7 @@ from vidflow.stages.scan import VideoScanner, list_inputs
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
 from vidflow.store.layout import FileEntry
 from vidflow.training.trial import run_trial
-from vidflow.video.synthetic import PlannedVideo, plan_videos, write_video
+from vidflow.video.synthetic import VideoSpec, list_videos, write_video
 
 NUM_VIDEOS = 6
 """Number of videos to measure; the first one is only for warm-up."""
@@ -136,10 +136,10 @@ def probe_disk(directory: Path) -> DiskSpeed:
     return DiskSpeed(write=_DISK_BYTES / (written - started), read=_DISK_BYTES / (done - reading))
 
 
-def planned_videos(config: Config) -> list[PlannedVideo]:
+def listed_videos(config: Config) -> list[VideoSpec]:
     """Return the videos that a config without a manifest renders."""
     synthetic = config.video.synthetic
-    return plan_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
+    return list_videos(num_train=synthetic.num_train, num_val=synthetic.num_val, seed=synthetic.seed)
 
 
 def probe_videos(experiment: Experiment, directory: Path) -> tuple[list[VideoItem], Rate | None]:
@@ -149,7 +149,7 @@ def probe_videos(experiment: Experiment, directory: Path) -> tuple[list[VideoIte
     config = experiment.config
     settings = {k: v for k, v in asdict(config.video.synthetic).items() if k not in ("num_train", "num_val", "seed")}
     items, seconds = [], []
-    for video in _spread(planned_videos(config)):
+    for video in _spread(listed_videos(config)):
         started = time.perf_counter()
         items.append(write_video(directory, video, **settings))
         seconds.append(time.perf_counter() - started)

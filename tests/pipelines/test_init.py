@@ -13,7 +13,7 @@ import yaml
 from pipelines.cli import PRESETS, main
 from vidflow.config.load import load_config
 from vidflow.video.manifest import read_manifest, write_manifest
-from vidflow.video.synthetic import plan_videos, video_path, write_video
+from vidflow.video.synthetic import list_videos, video_path, write_video
 
 ROOT = Path(__file__).parents[2]
 RENDERING = {
@@ -158,7 +158,7 @@ def test_a_wheel_holds_the_presets(tmp_path):
 @pytest.mark.timeout(900)  # the merge sweep makes 15 feature sets
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_is_written_runs_to_the_end(vidflow, tmp_path, preset):
-    for video in plan_videos(num_train=30, num_val=0, seed=0):
+    for video in list_videos(num_train=30, num_val=0, seed=0):
         (tmp_path / "clips" / video.label).mkdir(parents=True, exist_ok=True)
         write_video(tmp_path / "clips" / video.label, video, **RENDERING)
         assert video_path(tmp_path / "clips" / video.label, video).exists()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vidflow.errors import VideoError
 from vidflow.records import VideoInfo, VideoItem
-from vidflow.video.sampling import center_times, frames_at, plan_clip_times, row_span, uniform_times, window_times
+from vidflow.video.sampling import center_times, choose_clip_times, frames_at, row_span, uniform_times, window_times
 
 spans = st.tuples(st.floats(0, 1e4), st.floats(0.05, 1e4)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 frame_counts = st.integers(1, 64)
@@ -36,7 +36,7 @@ def _item(start=None, end=None):
 def _plan(info, item, mode="uniform", num_frames=4, fps=2.0, stride_seconds=1.0):
     span = row_span(item, first=float(info.pts_seconds[0]), last=info.duration_seconds)
     sampling = {"mode": mode, "num_frames": num_frames, "fps": fps, "stride_seconds": stride_seconds}
-    return plan_clip_times(item, span, frames_in_file=len(info.pts_seconds), **sampling)
+    return choose_clip_times(item, span, frames_in_file=len(info.pts_seconds), **sampling)
 
 
 @given(spans, frame_counts)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidflow.video.ffmpeg import decode, probe
-from vidflow.video.synthetic import CLASS_NAMES, plan_videos, render_video, reverse_of, video_path, write_video
+from vidflow.video.synthetic import CLASS_NAMES, list_videos, render_video, reverse_of, video_path, write_video
 
 SETTINGS = {"size": 48, "num_frames": 8, "fps": 12, "difficulty": 0.6}
 TIME_SYMMETRIC = ("boxes", "boxes_visible", "depth", "camera_pose")
@@ -97,35 +97,35 @@ def test_a_setting_out_of_range_is_named(wrong, message):
 
 
 def test_a_plan_is_balanced_and_no_two_videos_share_a_seed():
-    plan = plan_videos(num_train=60, num_val=20, seed=3)
+    plan = list_videos(num_train=60, num_val=20, seed=3)
     assert [sum(video.split == split for video in plan) for split in ("train", "val")] == [60, 20]
     for split, each in (("train", 6), ("val", 2)):
         labels = [video.label for video in plan if video.split == split]
         assert {labels.count(name) for name in CLASS_NAMES} == {each}
-    others = plan_videos(num_train=60, num_val=20, seed=4)
+    others = list_videos(num_train=60, num_val=20, seed=4)
     assert len({video.seed for video in plan + others}) == 160
 
 
 def test_a_larger_plan_begins_with_the_smaller_ones_videos():
-    small, large = plan_videos(num_train=5, num_val=3, seed=0), plan_videos(num_train=50, num_val=30, seed=0)
+    small, large = list_videos(num_train=5, num_val=3, seed=0), list_videos(num_train=50, num_val=30, seed=0)
     assert all(video in large for video in small)
 
 
 def test_a_negative_number_of_videos_is_refused():
     with pytest.raises(ValueError, match="num_val=-1"):
-        plan_videos(num_train=1, num_val=-1, seed=0)
+        list_videos(num_train=1, num_val=-1, seed=0)
 
 
 def test_a_written_video_is_h264_with_the_annotated_moments_and_nearly_the_rendered_pixels(tmp_path):
-    (planned,) = plan_videos(num_train=1, num_val=0, seed=0)
+    (spec,) = list_videos(num_train=1, num_val=0, seed=0)
     settings = SETTINGS | {"fps": Fraction(30000, 1001)}
-    item = write_video(tmp_path, planned, annotations=True, **settings)
-    assert item.path == video_path(tmp_path, planned)
+    item = write_video(tmp_path, spec, annotations=True, **settings)
+    assert item.path == video_path(tmp_path, spec)
     assert item.path.is_absolute()
-    assert (item.label, item.split) == (planned.label, "train")
+    assert (item.label, item.split) == (spec.label, "train")
     info = probe(item.path)
     assert (info.codec, info.pixel_format, info.width, info.height) == ("h264", "yuv420p", 48, 48)
-    rendered = render_video(label=planned.label, seed=planned.seed, **settings)
+    rendered = render_video(label=spec.label, seed=spec.seed, **settings)
     with np.load(item.annotations, allow_pickle=False) as stored:
         assert set(stored) == set(rendered.annotations)
         for name, array in rendered.annotations.items():
@@ -141,11 +141,11 @@ def test_a_written_video_is_h264_with_the_annotated_moments_and_nearly_the_rende
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
-    (planned,) = plan_videos(num_train=0, num_val=1, seed=0)
+    (spec,) = list_videos(num_train=0, num_val=1, seed=0)
     written = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        item = write_video(tmp_path / name, planned, annotations=True, **SETTINGS)
+        item = write_video(tmp_path / name, spec, annotations=True, **SETTINGS)
         written.append((item.path.read_bytes(), item.annotations.read_bytes()))
     assert written[0] == written[1]
 
@@ -153,9 +153,9 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
 def test_bytes_do_not_depend_on_what_lies_in_memory(tmp_path):
     # glibc fills memory that is taken or given back with a byte of our choice: whoever reads before writing shows it.
     script = (
-        "import sys; from pathlib import Path; from vidflow.video.synthetic import plan_videos, write_video\n"
-        "for planned in plan_videos(num_train=4, num_val=0, seed=0):\n"
-        "    write_video(Path(sys.argv[1]), planned, size=96, num_frames=24, fps=12, difficulty=0.3)"
+        "import sys; from pathlib import Path; from vidflow.video.synthetic import list_videos, write_video\n"
+        "for spec in list_videos(num_train=4, num_val=0, seed=0):\n"
+        "    write_video(Path(sys.argv[1]), spec, size=96, num_frames=24, fps=12, difficulty=0.3)"
     )
     written = []
     for fill in (0, 85, 170):
@@ -168,16 +168,16 @@ def test_bytes_do_not_depend_on_what_lies_in_memory(tmp_path):
 
 
 def test_without_annotations_only_the_video_is_written(tmp_path):
-    (planned,) = plan_videos(num_train=1, num_val=0, seed=0)
-    item = write_video(tmp_path, planned, **SETTINGS)
+    (spec,) = list_videos(num_train=1, num_val=0, seed=0)
+    item = write_video(tmp_path, spec, **SETTINGS)
     assert item.annotations is None
     assert list(tmp_path.iterdir()) == [item.path]
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    (planned,) = plan_videos(num_train=1, num_val=0, seed=0)
-    occupied = video_path(tmp_path, planned)
+    (spec,) = list_videos(num_train=1, num_val=0, seed=0)
+    occupied = video_path(tmp_path, spec)
     occupied.mkdir()
     with pytest.raises(IsADirectoryError):
-        write_video(tmp_path, planned, **SETTINGS)
+        write_video(tmp_path, spec, **SETTINGS)
     assert list(tmp_path.iterdir()) == [occupied]

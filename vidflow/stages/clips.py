@@ -8,7 +8,7 @@ from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.scan import ScanInput, ScannedVideo, inputs_of
 from vidflow.stages.spans import Taken, find_leak, take
-from vidflow.video.sampling import Mode, plan_clip_times, row_span
+from vidflow.video.sampling import Mode, choose_clip_times, row_span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def choose_clips(
         try:
             scan = _usable_scan(item, scans)
             span = row_span(item, first=scan.start_seconds, last=scan.end_seconds)
-            grids = plan_clip_times(
+            grids = choose_clip_times(
                 item,
                 span,
                 mode=mode,

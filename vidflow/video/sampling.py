@@ -100,7 +100,7 @@ def row_span(item: VideoItem, *, first: float, last: float) -> tuple[float, floa
     return max(start, first), min(end, last)
 
 
-def plan_clip_times(
+def choose_clip_times(
     item: VideoItem,
     span: tuple[float, float],
     *,

@@ -7,9 +7,9 @@ partner played backwards. So a model that ignores the order of frames cannot tel
 """
 
 from vidflow.video.synthetic.clips import (
-    PlannedVideo,
     RenderedVideo,
-    plan_videos,
+    VideoSpec,
+    list_videos,
     render_video,
     video_path,
     write_video,
@@ -19,9 +19,9 @@ from vidflow.video.synthetic.motion import CLASS_NAMES, ClassName, reverse_of
 __all__ = [
     "CLASS_NAMES",
     "ClassName",
-    "PlannedVideo",
     "RenderedVideo",
-    "plan_videos",
+    "VideoSpec",
+    "list_videos",
     "render_video",
     "reverse_of",
     "video_path",

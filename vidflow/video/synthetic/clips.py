@@ -1,4 +1,4 @@
-"""Plan, render and write synthetic videos with ground truth.
+"""List, render and write synthetic videos with ground truth.
 
 Axes: F frames, H and W pixels, 3 the channels red, green, blue.
 """
@@ -26,14 +26,14 @@ Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedVideo:
+class VideoSpec:
     """One video to render.
 
     Attributes:
         index: Position within its split, from 0.
         label: Class of its motion.
         split: Name of the split.
-        seed: Seed of every random choice in it; no other planned video has the same.
+        seed: Seed of every random choice in it; no other listed video has the same.
     """
 
     index: int
@@ -55,7 +55,7 @@ class RenderedVideo:
     annotations: dict[str, np.ndarray]
 
 
-def plan_videos(*, num_train: int, num_val: int, seed: int) -> list[PlannedVideo]:
+def list_videos(*, num_train: int, num_val: int, seed: int) -> list[VideoSpec]:
     """List the videos of a data set, with the classes in turn. A longer list starts with the shorter one's videos.
 
     Args:
@@ -70,11 +70,11 @@ def plan_videos(*, num_train: int, num_val: int, seed: int) -> list[PlannedVideo
         raise ValueError(f"got num_train={num_train}, num_val={num_val}, seed={seed}; wanted numbers of at least 0")
     sizes: dict[Split, int] = {"train": num_train, "val": num_val}
     return [
-        PlannedVideo(
+        VideoSpec(
             index=index,
             label=CLASS_NAMES[index % len(CLASS_NAMES)],
             split=split,
-            # Separate bits, not a hash: two videos of any plan never share a seed.
+            # Separate bits, not a hash: two videos of any list never share a seed.
             seed=seed << 32 | number << 31 | index,
         )
         for number, (split, size) in enumerate(sizes.items())
@@ -133,14 +133,14 @@ def render_video(
     return RenderedVideo(frames=rendering.frames, annotations=truth)
 
 
-def video_path(directory: Path, planned: PlannedVideo) -> Path:
-    """Return the file of a planned video. If it exists, it and its annotations are complete."""
-    return directory.resolve() / f"{planned.split}_{planned.index:05d}_{planned.label}.mp4"
+def video_path(directory: Path, spec: VideoSpec) -> Path:
+    """Return the file of a listed video. If it exists, it and its annotations are complete."""
+    return directory.resolve() / f"{spec.split}_{spec.index:05d}_{spec.label}.mp4"
 
 
 def write_video(
     directory: Path,
-    planned: PlannedVideo,
+    spec: VideoSpec,
     *,
     size: int,
     num_frames: int,
@@ -150,13 +150,13 @@ def write_video(
     camera_turn: float = 4.0,
     annotations: bool = False,
 ) -> VideoItem:
-    """Render a planned video into `directory`: an H.264 `.mp4` and, if requested, an `.npz` of the same name.
+    """Render a listed video into `directory`: an H.264 `.mp4` and, if requested, an `.npz` of the same name.
 
     The same arguments give the same bytes. A file appears complete or not at all; the video appears last.
 
     Args:
         directory: Existing folder.
-        planned: Which video.
+        spec: Which video.
         size: Height and width in pixels, even.
         num_frames: Number of frames, at least 2.
         fps: Frames per second.
@@ -169,8 +169,8 @@ def write_video(
         ValueError: If an argument is out of its range.
     """
     video = render_video(
-        label=planned.label,
-        seed=planned.seed,
+        label=spec.label,
+        seed=spec.seed,
         size=size,
         num_frames=num_frames,
         fps=fps,
@@ -179,14 +179,14 @@ def write_video(
         camera_turn=camera_turn,
         annotations=annotations,
     )
-    path = video_path(directory, planned)
+    path = video_path(directory, spec)
     if annotations:
         with _write_atomically(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **video.annotations)
     with _write_atomically(path) as partial:
         write_h264(partial, video.frames, fps=fps)
     truth = path.with_suffix(".npz") if annotations else None
-    return VideoItem(path=path, label=planned.label, split=planned.split, annotations=truth)
+    return VideoItem(path=path, label=spec.label, split=spec.split, annotations=truth)
 
 
 @contextmanager
