@@ -16,7 +16,7 @@ COMMANDS = {
     "extract": "encode shards once with the frozen encoder, into Arrow features",
     "sweep": "train temporal modules on the features, tracked in MLflow",
     "report": "write one HTML page about the sweep",
-    "run": "all of these in order; whatever is already done is left alone",
+    "run": "all of these in order; finished stages are skipped",
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "calibrate": "print ALGM's thresholds, measured on frames of the training split",
     "bench": "measure stages, cores, caching and token reduction on this machine, each beside what it could be",

@@ -67,7 +67,7 @@ def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
     outputs = [(option, file) for option, file in replaced.items() if file is not None]
     for option, file in outputs:
         if os.path.exists(file) and not os.path.isfile(file):
-            raise VidflowError(f"{option}: {file} is no regular file; name another")
+            raise VidflowError(f"{option}: {file} is not a regular file; name another")
     if arguments.json not in (None, "-"):
         outputs.append(("--json", Path(arguments.json)))
     if arguments.depth is not None:

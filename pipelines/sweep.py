@@ -163,7 +163,7 @@ class Sweep:
         open_ended = [key for key in self._trials.keys() - self._finished().keys() if key not in errors]
         if open_ended:
             raise VidflowError(
-                f"{len(open_ended)} of {len(self._trials)} trials were ended before their time, such as "
+                f"{len(open_ended)} of {len(self._trials)} trials ended early, such as "
                 f"{self._name(self._trials[min(open_ended)])}; nothing is committed, and the same command trains on"
             )
 

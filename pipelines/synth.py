@@ -31,7 +31,7 @@ def main(experiment: Experiment) -> None:
     config, address = experiment.config, experiment.videos
     if config.video.manifest is not None:
         raise ConfigError(
-            f"video.manifest is {config.video.manifest}: there is nothing to render; go on with `vidflow shard`"
+            f"video.manifest is {config.video.manifest}: there is nothing to render; continue with `vidflow shard`"
         )
     with experiment.exclusive():
         started = time.monotonic()

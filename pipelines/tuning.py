@@ -109,12 +109,12 @@ def run_trials(
     except tune.TuneError as error:
         # The error's message is the traceback of an error in the driver; its last line says what went wrong.
         raise VidflowError(
-            f"the search was broken off: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
+            f"the search was interrupted: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
             "command resumes from here"
         ) from error
     raise_if_interrupted()
     if len(ran) < num_samples:
-        raise VidflowError(f"the search was ended after {len(ran)} of {num_samples} trials; the same command goes on")
+        raise VidflowError(f"the search ended after {len(ran)} of {num_samples} trials; the same command continues it")
 
 
 class StoppingScheduler(AsyncHyperBandScheduler):

@@ -405,7 +405,7 @@ def test_arrays_that_do_not_fit_are_listed():
     }.items():
         with pytest.raises(VidflowError, match=f"array {name} is .*; wanted one of a flax module"):
             load_rvm(core, arrays | {f"rnn_core/{name}": array})
-    with pytest.raises(VidflowError, match="array input_update/scale is there under another name too"):
+    with pytest.raises(VidflowError, match="array input_update/scale is also there under the name"):
         load_rvm(core, arrays | {"rnn_core/input_update/scale": np.zeros(16, np.float32)})
     query = "rnn_core/transformer/xa_blocks_0/attention/query/bias"
     with pytest.raises(VidflowError, match="wanted three of one shape"):
@@ -423,5 +423,5 @@ def test_what_is_no_file_of_tensors_is_refused():
     with pytest.raises(VidflowError, match="state_dict: no tensors; of a Lightning file give"):
         load_released(task, {"state_dict": tensors})
     name = next(iter(tensors))
-    with pytest.raises(VidflowError, match=r"there with and without `model\.`"):
+    with pytest.raises(VidflowError, match=r"present with and without the prefix `model\.`"):
         load_released(task, tensors | {f"model.{name}": tensors[name]})

@@ -87,7 +87,7 @@ def test_a_search_that_tune_ends_for_a_cause_of_its_own_is_not_a_finished_one(ex
     wait_until(driver, lambda: epochs_done(root) >= before + 6)
     said = send(driver, signal.SIGUSR1, group=False)
     assert driver.returncode == 1
-    assert "trials were ended before their time" in said
+    assert "trials ended early" in said
     assert "Traceback" not in said
     assert not any("stopped" in path.read_text() for path in root.glob("trials/*/result.json"))
 

@@ -173,7 +173,7 @@ def test_what_is_read_is_never_written_over(finished, gru, predict, tmp_path):
         (("--json", gru / "result.json"), "would write over the trial's"),
         (("--load-state", state, "--json", state), "would write over --load-state"),
         (("--out", tmp_path / "new.mp4", "--json", tmp_path / "new.mp4"), "would write over --out"),
-        (("--out", "/dev/null"), "is no regular file"),
+        (("--out", "/dev/null"), "is not a regular file"),
     ]:
         done = predict(gru, video, *options)
         assert complaint in done.stderr

@@ -144,7 +144,7 @@ def test_the_memory_of_batches_goes_with_their_reader(tmp_path, feature_set):
 def test_missing_annotations_are_named(noise_features, annotated_features):
     with pytest.raises(VidflowError, match=r"clip clip000: no annotations, wanted depth"):
         list(iterate_batches(noise_features, np.arange(2), batch_size=2, device=CPU, arrays=("depth",)))
-    with pytest.raises(VidflowError, match=r"clip clip000: its annotations hold .*boxes.*; masks wanted besides"):
+    with pytest.raises(VidflowError, match=r"clip clip000: its annotations hold .*boxes.*; missing: masks"):
         read_annotations(annotated_features[0], ["masks"])
 
 

@@ -81,7 +81,7 @@ def load_released(
     found = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
     if len(found) < len(tensors):
         twice = [key for key in tensors if f"model.{key}" in tensors]
-        raise VidflowError(f"{', '.join(twice)}: there with and without `model.`; leave out one of them")
+        raise VidflowError(f"{', '.join(twice)}: present with and without the prefix `model.`; remove one of them")
     found |= _core_of_rvm(module, found.keys(), rvm)
     wanted = {name for name in names.values() if not _is_optional(name) or name in found}
     extra = {name for name in found.keys() - wanted if not _is_foreign(name)}

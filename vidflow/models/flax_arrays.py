@@ -40,7 +40,7 @@ def from_flax(arrays: Mapping[str, np.ndarray], *, words: Mapping[str, str], fus
         module = ".".join(_rename(word, words) for word in path)
         key = f"{module}.{'bias' if leaf == 'bias' else 'weight'}"
         if key in found:
-            raise VidflowError(f"array {name} is there under another name too, as {key}; leave out one of them")
+            raise VidflowError(f"array {name} is also there under the name {key}; leave out one of them")
         found[key] = _in_torch_layout(path[-1], leaf, torch.tensor(array, dtype=torch.float32))
     for key in sorted(found):
         module, _, kind = key.rpartition(".query.")

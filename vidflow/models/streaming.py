@@ -232,8 +232,8 @@ def _digest_in(state: dict[str, Tensor]) -> str:
 def _require_finite(state: dict[str, Tensor]) -> None:
     if bad := nonfinite_names(state):
         raise VidflowError(
-            f"the state holds NaN or infinite numbers in {', '.join(bad)}; start from the first frame, or from a state "
-            "of before"
+            f"the state holds NaN or infinite numbers in {', '.join(bad)}; start from the first frame, or from an "
+            "earlier state"
         )
 
 

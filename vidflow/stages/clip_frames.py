@@ -43,7 +43,8 @@ class ClipFrames:
         entry = committed_entry(self._directory, file)
         if entry is None:
             raise VidflowError(
-                f"{self._directory / file}: gone or cut, or its list of members is; `vidflow shard` makes it again"
+                f"{self._directory / file}: it or its list of members is missing or truncated; `vidflow shard` makes "
+                "it again"
             )
         check_once(self._directory / file, entry.sha256)
         return entry

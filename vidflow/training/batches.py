@@ -172,7 +172,7 @@ def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.nda
     with np.load(io.BytesIO(clip.annotations), allow_pickle=False) as stored:
         if missing := [name for name in names if name not in stored.files]:
             raise VidflowError(
-                f"clip {clip.key}: its annotations hold {', '.join(stored.files)}; {', '.join(missing)} wanted besides"
+                f"clip {clip.key}: its annotations hold {', '.join(stored.files)}; missing: {', '.join(missing)}"
             )
         return {name: stored[name].astype(_TARGET_TYPES[name], copy=False) for name in names}
 

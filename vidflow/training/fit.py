@@ -132,7 +132,7 @@ def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[
         )
     learner.task.load_state_dict(snapshot.model)
     load_moments(learner.optimizer, learner.task, snapshot.optimizer)
-    log.info("trial %s goes on after epoch %d", identity.key, len(snapshot.history))
+    log.info("trial %s resumes after epoch %d", identity.key, len(snapshot.history))
     return list(snapshot.history)
 
 

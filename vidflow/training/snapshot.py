@@ -157,7 +157,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except OSError as error:
         raise VidflowError(f"{path}: cannot be read ({error.strerror or error})") from error
     except KeyError as error:
-        raise _damage(path, "it does not say which trial it is of") from error
+        raise _damage(path, "it does not say which trial wrote it") from error
     except (SafetensorError, ValueError, RecursionError) as error:
         raise _damage(path, str(error)) from error
     if isinstance(metadata, dict) and _DIGEST not in metadata:

@@ -148,5 +148,5 @@ def test_a_reducer_that_does_not_fit_the_encoder_is_refused() -> None:
 
 
 def test_frames_that_are_no_whole_clips_are_a_misuse() -> None:
-    with pytest.raises(ValueError, match="no whole number of clips"):
+    with pytest.raises(ValueError, match="not a whole number of clips"):
         build("vit_tiny_patch16_224", "evs", prune=0.5)(clips()[0, :3], num_frames=2)

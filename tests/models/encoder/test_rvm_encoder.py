@@ -179,7 +179,7 @@ def test_a_model_with_other_heads_or_of_another_kind_is_refused(tmp_path: Path) 
 
 
 def test_other_files_of_arrays_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(VidflowError, match="not the arrays of RVM"):
+    with pytest.raises(VidflowError, match="does not hold RVM"):
         build(save(tmp_path, {"embedding/kernel": np.zeros(3)}))
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(VidflowError, match="cannot be read"):

@@ -95,7 +95,7 @@ class FrozenEncoder:
                 f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
             )
         if frames.shape[0] % num_frames:
-            raise ValueError(f"{frames.shape[0]} frames are no whole number of clips of {num_frames} frames")
+            raise ValueError(f"{frames.shape[0]} frames are not a whole number of clips of {num_frames} frames")
         frames = frames.to(self.device, non_blocking=True)
         reduction = self.reduction
         if reduction is None:

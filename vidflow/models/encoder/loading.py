@@ -44,7 +44,7 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
     fitted, problems = fit_to_model(vit, found, name)
     state = {key: value for key, value in fitted.items() if _is_wanted(key)}
     if others := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
-        raise VidflowError(f"{path} holds {', '.join(others)}, which are no tensors; wanted a model's tensors by name")
+        raise VidflowError(f"{path} holds {', '.join(others)}, which are not tensors; wanted a model's tensors by name")
     wanted = {key: value for key, value in vit.state_dict().items() if _is_wanted(key)}
     problems += [f"missing {key} {tuple(wanted[key].shape)}" for key in sorted(wanted.keys() - state.keys())]
     problems += [f"unexpected {key} {tuple(state[key].shape)}" for key in sorted(state.keys() - wanted.keys())]

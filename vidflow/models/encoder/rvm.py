@@ -71,7 +71,7 @@ def read_rvm(path: Path, vit: TimmVit, *, name: str) -> dict[str, Tensor]:
         raise VidflowError(f"{path} cannot be read as an .npz of arrays: {error}") from error
     query = arrays.get("encoder/layers_0/attention/query/kernel")
     if query is None or "cls_token" not in arrays:
-        raise VidflowError(f"{path} has not the arrays of RVM's image encoder, the only .npz that is understood")
+        raise VidflowError(f"{path} does not hold RVM's image encoder, the only .npz that can be loaded")
     num_heads = shape_of(vit).num_heads
     if query.ndim != 3 or query.shape[1] != num_heads:
         raise VidflowError(
