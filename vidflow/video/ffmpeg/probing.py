@@ -83,8 +83,8 @@ class _Access:
     num_bytes: int = 0
 
     def is_point(self, packet: VideoPacket) -> bool:
-        """Return whether decoding may start at a packet that `look_at` has seen."""
-        return (packet.pts, packet.pos) in self.known
+        """Return whether decoding may start at a packet that `look_at` has seen; in a joined file at none."""
+        return self.is_uniform and (packet.pts, packet.pos) in self.known
 
     def keep(self, packet: VideoPacket) -> None:
         """Keep a packet for decoding; drop all packets if they become too large."""
