@@ -78,12 +78,13 @@ def _tint(reader: FeatureReader, key: str, frames: np.ndarray) -> np.ndarray | N
 def _read_cost(experiment: Experiment, name: str) -> FeatureCost:
     config, address = experiment.config, experiment.features[name]
     features = config.features[name]
-    dense = experiment.dense(name) if is_reduced_from_cache(features) else address
+    dense = experiment.manifest(experiment.dense(name)) if is_reduced_from_cache(features) else None
     reducer = asdict(features.reducer)
     return read_cost(
         name,
         directory=address.directory,
-        dense=dense.directory,
+        manifest=experiment.finished(address),
+        dense=dense,
         encoder=config.encoder.name,
         img_size=config.encoder.img_size,
         depths=features.depths,

@@ -14,9 +14,9 @@ from jaxtyping import Int
 from vidflow.models.encoder import resolve_depths, shape_of, skeleton
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.macs import VitShape, count_macs
+from vidflow.records import StageManifest
 from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import read_stage
 
 _COUNTED_CLIPS = 256
 
@@ -50,7 +50,8 @@ def read_cost(
     name: str,
     *,
     directory: Path,
-    dense: Path,
+    manifest: StageManifest,
+    dense: StageManifest | None,
     encoder: str,
     img_size: int,
     depths: Sequence[int],
@@ -63,7 +64,8 @@ def read_cost(
     Args:
         name: Its name.
         directory: Its folder.
-        dense: Folder of the features that it was made from; `directory` itself if it was made by the encoder.
+        manifest: Its manifest.
+        dense: Manifest of the features that it was made from; None if it was made by the encoder.
         encoder: timm's name of the encoder.
         img_size: Side of the encoder's input in pixels.
         depths: Tapped blocks; negative counts from the last.
@@ -75,8 +77,6 @@ def read_cost(
         VidflowError: If the feature set is not finished.
     """
     reader = FeatureReader(directory)
-    manifest = read_stage(directory) or {}
-    before = (read_stage(dense) or {}) if dense != directory else {}
     counts = sample_counts(reader)
     made = build_reducer(reducer, place=place, **settings)
     macs = encoder_macs(shape_of(skeleton(encoder, img_size)), made, depths=depths, counts=counts)
@@ -88,8 +88,8 @@ def read_cost(
         is_random=made is not None and made.is_random,
         tokens_per_frame=float(counts.mean()),
         gflops_per_frame=None if macs is None else 2 * macs / 1e9,
-        seconds_per_clip=(manifest["worker_seconds"] + before.get("worker_seconds", 0.0)) / num_clips,
-        bytes_per_clip=manifest["num_bytes"] / num_clips,
+        seconds_per_clip=(manifest.worker_seconds + (dense.worker_seconds if dense else 0.0)) / num_clips,
+        bytes_per_clip=manifest.num_bytes / num_clips,
     )
 
 
