@@ -32,7 +32,7 @@ def main(experiment: Experiment) -> None:
         raise VidflowError("no feature set has the reducer `algm` inside the encoder, the only one to calibrate")
     work = experiment.shards
     if work is None or experiment.manifest(work.address) is None:
-        raise VidflowError("there are no shards to take frames from; run `vidflow shard` first")
+        raise VidflowError(f"there are no shards to take frames from; run `{experiment.command('shard')}` first")
     encoder = build_encoder(
         **asdict(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"
     )
@@ -45,4 +45,9 @@ def main(experiment: Experiment) -> None:
         fixed = calibrate_windows(encoder, frames, **steps, frames_per_batch=config.resources.frames_per_batch)
         for threshold in ("local_threshold", "global_threshold"):
             print(f"features.{name}.reducer.settings.{threshold}={getattr(fixed, threshold):.4f}")
-    log.info("calibrate: %d feature sets on %d frames; next: `vidflow extract` with these", len(names), len(frames))
+    log.info(
+        "calibrate: %d feature sets on %d frames; next: `%s` and these",
+        len(names),
+        len(frames),
+        experiment.command("extract"),
+    )

@@ -77,7 +77,7 @@ def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool
 
 def run_configured(settings: Sequence[str], run: Run, *, resumes: bool = False) -> None:
     """Load the settings and call `run` with their experiment."""
-    experiment = Experiment(parse_settings(settings))
+    experiment = Experiment(parse_settings(settings), settings)
     with explain_system_failures(experiment.root, resumes=resumes):
         run(experiment)
 

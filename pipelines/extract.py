@@ -120,12 +120,13 @@ def _make(
     experiment.published("extract")
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
-        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: vidflow sweep",
+        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: %s",
         name,
         num_clips,
         sum(entry.num_bytes for entry in made) / 1e6,
         address.directory,
         num_clips / (time.monotonic() - started),
+        experiment.command("sweep"),
     )
 
 

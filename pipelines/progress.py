@@ -40,7 +40,7 @@ def check_turn(experiment: Experiment, stage: str) -> None:
         if finished(experiment, earlier) is None:
             raise VidflowError(
                 f"{experiment.root}: the {earlier} stage of this configuration is not finished; run "
-                f"`vidflow {earlier}` first, or `vidflow run` for all of them"
+                f"`{experiment.command(earlier)}` first, or `{experiment.command('run')}` for all of them"
             )
 
 

@@ -98,7 +98,7 @@ def retry(experiment: Experiment) -> str:
         experiment.published("scan")
     if not shards and not files:
         return f"nothing was left out for {', '.join(TRANSIENT[:-1])} or {TRANSIENT[-1]}"
-    return f"{len(files)} files to scan and {len(shards)} shards to make again; next: vidflow run"
+    return f"{len(files)} files to scan and {len(shards)} shards to make again; next: {experiment.command('run')}"
 
 
 def _drop_transient(work: ShardWork, file: str) -> bool:

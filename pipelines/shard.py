@@ -105,18 +105,20 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
     num_clips = sum(entry.num_clips for entry in made)
     if not any(entry.num_clips for entry in entries):
         log.warning(
-            "shard: EMPTY, all %d rows are rejected (%s); `vidflow rejects list` says why",
+            "shard: EMPTY, all %d rows are rejected (%s); `%s` says why",
             work.num_rows,
             count_reasons([*work.rejects, *rejects]),
+            experiment.command("rejects list"),
         )
         return
     log.info(
-        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: vidflow extract",
+        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: %s",
         num_clips,
         len(made),
         len(work.rejects) + len(rejects),
         work.address.directory,
         num_clips / (time.monotonic() - started),
+        experiment.command("extract"),
     )
 
 

@@ -264,11 +264,12 @@ class Sweep:
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: vidflow report",
+            "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: %s",
             len(results),
             wall_seconds,
             self._run_id,
             "; ".join(self._describe_best(results)),
+            self._experiment.command("report"),
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:

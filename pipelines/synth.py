@@ -65,11 +65,12 @@ def main(experiment: Experiment) -> None:
         publish_manifest(address, manifest)
         experiment.published("synth")
         log.info(
-            "synth: %d videos, %.1f MB -> %s (%.1f videos/s); next: vidflow shard",
+            "synth: %d videos, %.1f MB -> %s (%.1f videos/s); next: %s",
             len(waiting),
             num_bytes / 1e6,
             address.directory,
             len(waiting) / wall_seconds,
+            experiment.command("shard"),
         )
 
 

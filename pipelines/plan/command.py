@@ -52,7 +52,7 @@ def main(experiment: Experiment) -> None:
             },
         )
     print("\n".join(table(stages, disk, shutil.disk_usage(experiment.root).free)))
-    log.info("plan: %s; next: vidflow run", locate_plan(config))
+    log.info("plan: %s; next: %s", locate_plan(config), experiment.command("run"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

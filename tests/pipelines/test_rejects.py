@@ -90,14 +90,15 @@ def test_with_more_time_what_timed_out_is_tried_again_and_with_the_same_it_is_no
 @pytest.mark.slow
 def test_clips_that_timed_out_are_tried_again_with_more_time_and_on_retry(slow_to_read, vidflow):
     early = vidflow("rejects", "list", slow_to_read)
-    assert (early.returncode, "run `vidflow shard`" in early.stderr) == (1, True)
+    assert (early.returncode, "run `vidflow shard " in early.stderr) == (1, True)
     assert vidflow("shard", slow_to_read).returncode == 0
     # The scans are there now, so that these clips time out as they are decoded.
     other = ("video.size=40", NO_TIME)
     assert "(3 Timeout, 1 NotAVideo)" in vidflow("shard", slow_to_read, *other).stderr
     assert "already done" in vidflow("shard", slow_to_read, *other).stderr
     retry = vidflow("rejects", "retry", slow_to_read, *other)
-    assert retry.stdout.strip() == "0 files to scan and 2 shards to make again; next: vidflow run"
+    start = "0 files to scan and 2 shards to make again; next: vidflow run "
+    assert retry.stdout.startswith(start)
     assert "(3 Timeout, 1 NotAVideo)" in vidflow("shard", slow_to_read, *other).stderr
     done = vidflow("shard", slow_to_read, other[0])
     assert (done.returncode, "3 clips in 2 shards, 1 rejects" in done.stderr) == (0, True), done.stderr

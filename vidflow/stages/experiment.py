@@ -6,7 +6,8 @@ is published again.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,12 +64,22 @@ _CHANGED = "the videos, or the files made of them, changed while this command wa
 class Experiment:
     """Where all files of an experiment are and what exists; each file is read when it is first needed."""
 
-    def __init__(self, config: Config) -> None:
-        """Read no file yet."""
+    def __init__(self, config: Config, settings: Sequence[str] = ()) -> None:
+        """Read no file yet.
+
+        Args:
+            config: The experiment's settings.
+            settings: The words of the command line that gave them, for the commands that messages recommend.
+        """
         self.config = config
+        self._settings = tuple(settings)
         self.root = Path(config.root)
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
+
+    def command(self, name: str) -> str:
+        """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell."""
+        return shlex.join(["vidflow", *name.split(), *self._settings])
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
