@@ -4,11 +4,11 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import torch
 
 from vidflow.config.load import config_to_yaml
@@ -17,10 +17,15 @@ from vidflow.config.search import objective_of
 from vidflow.config.tasks import TaskName
 from vidflow.models.tasks import spec_of
 from vidflow.records import TrialResult
+from vidflow.report.commands import predict_command
+from vidflow.report.exports import CSV, TEX
+from vidflow.report.gather_classes import gather_classes
 from vidflow.report.gather_costs import compare_costs
-from vidflow.report.page import Example, ReportData, TaskSection
+from vidflow.report.page import ReportData, TaskSection
 from vidflow.report.pictures import draw_clips
-from vidflow.report.results import Classified, read_classified, read_pictured
+from vidflow.report.results import read_pictured
+from vidflow.report.seen import picture_seen
+from vidflow.report.sources import Source, name_sources
 from vidflow.report.tables import rank_trials
 from vidflow.stages.address import Address
 from vidflow.stages.clip_frames import ClipFrames
@@ -48,22 +53,27 @@ def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
             f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), "
             "not pre-trained ones."
         )
+    named = name_sources(experiment.scanned_shards.units)
     return ReportData(
         title=config.report.title,
         config_yaml=config_to_yaml(config),
-        sections=_sections(experiment, results),
+        sections=_sections(experiment, results, named),
         stages=[experiment.finished(address) for address in stages],
         rejects=[reject for address in sources for reject in read_rejects(address)],
         provenance=_provenance(config, stages),
         notices=notices,
         pareto=compare_costs(experiment, results),
+        sources={key: source.name for key, source in named.items()},
+        downloads={CSV: "a row per trial", TEX: "for a paper"},
+        ui=experiment.command("ui"),
+        root=config.root,
     )
 
 
-def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSection]:
+def _sections(experiment: Experiment, results: list[TrialResult], sources: Mapping[str, Source]) -> list[TaskSection]:
     """Return a section per task."""
-    config = experiment.config
-    baselines = experiment.finished(experiment.sweep).details["baselines"]
+    config, sweep = experiment.config, experiment.finished(experiment.sweep)
+    runs: dict[str, str] = sweep.details.get("runs", {})
     sections = []
     frames = ClipFrames(experiment.scanned_shards)
     for task in get_args(TaskName):
@@ -71,47 +81,33 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
         trials = [result for result in results if result.settings["task"] == task]
         if not trials:
             continue
-        best = rank_trials(trials, objective, mode)[0].result
+        ranked = rank_trials(trials, objective, mode)
+        best = ranked[0].result
         reader = FeatureReader(experiment.features[str(best.settings["features"])].directory)
-        classified, pictured = read_classified(best), read_pictured(best)
+        pictured = read_pictured(best)
+        validated = [key for key, split in zip(reader.keys, reader.splits, strict=True) if split == "val"]
         sections.append(
             TaskSection(
                 task=task,
                 objective=objective,
                 mode=mode,
                 trials=trials,
-                baseline=baselines.get(task, {}),
+                baseline=sweep.details["baselines"].get(task, {}),
                 baseline_answer=spec_of(task).trivial.words,
-                class_names=reader.metadata["class_names"] if classified else (),
-                examples=_examples(frames, reader, classified, config.report.num_examples) if classified else (),
-                confusion=classified.confusion if classified else None,
                 pictures=draw_clips(
                     task, pictured, reader, frames, objective=objective, num_clips=config.report.num_examples
                 )
                 if pictured
                 else (),
+                seen=picture_seen(best, reader, validated, frames),
+                runs=runs,
+                predict=predict_command(config, best, runs.get(best.key), [sources[key].path for key in validated])
+                if ranked[0].is_best
+                else "",
+                **gather_classes(experiment, ranked, mode, reader, frames),
             )
         )
     return sections
-
-
-def _examples(frames: ClipFrames, reader: FeatureReader, classified: Classified, num_examples: int) -> list[Example]:
-    """Return example clips: up to half of them are mistakes; they are in the order of the split."""
-    names = reader.metadata["class_names"]
-    wrong = np.flatnonzero(classified.labels != classified.predicted)
-    right = np.flatnonzero(classified.labels == classified.predicted)
-    num_wrong = min(len(wrong), num_examples // 2)
-    chosen = [*wrong[:num_wrong], *right[: num_examples - num_wrong]]
-    return [
-        Example(
-            frames=frames(key := reader.keys[classified.indices[clip]]),
-            key=key,
-            label=names[classified.labels[clip]],
-            predicted=names[classified.predicted[clip]],
-            probability=float(classified.probabilities[clip]),
-        )
-        for clip in chosen
-    ]
 
 
 def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:
