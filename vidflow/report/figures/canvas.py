@@ -123,11 +123,15 @@ def open_figure(width: float, height: float, look: Look) -> Iterator[Figure]:
         yield Figure(figsize=(NARROW_INCHES if look.is_narrow else width, height), layout="constrained")
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return the figure as PNG."""
+def to_png(figure: Figure, *, has_photos: bool = False) -> bytes:
+    """Return the figure as PNG; without photographs, with a palette, which takes a third of the bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.05)
-    return buffer.getvalue()
+    if has_photos:
+        return buffer.getvalue()
+    plain, packed = Image.open(buffer).convert("RGB"), io.BytesIO()
+    plain.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
 
 
 def png_width(png: bytes) -> int:

@@ -15,6 +15,7 @@ from vidflow.spread import spread
 _GAP = 3
 _GAP_COLOUR = "#868f98"  # between the grounds of light and dark pages
 _NARROW_COLUMNS = 4
+_NARROW_HEIGHT = 84
 
 
 def strip_image(
@@ -44,4 +45,5 @@ def strip_image(
 
 def strip_drawing(frames: UInt8[np.ndarray, "T H W 3"]) -> Drawing:
     """Return a strip for wide pages in one row, and for narrow ones in rows of four."""
-    return {LIGHT: strip_image(frames), Look(is_narrow=True): strip_image(frames, columns=_NARROW_COLUMNS)}
+    narrow = strip_image(frames, columns=_NARROW_COLUMNS, height=_NARROW_HEIGHT)
+    return {LIGHT: strip_image(frames), Look(is_narrow=True): narrow}
