@@ -57,6 +57,7 @@ class Sweep:
         self._config, self._features, self._address = experiment.config, experiment.features, experiment.sweep
         self._tracker = Tracker(store_uri(self._config), self._config.tracking.experiment)
         self._trials: dict[str, Trial] = {}
+        self._runs: dict[str, str] = {}
         before = experiment.manifest(self._address)
         self._baselines: dict[str, dict[str, float]] = before.details["baselines"] if before is not None else {}
         for trial in self._known_trials():
@@ -173,13 +174,15 @@ class Sweep:
             self._trials[address.fingerprint] = trial
             started = {"trials": [asdict(known) for known in self._trials.values()]}
             publish_json(self._address.directory / STARTED, started)
-        return self._tracker.trial_run(
+        run_id = self._tracker.trial_run(
             self._run_id,
             address.fingerprint,
             name=self._name(trial),
             params=asdict(trial),
             datasets=self._datasets({trial.features: self._features[trial.features]}),
         )
+        self._runs[address.fingerprint] = run_id
+        return run_id
 
     def _name(self, trial: Trial) -> str:
         return " ".join(f"{axis}={getattr(trial, axis)}" for axis in self._config.trials.axes) or trial.core
@@ -256,7 +259,9 @@ class Sweep:
             worker_seconds=worker_seconds,
             wall_seconds=wall_seconds,
             details={
+                "experiment_id": self._tracker.experiment_id,
                 "run_id": self._run_id,
+                "runs": {result.key: self._runs[result.key] for result in results},
                 "trials": [result.key for result in results],
                 "baselines": self._baselines,
             },

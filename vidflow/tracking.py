@@ -154,6 +154,9 @@ class Tracker:
         uri: Address of the store, as `check_uri` allows; a sqlite store is created at first use.
         experiment: Name of the experiment; created if there is none.
 
+    Attributes:
+        experiment_id: MLflow's id of the experiment.
+
     Raises:
         ConfigError: If the store cannot be used.
     """
@@ -166,7 +169,7 @@ class Tracker:
                 if uri.startswith("sqlite:"):
                     _make_store(sqlite_file(uri))
                 self._client = MlflowClient(uri)
-                self._experiment_id = _find_or_create_experiment(self._client, uri, experiment)
+                self.experiment_id = _find_or_create_experiment(self._client, uri, experiment)
         except (MlflowException, SQLAlchemyError) as error:
             raise _store_error(uri, error) from error
         self._logged_epochs: dict[str, set[int]] = {}
@@ -300,9 +303,9 @@ class Tracker:
         if not all(re.fullmatch(r"[\w.-]+", value) for value in identity.values()):
             raise ValueError(f"got keys {dict(identity)}, wanted letters, digits, `.`, `_` and `-` only")
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
-        found = self._client.search_runs([self._experiment_id], query, max_results=1, order_by=["start_time ASC"])
+        found = self._client.search_runs([self.experiment_id], query, max_results=1, order_by=["start_time ASC"])
         if not found:
-            return self._client.create_run(self._experiment_id, tags=dict(identity), run_name=without_credentials(name))
+            return self._client.create_run(self.experiment_id, tags=dict(identity), run_name=without_credentials(name))
         run = found[0]
         if run.info.status in ("FAILED", "KILLED"):
             self._client.update_run(run.info.run_id, status="RUNNING")
