@@ -103,6 +103,23 @@ def run_predict(parsed: argparse.Namespace) -> None:
     importlib.import_module("pipelines.predict").main(parsed)
 
 
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow compare`; its words are roots, sweeps and configs."""
+    add = parser.add_argument
+    add(
+        "sweeps",
+        nargs="+",
+        metavar="ROOT|SWEEP|CONFIG.yaml|key=value",
+        help="an experiment's root, a folder ROOT/sweeps/KEY, or a config; overrides apply to every config",
+    )
+    add("--to", type=Path, default=Path("compare.html"), metavar="FILE.html", help="page to write; compare.html")
+
+
+def run_compare(parsed: argparse.Namespace) -> None:
+    """Write one page about several sweeps."""
+    importlib.import_module("pipelines.compare").main(parsed.sweeps, parsed.to)
+
+
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of the whole command line, and the parser of each command by name."""
     parser = argparse.ArgumentParser(
@@ -239,6 +256,9 @@ OWN_ARGUMENTS = {
     ),
     "predict": OwnArguments(
         "run a trained trial on a video, camera or stream, frame by frame", add_predict, run_predict
+    ),
+    "compare": OwnArguments(
+        "write one page about several finished sweeps: best trials, scores, costs", add_compare, run_compare
     ),
     "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
     "init": OwnArguments("write a commented YAML for a folder of videos or a manifest", add_init, run_init),

@@ -11,13 +11,12 @@ from vidflow.records import StageManifest, TrialResult
 from vidflow.report.exports import CSV, TEX, trials_csv, trials_tex
 from vidflow.report.gather import gather
 from vidflow.report.page import render_page
+from vidflow.report.sweeps import PAGE
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import manifest_seal, publish_manifest
 from vidflow.store.layout import list_file, publish
 from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.snapshot import load_result
-
-PAGE = "report.html"
 
 
 def main(experiment: Experiment) -> None:

@@ -100,9 +100,7 @@ def compare_answers(best: Answers, other: Answers, *, rival: RankedTrial, is_bas
     for label in sorted({label for _, label, _, _ in rows}):
         pairs = [(before, after) for _, each, before, after in rows if each == label]
         classes.append(
-            ClassChange(
-                label=label, before=sum(b for b, _ in pairs), after=sum(a for _, a in pairs), total=len(pairs)
-            )
+            ClassChange(label=label, before=sum(b for b, _ in pairs), after=sum(a for _, a in pairs), total=len(pairs))
         )
     return TrialChange(
         rival=rival,

@@ -61,7 +61,7 @@ def _csv_row(section: TaskSection, rank: int, row: RankedTrial, runs: Mapping[st
         "trial": result.key,
         "mlflow_run": runs.get(result.key),
         **{f"setting.{name}": value for name, value in result.settings.items()},
-        **{name: value for name, value in (result.best.metrics.items() if result.best else ())},
+        **(result.best.metrics if result.best else {}),
     }
 
 

@@ -4,10 +4,9 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 
@@ -15,22 +14,23 @@ from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import TaskName
+from vidflow.config.tracking_uri import store_uri
 from vidflow.models.tasks import spec_of
 from vidflow.records import TrialResult
-from vidflow.report.commands import predict_command
 from vidflow.report.exports import CSV, TEX
 from vidflow.report.gather_classes import gather_classes
 from vidflow.report.gather_costs import compare_costs
 from vidflow.report.page import ReportData, TaskSection
 from vidflow.report.pictures import draw_clips
-from vidflow.report.results import read_pictured
+from vidflow.report.results import read_pictured, read_validated
 from vidflow.report.seen import picture_seen
-from vidflow.report.sources import Source, name_sources
+from vidflow.report.sources import name_sources
 from vidflow.report.tables import rank_trials
 from vidflow.stages.address import Address
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
+from vidflow.stages.trained import predict_command
 from vidflow.store.features import FeatureReader
 
 
@@ -53,24 +53,23 @@ def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
             f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), "
             "not pre-trained ones."
         )
-    named = name_sources(experiment.scanned_shards.units)
     return ReportData(
         title=config.report.title,
         config_yaml=config_to_yaml(config),
-        sections=_sections(experiment, results, named),
+        sections=_sections(experiment, results),
         stages=[experiment.finished(address) for address in stages],
         rejects=[reject for address in sources for reject in read_rejects(address)],
         provenance=_provenance(config, stages),
         notices=notices,
         pareto=compare_costs(experiment, results),
-        sources={key: source.name for key, source in named.items()},
+        sources=name_sources(experiment.scanned_shards.units),
         downloads={CSV: "a row per trial", TEX: "for a paper"},
         ui=experiment.command("ui"),
         root=config.root,
     )
 
 
-def _sections(experiment: Experiment, results: list[TrialResult], sources: Mapping[str, Source]) -> list[TaskSection]:
+def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSection]:
     """Return a section per task."""
     config, sweep = experiment.config, experiment.finished(experiment.sweep)
     runs: dict[str, str] = sweep.details.get("runs", {})
@@ -85,7 +84,7 @@ def _sections(experiment: Experiment, results: list[TrialResult], sources: Mappi
         best = ranked[0].result
         reader = FeatureReader(experiment.features[str(best.settings["features"])].directory)
         pictured = read_pictured(best)
-        validated = [key for key, split in zip(reader.keys, reader.splits, strict=True) if split == "val"]
+        validated = [reader.keys[index] for index in read_validated(best)]
         sections.append(
             TaskSection(
                 task=task,
@@ -101,13 +100,19 @@ def _sections(experiment: Experiment, results: list[TrialResult], sources: Mappi
                 else (),
                 seen=picture_seen(best, reader, validated, frames),
                 runs=runs,
-                predict=predict_command(config, best, runs.get(best.key), [sources[key].path for key in validated])
-                if ranked[0].is_best
-                else "",
+                predict=_predict_command(config, best, runs.get(best.key)) if ranked[0].is_best else "",
                 **gather_classes(experiment, ranked, mode, reader, frames),
             )
         )
     return sections
+
+
+def _predict_command(config: Config, trial: TrialResult, run_id: str | None) -> str:
+    """Return the command that runs a trial: by its run, or by its folder if a sweep of old did not record the run."""
+    task = cast(TaskName, trial.settings["task"])
+    if run_id is None:
+        return predict_command(str(trial.directory), task=task)
+    return predict_command(run_id, tracking_uri=store_uri(config), task=task)
 
 
 def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:

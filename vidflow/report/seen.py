@@ -54,9 +54,13 @@ def picture_seen(
     """
     clips = [reader[reader.keys.index(key)] for key in keys[:NUM_CLIPS]]
     height, width = reader.metadata["grid"]
-    if clips and all(clip.assignment is not None for clip in clips):
-        rows = [(frames_of(clip.key), clip.assignment) for clip in clips]
-        pictures = [(frames, tint_tokens(frames, each[:, -1], (height, width))) for frames, each in rows]
+    assignments = [clip.assignment[:, -1] for clip in clips if clip.assignment is not None]
+    if assignments:
+        shown = [frames_of(clip.key) for clip in clips]
+        pictures = [
+            (frames, tint_tokens(frames, each, (height, width)))
+            for frames, each in zip(shown, assignments, strict=True)
+        ]
         return Seen(kind="merged", clips=_pair(clips, pictures, "patches that share a token"))
     if best.best is None or best.settings["task"] != "classification" or not clips:
         return None
@@ -65,12 +69,12 @@ def picture_seen(
     num_patches = height * width
     if any(each.shape[1] < num_patches for each in weights):
         return None  # the core reads fewer tokens than patches, and nothing says which patch is in which
-    pictures = []
+    lit = []
     for clip, each in zip(clips, weights, strict=True):
         frames = frames_of(clip.key)
-        pictures.append((frames, light_up(frames, each[:, -num_patches:].reshape(-1, height, width))))
+        lit.append((frames, light_up(frames, each[:, -num_patches:].reshape(-1, height, width))))
     prefix_share = float(np.mean([each[:, :-num_patches].sum(axis=1).mean() for each in weights]))
-    return Seen(kind="read", clips=_pair(clips, pictures, "where it is read"), prefix_share=prefix_share)
+    return Seen(kind="read", clips=_pair(clips, lit, "where it is read"), prefix_share=prefix_share)
 
 
 def attention_of(task: Task, clip: ClipTokens) -> Float[np.ndarray, "T L"]:
@@ -92,7 +96,8 @@ def light_up(frames: UInt8[np.ndarray, "T H W 3"], weights: Float[np.ndarray, "T
     rows = np.arange(height) * weights.shape[1] // height
     columns = np.arange(width) * weights.shape[2] // width
     share = (weights / weights.max())[:, rows][:, :, columns, None]
-    return np.rint(frames * (_DIMMED + (1 - _DIMMED) * share)).astype(np.uint8)
+    lit: UInt8[np.ndarray, "T H W 3"] = np.rint(frames * (_DIMMED + (1 - _DIMMED) * share)).astype(np.uint8)
+    return lit
 
 
 def _pair(

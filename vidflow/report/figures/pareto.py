@@ -1,6 +1,7 @@
 """Score against cost of feature sets."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -25,8 +26,10 @@ def pareto_figure(section: ParetoSection, *, is_share: bool, look: Look = LIGHT)
     rows, columns = (len(panels_of), 1) if look.is_narrow else (len(cores), len(AXES))
     height = 2.4 * rows + 0.6 if look.is_narrow else 3.3 * rows + 0.6
     with open_figure(12.6, height, look) as figure:
-        shared = {} if look.is_narrow else {"sharey": "row", "sharex": "col"}
-        panels = figure.subplots(rows, columns, squeeze=False, **shared)
+        # Panels below each other have costs of different kinds.
+        sharex: Literal["none", "col"] = "none" if look.is_narrow else "col"
+        sharey: Literal["none", "row"] = "none" if look.is_narrow else "row"
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
         for axes, (core, axis) in zip(panels.flat, panels_of, strict=True):
             _front(axes, [point for point in section.points if point.core == core], axis, look)
             if is_share:
