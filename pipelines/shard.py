@@ -25,8 +25,12 @@ from vidflow.store.layout import FileEntry
 VIDEOS_PER_SCAN = 64
 
 
-def main(experiment: Experiment) -> None:
+def main(experiment: Experiment, then: str = "extract") -> None:
     """Make the missing shards.
+
+    Args:
+        experiment: The experiment.
+        then: The command that uses them, for the closing line.
 
     Raises:
         ConfigError: If the manifest cannot be read.
@@ -39,7 +43,7 @@ def main(experiment: Experiment) -> None:
         with ray_session(experiment.config):
             work = work or _scan(experiment)
             if not _is_done(experiment, work):
-                _build(experiment, work)
+                _build(experiment, work, then)
 
 
 def _is_done(experiment: Experiment, work: ShardWork) -> bool:
@@ -75,7 +79,7 @@ def _scan(experiment: Experiment) -> ShardWork:
     return experiment.choose_shards()
 
 
-def _build(experiment: Experiment, work: ShardWork) -> None:
+def _build(experiment: Experiment, work: ShardWork, then: str) -> None:
     started = time.monotonic()
     config, limits = experiment.config, experiment.limits
     build = build_shard_builder(config, work.address.directory)
@@ -118,7 +122,7 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
         len(work.rejects) + len(rejects),
         work.address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command("extract"),
+        experiment.command(then),
     )
 
 
@@ -132,6 +136,8 @@ def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBu
         decoder=config.video.decoder,
         size=config.video.size,
         resize_filter=config.video.resize_filter,
+        short_side=config.video.short_side,
+        crop=config.video.crop,
         image_format=config.shards.image_format,
         jpeg_quality=config.shards.jpeg_quality,
     )

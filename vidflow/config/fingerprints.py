@@ -31,12 +31,17 @@ def synth_settings(config: Config) -> dict[str, Any]:
 
 def clip_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide the frames of a clip, given its video."""
-    video = config.video
+    video, sampling = config.video, dataclasses.asdict(config.video.sampling)
+    if video.sampling.mode != "spread":
+        sampling.pop("num_clips")
+    # Left out for the central square, so that clips from before these were settings keep their addresses.
+    framing = {} if video.is_central else {"short_side": video.short_side, "crop": video.crop}
     return {
         "decoder": video.decoder,
-        "sampling": dataclasses.asdict(video.sampling),
+        "sampling": sampling,
         "size": video.size,
         "resize_filter": video.resize_filter,
+        **framing,
     }
 
 

@@ -22,7 +22,7 @@ from vidflow.config.fingerprints import (
     synth_settings,
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
-from vidflow.errors import VidflowError
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import weights_identity
 from vidflow.models.reduction.places import place_of
 from vidflow.records import Reject, StageManifest, VideoItem
@@ -135,12 +135,28 @@ class Experiment:
 
     @functools.cached_property
     def rows(self) -> tuple[list[VideoItem], list[Reject]]:
-        """The rows of the manifest of videos, and those that are malformed.
+        """The rows of the manifest of videos that `video.splits` names, and those that are malformed.
 
         Raises:
-            ConfigError: If the manifest cannot be read.
+            ConfigError: If the manifest cannot be read, has none of these splits, or has annotations of other squares.
             DamagedError: If the manifest of the rendered videos is damaged.
         """
+        items, rejects = self._read_rows()
+        video = self.config.video
+        if video.splits is not None:
+            found = sorted({item.split for item in items})
+            if missing := [split for split in video.splits if split not in found]:
+                raise ConfigError(f"video.splits: no row of split {', '.join(missing)}; got {', '.join(found) or 'none'}")
+            items = [item for item in items if item.split in video.splits]
+        if not video.is_central and (bare := [item for item in items if item.annotations is not None]):
+            raise ConfigError(
+                f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(bare)} rows have "
+                f"annotations, such as {bare[0].path}; annotations are cut to the whole central square only: leave "
+                "the two settings out, or the annotations"
+            )
+        return items, rejects
+
+    def _read_rows(self) -> tuple[list[VideoItem], list[Reject]]:
         video = self.config.video
         if video.manifest is not None:
             root = Path(video.video_root) if video.video_root else None
