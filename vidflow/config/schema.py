@@ -405,7 +405,7 @@ class Evaluate:
     Choices:
         centre: One clip in the middle of the video and the central square, normalised as the checkpoint wants.
         paper: As the released configurations of "Video, How Do Your Tokens Merge?" for `data_set`, pixels included.
-        multiview: `num_clips` clips x `num_crops` squares; the mean of their probabilities decides.
+        multiview: `num_clips` clips, each in one or three squares; the mean of their probabilities decides.
     """
     data_set: Literal["k400", "ssv2", "epic"] | None = None
     """Whose preset `paper` follows.
@@ -417,13 +417,8 @@ class Evaluate:
     """
     num_clips: Annotated[int, Field(ge=1, le=1000)] = 4
     """Clips of a video for `multiview`; models with `is_uniform` see one. [clips]"""
-    num_crops: Literal[1, 3] = 3
-    """Squares of a clip for `multiview`.
-
-    Choices:
-        1: The central one.
-        3: Left, centre and right.
-    """
+    three_crops: bool = True
+    """Whether `multiview` sees a clip in the left, central and right square, or in the central one alone."""
     fit_head: str | None = None
     """Split on whose labels the last layer of every model is fitted first, without token reduction, such as `train`; for
     weights whose classifier knows other classes or none. null: the checkpoint's own."""

@@ -58,7 +58,7 @@ def load_video_model(recipe: VideoRecipe, *, has_head: bool, device: torch.devic
     names = {"class": tuple(model.config.id2label[index] for index in range(model.config.num_labels))}
     return LoadedModel(
         backbone=_library_backbone(recipe, model, has_head),
-        geometry=_geometry(recipe, source, settings),
+        geometry=clip_geometry(recipe, source, settings),
         shape=shape_of(recipe.family, settings, num_classes=[len(each) for each in names.values()] if has_head else ()),
         settings={key: value for key, value in model.config.to_diff_dict().items() if key not in _IDLE_SETTINGS},
         class_names=names if has_head else {},
@@ -81,7 +81,7 @@ def _library_backbone(recipe: VideoRecipe, model: Any, has_head: bool) -> Backbo
         ) from error
 
 
-def _geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) -> ClipGeometry:
+def clip_geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) -> ClipGeometry:
     """Return the clips of a model; the checkpoint's own file decides on mean and standard deviation."""
     facts = facts_of(recipe.family)
     num_frames, tubelet, side, patch = geometry_of(recipe.family, settings)
@@ -99,4 +99,4 @@ def _geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) 
     )
 
 
-__all__ = ["LoadedModel", "load_video_model"]
+__all__ = ["LoadedModel", "clip_geometry", "load_video_model"]
