@@ -67,6 +67,11 @@ def _better_name(name: str, problems: list[str]) -> list[str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file of tensors by name; nothing else in it is executed.
+
+    Raises:
+        VidflowError: It cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

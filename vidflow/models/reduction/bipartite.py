@@ -53,7 +53,7 @@ GroupScope = Literal["clip", "frame", "tube", "stride"]
 Choices:
     clip: The tokens of the whole clip; only where attention joins all frames.
     frame: The tokens of each frame.
-    tube: The tokens of each frame, with the same assignment in all frames of a clip, so that a token stays at one place.
+    tube: The tokens of each frame, with the same assignment in all frames of a clip: a token stays at one place.
     stride: Every F-th token of the clip of F frames: tokens of all frames, mixed. An artefact of the released
         Motionformer merging, which its published numbers measure; only for that model.
 """
@@ -198,7 +198,7 @@ class BlockBipartite(BlockReducer):
         return spread_merges(num_patches, num_left, self.schedule, depth=depth)
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that there are no more numbers than blocks, that the budget is at most the number of patches, the scope.
+        """Check the number of numbers, the budget and the scope.
 
         Raises:
             VidflowError: A check fails.

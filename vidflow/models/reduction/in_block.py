@@ -1,7 +1,7 @@
 """The interface of reducers inside the encoder: what they see of a block, and what they must implement.
 
-Axes: B groups of tokens that are matched (an image, a clip, a frame of a clip), S tokens of a sequence (P prefix tokens,
-then N patch tokens), D width, h heads, d width of a head, G groups that are matched together.
+Axes: B groups of tokens that are matched (an image, a clip, a frame of a clip), S tokens of a sequence (P prefix
+tokens, then N patch tokens), D width, h heads, d width of a head.
 """
 
 from abc import abstractmethod
@@ -85,7 +85,7 @@ class BlockView:
         vectors = self._vectors(metric, pooling)
         if self.frames_per_plan == 1:
             return vectors
-        by_frame = F.normalize(vectors.float(), dim=-1).unflatten(0, (-1, self.frames_per_plan))
+        by_frame: Tensor = F.normalize(vectors.float(), dim=-1).unflatten(0, (-1, self.frames_per_plan))
         return by_frame.transpose(1, 2).flatten(2)
 
     def _vectors(self, metric: Metric, pooling: HeadPooling) -> Float[Tensor, "B N C"]:

@@ -1,7 +1,7 @@
 """Read the published video transformers' recorded runs, and repeat them."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vidflow.models.reduction.bipartite import BlockBipartite
 from vidflow.models.reduction.in_block import BlockView
 from vidflow.models.reduction.matching import Matching, match_pairs
 
+FAMILIES = ("vivit", "videomae", "timesformer", "motionformer", "vjepa2")
 MODES = {"merge": "tome"}
 
 
@@ -54,16 +55,25 @@ def read_recording(shared_dir: Path, family: str) -> Recording:
 
 def weights_folder(recording: Recording, folder: Path) -> Path:
     """Write the recorded model as the library saves one."""
+    if recording.family == "motionformer":
+        return motionformer_file(recording, folder)
     weights = {key.removeprefix("w."): value for key, value in recording.tensors.items() if key.startswith("w.")}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(recording.about["config"]))
     return folder
 
 
+def motionformer_file(recording: Recording, folder: Path) -> Path:
+    """Write the recorded model as SlowFast saves one."""
+    weights = {key.removeprefix("w."): value for key, value in recording.tensors.items() if key.startswith("w.")}
+    torch.save({"epoch": 35, "model_state": weights, "cfg": "NUM_GPUS: 8"}, folder / "tiny.pyth")
+    return folder / "tiny.pyth"
+
+
 def build_recorded(recording: Recording, folder: Path, **recipe: Any) -> VideoClassifier:
     folder.mkdir(exist_ok=True)
     weights = str(weights_folder(recording, folder))
-    return build_video_classifier(VideoRecipe(family=recording.family, weights=weights, **recipe))
+    return build_video_classifier(VideoRecipe(family=recording.family, weights=weights, size="tiny", **recipe))
 
 
 def reducer_of(recording: Recording, case: str) -> BlockBipartite | None:
@@ -120,6 +130,3 @@ def as_recorded(recording: Recording, state: ClipTokens, case: str) -> dict[str,
     if recording.family == "timesformer":  # time innermost
         patches = patches.unflatten(1, (num_frames, -1)).transpose(1, 2).flatten(1, 2)
     return {"tokens": torch.cat([state.prefix, patches], dim=1), "sizes": sizes, "assignment": rows.int()}
-
-
-__all__ = ["as_recorded", "build_recorded", "read_recording", "reducer_of", "replace", "run_case", "weights_folder"]

@@ -1,7 +1,7 @@
 """The three ways in which video transformers attend over space and time, on tokens of unequal size.
 
-Axes: B clips, S tokens of a sequence (P prefix tokens, then n = F x N patch tokens), F output frames, N tokens of a frame,
-h heads, d width of a head, D width, m tokens and b = B or B x F samples of keys.
+Axes: B clips, S tokens of a sequence (P prefix tokens, then n = F x N patch tokens), F output frames, N tokens of a
+frame, h heads, d width of a head, D width, m tokens and b = B or B x F samples of keys.
 """
 
 from collections.abc import Callable
@@ -97,8 +97,8 @@ class Attention:
         The class token takes no part in time; in space it is in every frame, sees no sizes, and gets the mean of its
         outputs. Tokens have no sizes in time.
 
-        Source: TimeSformer (Bertasius et al., ICML 2021), section 3, divided attention; sizes as in the released code of
-        "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025).
+        Source: TimeSformer (Bertasius et al., ICML 2021), section 3, divided attention; sizes as in the released code
+        of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025).
         """
         frames = self.over_time(block, state.patches.unflatten(1, (self.num_frames, -1)))
         batch, part = frames.shape[0], block.attention
@@ -119,16 +119,16 @@ class Attention:
         part = block.temporal
         assert part is not None
         heads = part.project(part.norm(frames.transpose(1, 2).flatten(0, 1)))
-        output = part.output(join_heads(self.attend(*heads, None)))
-        return frames + output.unflatten(0, (frames.shape[0], -1)).transpose(1, 2)
+        output: Tensor = part.output(join_heads(self.attend(*heads, None))).unflatten(0, (frames.shape[0], -1))
+        return frames + output.transpose(1, 2)
 
     def trajectory(self, block: Block, state: ClipTokens) -> Attended:
         """Attend within each frame, which makes a trajectory of one point per frame, then along the trajectory.
 
         The class token attends over all tokens and sees no sizes. Sizes act within frames only.
 
-        Source: Motionformer (Patrick et al., NeurIPS 2021), section 3.2, equations 2 to 4; sizes as in the released code
-        of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025).
+        Source: Motionformer (Patrick et al., NeurIPS 2021), section 3.2, equations 2 to 4; sizes as in the released
+        code of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025).
         """
         part, num_prefix = block.attention, state.num_prefix
         queries, keys, values = part.project(part.norm(state.tokens))
@@ -155,8 +155,8 @@ class Attention:
             heads.unflatten(2, (frames, -1)).permute(0, 2, 1, 3, 4).flatten(0, 1) for heads in (keys, values)
         )
         bias = None if bias is None else bias.unflatten(1, (frames, -1)).flatten(0, 1)
-        points = join_heads(self.attend(queries, keys, values, bias))
-        return points.unflatten(0, (-1, frames)).transpose(1, 2)
+        points: Tensor = join_heads(self.attend(queries, keys, values, bias)).unflatten(0, (-1, frames))
+        return points.transpose(1, 2)
 
 
 def along_trajectories(block: Block, points: Float[Tensor, "B n F D"], num_frames: int) -> Float[Tensor, "B n D"]:

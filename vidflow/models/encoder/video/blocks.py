@@ -74,7 +74,8 @@ class Backbone:
 
 def split_heads(tokens: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor, "B h S d"]:
     """Cut the channels into heads."""
-    return tokens.unflatten(2, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = tokens.unflatten(2, (num_heads, -1))
+    return heads.transpose(1, 2)
 
 
 def join_heads(heads: Float[Tensor, "B h S d"]) -> Float[Tensor, "B S D"]:

@@ -139,10 +139,15 @@ def resolve_reducer(reduction: Reducer, family: Family, shape: ClipShape) -> Blo
     wanted = reducer.merges(depth=shape.depth, num_patches=group.num_patches)
     if capped := [index for index in range(shape.depth) if left[index] < wanted[index]]:
         log.warning(
-            "%s %s: blocks %s can remove at most half of their tokens: %s instead of %s; tokens per clip: %s",
-            family, reducer.mode, *([series[index] for index in capped] for series in (range(shape.depth), left, wanted)),
+            "%s: blocks %s remove %s tokens per %s instead of %s, for no block can remove more than half; tokens per "
+            "clip: %s",
+            family,
+            capped,
+            [left[index] for index in capped],
+            "clip" if reducer.scope == "clip" else "frame",
+            [wanted[index] for index in capped],
             tokens_per_block(shape, reducer),
-        )  # fmt: skip
+        )
     return reducer
 
 

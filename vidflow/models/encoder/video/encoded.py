@@ -1,10 +1,9 @@
 """The output of a clip encoder: tokens of clips, and the patches and frames that they stand for.
 
-Axes: B clips, M tokens of a clip, P prefix tokens (class token), D width, F output frames, H and W the grid, N tokens of
-an output frame.
+Axes: B clips, M tokens of a clip, P prefix tokens (class token), D width, F output frames, H and W the grid, N tokens
+of an output frame.
 """
 
-import math
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
@@ -42,16 +41,16 @@ class EncodedClips:
         """
         if not self.by_frame:
             raise ValueError("tokens were matched across frames, so a token has no frame of its own; use unmerged()")
-        return self.tokens.unflatten(1, (self.grid[0], -1))
+        frames: Tensor = self.tokens.unflatten(1, (self.grid[0], -1))
+        return frames
 
     def unmerged(self) -> Float[Tensor, "B F H W D"]:
         """Copy every token to the patches that it stands for; dropped patches are zero."""
-        if self.assignment is None:
-            return self.tokens.unflatten(1, self.grid)
-        assert self.assignment.shape[1] == math.prod(self.grid)
-        index = self.assignment.clamp(min=0).unsqueeze(-1).expand(-1, -1, self.tokens.shape[2])
-        copies = self.tokens.gather(1, index) * (self.assignment >= 0).unsqueeze(-1)
-        return copies.unflatten(1, self.grid)
+        patches = self.tokens
+        if self.assignment is not None:
+            index = self.assignment.clamp(min=0).unsqueeze(-1).expand(-1, -1, patches.shape[2])
+            patches = patches.gather(1, index) * (self.assignment >= 0).unsqueeze(-1)
+        return patches.view(-1, *self.grid, patches.shape[2])
 
 
 __all__ = ["EncodedClips"]

@@ -6,9 +6,12 @@ Source: each model's paper and its released configuration; shared conventions of
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vidflow.errors import VidflowError
+
+if TYPE_CHECKING:
+    from vidflow.models.reduction.bipartite import GroupScope
 
 Family = Literal["vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 """A family of video transformers.
@@ -47,13 +50,14 @@ class FamilyFacts:
     input_range: tuple[float, float] = (0.0, 1.0)
     order: Literal["index", "similarity"]
     proportional_attention: bool = True
-    scopes: tuple[str, ...]
+    scopes: tuple["GroupScope", ...]
     num_prefix: int
     presets: Mapping[str, Mapping[str, Any]]
 
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_JOINT, _FRAMES = ("clip", "frame", "tube"), ("frame", "tube")
+_JOINT: tuple["GroupScope", ...] = ("clip", "frame", "tube")
+_FRAMES: tuple["GroupScope", ...] = ("frame", "tube")
 
 
 def _vit(width: int, depth: int, heads: int, **others: Any) -> dict[str, Any]:

@@ -37,13 +37,13 @@ class Groups:
 
     def split(self, values: Shaped[Tensor, "B n *rest"]) -> Shaped[Tensor, "G N *rest"]:
         """Cut into groups, those of one clip after another."""
-        if self.scope == "stride":
-            return values.unflatten(1, (-1, self.num_frames)).transpose(1, 2).flatten(0, 1)
-        return values.unflatten(1, (self.per_clip, -1)).flatten(0, 1)
+        is_stride = self.scope == "stride"
+        cut: Tensor = values.unflatten(1, (-1, self.num_frames) if is_stride else (self.per_clip, -1))
+        return (cut.transpose(1, 2) if is_stride else cut).flatten(0, 1)
 
     def join(self, values: Shaped[Tensor, "G N *rest"]) -> Shaped[Tensor, "B n *rest"]:
         """Undo `split`; the groups may have become smaller."""
-        by_clip = values.unflatten(0, (-1, self.per_clip))
+        by_clip: Tensor = values.unflatten(0, (-1, self.per_clip))
         return by_clip.transpose(1, 2).flatten(1, 2) if self.scope == "stride" else by_clip.flatten(1, 2)
 
     def join_rows(self, rows: Int[Tensor, "G N"], num_rows: int) -> Int[Tensor, "B n"]:

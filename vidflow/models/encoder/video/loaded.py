@@ -1,7 +1,7 @@
 """Load a video transformer of any family: its parts, its clips, its shape, its classes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, assert_never
 
 import torch
@@ -12,10 +12,14 @@ from vidflow.models.encoder.video.cost import ClipShape, geometry_of, shape_of
 from vidflow.models.encoder.video.families import facts_of
 from vidflow.models.encoder.video.geometry import ClipGeometry
 from vidflow.models.encoder.video.library import library_version, load_library_model
+from vidflow.models.encoder.video.motionformer import motionformer_backbone
+from vidflow.models.encoder.video.motionformer_weights import load_motionformer
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source, preprocessor_of, published_fps, source_of
+from vidflow.models.encoder.video.timesformer import timesformer_backbone
 from vidflow.models.encoder.video.videomae import videomae_backbone
 from vidflow.models.encoder.video.vivit import vivit_backbone
+from vidflow.models.encoder.video.vjepa2 import vjepa2_backbone
 
 # What of a library's configuration decides nothing that the model computes.
 _IDLE_SETTINGS = ("id2label", "label2id", "transformers_version", "architectures", "dtype", "problem_type")
@@ -53,6 +57,8 @@ def load_video_model(recipe: VideoRecipe, *, has_head: bool, device: torch.devic
     """
     facts_of(recipe.family)
     source = source_of(recipe.weights)
+    if recipe.family == "motionformer":
+        return _own_model(recipe, source, has_head, device)
     model: Any = load_library_model(recipe, source, has_head=has_head).to(device).eval()
     settings = model.config.to_dict()
     names = {"class": tuple(model.config.id2label[index] for index in range(model.config.num_labels))}
@@ -65,6 +71,18 @@ def load_video_model(recipe: VideoRecipe, *, has_head: bool, device: torch.devic
     )
 
 
+def _own_model(recipe: VideoRecipe, source: Source, has_head: bool, device: torch.device) -> LoadedModel:
+    model = load_motionformer(recipe, source, has_head=has_head).to(device).eval()
+    settings, classes = asdict(model.config), model.config.num_labels or {}
+    return LoadedModel(
+        backbone=motionformer_backbone(model),
+        geometry=_geometry(recipe, source, settings),
+        shape=shape_of(recipe.family, settings, num_classes=tuple(classes.values())),
+        settings=settings,
+        class_names={head: tuple(f"LABEL_{index}" for index in range(count)) for head, count in classes.items()},
+    )
+
+
 def _library_backbone(recipe: VideoRecipe, model: Any, has_head: bool) -> Backbone:
     try:
         match recipe.family:
@@ -72,6 +90,12 @@ def _library_backbone(recipe: VideoRecipe, model: Any, has_head: bool) -> Backbo
                 return vivit_backbone(model, has_head=has_head)
             case "videomae":
                 return videomae_backbone(model, has_head=has_head)
+            case "timesformer":
+                return timesformer_backbone(model, has_head=has_head)
+            case "vjepa2":
+                return vjepa2_backbone(model, has_head=has_head)
+            case "motionformer":
+                raise AssertionError("motionformer is not the library's")
             case _:
                 assert_never(recipe.family)
     except AttributeError as error:

@@ -1,6 +1,4 @@
-"""Where the weights of a video transformer come from: the hub, a folder, a file, or a random generator; and what the
-published ones were trained on.
-"""
+"""Where the weights of a video transformer come from, and what the published ones were trained on."""
 
 import json
 import re

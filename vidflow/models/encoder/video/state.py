@@ -42,7 +42,7 @@ class ClipTokens:
         return self.tokens[:, self.num_prefix :]
 
     def size_bias(self, proportional: bool) -> Float[Tensor, "B n"] | None:
-        """Return the log of each patch token's size, the bias of its key in attention; None if there is nothing to add."""
+        """Return the bias of each patch token's key, the log of its size; None if there is nothing to add."""
         return self.sizes.log() if proportional and self.is_merged else None
 
 

@@ -1,7 +1,7 @@
 """Run a video transformer that reduces tokens in its blocks: `(attention -> reduce -> MLP)` block by block.
 
-Axes: B clips, T frames, Y and X pixels, S tokens of a sequence (P prefix tokens, then n patch tokens), D width, G groups
-of N tokens.
+Axes: B clips, T frames, Y and X pixels, S tokens of a sequence (P prefix tokens, then n patch tokens), D width, G
+groups of N tokens.
 """
 
 from dataclasses import dataclass, replace
