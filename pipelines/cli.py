@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.bench import GROUPS
-from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, start
+from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, run_stages, start
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
+from vidflow.stages.experiment import Experiment
 
 COMMANDS = {
     "synth": "render videos with ground truth, where the config names no manifest",
@@ -67,7 +68,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def load(command: str) -> Run:
     """Import and return the function that runs a stage or a tool."""
-    module = "pipelines.plan.command" if command == "plan" else f"pipelines.{command}"
+    module = f"pipelines.{command}.command" if command in ("plan", "evaluate") else f"pipelines.{command}"
     run: Run = importlib.import_module(module).main
     return run
 
@@ -78,6 +79,15 @@ def run_bench(parsed: argparse.Namespace) -> None:
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, parsed.only),
     )
+
+
+def run_evaluate(parsed: argparse.Namespace) -> None:
+    """Load the settings and evaluate, or print the points."""
+    run_configured(parsed.settings, _show_points if parsed.print else lambda e: run_stages(["evaluate"], e, load))
+
+
+def _show_points(experiment: Experiment) -> None:
+    importlib.import_module("pipelines.evaluate.command").show(experiment)
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
@@ -154,6 +164,12 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow bench`."""
     add_settings(parser)
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow evaluate`."""
+    add_settings(parser)
+    parser.add_argument("--print", action="store_true", help="show the points, their GMACs and tokens; starts nothing")
 
 
 def add_settings_key(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +260,11 @@ class OwnArguments(NamedTuple):
 
 
 OWN_ARGUMENTS = {
+    "evaluate": OwnArguments(
+        "evaluate pre-trained video classifiers on a split, with tokens merged or dropped; trains nothing",
+        add_evaluate,
+        run_evaluate,
+    ),
     "bench": OwnArguments(
         "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
         add_bench,

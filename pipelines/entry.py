@@ -153,7 +153,7 @@ def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
         checks.append(lambda: _check_encoder(config, even))
     if "sweep" in waiting:
         checks.append(lambda: check_manifest(experiment))
-    if "sweep" in waiting or "report" in waiting:
+    if {"sweep", "report", "evaluate"} & set(waiting):
         checks.append(lambda: importlib.import_module("vidflow.tracking").check_store(store_uri(config)))
     for check in checks:
         try:

@@ -77,6 +77,10 @@ class Experiment:
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
 
+    def with_config(self, config: Config) -> "Experiment":
+        """Return the experiment with some settings replaced, for messages of the same command line."""
+        return Experiment(config, self._settings)
+
     def command(self, name: str) -> str:
         """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell."""
         return shlex.join(["vidflow", *name.split(), *self._settings])

@@ -24,7 +24,7 @@ class ShardLogits:
     Attributes:
         keys: Content keys of the clips, as numbers.
         labels: Number of each clip's label among the sorted labels of the manifest; -1 for none.
-        logits: Logits by head.
+        logits: Logits by head; empty if there is no clip.
     """
 
     keys: UInt64[np.ndarray, " n"]

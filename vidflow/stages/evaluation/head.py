@@ -3,6 +3,7 @@
 Axes: n clips, D width of the last layer's input, K classes.
 """
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,16 +38,18 @@ def last_layer(classifier: VideoClassifier) -> nn.Linear:
     return layer
 
 
-def last_inputs(classifier: VideoClassifier, frames: UInt8[Tensor, "B T H W 3"]) -> Float[np.ndarray, "B D"]:
-    """Return what the last layer sees of clips."""
+INPUTS = "inputs"
+
+
+def last_inputs(classifier: VideoClassifier, frames: UInt8[Tensor, "B T H W 3"]) -> dict[str, Float[Tensor, "B D"]]:
+    """Return what the last layer sees of clips, under the name `inputs`."""
     seen: list[Tensor] = []
     handle = last_layer(classifier).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         classifier.classify(frames)
     finally:
         handle.remove()
-    values: Float[np.ndarray, "B D"] = seen[-1].float().cpu().numpy()
-    return values
+    return {INPUTS: seen[-1]}
 
 
 def fit_head(
@@ -102,11 +105,13 @@ def save_with_head(
     model.classifier = layer
     model.config.id2label = dict(enumerate(class_names))
     model.config.label2id = {name: index for index, name in enumerate(class_names)}
+    pixels = {"image_mean": classifier.model.geometry.mean, "image_std": classifier.model.geometry.std}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".head-") as aside:
         made = Path(aside, "model")
         model.save_pretrained(made)
+        (made / "preprocessor_config.json").write_text(json.dumps(pixels))
         made.rename(folder)
 
 
-__all__ = ["fit_head", "last_inputs", "last_layer", "save_with_head"]
+__all__ = ["INPUTS", "fit_head", "last_inputs", "last_layer", "save_with_head"]

@@ -124,7 +124,9 @@ def recipe_of(config: Config, name: str, labels: Sequence[str] = ()) -> VideoRec
     """
     model = config.evaluate.models[name]
     settings: dict[str, object] = dict(model.settings)
-    if model.weights.startswith("random:") and labels and "id2label" not in settings:
+    if model.weights.startswith("random:") and labels and model.family == "motionformer":
+        settings["num_labels"] = len(labels)
+    elif model.weights.startswith("random:") and labels:
         settings["id2label"] = dict(enumerate(labels))
         settings["label2id"] = {label: index for index, label in enumerate(labels)}
     return VideoRecipe(

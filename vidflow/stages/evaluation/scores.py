@@ -93,10 +93,11 @@ def answer_videos(
     Raises:
         VidflowError: If there is no clip, or the files are not of these clips.
     """
+    files = [file for file in files if len(file.keys)]
+    if not files:
+        raise VidflowError("no clip was evaluated; `vidflow rejects list` says which videos are left out and why")
     keys = np.concatenate([file.keys for file in files])
     labels = np.concatenate([file.labels for file in files])
-    if not len(keys):
-        raise VidflowError("no clip was evaluated; `vidflow rejects list` says which videos are left out and why")
     named = np.array([video_of[int(key)] for key in keys])
     videos, first, row = np.unique(named, return_index=True, return_inverse=True)
     right: dict[str, np.ndarray] = {}

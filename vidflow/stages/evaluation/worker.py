@@ -5,7 +5,7 @@ Axes: B clips of a batch, T frames, H and W pixels.
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +29,9 @@ from vidflow.store.digests import check_once
 from vidflow.store.layout import FileEntry, publish_entry
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import decompress
+
+
+Answer = Callable[[VideoClassifier, Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ class Evaluator:
         device: str,
         dtype: EncoderDtype,
         clips_per_batch: int,
+        answer: Answer | None = None,
         num_decompressors: int = 1,
     ) -> None:
         """Build no model yet.
@@ -114,10 +118,11 @@ class Evaluator:
             device: Where models run.
             dtype: Number format in which they run.
             clips_per_batch: Clips per call of a model.
+            answer: What is stored of a batch, by name; None is the logits.
             num_decompressors: Threads that decompress images.
         """
         self._setups, self._directory, self._split = setups, directory, split
-        self._device, self._dtype, self._clips_per_batch = device, dtype, clips_per_batch
+        self._device, self._dtype, self._clips_per_batch, self._answer = device, dtype, clips_per_batch, answer or VideoClassifier.classify
         self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
         self._model: tuple[str, VideoClassifier] | None = None
         self._reduced: tuple[Point, VideoClassifier] | None = None
@@ -136,26 +141,23 @@ class Evaluator:
         samples = (each for each in read_shard(unit.shards / unit.shard) if each.metadata["split"] == self._split)
         keys: list[int] = []
         labels: list[int] = []
-        parts: dict[str, list[np.ndarray]] = {head: [] for head in classifier.class_names}
+        parts: dict[str, list[np.ndarray]] = {}
         seconds, share = 0.0, None
         for batch, frames in make_ahead(self._batches(samples)):
             if is_new and share is None:
                 share = matching_share(classifier, frames)  # also warms up
             before = time.perf_counter()
-            logits = {head: values.cpu().numpy() for head, values in classifier.classify(frames).items()}
+            logits = {head: values.float().cpu().numpy() for head, values in self._answer(classifier, frames).items()}
             seconds += time.perf_counter() - before
             keys += [key_number(sample.key) for sample in batch]
             labels += [sample.label for sample in batch]
             for head, values in logits.items():
-                parts[head].append(values)
+                parts.setdefault(head, []).append(values)
         path = self._directory / unit.file
-        widths = {head: len(names) for head, names in classifier.class_names.items()}
         shard = ShardLogits(
             keys=np.array(keys, dtype=np.uint64),
             labels=np.array(labels, dtype=np.int64),
-            logits={
-                head: np.concatenate([np.zeros((0, widths[head]), np.float32), *each]) for head, each in parts.items()
-            },
+            logits={head: np.concatenate(each) for head, each in parts.items()},
         )
         write_logits(path, shard)
         entry = FileEntry(
@@ -216,4 +218,4 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-__all__ = ["EvaluateUnit", "Evaluator", "ModelSetup", "matching_share"]
+__all__ = ["EvaluateUnit", "Answer", "Evaluator", "ModelSetup", "matching_share"]

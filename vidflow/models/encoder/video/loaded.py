@@ -76,7 +76,7 @@ def _own_model(recipe: VideoRecipe, source: Source, has_head: bool, device: torc
     settings, classes = asdict(model.config), model.config.num_labels or {}
     return LoadedModel(
         backbone=motionformer_backbone(model),
-        geometry=_geometry(recipe, source, settings),
+        geometry=clip_geometry(recipe, source, settings),
         shape=shape_of(recipe.family, settings, num_classes=tuple(classes.values())),
         settings=settings,
         class_names={head: tuple(f"LABEL_{index}" for index in range(count)) for head, count in classes.items()},

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from vidflow.errors import VidflowError
 from vidflow.files import file_sha256
 from vidflow.models.encoder.video.cost import ClipShape, shape_of
+from vidflow.models.encoder.video.families import preset_of
 from vidflow.models.encoder.video.geometry import ClipGeometry
 from vidflow.models.encoder.video.library import read_settings
 from vidflow.models.encoder.video.loaded import clip_geometry
@@ -45,7 +46,10 @@ def outline_of(recipe: VideoRecipe, class_names: Mapping[str, tuple[str, ...]] |
         VidflowError: The library is missing, or the configuration is not there.
     """
     source = source_of(recipe.weights)
-    settings = read_settings(recipe, source)
+    if recipe.family == "motionformer":
+        settings: Mapping[str, Any] = {**preset_of(recipe.family, recipe.size), **recipe.settings}
+    else:
+        settings = read_settings(recipe, source)
     names = class_names or {"class": _own_names(settings)}
     return Outline(
         geometry=clip_geometry(recipe, source, settings),
@@ -55,7 +59,8 @@ def outline_of(recipe: VideoRecipe, class_names: Mapping[str, tuple[str, ...]] |
 
 
 def _own_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    names = settings.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    """Return the names that the configuration gives; our own models give none."""
+    names = settings.get("id2label") or {index: f"LABEL_{index}" for index in range(settings.get("num_labels", 400))}
     return tuple(names[index] for index in sorted(names, key=int))
 
 

@@ -1,0 +1,93 @@
+"""The clips of an evaluation: labels of the manifest, and the shards of every view."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipelines import shard
+from vidflow.config.schema import Config
+from vidflow.errors import ConfigError
+from vidflow.stages.clips import ChosenClip
+from vidflow.stages.evaluation.files import key_number
+from vidflow.stages.evaluation.models import ReadyModel
+from vidflow.stages.evaluation.views import count_padded
+from vidflow.stages.experiment import Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of the manifest.
+
+    Attributes:
+        known: All labels of the splits that are used, sorted.
+        evaluated: Those of the evaluated split, sorted.
+    """
+
+    known: list[str]
+    evaluated: list[str]
+
+
+def list_labels(config: Config) -> Labels:
+    """Return the labels of the manifest.
+
+    Raises:
+        ConfigError: If a row of a split that is used has no label.
+    """
+    evaluate = config.evaluate
+    splits = [split for split in (evaluate.split, evaluate.fit_head) if split]
+    items, _ = Experiment(replace(config, video=replace(config.video, splits=splits))).rows
+    if bare := [item for item in items if not item.label]:
+        raise ConfigError(
+            f"video.manifest: {len(bare)} rows of split {bare[0].split!r} have no label, such as {bare[0].path}; wanted "
+            "one in each row that is evaluated"
+        )
+    ours = {item.label for item in items if item.split == evaluate.split}
+    return Labels(sorted({item.label for item in items}), sorted(ours))
+
+
+class ModelClips:
+    """The clips of one model: the shards of its views, by the name of the view."""
+
+    def __init__(self, experiment: Experiment, model: ReadyModel, split: str) -> None:
+        """Make the shards that are not there.
+
+        Args:
+            experiment: The experiment.
+            model: The model.
+            split: Split that is evaluated.
+        """
+        self.shards = {view.name: experiment.with_config(view.config) for view in model.views}
+        for shards in self.shards.values():
+            shard.main(shards, then="evaluate")
+        self._split = split
+
+    @property
+    def plainest(self) -> Experiment:
+        """The shards of the central square if there is one, else of the first."""
+        return self.shards.get("center") or next(iter(self.shards.values()))
+
+    @property
+    def label_names(self) -> list[str]:
+        """Labels by the numbers that shards hold."""
+        return self.plainest.finished_shards.class_names
+
+    @property
+    def video_of(self) -> dict[int, str]:
+        """The video of each clip of the split."""
+        return {key_number(clip.key): clip.video for clip in self._chosen()}
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the split in one square."""
+        return len(self._chosen())
+
+    @property
+    def num_padded(self) -> int:
+        """Those of them whose video is shorter than the clip."""
+        return count_padded([clip.times for clip in self._chosen()])
+
+    def _chosen(self) -> Sequence[ChosenClip]:
+        units = self.plainest.finished_shards.units
+        return [clip for unit in units for clip in unit.clips if clip.split == self._split]
+
+
+__all__ = ["Labels", "ModelClips", "list_labels"]

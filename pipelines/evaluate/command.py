@@ -1,0 +1,207 @@
+"""Evaluate pre-trained video classifiers on a split, with token reduction: `vidflow evaluate CONFIG.yaml`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pipelines import synth
+from pipelines.evaluate.clips import Labels, ModelClips, list_labels
+from pipelines.evaluate.heads import fit_heads
+from pipelines.evaluate.page import write_page
+from pipelines.evaluate.units import evaluate_units, resolved_dtype, units_of
+from pipelines.ray_pool import log, ray_session
+from vidflow.config.fingerprints import fingerprint
+from vidflow.config.load import config_to_yaml
+from vidflow.config.tracking_uri import store_uri
+from vidflow.errors import ConfigError
+from vidflow.stages.address import Address
+from vidflow.stages.evaluation.files import read_logits
+from vidflow.stages.evaluation.labels import match_labels
+from vidflow.stages.evaluation.models import FOLDER, ReadyModel, locate_point, ready_model
+from vidflow.stages.evaluation.points import Point, cost_of, list_points
+from vidflow.stages.evaluation.results import ModelResult, PointResult
+from vidflow.stages.evaluation.scores import VideoAnswers, answer_videos, score
+from vidflow.stages.evaluation.table import describe_model, points_table, results_table
+from vidflow.stages.evaluation.worker import EvaluateUnit
+from vidflow.stages.experiment import Experiment
+from vidflow.store.layout import FileEntry
+from vidflow.tracking import Tracker, explain_failures
+
+View = tuple[Point, str]
+
+
+def main(experiment: Experiment) -> None:
+    """Make the clips of every model, evaluate the points that have no result yet, and write the page.
+
+    Raises:
+        ConfigError: If there is no model, or a label is no class of a classifier.
+    """
+    evaluate = experiment.config.evaluate
+    if not evaluate.models:
+        raise ConfigError("evaluate.models: got none, wanted at least one; `vidflow settings evaluate` explains them")
+    started = time.monotonic()
+    if not experiment.has_rows:
+        synth.main(experiment)
+        experiment.published("synth")
+    labels = list_labels(experiment.config)
+    with ray_session(experiment.config):
+        config = experiment.config
+        if evaluate.fit_head:
+            config = fit_heads(experiment, labels.known, evaluate.fit_head)
+        evaluation = Evaluation(experiment.with_config(config), labels)
+        evaluation.make_clips()
+        with experiment.exclusive():
+            results = evaluation.run()
+            page = evaluation.publish(results)
+    print("\n".join(results_table(results)))
+    num_points = sum(len(result.points) for result in results)
+    log.info("evaluate: %d points in %.0f s -> %s", num_points, time.monotonic() - started, page)
+    log.info("all runs: %s", experiment.command("ui"))
+
+
+def show(experiment: Experiment) -> None:
+    """Print the points with their cost; start nothing."""
+    known = list_labels(experiment.config).known if experiment.has_rows else []
+    print("\n".join(points_table(experiment.config, known)))
+
+
+class Evaluation:
+    """All points of an evaluation: their units, and what comes of them."""
+
+    def __init__(self, experiment: Experiment, labels: Labels) -> None:
+        """Check that every label is a class of every model, and that every reducer fits its model.
+
+        Raises:
+            ConfigError: If a label is not.
+            VidflowError: If a reducer does not fit.
+        """
+        self._experiment, self._config = experiment, experiment.config
+        evaluate = self._config.evaluate
+        self._models = {name: ready_model(self._config, name, labels.known) for name in evaluate.models}
+        self._classes = {
+            name: match_labels(labels.evaluated, model.outline.class_names, model=name)
+            for name, model in self._models.items()
+        }
+        self._points = list_points(evaluate)
+        self._costs = {
+            point: cost_of(point, evaluate.models[point.model], self._models[point.model].outline.shape)
+            for point in self._points
+        }
+        self._clips: dict[str, ModelClips] = {}
+
+    def make_clips(self) -> None:
+        """Make the shards that are not there; the root must not be locked."""
+        split = self._config.evaluate.split
+        self._clips = {name: ModelClips(self._experiment, model, split) for name, model in self._models.items()}
+
+    def run(self) -> list[ModelResult]:
+        """Evaluate the points that have no files yet, and return all results."""
+        units = {
+            (point, view): units_of(shards, point, self._address(point, view))
+            for point in self._points
+            for view, shards in self._clips[point.model].shards.items()
+        }
+        flat: list[EvaluateUnit] = [unit for each in units.values() for unit in each]
+        setups = {name: model.setup for name, model in self._models.items()}
+        entries = evaluate_units(self._config, setups, flat, split=self._config.evaluate.split)
+        found = {unit.file: entry for unit, entry in zip(flat, entries, strict=True)}
+        by_view = {view: [found[unit.file] for unit in each] for view, each in units.items()}
+        return [self._model_result(model, by_view) for model in self._models.values()]
+
+    def publish(self, results: Sequence[ModelResult]) -> Path:
+        """Write the page, log every point as a run under one parent, and return where the page is."""
+        config, uri = self._config, store_uri(self._config)
+        shards = {
+            f"{name} {view}": each.finished_shards.address
+            for name, clips in self._clips.items()
+            for view, each in clips.shards.items()
+        }
+        keys = {
+            point: fingerprint([self._address(point, view).fingerprint for view in self._clips[point.model].shards])
+            for point in self._points
+        }
+        key = fingerprint([list(keys.values()), asdict(config.tracking)])
+        written = write_page(config, results, self._experiment.root / FOLDER / key, shards)
+        with explain_failures(uri):
+            tracker = Tracker(uri, config.tracking.experiment)
+            parent = tracker.sweep_run(
+                key,
+                name=f"{config.report.title}: evaluation",
+                params={
+                    "protocol": config.evaluate.protocol,
+                    "data_set": config.evaluate.data_set,
+                    "split": config.evaluate.split,
+                    "fit_head": config.evaluate.fit_head,
+                    "num_points": len(self._points),
+                },
+                config_yaml=config_to_yaml(config),
+                datasets={name: (address.identity, str(address.directory)) for name, address in shards.items()},
+            )
+            for measured in (each for result in results for each in result.points):
+                self._log_point(tracker, parent, keys[measured.point], measured)
+            for path in written:
+                tracker.log_file(parent, path, path.name)
+            tracker.finish(parent, "FINISHED")
+        return written[0]
+
+    def _address(self, point: Point, view: str) -> Address:
+        model, shards = self._models[point.model], self._clips[point.model].shards[view]
+        return locate_point(
+            self._config,
+            model,
+            point,
+            shards.finished_shards.address,
+            resolved_dtype(self._config),
+            split=self._config.evaluate.split,
+        )
+
+    def _model_result(self, model: ReadyModel, entries: Mapping[View, Sequence[FileEntry]]) -> ModelResult:
+        clips, folder = self._clips[model.name], self._experiment.root / FOLDER
+        video_of, names = clips.video_of, clips.label_names
+        class_of = {head: [of.get(label, -1) for label in names] for head, of in self._classes[model.name].items()}
+        results: list[PointResult] = []
+        baseline: VideoAnswers | None = None
+        for point in (point for point in self._points if point.model == model.name):
+            ours = [entry for view in clips.shards for entry in entries[point, view]]
+            answers = answer_videos([read_logits(folder / e.file, e.sha256) for e in ours], video_of, class_of)
+            results.append(self._point_result(point, ours, answers, baseline))
+            baseline = answers if baseline is None else baseline
+        return ModelResult(
+            name=model.name,
+            about=describe_model(model),
+            points=results,
+            num_padded=clips.num_padded,
+            num_clips=clips.num_clips,
+        )
+
+    def _point_result(
+        self, point: Point, entries: Sequence[FileEntry], answers: VideoAnswers, baseline: VideoAnswers | None
+    ) -> PointResult:
+        seconds = sum(entry.details["forward_seconds"] for entry in entries)
+        shares = [share for entry in entries if (share := entry.details["matching_share"]) is not None]
+        return PointResult(
+            point=point,
+            scores=score(answers, baseline),
+            cost=self._costs[point],
+            clips_per_second=sum(entry.num_clips for entry in entries) / seconds if seconds else None,
+            matching_share=sum(shares) / len(shares) if shares else None,
+        )
+
+    def _log_point(self, tracker: Tracker, parent: str, key: str, measured: PointResult) -> None:
+        point, recipe = measured.point, self._models[measured.point.model].setup.recipe
+        run_id = tracker.trial_run(
+            parent,
+            key,
+            name=f"{point.model} {point.label}",
+            params={
+                **asdict(point),
+                "family": recipe.family,
+                "weights": recipe.weights,
+                "tokens_per_block": ",".join(map(str, measured.cost.tokens)),
+            },
+        )
+        tracker.finish(run_id, "FINISHED", summary=measured.metrics)
+
+
+__all__ = ["main", "show"]
