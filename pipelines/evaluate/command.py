@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 from pipelines import synth
 from pipelines.evaluate.clips import Labels, ModelClips, list_labels
@@ -13,6 +14,7 @@ from pipelines.evaluate.units import evaluate_units, resolved_dtype, units_of
 from pipelines.ray_pool import log, ray_session
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
+from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import ConfigError
 from vidflow.stages.address import Address
@@ -49,7 +51,7 @@ def main(experiment: Experiment) -> None:
         config = experiment.config
         if evaluate.fit_head:
             config = fit_heads(experiment, labels.known, evaluate.fit_head)
-        evaluation = Evaluation(experiment.with_config(config), labels)
+        evaluation = Evaluation(experiment.with_config(config), labels, given=experiment.config)
         evaluation.make_clips()
         with experiment.exclusive():
             results = evaluation.run()
@@ -69,14 +71,19 @@ def show(experiment: Experiment) -> None:
 class Evaluation:
     """All points of an evaluation: their units, and what comes of them."""
 
-    def __init__(self, experiment: Experiment, labels: Labels) -> None:
+    def __init__(self, experiment: Experiment, labels: Labels, *, given: Config) -> None:
         """Check that every label is a class of every model, and that every reducer fits its model.
+
+        Args:
+            experiment: The experiment, with fitted weights in place of the user's.
+            labels: Labels of the manifest.
+            given: The user's settings, for the page and the runs.
 
         Raises:
             ConfigError: If a label is not.
             VidflowError: If a reducer does not fit.
         """
-        self._experiment, self._config = experiment, experiment.config
+        self._experiment, self._config, self._given = experiment, experiment.config, given
         evaluate = self._config.evaluate
         self._models = {name: ready_model(self._config, name, labels.known) for name in evaluate.models}
         self._classes = {
@@ -122,7 +129,7 @@ class Evaluation:
             for point in self._points
         }
         key = fingerprint([list(keys.values()), asdict(config.tracking)])
-        written = write_page(config, results, self._experiment.root / FOLDER / key, shards)
+        written = write_page(self._given, results, self._experiment.root / FOLDER / key, shards)
         with explain_failures(uri):
             tracker = Tracker(uri, config.tracking.experiment)
             parent = tracker.sweep_run(
@@ -135,7 +142,7 @@ class Evaluation:
                     "fit_head": config.evaluate.fit_head,
                     "num_points": len(self._points),
                 },
-                config_yaml=config_to_yaml(config),
+                config_yaml=config_to_yaml(self._given),
                 datasets={name: (address.identity, str(address.directory)) for name, address in shards.items()},
             )
             for measured in (each for result in results for each in result.points):
@@ -178,13 +185,14 @@ class Evaluation:
     def _point_result(
         self, point: Point, entries: Sequence[FileEntry], answers: VideoAnswers, baseline: VideoAnswers | None
     ) -> PointResult:
-        seconds = sum(entry.details["forward_seconds"] for entry in entries)
+        paces = [seconds / num_clips for entry in entries for num_clips, seconds in entry.details["pace"]]
         shares = [share for entry in entries if (share := entry.details["matching_share"]) is not None]
         return PointResult(
             point=point,
             scores=score(answers, baseline),
             cost=self._costs[point],
-            clips_per_second=sum(entry.num_clips for entry in entries) / seconds if seconds else None,
+            # The median, because a batch may wait for other programs.
+            clips_per_second=1 / median(paces) if paces else None,
             matching_share=sum(shares) / len(shares) if shares else None,
         )
 

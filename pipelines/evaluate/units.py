@@ -1,6 +1,7 @@
 """The units of an evaluation: one point on one shard, done by a pool of workers."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def units_of(shards: Experiment, point: Point, address: Address) -> list[Evaluat
 
 def build_evaluator(config: Config, setups: Mapping[str, ModelSetup], split: str, answer: Answer | None) -> Evaluator:
     """Build the worker on the machine where it runs."""
+    # What warns of settings was said by the driver.
+    logging.getLogger("vidflow").setLevel(logging.ERROR)
     resources = config.resources.extract
     num_threads = max(1, int(resources.num_cpus))
     torch.set_num_threads(num_threads)

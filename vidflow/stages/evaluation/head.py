@@ -72,13 +72,13 @@ def fit_head(
     bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=_MAX_STEPS, line_search_fn="strong_wolfe")
 
-    def loss() -> float:
+    def loss() -> Tensor:
         optimizer.zero_grad()
         value = functional.cross_entropy(scaled @ weight.T + bias, truth) + _PENALTY * weight.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
-        return float(value)
+        return value
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[arg-type]
     plain = weight.detach() / scale
     return plain.float(), (bias.detach() - plain @ mean).float()
 

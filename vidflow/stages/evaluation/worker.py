@@ -142,13 +142,14 @@ class Evaluator:
         keys: list[int] = []
         labels: list[int] = []
         parts: dict[str, list[np.ndarray]] = {}
-        seconds, share = 0.0, None
+        pace: list[tuple[int, float]] = []  # clips and seconds of each batch
+        share = None
         for batch, frames in make_ahead(self._batches(samples)):
             if is_new and share is None:
                 share = matching_share(classifier, frames)  # also warms up
             before = time.perf_counter()
             logits = {head: values.float().cpu().numpy() for head, values in self._answer(classifier, frames).items()}
-            seconds += time.perf_counter() - before
+            pace.append((len(batch), time.perf_counter() - before))
             keys += [key_number(sample.key) for sample in batch]
             labels += [sample.label for sample in batch]
             for head, values in logits.items():
@@ -167,7 +168,7 @@ class Evaluator:
             num_clips=len(keys),
             seconds=time.perf_counter() - started,
             rejects=[],
-            details={"source": unit.source_sha256, "forward_seconds": seconds, "matching_share": share},
+            details={"source": unit.source_sha256, "pace": pace, "matching_share": share},
         )
         publish_entry(self._directory, entry)
         return entry

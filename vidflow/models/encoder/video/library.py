@@ -43,6 +43,7 @@ def transformers_package(family: str) -> Any:
             f"encoder.family {family!r} needs the package {error.name}, which is not installed; install it with: "
             "pip install 'vidflow[video]'"
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 

@@ -1,0 +1,84 @@
+"""`vidflow evaluate`: from videos to scores, runs and a page, without a network."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+TINY = """\
+root: {root}
+video: {{synthetic: {{num_train: 2, num_val: 8, size: 48, num_frames: 6, fps: 8}}}}
+shards: {{clips_per_shard: 4, image_format: png}}
+evaluate:
+  models: {{vivit: {{family: vivit, weights: 'random:0', size: tiny}}}}
+  axes: {{r: [0, 8], mode: [merge, random_drop]}}
+tracking: {{experiment: tiny}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(root=tmp_path / "root"))
+    return path
+
+
+def runs(root):
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    return parents, [run for run in found if run not in parents]
+
+
+def stamps(root):
+    return {path: path.stat().st_mtime_ns for path in sorted(Path(root).glob("evaluations/*/*.npz"))}
+
+
+def test_an_evaluation_is_committed_shard_by_shard_and_repeating_it_does_nothing(config, in_one_ray, tmp_path):
+    root = tmp_path / "root"
+    done = in_one_ray("evaluate", config)
+    assert done.returncode == 0, done.stderr
+    assert "r=8 random drop constant seed 0" in done.stdout
+    made = stamps(root)
+    assert len(made) == 3 * 2  # points times shards
+    assert {path.parent.parent.name for path in made} == {"evaluations"}
+
+    (page,) = root.glob("evaluations/*/report.html")
+    assert "vivit has seeded random weights (random:0)" in page.read_text()
+    rows = list(csv.DictReader((page.parent / "points.csv").open()))
+    assert [row["mode"] for row in rows] == ["none", "merge", "random_drop"]
+    assert [row["num_videos"] for row in rows] == ["8"] * 3
+    assert [row["tokens_per_block"] for row in rows] == ["36 36 36 36", *["36 28 20 12"] * 2]
+    assert float(rows[0]["gmacs"]) > float(rows[1]["gmacs"]) > float(rows[2]["gmacs"])
+
+    (parent,), children = runs(root)
+    assert len(children) == 3
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    (merged,) = (run for run in children if run.data.params["mode"] == "merge")
+    assert merged.data.metrics["top1"] == float(rows[1]["top1"])
+    assert merged.data.metrics["mcnemar_p"] <= 1
+
+    lost = next(iter(made))
+    lost.unlink()
+    again = in_one_ray("evaluate", config)
+    assert again.returncode == 0, again.stderr
+    assert {path for path, stamp in stamps(root).items() if made[path] != stamp} == {lost}
+    assert [len(each) for each in runs(root)] == [1, 3]
+
+
+def test_points_are_shown_with_their_costs_and_nothing_starts(config, here, tmp_path):
+    done = here("evaluate", config, "--print")
+    assert done.returncode == 0, done.stderr
+    assert "3 points of 1 models on split val" in done.stdout
+    assert "36 28 20 12" in done.stdout
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_configuration_without_models_is_refused_before_any_work(here, tmp_path):
+    config = tmp_path / "none.yaml"
+    config.write_text(f"root: {tmp_path / 'root'}\nvideo: {{synthetic: {{num_val: 8}}}}\n")
+    none = here("evaluate", config)
+    assert (none.returncode, "evaluate.models: got none" in none.stderr) == (2, True), none.stderr
+    assert not list(tmp_path.glob("root/*/*"))
