@@ -24,6 +24,8 @@ Choices:
     vjepa2: V-JEPA 2 (Assran et al., 2025).
 """
 WalkKind = Literal["joint", "divided", "trajectory"]
+Fps = float | Literal["uniform"]
+"""Frames per second of a model's clips, or `uniform`: its frames are the middles of equal segments of the video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,4 +187,4 @@ def preset_of(family: str, name: str | None) -> Mapping[str, Any]:
     return presets[name]
 
 
-__all__ = ["FAMILIES", "Family", "FamilyFacts", "WalkKind", "facts_of", "preset_of"]
+__all__ = ["FAMILIES", "Family", "FamilyFacts", "Fps", "WalkKind", "facts_of", "preset_of"]
