@@ -344,10 +344,12 @@ class VideoModel:
     """Name of the size, such as `base` or `tiny`, for a file or random weights; null: the family's usual one."""
     settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
     """Settings of the library's configuration that differ from the checkpoint's or the size's, by the library's names."""
-    fps: Annotated[float, Field(gt=0, le=1e4)] | None = None
-    """Frame rate that the weights were trained on; null: the published model's. [frames per second]"""
-    is_uniform: bool = False
-    """Whether the weights were trained on frames spread over the whole video, as for Something-Something, not on `fps`."""
+    fps: Annotated[float, Field(gt=0, le=1e4)] | Literal["uniform"] | None = None
+    """Frame rate that the weights were trained on; null: the published model's. [frames per second]
+
+    Choices:
+        uniform: No rate: frames spread over the whole video, as for Something-Something.
+    """
     class_names: dict[str, str] = field(default_factory=dict)
     """Text file with one class name per line, for each head (`class`, or `verb` and `noun`), for weights without names."""
     r: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
@@ -416,7 +418,7 @@ class Evaluate:
         epic: The first clip of the action; short side 224, central square.
     """
     num_clips: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Clips of a video for `multiview`; models with `is_uniform` see one. [clips]"""
+    """Clips of a video for `multiview`; models whose `fps` is `uniform` see one. [clips]"""
     three_crops: bool = True
     """Whether `multiview` sees a clip in the left, central and right square, or in the central one alone."""
     fit_head: str | None = None

@@ -15,8 +15,8 @@ from vidflow.video.decode import crop_square
 from vidflow.video.sampling import first_times, frames_at, segment_times, spread_times
 
 
-def views(family, is_uniform=False, **settings):
-    model = VideoModel(family=family, weights="random:0", is_uniform=is_uniform)
+def views(family, fps=None, **settings):
+    model = VideoModel(family=family, weights="random:0", fps=fps)
     config = Config(evaluate=Evaluate(models={"m": model}, **settings))
     return list_views(config, "m", outline_of(recipe_of(config, "m")).geometry)
 
@@ -31,7 +31,7 @@ def test_multiview_is_clips_times_squares_and_models_of_whole_videos_see_one_cli
     seen = views("videomae", protocol="multiview", num_clips=5)
     assert [view.config.video.crop for view in seen] == ["left", "center", "right"]
     assert {view.config.video.sampling.num_clips for view in seen} == {5}
-    (whole,) = views("videomae", is_uniform=True, protocol="multiview", three_crops=False)
+    (whole,) = views("videomae", fps="uniform", protocol="multiview", three_crops=False)
     assert whole.config.video.sampling == Sampling(mode="uniform", num_frames=16)
 
 

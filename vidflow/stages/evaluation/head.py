@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video import VideoClassifier
+from vidflow.models.encoder.video.library import save_library_model
 
 _PENALTY = 1e-3
 _MAX_STEPS = 500
@@ -109,7 +110,7 @@ def save_with_head(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".head-") as aside:
         made = Path(aside, "model")
-        model.save_pretrained(made)
+        save_library_model(model, made)
         (made / "preprocessor_config.json").write_text(json.dumps(pixels))
         made.rename(folder)
 

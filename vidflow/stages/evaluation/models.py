@@ -7,6 +7,7 @@ from typing import Any
 
 from vidflow.config.fingerprints import STAGE_VERSIONS, fingerprint
 from vidflow.config.schema import Config
+from vidflow.models.encoder.video.families import Fps
 from vidflow.models.encoder.video.outline import Outline, outline_of, weights_identity
 from vidflow.stages.address import Address
 from vidflow.stages.evaluation.labels import read_class_names
@@ -107,7 +108,7 @@ def locate_point(
     return Address(directory=Path(config.root) / FOLDER / fingerprint(settings), settings=settings)
 
 
-def with_weights(config: Config, name: str, folder: Path, fps: float) -> Config:
+def with_weights(config: Config, name: str, folder: Path, fps: Fps) -> Config:
     """Return the experiment with other weights of a model, which bring their own classes."""
     model = replace(
         config.evaluate.models[name], weights=str(folder), size=None, settings={}, class_names={}, fps=fps

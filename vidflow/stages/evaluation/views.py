@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from vidflow.config.schema import Config, Sampling, Video, VideoModel
+from vidflow.config.schema import Config, Sampling, Video
 from vidflow.errors import ConfigError
 from vidflow.models.encoder.video.geometry import ClipGeometry
 
@@ -49,9 +49,9 @@ def list_views(config: Config, name: str, geometry: ClipGeometry) -> list[View]:
     match evaluate.protocol:
         case "centre":
             short_side = _scaled(size, _WIDER) if model.family == "vjepa2" else None
-            videos = [replace(base, sampling=_centre(model, geometry, 1), short_side=short_side)]
+            videos = [replace(base, sampling=_centre(geometry, 1), short_side=short_side)]
         case "multiview":
-            sampling = _centre(model, geometry, evaluate.num_clips)
+            sampling = _centre(geometry, evaluate.num_clips)
             crops = ("left", "center", "right") if evaluate.three_crops else ("center",)
             videos = [replace(base, sampling=sampling, crop=crop) for crop in crops]
         case "paper":
@@ -82,8 +82,8 @@ def _splits(config: Config) -> list[str]:
     return list(dict.fromkeys(split for split in (config.evaluate.split, config.evaluate.fit_head) if split))
 
 
-def _centre(model: VideoModel, geometry: ClipGeometry, num_clips: int) -> Sampling:
-    if model.is_uniform:
+def _centre(geometry: ClipGeometry, num_clips: int) -> Sampling:
+    if geometry.fps == "uniform":
         return Sampling(mode="uniform", num_frames=geometry.num_frames)
     return Sampling(mode="spread", num_frames=geometry.num_frames, fps=geometry.fps, num_clips=num_clips)
 

@@ -31,7 +31,7 @@ class VideoEncoder:
         geometry: The clips it wants, and their normalisation.
         num_frames: Input frames T that it insists on.
         num_output_frames: Output frames F.
-        fps: Frames per second that the weights were trained on.
+        fps: Frames per second that the weights were trained on, or `uniform`: middles of equal segments of the video.
         grid: Patches per column and per row of an output frame.
         embed_dim: Width D of a token.
         num_prefix_tokens: Class tokens of a clip.
@@ -80,13 +80,14 @@ class VideoEncoder:
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the encoder's output, as JSON-ready values."""
         reducer = self.walk.reducer
+        geometry = asdict(self.geometry)
         is_ours = self.model.backbone.stock is None
         return {
             "family": self.recipe.family,
             "weights": self.recipe.weights,
             "weights_sha256": self.weights_sha256,
             "settings": dict(self.model.settings),
-            **asdict(self.geometry),
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in geometry.items()},
             "grid": list(self.grid),
             "embed_dim": self.embed_dim,
             "num_prefix_tokens": self.num_prefix_tokens,

@@ -3,7 +3,8 @@
 Source: transformers 5.23, whose attribute names the adapters use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.loading import read_checkpoint
-from vidflow.models.encoder.video.families import preset_of
+from vidflow.models.encoder.video.families import NUM_CLASSES, preset_of
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source
 from vidflow.models.tensor_checks import tensor_faults
@@ -43,7 +44,6 @@ def transformers_package(family: str) -> Any:
             f"encoder.family {family!r} needs the package {error.name}, which is not installed; install it with: "
             "pip install 'vidflow[video]'"
         ) from error
-    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 
@@ -91,7 +91,8 @@ def _make_config(package: Any, recipe: VideoRecipe, source: Source) -> Any:
     if source.kind in ("hub", "folder"):
         return _read_config(package, config_class, source, recipe.settings)
     _check_settings(config_class(), recipe.settings)
-    return config_class(**{**preset_of(recipe.family, recipe.size), **recipe.settings})
+    classes = {} if "id2label" in recipe.settings else {"num_labels": NUM_CLASSES}
+    return config_class(**{**classes, **preset_of(recipe.family, recipe.size), **recipe.settings})
 
 
 def _read_config(package: Any, config_class: Any, source: Source, settings: Mapping[str, Any]) -> Any:
@@ -118,9 +119,10 @@ def _check_settings(config: Any, settings: Mapping[str, Any]) -> None:
 def _from_pretrained(kind: Any, source: Source, config: Any, options: Mapping[str, Any]) -> nn.Module:
     """Load strictly: nothing may be missing, and only heads and decoders may be left over."""
     try:
-        model, report = kind.from_pretrained(
-            source.text, config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
+        with _quiet():
+            model, report = kind.from_pretrained(
+                source.text, config=config, dtype=torch.float32, output_loading_info=True, **options
+            )
     except OSError as error:
         raise _unreachable(source, error) from error
     except (RuntimeError, ValueError) as error:
@@ -137,6 +139,22 @@ def _from_pretrained(kind: Any, source: Source, config: Any, options: Mapping[st
         )
     result: nn.Module = model
     return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's table of tensors and its progress bar off the screen: we report what does not fit."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 def _load_file(model: nn.Module, path: Path) -> None:
@@ -158,9 +176,15 @@ def _unreachable(source: Source, error: Exception) -> VidflowError:
     return VidflowError(f"encoder.weights is {source.text!r}, of which the files are not {where}: {error}")
 
 
+def save_library_model(model: Any, folder: Path) -> None:
+    """Save a model as a folder with `config.json` and `model.safetensors`."""
+    with _quiet():
+        model.save_pretrained(folder)
+
+
 def library_version() -> str:
     """Return the version of transformers."""
     return version("transformers")
 
 
-__all__ = ["library_version", "load_library_model", "read_settings", "transformers_package"]
+__all__ = ["library_version", "load_library_model", "read_settings", "save_library_model", "transformers_package"]
