@@ -37,8 +37,8 @@ def list_labels(config: Config) -> Labels:
     items, _ = Experiment(replace(config, video=replace(config.video, splits=splits))).rows
     if bare := [item for item in items if not item.label]:
         raise ConfigError(
-            f"video.manifest: {len(bare)} rows of split {bare[0].split!r} have no label, such as {bare[0].path}; wanted "
-            "one in each row that is evaluated"
+            f"video.manifest: {len(bare)} rows of split {bare[0].split!r} have no label, such as {bare[0].path}; "
+            "wanted one in each row that is evaluated"
         )
     ours = {item.label for item in items if item.split == evaluate.split}
     return Labels(sorted({item.label for item in items}), sorted(ours))

@@ -68,7 +68,7 @@ class Sampling:
         windows: Several clips: a window of `num_frames / fps` seconds slides over the span by `stride_seconds`.
         first: One clip: frames `1 / fps` seconds apart from the start of the span on.
         segments: One clip: middle frames of `num_frames` equal segments, counted and rounded in whole frames.
-        spread: `num_clips` clips: windows of `num_frames / fps` seconds from the start to the end; one is in the middle.
+        spread: `num_clips` clips: windows of `num_frames / fps` seconds from start to end; one is in the middle.
     """
     num_frames: Count = 16
     """Length of a clip. [frames]"""
@@ -343,7 +343,7 @@ class VideoModel:
     size: str | None = None
     """Name of the size, such as `base` or `tiny`, for a file or random weights; null: the family's usual one."""
     settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
-    """Settings of the library's configuration that differ from the checkpoint's or the size's, by the library's names."""
+    """Settings of the library's configuration that differ from the checkpoint's or the size's, by its names."""
     fps: Annotated[float, Field(gt=0, le=1e4)] | Literal["uniform"] | None = None
     """Frame rate that the weights were trained on; null: the published model's. [frames per second]
 
@@ -351,7 +351,7 @@ class VideoModel:
         uniform: No rate: frames spread over the whole video, as for Something-Something.
     """
     class_names: dict[str, str] = field(default_factory=dict)
-    """Text file with one class name per line, for each head (`class`, or `verb` and `noun`), for weights without names."""
+    """For weights without names: a text file with one class name per line for each head: `class`, or `verb` and `noun`."""
     r: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
     """Tokens removed per block for this model; null: `evaluate.axes.r`."""
     reducer: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
@@ -392,7 +392,7 @@ class EvaluateAxes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
-    """What `vidflow evaluate` measures: pre-trained classifiers, or a finished trial, on a split, without training."""
+    """What `vidflow evaluate` measures, without training: pre-trained classifiers, or a finished trial, on a split."""
 
     __pydantic_config__ = _STRICT
     models: dict[str, VideoModel] = field(default_factory=dict)

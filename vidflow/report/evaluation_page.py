@@ -110,10 +110,10 @@ def _row(point: SeriesPoint, base: SeriesPoint, heads: Sequence[str]) -> dict[st
         "heads": [_head(point, head) for head in heads],
         "top5": _share([main.top5.value for main in mains if main.top5 is not None]),
         "gmacs": f"{point.gmacs:.4g}",
-        "fewer": "" if point.point.is_baseline else f"{base.gmacs / point.gmacs:.2f}×",
+        "fewer": "" if point.point.is_baseline else f"{base.gmacs / point.gmacs:.2f}x",
         "speed": f"{point.clips_per_second:.3g}" if point.clips_per_second else "—",
         "faster": (
-            f"{point.clips_per_second / base.clips_per_second:.2f}×"
+            f"{point.clips_per_second / base.clips_per_second:.2f}x"
             if has_speed and not point.point.is_baseline and point.clips_per_second and base.clips_per_second
             else ""
         ),

@@ -150,7 +150,9 @@ class Experiment:
         if video.splits is not None:
             found = sorted({item.split for item in items})
             if missing := [split for split in video.splits if split not in found]:
-                raise ConfigError(f"video.splits: no row of split {', '.join(missing)}; got {', '.join(found) or 'none'}")
+                raise ConfigError(
+                    f"video.splits: no row of split {', '.join(missing)}; got {', '.join(found) or 'none'}"
+                )
             items = [item for item in items if item.split in video.splits]
         if not video.is_central and (bare := [item for item in items if item.annotations is not None]):
             raise ConfigError(

@@ -78,9 +78,7 @@ def decode_clip(
             changed.
     """
     wanted = sorted(set(indices.tolist()))
-    cut = functools.partial(
-        crop_square, size=size, resize_filter=resize_filter, short_side=short_side, crop=crop
-    )
+    cut = functools.partial(crop_square, size=size, resize_filter=resize_filter, short_side=short_side, crop=crop)
     frames, name = _decode(path, info, wanted, decoder, cut, opened)
     return Clip(
         frames=np.stack([frames[index] for index in indices.tolist()]),

@@ -66,15 +66,13 @@ def window_times(
 def first_times(start: float, end: float, *, num_frames: int, fps: float) -> Float64[np.ndarray, " T"]:
     """Return `num_frames` times `1 / fps` apart from `start` on; after the end, the last frame is repeated.
 
-        start                              end
-          x    x    x    x                         num_frames = 4
+    start                              end
+      x    x    x    x                         num_frames = 4
     """
     return _clip_times(start + np.arange(num_frames) / fps, start, end)
 
 
-def segment_times(
-    start: float, end: float, *, num_frames: int, frame_seconds: float
-) -> Float64[np.ndarray, " T"]:
+def segment_times(start: float, end: float, *, num_frames: int, frame_seconds: float) -> Float64[np.ndarray, " T"]:
     """Return the times of the middle frames of `num_frames` equal segments of the frames of [start, end).
 
     Segments are counted in frames, from the first to the last, and rounded to whole frames, half to even. Exact for

@@ -9,7 +9,10 @@ from vidflow.stages.evaluation.points import Point, cost_of, list_points, recipe
 
 
 def evaluate(**axes):
-    models = {"vivit": VideoModel(family="vivit", weights="random:0"), "mae": VideoModel(family="videomae", weights="random:0", r=[150])}
+    models = {
+        "vivit": VideoModel(family="vivit", weights="random:0"),
+        "mae": VideoModel(family="videomae", weights="random:0", r=[150]),
+    }
     return Evaluate(models=models, axes=EvaluateAxes(**axes))
 
 
@@ -29,14 +32,21 @@ def test_every_model_has_r_0_once_and_points_equal_by_meaning_are_one():
 
 @pytest.mark.parametrize(
     ("family", "r", "gmacs"),
-    [("vivit", 300, (451.5, 179.2, 109.0, 276.0)), ("videomae", 150, (180.3, 74.2, 45.1, 112.3)),
-     ("timesformer", 18, (195.8, 90.5, 56.9, 131.4)), ("motionformer", 18, (369.4, 171.5, 109.8, 249.4))],
+    [
+        ("vivit", 300, (451.5, 179.2, 109.0, 276.0)),
+        ("videomae", 150, (180.3, 74.2, 45.1, 112.3)),
+        ("timesformer", 18, (195.8, 90.5, 56.9, 131.4)),
+        ("motionformer", 18, (369.4, 171.5, 109.8, 249.4)),
+    ],
 )
 def test_predicted_costs_are_the_published_ones(family, r, gmacs):
     model = VideoModel(family=family, weights="random:0")
     recipe = recipe_of(Config(evaluate=Evaluate(models={"m": model})), "m", [str(number) for number in range(400)])
     shape = outline_of(recipe).shape
-    points = [Point(model="m"), *(Point(model="m", r=r, mode="merge", schedule=s) for s in ("constant", "decreasing", "increasing"))]
+    points = [
+        Point(model="m"),
+        *(Point(model="m", r=r, mode="merge", schedule=s) for s in ("constant", "decreasing", "increasing")),
+    ]
     assert [cost_of(point, model, shape).macs / 1e9 for point in points] == pytest.approx(gmacs, abs=0.06)
 
 

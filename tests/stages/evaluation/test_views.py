@@ -35,7 +35,9 @@ def test_multiview_is_clips_times_squares_and_models_of_whole_videos_see_one_cli
     assert whole.config.video.sampling == Sampling(mode="uniform", num_frames=16)
 
 
-@pytest.mark.parametrize(("family", "last"), [("vivit", 63), ("videomae", 15), ("timesformer", 255), ("motionformer", 63)])
+@pytest.mark.parametrize(
+    ("family", "last"), [("vivit", 63), ("videomae", 15), ("timesformer", 255), ("motionformer", 63)]
+)
 def test_the_papers_clip_starts_with_the_first_frame_and_ends_where_its_loader_ends(family, last):
     (view,) = views(family, protocol="paper", data_set="k400")
     sampling, pts = view.config.video.sampling, np.arange(300) / 30
@@ -92,11 +94,15 @@ def test_a_short_video_repeats_its_last_frame_and_is_counted():
 
 def test_squares_lie_left_in_the_middle_and_right_and_above_and_below():
     wide = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))
-    ends = {crop: crop_square(wide, 100, "box", crop=crop)[0, [0, -1], 0].tolist() for crop in ("left", "center", "right")}
+    ends = {
+        crop: crop_square(wide, 100, "box", crop=crop)[0, [0, -1], 0].tolist() for crop in ("left", "center", "right")
+    }
     assert ends == {"left": [0, 99], "center": [50, 149], "right": [100, 199]}
     tall = np.swapaxes(wide, 0, 1)
     assert crop_square(tall, 100, "box", crop="left")[[0, -1], 0, 0].tolist() == [0, 99]
-    smaller = crop_square(wide, 50, "box", short_side=100, crop="left")  # at half the size: the middle of the short side
+    smaller = crop_square(
+        wide, 50, "box", short_side=100, crop="left"
+    )  # at half the size: the middle of the short side
     assert smaller.shape == (50, 50, 3)
     assert smaller[0, [0, -1], 0].tolist() == [0, 49]
 

@@ -33,8 +33,8 @@ def last_layer(classifier: VideoClassifier) -> nn.Linear:
     layer = getattr(model, "classifier", None)
     if not isinstance(layer, nn.Linear) or not hasattr(model, "save_pretrained"):
         raise VidflowError(
-            f"evaluate.fit_head: {classifier.recipe.family} has no single last layer that can be replaced; wanted vivit, "
-            "videomae, timesformer or vjepa2"
+            f"evaluate.fit_head: {classifier.recipe.family} has no single last layer that can be replaced; wanted "
+            "vivit, videomae, timesformer or vjepa2"
         )
     return layer
 

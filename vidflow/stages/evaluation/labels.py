@@ -33,13 +33,12 @@ def match_labels(
         raise ConfigError(
             f"evaluate.models.{model}: {len(missing)} of {len(labels)} labels of the manifest are no class of the "
             f"classifier, which has {' and '.join(f'{len(each)} ({head})' for head, each in class_names.items())}:\n"
-            + "\n".join(lines) + more
-            + "\nlabels are matched by name: write them as the classifier does, leave their rows out, or fit a new last "
-            "layer with evaluate.fit_head=SPLIT"
+            + "\n".join(lines)
+            + more
+            + "\nlabels are matched by name: write them as the classifier does, leave their rows out, or fit a new "
+            "last layer with evaluate.fit_head=SPLIT"
         )
-    return {
-        head: {label: parts[head] for label, parts in found.items() if parts is not None} for head in class_names
-    }
+    return {head: {label: parts[head] for label, parts in found.items() if parts is not None} for head in class_names}
 
 
 def read_class_names(files: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -71,7 +70,7 @@ def _number(names: Sequence[str], model: str, head: str) -> dict[str, int]:
 def _parts(label: str, numbers: Mapping[str, Mapping[str, int]]) -> dict[str, int] | None:
     """Return the class of a label for each head, or None if there is none, or more than one way to cut the label."""
     if len(numbers) == 1:
-        (head, known), = numbers.items()
+        ((head, known),) = numbers.items()
         return {head: known[label]} if label in known else None
     verbs, nouns = numbers["verb"], numbers["noun"]
     words = label.split(" ")

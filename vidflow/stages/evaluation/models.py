@@ -110,9 +110,7 @@ def locate_point(
 
 def with_weights(config: Config, name: str, folder: Path, fps: Fps) -> Config:
     """Return the experiment with other weights of a model, which bring their own classes."""
-    model = replace(
-        config.evaluate.models[name], weights=str(folder), size=None, settings={}, class_names={}, fps=fps
-    )
+    model = replace(config.evaluate.models[name], weights=str(folder), size=None, settings={}, class_names={}, fps=fps)
     evaluate = replace(config.evaluate, models={**config.evaluate.models, name: model})
     return replace(config, evaluate=evaluate)
 

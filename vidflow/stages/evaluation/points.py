@@ -147,5 +147,14 @@ def group_seeds(points: Sequence[Point]) -> Mapping[Point, list[Point]]:
     return {group[0]: group for group in groups.values()}
 
 
-__all__ = ["RANDOM", "Point", "PointCost", "PointMode", "cost_of", "group_seeds", "list_points", "recipe_of",
-           "reduction_of"]
+__all__ = [
+    "RANDOM",
+    "Point",
+    "PointCost",
+    "PointMode",
+    "cost_of",
+    "group_seeds",
+    "list_points",
+    "recipe_of",
+    "reduction_of",
+]

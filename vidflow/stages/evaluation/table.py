@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.video.geometry import ClipGeometry
 from vidflow.models.encoder.video.outline import Outline, outline_of
 from vidflow.stages.evaluation.models import ReadyModel
 from vidflow.stages.evaluation.points import cost_of, list_points, recipe_of
@@ -20,12 +21,12 @@ def points_table(config: Config, labels: Sequence[str]) -> Iterator[str]:
     """
     evaluate = config.evaluate
     points = list_points(evaluate)
-    yield f"{len(points)} points of {len(evaluate.models)} models on split {evaluate.split}, protocol {evaluate.protocol}"
+    count = len(evaluate.models)
+    yield f"{len(points)} points of {count} models on split {evaluate.split}, protocol {evaluate.protocol}"
     for name, model in evaluate.models.items():
         outline, note = _outline(config, name, labels)
-        size = outline.geometry
         yield ""
-        yield f"{name}: {model.family}, {model.weights}, {size.num_frames} x {size.img_size} x {size.img_size} pixels{note}"
+        yield f"{name}: {model.family}, {model.weights}, {_clip(outline.geometry)}{note}"
         yield f"  {'point':<38} {'GMACs':>9} {'times fewer':>12}  tokens before the first block and after each"
         before = 0
         for point in (point for point in points if point.model == name):
@@ -42,8 +43,8 @@ def results_table(results: Sequence[ModelResult]) -> Iterator[str]:
         yield f"{result.name}: {result.about}"
         if result.num_padded:
             yield (
-                f"  {result.num_padded} of {result.num_clips} clips are of videos shorter than the clip; their last frame "
-                "is repeated"
+                f"  {result.num_padded} of {result.num_clips} clips are of videos shorter than the clip; their last "
+                "frame is repeated"
             )
         yield (
             f"  {'point':<38} {'head':<7} {'top-1':>7} {'95 %':>14} {'top-5':>7} {'to r=0':>7} {'95 %':>14} {'p':>8} "
@@ -55,12 +56,12 @@ def results_table(results: Sequence[ModelResult]) -> Iterator[str]:
 
 def describe_model(model: ReadyModel) -> str:
     """Return what a model is, in words."""
-    clip = model.setup.geometry
     recipe = model.setup.recipe
-    return (
-        f"{recipe.family}, {recipe.weights}, {clip.num_frames} x {clip.img_size} x {clip.img_size} pixels, "
-        f"{recipe.attention} attention"
-    )
+    return f"{recipe.family}, {recipe.weights}, {_clip(model.setup.geometry)}, {recipe.attention} attention"
+
+
+def _clip(geometry: ClipGeometry) -> str:
+    return f"{geometry.num_frames} x {geometry.img_size} x {geometry.img_size} pixels"
 
 
 def _lines(measured: PointResult) -> Iterator[str]:

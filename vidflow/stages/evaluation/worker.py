@@ -30,7 +30,6 @@ from vidflow.store.layout import FileEntry, publish_entry
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import decompress
 
-
 Answer = Callable[[VideoClassifier, Tensor], Mapping[str, Tensor]]
 
 
@@ -82,9 +81,7 @@ class TimedWalk(ClipWalk):
     device: torch.device
     seconds: list[float]
 
-    def reduce(
-        self, state: ClipTokens, attended: Attended, index: int, seeds: Int[Tensor, " B"] | None
-    ) -> ClipTokens:
+    def reduce(self, state: ClipTokens, attended: Attended, index: int, seeds: Int[Tensor, " B"] | None) -> ClipTokens:
         """Reduce, and wait for the device before and after."""
         synchronize(self.device)
         started = time.perf_counter()
@@ -122,7 +119,12 @@ class Evaluator:
             num_decompressors: Threads that decompress images.
         """
         self._setups, self._directory, self._split = setups, directory, split
-        self._device, self._dtype, self._clips_per_batch, self._answer = device, dtype, clips_per_batch, answer or VideoClassifier.classify
+        self._device, self._dtype, self._clips_per_batch, self._answer = (
+            device,
+            dtype,
+            clips_per_batch,
+            answer or VideoClassifier.classify,
+        )
         self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
         self._model: tuple[str, VideoClassifier] | None = None
         self._reduced: tuple[Point, VideoClassifier] | None = None
@@ -219,4 +221,4 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-__all__ = ["EvaluateUnit", "Answer", "Evaluator", "ModelSetup", "matching_share"]
+__all__ = ["Answer", "EvaluateUnit", "Evaluator", "ModelSetup", "matching_share"]

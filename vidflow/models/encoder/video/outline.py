@@ -89,8 +89,8 @@ def _hub_identity(name: str) -> str:
         path = Path(hf_hub_download(name, "config.json"))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise VidflowError(
-            f"the weights {name!r} are neither in the Hugging Face cache nor reachable: {error}; download them once with "
-            "a connection, or name a folder"
+            f"the weights {name!r} are neither in the Hugging Face cache nor reachable: {error}; download them once "
+            "with a connection, or name a folder"
         ) from error
     return f"{name}@{path.parent.name}"
 
