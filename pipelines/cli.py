@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.bench import GROUPS
-from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, run_stages, start
+from pipelines.entry import (
+    Run,
+    add_settings,
+    add_show,
+    check_before_start,
+    exit_code,
+    run_command,
+    run_configured,
+    start,
+)
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
 from vidflow.stages.experiment import Experiment
@@ -68,7 +77,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def load(command: str) -> Run:
     """Import and return the function that runs a stage or a tool."""
-    module = f"pipelines.{command}.command" if command in ("plan", "evaluate") else f"pipelines.{command}"
+    module = "pipelines.plan.command" if command == "plan" else f"pipelines.{command}"
     run: Run = importlib.import_module(module).main
     return run
 
@@ -83,11 +92,14 @@ def run_bench(parsed: argparse.Namespace) -> None:
 
 def run_evaluate(parsed: argparse.Namespace) -> None:
     """Load the settings and evaluate, or print the points."""
-    run_configured(parsed.settings, _show_points if parsed.print else lambda e: run_stages(["evaluate"], e, load))
 
+    def run(experiment: Experiment) -> None:
+        if not parsed.print:
+            check_before_start(["evaluate"], experiment)
+        command = importlib.import_module("pipelines.evaluate.command")
+        (command.show if parsed.print else command.main)(experiment)
 
-def _show_points(experiment: Experiment) -> None:
-    importlib.import_module("pipelines.evaluate.command").show(experiment)
+    run_configured(parsed.settings, run)
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:

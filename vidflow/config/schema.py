@@ -351,7 +351,7 @@ class VideoModel:
         uniform: No rate: frames spread over the whole video, as for Something-Something.
     """
     class_names: dict[str, str] = field(default_factory=dict)
-    """For weights without names: a text file with one class name per line for each head: `class`, or `verb` and `noun`."""
+    """For weights without names: a text file with a class name per line for each head: `class`, or `verb` and `noun`."""
     r: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
     """Tokens removed per block for this model; null: `evaluate.axes.r`."""
     reducer: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
@@ -392,7 +392,7 @@ class EvaluateAxes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
-    """What `vidflow evaluate` measures, without training: pre-trained classifiers, or a finished trial, on a split."""
+    """What `vidflow evaluate` measures without training: pre-trained classifiers, or a finished trial, on a split."""
 
     __pydantic_config__ = _STRICT
     models: dict[str, VideoModel] = field(default_factory=dict)

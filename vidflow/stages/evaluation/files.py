@@ -36,7 +36,7 @@ def write_logits(path: Path, shard: ShardLogits) -> None:
     """Publish the file."""
     arrays = {f"{_LOGITS}{head}": values for head, values in shard.logits.items()}
     with publish(path) as aside, aside.open("wb") as file:
-        np.savez(file, keys=shard.keys, labels=shard.labels, **arrays)
+        np.savez(file, allow_pickle=False, keys=shard.keys, labels=shard.labels, **arrays)
 
 
 def read_logits(path: Path, sha256: str) -> ShardLogits:

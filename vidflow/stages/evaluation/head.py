@@ -76,10 +76,10 @@ def fit_head(
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = functional.cross_entropy(scaled @ weight.T + bias, truth) + _PENALTY * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     plain = weight.detach() / scale
     return plain.float(), (bias.detach() - plain @ mean).float()
 

@@ -7,6 +7,7 @@ from typing import assert_never
 from vidflow.config.schema import Config, Sampling, Video
 from vidflow.errors import ConfigError
 from vidflow.models.encoder.video.geometry import ClipGeometry
+from vidflow.video.decode import Crop
 
 # V-JEPA 2's own preprocessing resizes the short side to this multiple of the square.
 _WIDER = 256 / 224
@@ -52,7 +53,7 @@ def list_views(config: Config, name: str, geometry: ClipGeometry) -> list[View]:
             videos = [replace(base, sampling=_centre(geometry, 1), short_side=short_side)]
         case "multiview":
             sampling = _centre(geometry, evaluate.num_clips)
-            crops = ("left", "center", "right") if evaluate.three_crops else ("center",)
+            crops: Sequence[Crop] = ("left", "center", "right") if evaluate.three_crops else ("center",)
             videos = [replace(base, sampling=sampling, crop=crop) for crop in crops]
         case "paper":
             videos = [_published(config, name, geometry, base)]

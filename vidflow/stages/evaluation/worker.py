@@ -20,9 +20,10 @@ from vidflow.config.schema import VideoModel
 from vidflow.files import file_sha256
 from vidflow.models.encoder.build import EncoderDtype
 from vidflow.models.encoder.video import VideoClassifier, VideoRecipe, build_video_classifier, with_reduction
+from vidflow.models.encoder.video.attentions import Attended
 from vidflow.models.encoder.video.geometry import ClipGeometry
 from vidflow.models.encoder.video.state import ClipTokens
-from vidflow.models.encoder.video.walk import Attended, ClipWalk
+from vidflow.models.encoder.video.walk import ClipWalk
 from vidflow.stages.evaluation.files import ShardLogits, key_number, write_logits
 from vidflow.stages.evaluation.points import Point, reduction_of
 from vidflow.store.digests import check_once
