@@ -10,6 +10,7 @@ from pipelines import synth
 from pipelines.evaluate.clips import Labels, ModelClips, list_labels
 from pipelines.evaluate.heads import fit_heads
 from pipelines.evaluate.page import write_page
+from pipelines.evaluate.trial import evaluate_trial
 from pipelines.evaluate.units import evaluate_units, resolved_dtype, units_of
 from pipelines.ray_pool import log, ray_session
 from vidflow.config.fingerprints import fingerprint
@@ -40,6 +41,9 @@ def main(experiment: Experiment) -> None:
         ConfigError: If there is no model, or a label is no class of a classifier.
     """
     evaluate = experiment.config.evaluate
+    if evaluate.trial is not None:
+        evaluate_trial(experiment, evaluate.trial)
+        return
     if not evaluate.models:
         raise ConfigError("evaluate.models: got none, wanted at least one; `vidflow settings evaluate` explains them")
     started = time.monotonic()

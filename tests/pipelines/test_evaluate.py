@@ -1,10 +1,13 @@
 """`vidflow evaluate`: from videos to scores, runs and a page, without a network."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+
+from vidflow.training.snapshot import load_result
 
 TINY = """\
 root: {root}
@@ -82,3 +85,19 @@ def test_a_configuration_without_models_is_refused_before_any_work(here, tmp_pat
     none = here("evaluate", config)
     assert (none.returncode, "evaluate.models: got none" in none.stderr) == (2, True), none.stderr
     assert not list(tmp_path.glob("root/*/*"))
+
+
+def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_experiment, here, tmp_path):
+    root = shutil.copytree(finished_experiment.untouched, tmp_path / "root")
+    settings = (finished_experiment.config, f"root={root}")
+    done = here("evaluate", *settings, "evaluate.trial=none/there")
+    assert (done.returncode, "no such folder" in done.stderr) == (2, True), done.stderr
+    folder = next(root.glob("trials/*/best.safetensors")).parent
+    best = load_result(folder).best.metrics
+    done = here("evaluate", *settings, f"evaluate.trial={folder}")
+    assert done.returncode == 0, done.stderr
+    printed = dict(line.split() for line in done.stdout.splitlines()[1:])
+    assert float(printed["top1"]) == pytest.approx(best["val/top1"], abs=1e-6)
+    assert float(printed["top5"]) == pytest.approx(best["val/top5"], abs=1e-6)
+    train = here("evaluate", *settings, f"evaluate.trial={folder}", "evaluate.split=train")
+    assert "on split train, 40 clips" in train.stdout, train.stderr

@@ -351,7 +351,7 @@ class VideoModel:
         uniform: No rate: frames spread over the whole video, as for Something-Something.
     """
     class_names: dict[str, str] = field(default_factory=dict)
-    """For weights without names: a text file with a class name per line for each head: `class`, or `verb` and `noun`."""
+    """For weights without names: a text file with a class name per line per head: `class`, or `verb` and `noun`."""
     r: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
     """Tokens removed per block for this model; null: `evaluate.axes.r`."""
     reducer: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
@@ -392,7 +392,7 @@ class EvaluateAxes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
-    """What `vidflow evaluate` measures without training: pre-trained classifiers, or a finished trial, on a split."""
+    """What `vidflow evaluate` measures: pre-trained classifiers, or a finished trial, on a split, without training."""
 
     __pydantic_config__ = _STRICT
     models: dict[str, VideoModel] = field(default_factory=dict)
@@ -422,10 +422,11 @@ class Evaluate:
     three_crops: bool = True
     """Whether `multiview` sees a clip in the left, central and right square, or in the central one alone."""
     fit_head: str | None = None
-    """Split on whose labels the last layer of every model is fitted first, without token reduction, such as `train`; for
-    weights whose classifier knows other classes or none. null: the checkpoint's own."""
+    """Split, such as `train`, on whose labels the last layer of every model is fitted first, without token reduction;
+    for weights whose classifier knows other classes. null: the checkpoint's own layer."""
     trial: str | None = None
-    """Instead of `models`: folder of a finished trial of this configuration; its task's metrics on `split`."""
+    """Instead of `models`: folder or MLflow run of a finished trial, measured on `split` of this configuration's
+    features of the same name; they may be of another manifest."""
     attention: Literal["fused", "eager"] = "fused"
     """How attention is computed.
 
