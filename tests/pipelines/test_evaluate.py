@@ -1,12 +1,14 @@
 """`vidflow evaluate`: from videos to scores, runs and a page, without a network."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from vidflow.errors import VidflowError
+from vidflow.store.features import FeatureReader
+from vidflow.training.measure import measure_trial
 from vidflow.training.snapshot import load_result
 
 TINY = """\
@@ -87,17 +89,25 @@ def test_a_configuration_without_models_is_refused_before_any_work(here, tmp_pat
     assert not list(tmp_path.glob("root/*/*"))
 
 
-def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_experiment, here, tmp_path):
-    root = shutil.copytree(finished_experiment.untouched, tmp_path / "root")
-    settings = (finished_experiment.config, f"root={root}")
-    done = here("evaluate", *settings, "evaluate.trial=none/there")
+def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_experiment):
+    (features,) = finished_experiment.untouched.glob("features/*/")
+    reader = FeatureReader(features)
+    for path in finished_experiment.untouched.glob("trials/*/best.safetensors"):
+        best = load_result(path.parent).best.metrics
+        measured, num_clips = measure_trial(path, reader, "val")
+        assert {f"val/{name}": value for name, value in measured.items()}.items() <= best.items()
+        assert (num_clips, measure_trial(path, reader, "train")[1]) == (20, 40)
+    with pytest.raises(VidflowError, match=r"no clip of split 'test'; splits found: train, val"):
+        measure_trial(path, reader, "test")
+    reader.metadata["class_names"][reader.labels[0]] = "dance"
+    reader.metadata["encoder"]["img_size"] = 16
+    with pytest.raises(VidflowError, match="differ from those of the trial in img_size"):
+        measure_trial(path, reader, "val")
+    reader.metadata["encoder"]["img_size"] = 32
+    with pytest.raises(VidflowError, match="no class of the trial, such as 'dance'"):
+        measure_trial(path, reader, reader.splits[0])
+
+
+def test_a_trial_that_is_not_there_is_refused(config, here):
+    done = here("evaluate", config, "evaluate.trial=none/there")
     assert (done.returncode, "no such folder" in done.stderr) == (2, True), done.stderr
-    folder = next(root.glob("trials/*/best.safetensors")).parent
-    best = load_result(folder).best.metrics
-    done = here("evaluate", *settings, f"evaluate.trial={folder}")
-    assert done.returncode == 0, done.stderr
-    printed = dict(line.split() for line in done.stdout.splitlines()[1:])
-    assert float(printed["top1"]) == pytest.approx(best["val/top1"], abs=1e-6)
-    assert float(printed["top5"]) == pytest.approx(best["val/top5"], abs=1e-6)
-    train = here("evaluate", *settings, f"evaluate.trial={folder}", "evaluate.split=train")
-    assert "on split train, 40 clips" in train.stdout, train.stderr
