@@ -78,6 +78,7 @@ def _view(result: ModelResult) -> dict[str, Any]:
         "drawing": draw_all(functools.partial(_draw, points, result.name)),
         "text": describe_figure(result, points),
         "heads": others,
+        "has_schedules": len({point.point.schedule for point in points[1:]}) > 1,
         "has_top5": base.main.top5 is not None,
         "rows": [_row(point, points[0], others) for point in points],
     }
