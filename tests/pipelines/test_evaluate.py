@@ -1,6 +1,7 @@
 """`vidflow evaluate`: from videos to scores, runs and a page, without a network."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,23 @@ def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_exp
 def test_a_trial_that_is_not_there_is_refused(config, here):
     done = here("evaluate", config, "evaluate.trial=none/there")
     assert (done.returncode, "no such folder" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_fitted_last_layer_makes_accuracy_mean_something(vidflow, tmp_path):
+    root = tmp_path / "root"
+    smaller = ["video.synthetic.num_train=300", "video.synthetic.num_val=100", "evaluate.models.vivit.r=[32]"]
+    fewer = ["evaluate.models.videomae.r=[]", "evaluate.axes.mode=[merge,drop]"]
+    done = vidflow("evaluate", "conf/evaluate_demo.yaml", f"root={root}", *smaller, *fewer, timeout=1100)
+    assert done.returncode == 0, done.stderr
+    (page,) = root.glob("evaluations/*/report.html")
+    rows = list(csv.DictReader((page.parent / "points.csv").open()))
+    base, merged, dropped = (float(row["top1"]) for row in rows if row["model"] == "vivit")
+    assert base > 0.2  # chance is 0.1; the interval of 100 videos reaches from there to 0.17
+    assert merged > base - 0.1
+    assert dropped <= merged
+    assert "The last layer of every model was fitted on split train" in page.read_text()
+    # The fitted model is a checkpoint like any other.
+    config = json.loads(next(root.glob("heads/*/config.json")).read_text())
+    assert len(config["id2label"]) == 10
