@@ -37,7 +37,8 @@ def measure_trial(
     """
     task, identity = load_trial(path, device=device)
     _check_features(identity.features, reader)
-    trial = Trial(**identity.settings)
+    settings: dict[str, Any] = dict(identity.settings)
+    trial = Trial(**settings)
     spec, target = spec_of(trial.task), torch.device(device)
     indices = np.flatnonzero(np.asarray(reader.splits) == split)
     if not len(indices):

@@ -134,15 +134,16 @@ def resolve_reducer(reduction: Reducer, family: Family, shape: ClipShape) -> Blo
         scope=reduction.scope or facts.scopes[0],
         proportional_attention=facts.proportional_attention if proportional is None else proportional,
     )
-    group = shape.group(reducer.scope)
-    reducer.check(group, num_frames=1)
-    left = [before - after for before, after in pairwise(reducer.tokens_left(group))]
-    wanted = reducer.merges(depth=shape.depth, num_patches=group.num_patches)
+    one = shape.group(reducer.scope)
+    reducer.check(one, num_frames=1)
+    left = [before - after for before, after in pairwise(reducer.tokens_left(one))]
+    wanted = reducer.merges(depth=shape.depth, num_patches=one.num_patches)
     if capped := [index for index in range(shape.depth) if left[index] < wanted[index]]:
+        group = "clip" if reducer.scope == "clip" else "frame"
+        fewer, more = ([series[index] for index in capped] for series in (left, wanted))
         _warn_once(
-            f"{family}: blocks {capped} remove {[left[index] for index in capped]} tokens per "
-            f"{'clip' if reducer.scope == 'clip' else 'frame'} instead of {[wanted[index] for index in capped]}, for no "
-            f"block can remove more than half; tokens per clip: {tokens_per_block(shape, reducer)}"
+            f"{family}: blocks {capped} remove {fewer} tokens per {group} instead of {more}, for no block can remove "
+            f"more than half; tokens per clip: {tokens_per_block(shape, reducer)}"
         )
     return reducer
 
