@@ -163,8 +163,9 @@ class _Source:
     def encode(self) -> None:
         """Encode the clips decoded last, batch by batch."""
         for frames in self._frames.split(self._batch):
-            # Copy one number of every frame, to wait for the device.
-            self._extractor.encode_frames(frames.flatten(0, 1)).tokens[:, 0, 0, 0].cpu()
+            self._extractor.encode(frames)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
 
 class _Training:
