@@ -122,9 +122,7 @@ def _resolve_paths_and_credentials(config: Config) -> Config:
             manifest=_absolute(video.manifest) if video.manifest else None,
             video_root=_absolute(video.video_root) if video.video_root else None,
         ),
-        encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights))
-        if is_path(encoder.family, encoder.weights)
-        else encoder,
+        encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights)) if has_path else encoder,
         tracking=dataclasses.replace(tracking, uri=keep_credentials(tracking.uri)) if tracking.uri else tracking,
     )
 
