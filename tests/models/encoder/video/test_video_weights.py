@@ -110,10 +110,15 @@ def test_a_released_motionformer_may_have_other_positions_and_two_heads(tmp_path
     found = build_video_classifier(VideoRecipe(family="motionformer", weights=str(path), size="tiny"))
     logits = found.classify(clips_for(found, 1))
     assert {head: tuple(values.shape) for head, values in logits.items()} == {"verb": (1, 5), "noun": (1, 7)}
-    assert "head0.weight" not in build_video_encoder(
-        VideoRecipe(family="motionformer", weights=str(path), size="tiny")
-    ).model.backbone.model.state_dict()
-    with pytest.raises(VidflowError, match=r"does not fit a motionformer.*\n(.*\n)*.*temp_embed is \(1, 4, 48\), wanted \(1, 2"):
+    assert (
+        "head0.weight"
+        not in build_video_encoder(
+            VideoRecipe(family="motionformer", weights=str(path), size="tiny")
+        ).model.backbone.model.state_dict()
+    )
+    with pytest.raises(
+        VidflowError, match=r"does not fit a motionformer.*\n(.*\n)*.*temp_embed is \(1, 4, 48\), wanted \(1, 2"
+    ):
         build_video_encoder(
             VideoRecipe(family="motionformer", weights=str(path), size="tiny", settings={"num_frames": 4})
         )
