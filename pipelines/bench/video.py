@@ -20,6 +20,7 @@ from vidflow.config.schema import Config
 from vidflow.models.encoder.build import EncoderDtype
 from vidflow.models.encoder.video import AttentionKind, VideoEncoder, VideoRecipe, build_video_encoder, with_reduction
 from vidflow.models.encoder.video.families import Family
+from vidflow.models.encoder.video.state import ClipTokens
 from vidflow.models.encoder.video.walk import ClipWalk
 from vidflow.models.reduction.bipartite import BlockBipartite
 
@@ -79,8 +80,8 @@ HEADER = (
 )
 LEGEND = (
     "r: tokens merged in each block; left: patch tokens of a clip after the last; MACs: those without merging over "
-    "those with; of MACs: speed-up over that; merging: matching and merging's share of the time; MiB: peak memory added by "
-    "one clip; in brackets by processor time"
+    "those with; of MACs: speed-up over that; merging: matching and merging's share of the time; MiB: peak memory added "
+    "by one clip; in brackets by processor time"
 )
 
 
@@ -128,16 +129,18 @@ def measure_model(
     )
 
 
-def merging(encoder: VideoEncoder, clip: Tensor) -> Callable[[], object]:
-    """Return a function that matches and merges the recorded tokens of all blocks, without running the blocks."""
+def merging(encoder: VideoEncoder, clip: Tensor) -> Callable[[], list[ClipTokens]]:
+    """Return a function that matches and merges the recorded tokens of all blocks, without running the blocks.
+
+    The function returns what enters the MLP of each block.
+    """
     recorder = _Recorder(**{field.name: getattr(encoder.walk, field.name) for field in dataclasses.fields(ClipWalk)})
     encoder.with_walk(recorder).encode(clip)
     calls = recorder.calls
 
-    def merge() -> None:
+    def merge() -> list[ClipTokens]:
         with torch.inference_mode():
-            for arguments in calls:
-                encoder.walk.reduce(*arguments)
+            return [encoder.walk.reduce(*arguments) for arguments in calls]
 
     return merge
 
