@@ -33,8 +33,13 @@ def test_white_and_black_are_one_and_minus_one_for_vivit() -> None:
 
 @pytest.mark.parametrize(
     ("family", "white", "black"),
-    [("videomae", 2.2489, -2.1179), ("timesformer", 2.4444, -2.0), ("motionformer", 1.0, -1.0), ("vjepa2", 2.2489, -2.1179)],
-)  # fmt: skip
+    [
+        ("videomae", 2.2489, -2.1179),
+        ("timesformer", 2.4444, -2.0),
+        ("motionformer", 1.0, -1.0),
+        ("vjepa2", 2.2489, -2.1179),
+    ],
+)
 def test_other_families_subtract_the_mean_and_divide_by_the_standard_deviation(
     family: str, white: float, black: float
 ) -> None:

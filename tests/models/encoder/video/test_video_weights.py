@@ -143,13 +143,13 @@ def test_what_cannot_be_built_says_what_to_give(family: Any, weights: str, setti
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(VidflowError, match="encoder.size is 'great'; vivit has the sizes base, tiny"):
+    with pytest.raises(VidflowError, match=r"encoder\.size is 'great'; vivit has the sizes base, tiny"):
         build_video_encoder(VideoRecipe(family="vivit", weights="random:0", size="great"))
 
 
 def test_a_folder_of_another_family_clip_or_without_a_classifier_is_refused(tmp_path: Path) -> None:
     weights = saved("videomae", tmp_path)
-    with pytest.raises(VidflowError, match="hold a 'videomae'; encoder.family wants a 'vivit'"):
+    with pytest.raises(VidflowError, match=r"hold a 'videomae'; encoder\.family wants a 'vivit'"):
         build_video_encoder(VideoRecipe(family="vivit", weights=weights))
     timesformer = saved("timesformer", tmp_path / "timesformer")
     with pytest.raises(VidflowError, match="do not fit"):
@@ -162,10 +162,23 @@ def test_a_folder_of_another_family_clip_or_without_a_classifier_is_refused(tmp_
     build_video_encoder(VideoRecipe(family="videomae", weights=weights))
 
 
+def test_an_encoder_is_read_from_a_pre_training_checkpoint_without_its_decoder(tmp_path: Path) -> None:
+    config = tiny_classifier("videomae").model.backbone.model.config
+    decoder = {"decoder_hidden_size": 24, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1}
+    own = transformers.VideoMAEConfig(**{**config.to_dict(), **decoder, "use_mean_pooling": False})
+    transformers.VideoMAEForPreTraining(own).save_pretrained(tmp_path)
+    encoder = build_video_encoder(VideoRecipe(family="videomae", weights=str(tmp_path)))
+    tokens = encoder.encode(clips_for(encoder, 1)).tokens
+    # Such a model has a norm after its last block.
+    torch.testing.assert_close(tokens.mean(-1), torch.zeros(1, 36), atol=1e-5, rtol=0)
+    with pytest.raises(VidflowError, match=r"do not fit a VideoMAEForVideoClassification"):
+        build_video_classifier(VideoRecipe(family="videomae", weights=str(tmp_path)))
+
+
 def test_names_for_another_number_of_classes_are_refused() -> None:
     recipe = VideoRecipe(family="vivit", weights="random:0", size="tiny", settings={"num_labels": 2})
     assert build_video_classifier(recipe, class_names={"class": ("a", "b")}).class_names == {"class": ("a", "b")}
-    with pytest.raises(VidflowError, match="have {'class': 1} names by head; the classifier has {'class': 2}"):
+    with pytest.raises(VidflowError, match=r"have {'class': 1} names by head; the classifier has {'class': 2}"):
         build_video_classifier(recipe, class_names={"class": ("a",)})
 
 

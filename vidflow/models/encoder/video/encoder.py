@@ -80,13 +80,14 @@ class VideoEncoder:
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the encoder's output, as JSON-ready values."""
         reducer = self.walk.reducer
+        geometry = asdict(self.geometry)
         is_ours = self.model.backbone.stock is None
         return {
             "family": self.recipe.family,
             "weights": self.recipe.weights,
             "weights_sha256": self.weights_sha256,
             "settings": dict(self.model.settings),
-            **asdict(self.geometry),
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in geometry.items()},
             "grid": list(self.grid),
             "embed_dim": self.embed_dim,
             "num_prefix_tokens": self.num_prefix_tokens,

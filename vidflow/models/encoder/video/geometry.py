@@ -73,7 +73,9 @@ class ClipGeometry:
         """
         wanted = (self.num_frames, self.img_size, self.img_size, 3)
         if frames.ndim != 5 or frames.shape[4] != 3 or frames.dtype != torch.uint8:
-            raise VidflowError(f"clips are {frames.dtype} {tuple(frames.shape)}; {name} wants uint8 (B, {wanted})")
+            raise VidflowError(
+                f"clips are {frames.dtype} {tuple(frames.shape)}; {name} wants uint8 (B, {', '.join(map(str, wanted))})"
+            )
         num_frames, height, width = frames.shape[1:4]
         if num_frames != self.num_frames:
             raise VidflowError(f"clips have {num_frames} frames; {name} wants {self.num_frames}")

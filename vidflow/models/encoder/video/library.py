@@ -3,7 +3,8 @@
 Source: transformers 5.23, whose attribute names the adapters use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,10 @@ def _check_settings(config: Any, settings: Mapping[str, Any]) -> None:
 def _from_pretrained(kind: Any, source: Source, config: Any, options: Mapping[str, Any]) -> nn.Module:
     """Load strictly: nothing may be missing, and only heads and decoders may be left over."""
     try:
-        model, report = kind.from_pretrained(
-            source.text, config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
+        with _quiet():
+            model, report = kind.from_pretrained(
+                source.text, config=config, dtype=torch.float32, output_loading_info=True, **options
+            )
     except OSError as error:
         raise _unreachable(source, error) from error
     except (RuntimeError, ValueError) as error:
@@ -132,6 +134,22 @@ def _from_pretrained(kind: Any, source: Source, config: Any, options: Mapping[st
         )
     result: nn.Module = model
     return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's table of tensors and its progress bar off the screen: we report what does not fit."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 def _load_file(model: nn.Module, path: Path) -> None:

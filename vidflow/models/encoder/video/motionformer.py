@@ -1,7 +1,7 @@
 """Motionformer, our own: a video transformer with trajectory attention, under the names of its released checkpoints.
 
-Axes: B clips, T input frames, Y and X pixels, S tokens of a sequence (class token, then n = F x N patch tokens), F output
-frames, D width, h heads, d width of a head.
+Axes: B clips, T input frames, Y and X pixels, S tokens of a sequence (class token, then n = F x N patch tokens), F
+output frames, D width, h heads, d width of a head.
 
 Source: "Keeping Your Eye on the Ball" (Patrick et al., NeurIPS 2021), section 3 and the released configurations.
 """
