@@ -1,11 +1,11 @@
 """Compute ALGM's thresholds from frames of the training split: `vidflow calibrate CONFIG.yaml`."""
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from pipelines.ray_pool import log
+from vidflow.config.encoder import image_settings
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.encoder.calibration import calibrate_windows
@@ -26,6 +26,8 @@ def main(experiment: Experiment) -> None:
         VidflowError: If there is no such feature set, or no shards to take frames from.
     """
     config = experiment.config
+    if config.encoder.family != "image":
+        raise VidflowError(f"encoder.family is {config.encoder.family!r}; ALGM acts in image encoders only")
     reducers = {name: features.reducer for name, features in config.features.items()}
     names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.place != "post"]
     if not names:
@@ -34,7 +36,7 @@ def main(experiment: Experiment) -> None:
     if work is None or experiment.manifest(work.address) is None:
         raise VidflowError(f"there are no shards to take frames from; run `{experiment.command('shard')}` first")
     encoder = build_encoder(
-        **asdict(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"
+        **image_settings(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"
     )
     frames_of = ClipFrames(work)
     train = frames_of.keys("train")

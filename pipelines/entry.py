@@ -17,7 +17,7 @@ from pipelines.interrupts import interrupted_message, interruptible
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
-from vidflow.config.search import list_read_as_stored
+from vidflow.config.search import draw_candidates, list_read_as_stored
 from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.stages.experiment import Experiment
@@ -165,6 +165,9 @@ def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
 
 
 def _check_encoder(config: Config, even: Sequence[str]) -> None:
+    if config.encoder.family != "image":
+        _check_video_encoder(config)
+        return
     importlib.import_module("vidflow.models.encoder.checks").check_encoder(
         name=config.encoder.name,
         img_size=config.encoder.img_size,
@@ -172,6 +175,14 @@ def _check_encoder(config: Config, even: Sequence[str]) -> None:
         features=config.features,
         even=even,
     )
+
+
+def _check_video_encoder(config: Config) -> None:
+    recipe = importlib.import_module("vidflow.models.encoder.configured").video_recipe(config.encoder)
+    checks = importlib.import_module("vidflow.models.encoder.video.checks")
+    tasks = sorted({trial.task for trial in draw_candidates(config)[0]})
+    if problems := checks.video_problems(recipe, config.video, config.features, tasks):
+        raise ConfigError("\n".join(problems))
 
 
 def parse_settings(settings: Sequence[str]) -> Config:

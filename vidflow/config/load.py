@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from vidflow.config.encoder import is_path, misplaced_settings
 from vidflow.config.names import nearest_hint
 from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_url, nearest_existing
-from vidflow.config.schema import Config
+from vidflow.config.schema import Config, VideoModel
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import (
     check_uri,
@@ -112,7 +113,7 @@ def _find_garbled(value: Any) -> Iterator[str]:
 def _resolve_paths_and_credentials(config: Config) -> Config:
     """Make paths absolute, because workers run in other folders, and remove the password from the address."""
     video, encoder, tracking = config.video, config.encoder, config.tracking
-    is_file = encoder.weights != "hub" and not encoder.weights.startswith("random:")
+    has_path = is_path(encoder.family, encoder.weights)
     return dataclasses.replace(
         config,
         root=_absolute(config.root),
@@ -121,8 +122,20 @@ def _resolve_paths_and_credentials(config: Config) -> Config:
             manifest=_absolute(video.manifest) if video.manifest else None,
             video_root=_absolute(video.video_root) if video.video_root else None,
         ),
-        encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights)) if is_file else encoder,
+        encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights)) if has_path else encoder,
+        evaluate=dataclasses.replace(
+            config.evaluate, models={name: _resolve_model(model) for name, model in config.evaluate.models.items()}
+        ),
         tracking=dataclasses.replace(tracking, uri=keep_credentials(tracking.uri)) if tracking.uri else tracking,
+    )
+
+
+def _resolve_model(model: VideoModel) -> VideoModel:
+    has_path = is_path(model.family, model.weights)
+    return dataclasses.replace(
+        model,
+        weights=_absolute(model.weights) if has_path else model.weights,
+        class_names={head: _absolute(path) for head, path in model.class_names.items()},
     )
 
 
@@ -264,7 +277,8 @@ def _cross_checks(config: Config) -> list[str]:
 
 def _feature_problems(config: Config) -> list[str]:
     problems = []
-    if config.encoder.img_size > config.video.size:
+    problems += misplaced_settings(config.encoder)
+    if config.encoder.family == "image" and config.encoder.img_size > config.video.size:
         problems.append(
             f"encoder.img_size: got {config.encoder.img_size}, wanted at most video.size = {config.video.size}: "
             "frames are never enlarged; set both"
@@ -285,9 +299,16 @@ def _source_problems(config: Config) -> list[str]:
         return problems
     if config.video.manifest is not None and not is_file(config.video.manifest):
         problems.append(f"video.manifest: no such file: {_show_value(config.video.manifest)}")
-    weights = config.encoder.weights
-    if weights != "hub" and not weights.startswith("random:") and not is_file(weights):
-        problems.append(f"encoder.weights: got {_show_value(weights)}, wanted `hub`, `random:SEED` or an existing file")
+    family, weights = config.encoder.family, config.encoder.weights
+    if is_path(family, weights) and not is_file(weights) and (family == "image" or not Path(weights).is_dir()):
+        wanted = "`hub`" if family == "image" else "an id on the Hugging Face hub, a folder"
+        problems.append(
+            f"encoder.weights: got {_show_value(weights)}, wanted {wanted}, `random:SEED` or an existing file"
+        )
+    if family != "image" and weights == "hub":
+        problems.append(
+            "encoder.weights: got `hub`, wanted the model's id there, such as `google/vivit-b-16x2-kinetics400`"
+        )
     if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
         problems.append(f"encoder.weights: got {_show_value(weights)}, wanted a whole number after `random:`")
     return problems

@@ -4,7 +4,7 @@ import pytest
 
 from vidflow.config.schema import Config, Evaluate, EvaluateAxes, VideoModel
 from vidflow.errors import ConfigError
-from vidflow.models.encoder.video.outline import outline_of
+from vidflow.models.encoder.video.outline import classifier_outline
 from vidflow.stages.evaluation.points import Point, cost_of, list_points, recipe_of, reduction_of
 
 
@@ -42,7 +42,7 @@ def test_every_model_has_r_0_once_and_points_equal_by_meaning_are_one():
 def test_predicted_costs_are_the_published_ones(family, r, gmacs):
     model = VideoModel(family=family, weights="random:0")
     recipe = recipe_of(Config(evaluate=Evaluate(models={"m": model})), "m", [str(number) for number in range(400)])
-    shape = outline_of(recipe).shape
+    shape = classifier_outline(recipe).shape
     points = [
         Point(model="m"),
         *(Point(model="m", r=r, mode="merge", schedule=s) for s in ("constant", "decreasing", "increasing")),

@@ -8,7 +8,7 @@ import pytest
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, Evaluate, Sampling, Video, VideoModel
 from vidflow.errors import ConfigError
-from vidflow.models.encoder.video.outline import outline_of
+from vidflow.models.encoder.video.outline import classifier_outline
 from vidflow.stages.evaluation.points import recipe_of
 from vidflow.stages.evaluation.views import count_padded, list_views, published_pixels
 from vidflow.video.decode import crop_square
@@ -18,7 +18,7 @@ from vidflow.video.sampling import first_times, frames_at, segment_times, spread
 def views(family, fps=None, **settings):
     model = VideoModel(family=family, weights="random:0", fps=fps)
     config = Config(evaluate=Evaluate(models={"m": model}, **settings))
-    return list_views(config, "m", outline_of(recipe_of(config, "m")).geometry)
+    return list_views(config, "m", classifier_outline(recipe_of(config, "m")).geometry)
 
 
 def test_the_clip_is_that_of_the_model_whatever_the_config_says_of_other_clips():
@@ -64,7 +64,7 @@ def test_the_papers_pixels_of_vivit_are_not_its_own():
     model = VideoModel(family="vivit", weights="random:0")
     for protocol, ends in (("centre", (-1.0, 1.0)), ("paper", (-2.0, 0.55 / 0.225))):
         config = Config(evaluate=Evaluate(models={"m": model}, protocol=protocol, data_set="k400"))
-        pixels = published_pixels(config, "m", outline_of(recipe_of(config, "m")).geometry)
+        pixels = published_pixels(config, "m", classifier_outline(recipe_of(config, "m")).geometry)
         low, high = pixels.input_range
         shown = [(low + (high - low) * level - pixels.mean[0]) / pixels.std[0] for level in (0, 1)]
         assert shown == pytest.approx(ends)

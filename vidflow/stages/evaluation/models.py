@@ -8,7 +8,8 @@ from typing import Any
 from vidflow.config.fingerprints import STAGE_VERSIONS, fingerprint
 from vidflow.config.schema import Config
 from vidflow.models.encoder.video.families import Fps
-from vidflow.models.encoder.video.outline import Outline, outline_of, weights_identity
+from vidflow.models.encoder.video.outline import ClassifierOutline, classifier_outline
+from vidflow.models.identity import video_weights_identity
 from vidflow.stages.address import Address
 from vidflow.stages.evaluation.labels import read_class_names
 from vidflow.stages.evaluation.points import Point, recipe_of, reduction_of
@@ -31,7 +32,7 @@ class ReadyModel:
     """
 
     name: str
-    outline: Outline
+    outline: ClassifierOutline
     setup: ModelSetup
     views: Sequence[View]
     identity: str
@@ -54,7 +55,7 @@ def ready_model(config: Config, name: str, labels: Sequence[str]) -> ReadyModel:
     given: Mapping[str, tuple[str, ...]] = read_class_names(model.class_names)
     if not given and labels and model.weights.startswith("random:"):
         given = {"class": tuple(labels)}
-    outline = outline_of(recipe, given or None)
+    outline = classifier_outline(recipe, given or None)
     return ReadyModel(
         name=name,
         outline=outline,
@@ -65,7 +66,7 @@ def ready_model(config: Config, name: str, labels: Sequence[str]) -> ReadyModel:
             geometry=published_pixels(config, name, outline.geometry),
         ),
         views=list_views(config, name, outline.geometry),
-        identity=weights_identity(recipe.weights),
+        identity=video_weights_identity(recipe.family, recipe.weights),
     )
 
 

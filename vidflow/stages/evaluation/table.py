@@ -6,7 +6,7 @@ from dataclasses import replace
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video.geometry import ClipGeometry
-from vidflow.models.encoder.video.outline import Outline, outline_of
+from vidflow.models.encoder.video.outline import ClassifierOutline, classifier_outline
 from vidflow.stages.evaluation.models import ReadyModel
 from vidflow.stages.evaluation.points import cost_of, list_points, recipe_of
 from vidflow.stages.evaluation.results import ModelResult, PointResult
@@ -92,16 +92,18 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _outline(config: Config, name: str, labels: Sequence[str]) -> tuple[Outline, str]:
+def _outline(config: Config, name: str, labels: Sequence[str]) -> tuple[ClassifierOutline, str]:
     """Return a model's outline; without its own configuration, that of its size."""
     recipe = recipe_of(config, name, labels)
     try:
-        return outline_of(recipe), ""
+        return classifier_outline(recipe), ""
     except VidflowError:
         if recipe.weights.startswith("random:"):
             raise
         size = recipe.size or "its usual size"
-        return outline_of(replace(recipe, weights="random:0")), f" (the weights are not here; costs are of {size})"
+        return classifier_outline(
+            replace(recipe, weights="random:0")
+        ), f" (the weights are not here; costs are of {size})"
 
 
 __all__ = ["describe_model", "points_table", "results_table"]

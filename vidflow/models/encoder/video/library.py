@@ -59,11 +59,10 @@ def load_library_model(recipe: VideoRecipe, source: Source, *, has_head: bool) -
         VidflowError: The package or the weights are missing, or they do not fit.
     """
     family = recipe.family
-    package = transformers_package(family)
-    _, bare, classifier = (getattr(package, name) for name in _CLASSES[family])
+    _, bare, classifier = (getattr(transformers_package(family), name) for name in _CLASSES[family])
     kind = classifier if has_head else bare
     options = {"add_pooling_layer": False} if family == "vivit" and not has_head else {}
-    config = _make_config(package, recipe, source)
+    config = library_config(recipe, source)
     # TimeSformer has no fused attention of its own.
     config._attn_implementation = "eager" if recipe.attention == "eager" or family == "timesformer" else "sdpa"
     if source.kind in ("hub", "folder"):
@@ -76,23 +75,20 @@ def load_library_model(recipe: VideoRecipe, source: Source, *, has_head: bool) -
     return model
 
 
-def read_settings(recipe: VideoRecipe, source: Source) -> Mapping[str, Any]:
+def library_config(recipe: VideoRecipe, source: Source) -> Any:
     """Return the library's configuration of a model, without its weights.
 
     Raises:
-        VidflowError: The package or the configuration is missing, or a setting is not known.
+        VidflowError: The package or the configuration is missing, or does not fit.
     """
-    settings: Mapping[str, Any] = _make_config(transformers_package(recipe.family), recipe, source).to_dict()
-    return settings
-
-
-def _make_config(package: Any, recipe: VideoRecipe, source: Source) -> Any:
-    config_class = getattr(package, _CLASSES[recipe.family][0])
+    family, settings = recipe.family, recipe.settings
+    package = transformers_package(family)
+    config_class = getattr(package, _CLASSES[family][0])
     if source.kind in ("hub", "folder"):
-        return _read_config(package, config_class, source, recipe.settings)
-    _check_settings(config_class(), recipe.settings)
-    classes = {} if "id2label" in recipe.settings else {"num_labels": NUM_CLASSES}
-    return config_class(**{**classes, **preset_of(recipe.family, recipe.size), **recipe.settings})
+        return _read_config(package, config_class, source, settings)
+    _check_settings(config_class(), settings)
+    classes = {} if "id2label" in settings else {"num_labels": NUM_CLASSES}
+    return config_class(**{**classes, **preset_of(family, recipe.size), **settings})
 
 
 def _read_config(package: Any, config_class: Any, source: Source, settings: Mapping[str, Any]) -> Any:
@@ -187,4 +183,10 @@ def library_version() -> str:
     return version("transformers")
 
 
-__all__ = ["library_version", "load_library_model", "read_settings", "save_library_model", "transformers_package"]
+__all__ = [
+    "library_config",
+    "library_version",
+    "load_library_model",
+    "save_library_model",
+    "transformers_package",
+]

@@ -11,9 +11,9 @@ from vidflow.models.encoder.video.blocks import Backbone
 from vidflow.models.encoder.video.cost import ClipShape, geometry_of, shape_of
 from vidflow.models.encoder.video.families import facts_of
 from vidflow.models.encoder.video.geometry import ClipGeometry
-from vidflow.models.encoder.video.library import library_version, load_library_model
+from vidflow.models.encoder.video.library import library_config, library_version, load_library_model
 from vidflow.models.encoder.video.motionformer import motionformer_backbone
-from vidflow.models.encoder.video.motionformer_weights import load_motionformer
+from vidflow.models.encoder.video.motionformer_weights import load_motionformer, motionformer_config
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source, preprocessor_of, published_fps, source_of
 from vidflow.models.encoder.video.timesformer import timesformer_backbone
@@ -71,6 +71,30 @@ def load_video_model(recipe: VideoRecipe, *, has_head: bool, device: torch.devic
     )
 
 
+def outline_of(recipe: VideoRecipe) -> tuple[ClipGeometry, ClipShape]:
+    """Return the clips and the shape of an encoder without loading its weights.
+
+    Raises:
+        VidflowError: The library or the configuration is missing, or does not fit.
+    """
+    settings = settings_of(recipe, has_head=False)
+    return clip_geometry(recipe, source_of(recipe.weights), settings), shape_of(recipe.family, settings)
+
+
+def settings_of(recipe: VideoRecipe, *, has_head: bool) -> Mapping[str, Any]:
+    """Return the configuration of a model without loading its weights.
+
+    Raises:
+        VidflowError: The library or the configuration is missing, or does not fit.
+    """
+    facts_of(recipe.family)
+    source = source_of(recipe.weights)
+    if recipe.family == "motionformer":
+        return asdict(motionformer_config(recipe, has_head=has_head))
+    settings: Mapping[str, Any] = library_config(recipe, source).to_dict()
+    return settings
+
+
 def _own_model(recipe: VideoRecipe, source: Source, has_head: bool, device: torch.device) -> LoadedModel:
     model = load_motionformer(recipe, source, has_head=has_head).to(device).eval()
     settings, classes = asdict(model.config), model.config.num_labels or {}
@@ -123,4 +147,4 @@ def clip_geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, An
     )
 
 
-__all__ = ["LoadedModel", "clip_geometry", "load_video_model"]
+__all__ = ["LoadedModel", "clip_geometry", "load_video_model", "outline_of", "settings_of"]
