@@ -34,7 +34,7 @@ def test_every_section_and_setting_has_a_meaning():
 
 @pytest.mark.parametrize("setting", [s for s in ALL if "one of " in s.kind], ids=lambda setting: setting.key)
 def test_every_choice_says_what_it_means_and_no_two_say_the_same(setting):
-    words = setting.kind.partition("one of ")[2].removesuffix(", or null").split(", ")
+    words = setting.kind.partition("one of ")[2].removesuffix(" or null").rstrip(",").split(", ")
     assert list(dict.fromkeys(choice.word for choice in setting.choices)) == words
     assert all(choice.meaning for choice in setting.choices)
     assert len({choice.meaning for choice in setting.choices}) == len(setting.choices)

@@ -25,6 +25,8 @@ Choices:
 """
 WalkKind = Literal["joint", "divided", "trajectory"]
 Fps = float | Literal["uniform"]
+KeptOrder = Literal["index", "similarity"]
+"""Order of unmerged tokens; `vidflow.models.reduction.matching.Order` explains the words."""
 """Frames per second of a model's clips, or `uniform`: its frames are the middles of equal segments of the video."""
 
 
@@ -50,7 +52,7 @@ class FamilyFacts:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_range: tuple[float, float] = (0.0, 1.0)
-    order: Literal["index", "similarity"]
+    order: KeptOrder
     proportional_attention: bool = True
     scopes: tuple["GroupScope", ...]
     num_prefix: int
