@@ -25,9 +25,9 @@ Choices:
 """
 WalkKind = Literal["joint", "divided", "trajectory"]
 Fps = float | Literal["uniform"]
+"""Frames per second of a model's clips, or `uniform`: its frames are the middles of equal segments of the video."""
 KeptOrder = Literal["index", "similarity"]
 """Order of unmerged tokens; `vidflow.models.reduction.matching.Order` explains the words."""
-"""Frames per second of a model's clips, or `uniform`: its frames are the middles of equal segments of the video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
