@@ -51,11 +51,13 @@ def main(experiment: Experiment) -> None:
         synth.main(experiment)
         experiment.published("synth")
     labels = list_labels(experiment.config)
+    # Checked before Ray starts and any video is decoded; a fitted layer knows the labels.
+    evaluation = None if evaluate.fit_head else Evaluation(experiment, labels, given=experiment.config)
     with ray_session(experiment.config):
-        config = experiment.config
         if evaluate.fit_head:
             config = fit_heads(experiment, labels.known, evaluate.fit_head)
-        evaluation = Evaluation(experiment.with_config(config), labels, given=experiment.config)
+            evaluation = Evaluation(experiment.with_config(config), labels, given=experiment.config)
+        assert evaluation is not None
         evaluation.make_clips()
         with experiment.exclusive():
             results = evaluation.run()

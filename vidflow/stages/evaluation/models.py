@@ -7,6 +7,7 @@ from typing import Any
 
 from vidflow.config.fingerprints import STAGE_VERSIONS, fingerprint
 from vidflow.config.schema import Config
+from vidflow.errors import VidflowError
 from vidflow.models.encoder.video.families import Fps
 from vidflow.models.encoder.video.outline import ClassifierOutline, classifier_outline
 from vidflow.models.identity import video_weights_identity
@@ -55,7 +56,11 @@ def ready_model(config: Config, name: str, labels: Sequence[str]) -> ReadyModel:
     given: Mapping[str, tuple[str, ...]] = read_class_names(model.class_names)
     if not given and labels and model.weights.startswith("random:"):
         given = {"class": tuple(labels)}
-    outline = classifier_outline(recipe, given or None)
+    try:
+        outline = classifier_outline(recipe, given or None)
+        identity = video_weights_identity(recipe.family, recipe.weights)
+    except VidflowError as error:
+        raise VidflowError(f"evaluate.models.{name}: {error}") from error
     return ReadyModel(
         name=name,
         outline=outline,
@@ -66,7 +71,7 @@ def ready_model(config: Config, name: str, labels: Sequence[str]) -> ReadyModel:
             geometry=published_pixels(config, name, outline.geometry),
         ),
         views=list_views(config, name, outline.geometry),
-        identity=video_weights_identity(recipe.family, recipe.weights),
+        identity=identity,
     )
 
 
