@@ -30,11 +30,19 @@ def list_labels(config: Config) -> Labels:
     """Return the labels of the manifest.
 
     Raises:
-        ConfigError: If a row of a split that is used has no label.
+        ConfigError: If there is no row of a split that is used, or one without a label.
     """
     evaluate = config.evaluate
-    splits = [split for split in (evaluate.split, evaluate.fit_head) if split]
-    items, _ = Experiment(replace(config, video=replace(config.video, splits=splits))).rows
+    rows, _ = Experiment(replace(config, video=replace(config.video, splits=None))).rows
+    wanted = {"split": evaluate.split, "fit_head": evaluate.fit_head}
+    found = {item.split for item in rows}
+    for key, split in wanted.items():
+        if split is not None and split not in found:
+            raise ConfigError(
+                f"evaluate.{key}: got {split!r}, but the manifest has no row of that split; got "
+                f"{', '.join(sorted(found)) or 'none'}"
+            )
+    items = [item for item in rows if item.split in wanted.values()]
     if bare := [item for item in items if not item.label]:
         raise ConfigError(
             f"video.manifest: {len(bare)} rows of split {bare[0].split!r} have no label, such as {bare[0].path}; "

@@ -71,7 +71,7 @@ class ModelResult:
         about: What it is, in words.
         points: Its points.
         num_padded: Clips of the split whose video is shorter than the clip, so that its last frame is repeated.
-        num_clips: Clips of the split, in every square.
+        num_clips: Clips of the split in one square.
     """
 
     name: str
