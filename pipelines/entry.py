@@ -15,7 +15,8 @@ from pipelines import progress
 from pipelines.disk import explain_output_failures, explain_system_failures
 from pipelines.interrupts import interrupted_message, interruptible
 from vidflow.allocator import keep_freed_memory
-from vidflow.config.load import load_config, writing_problem
+from vidflow.config.cross_checks import writing_problem
+from vidflow.config.load import load_config
 from vidflow.config.schema import STAGES, Config
 from vidflow.config.search import list_read_as_stored
 from vidflow.config.tracking_uri import store_uri, without_credentials
