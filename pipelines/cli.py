@@ -42,7 +42,7 @@ exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its exit code."""
-    parsed = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     start()
     own = OWN_ARGUMENTS.get(parsed.command)
     if own is not None:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run_command(parsed.command, parsed.settings, load, show=getattr(parsed, "print", False)))
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of one command; settings may stand before and after options."""
     parser, commands = _parsers()
     if not words:

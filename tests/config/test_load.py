@@ -182,9 +182,7 @@ def test_a_pipe_that_nobody_writes_to_is_refused_and_one_of_the_shell_is_read(tm
 
 
 def test_problems_of_all_kinds_are_in_one_message_and_one_that_follows_from_another_is_not(tmp_path):
-    text = (
-        "{video: {sampling: {fpps: 3}}, encoder: {img_size: -1, weights: no.pt}, trials: {axes: {seed: []}}}"
-    )
+    text = "{video: {sampling: {fpps: 3}}, encoder: {img_size: -1, weights: no.pt}, trials: {axes: {seed: []}}}"
     with pytest.raises(ConfigError) as caught:
         load_config([write(tmp_path, text)], ["resources.shard.workers=0"])
     lines = str(caught.value).splitlines()

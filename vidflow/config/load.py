@@ -295,7 +295,7 @@ def _read_override(text: str) -> _Source:
 
 
 def _explain(error: ValidationError, sources: Sequence[_Source]) -> list[str]:
-    problems = []
+    problems: dict[str, list[str]] = {}
     items = [
         ([part for part in item["loc"] if not _is_union_branch(part, item["loc"])], item)
         for item in error.errors(include_url=False)
@@ -309,12 +309,12 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> list[str]:
         origin = next((s.name for s in reversed(sources) if s.sets(location)), sources[0].name)
         if item["type"] in _UNKNOWN:
             names = _valid_names(location[:-1])
-            problems.append(f"{origin}: {key}: no such setting; {nearest_hint(str(location[-1]), names)}")
+            problems[f"{origin}: {key}: no such setting"] = [nearest_hint(str(location[-1]), names)]
         else:
-            problems.append(
-                f"{origin}: {key}: got {show_value(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"
-            )
-    return list(dict.fromkeys(problems))
+            # A union has a message for each of its kinds.
+            wanted = problems.setdefault(f"{origin}: {key}: got {show_value(item['input'])}", [])
+            wanted.append(f"{item['msg'][0].lower()}{item['msg'][1:]}")
+    return [f"{what}; {', or '.join(dict.fromkeys(wanted))}" for what, wanted in problems.items()]
 
 
 def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
@@ -322,7 +322,7 @@ def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
     return (
         part is not location[0]
         and isinstance(part, str)
-        and ("[" in part or part in {"Range", "str", "int", "float", "bool"})
+        and ("[" in part or part in {"Range", "str", "int", "float", "bool", "constrained-float"})
     )
 
 
