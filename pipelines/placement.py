@@ -11,6 +11,16 @@ from vidflow.errors import ConfigError
 Part = Literal["shard", "extract", "trials"]
 Device = Literal["cpu", "cuda"]
 
+PARTS: dict[str, tuple[Part, ...]] = {
+    "synth": ("shard",),
+    "shard": ("shard",),
+    "extract": ("extract",),
+    "calibrate": ("extract",),
+    "sweep": ("trials",),
+    "plan": ("extract", "trials"),
+    "bench": ("shard", "extract", "trials"),
+}
+"""The sections of `resources` that a stage or a tool uses."""
 _TRIAL_SHARE = 0.5
 """GPUs per trial. A core steps through the frames one by one, which leaves a GPU half idle."""
 
@@ -141,6 +151,7 @@ def _sum_gpus(machines: Sequence[Machine]) -> float:
 
 
 __all__ = [
+    "PARTS",
     "Machine",
     "Part",
     "Placement",

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pipelines.interrupts import watch_signals
 from pipelines.placement import (
+    PARTS,
     Machine,
     Part,
     Placement,
@@ -26,9 +27,10 @@ from pipelines.placement import (
     place_workers,
 )
 from vidflow.allocator import keep_freed_memory
+from vidflow.config.load import join_problems
 from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import check_uri, store_uri
-from vidflow.errors import VidflowError
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
 
 
@@ -155,13 +157,25 @@ def count_workers(placement: Placement) -> int:
     return min(placement.workers or fitting, fitting)
 
 
-def check_hosts(config: Config) -> None:
-    """Refuse a tracking store that is not safe on the cluster's number of hosts.
+def check_cluster(config: Config, stages: Sequence[str]) -> None:
+    """Check that workers of all stages fit the cluster, and that the tracking store is safe on its number of hosts.
 
     Raises:
-        ConfigError: If the store is sqlite and the cluster has several hosts.
+        ConfigError: With every problem.
     """
-    check_uri(store_uri(config), num_hosts=len(list_machines()))
+    problems, machines = [], list_machines()
+    for part in dict.fromkeys(part for stage in stages for part in PARTS.get(stage, ())):
+        try:
+            place(config, part)
+        except ConfigError as error:
+            problems.append(str(error))
+    if "sweep" in stages:
+        try:
+            check_uri(store_uri(config), num_hosts=len(machines))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(join_problems(problems))
 
 
 class WorkerPool:

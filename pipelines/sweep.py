@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.entry import run_stage
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
-from pipelines.ray_pool import check_hosts, log, ray_session
+from pipelines.ray_pool import check_cluster, log, ray_session
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Trial
@@ -44,7 +44,7 @@ def main(experiment: Experiment) -> None:
     with experiment.exclusive():
         experiment.check_features()
         with explain_failures(store_uri(config)), ray_session(config):
-            check_hosts(config)
+            check_cluster(config, ["sweep"])
             Sweep(experiment).run()
 
 

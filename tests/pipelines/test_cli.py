@@ -63,7 +63,10 @@ def test_a_server_that_gives_no_answer_is_said_before_anything_starts(here, tiny
     assert "cannot use http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.parent / "root").exists()
-    assert here("run", tiny, silent, "--print").returncode == 0
+    shown = here("run", tiny, silent, "--print")
+    assert shown.returncode == 2
+    assert "name: test_vit" in shown.stdout
+    assert "cannot use http://127.0.0.1:9" in shown.stderr
 
 
 def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(here, tiny):
