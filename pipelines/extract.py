@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.entry import run_stage
-from pipelines.placement import Placement
+from pipelines.placement import Placement, usable_device
 from pipelines.ray_pool import commit_units, log, place, ray_session
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
@@ -168,7 +168,7 @@ def build_extractor(
         depths=features.depths,
         normalize_depths=features.normalize,
         reduction=build_reducer(reducer.name, place=reducer.place, **reducer.settings),
-        device=placement.device,
+        device=usable_device(placement),
     )
     return Extractor(
         encoder,

@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
 from pipelines.interrupts import raise_if_interrupted
-from pipelines.placement import Placement
+from pipelines.placement import Placement, usable_device
 from pipelines.ray_pool import count_workers, log, place
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
@@ -153,7 +153,7 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
-        device=torch.device(placement.device),
+        device=torch.device(usable_device(placement)),
     )
     for result in results:
         tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})

@@ -1,5 +1,6 @@
 """What is said of numbers of tokens before anything starts holds of the reducers themselves."""
 
+import re
 from pathlib import Path
 
 import numpy as np
