@@ -115,7 +115,7 @@ def usable_device(placement: Placement) -> Device:
     if placement.device == "cuda" and not torch.cuda.is_available():
         raise VidflowError(
             f"{placement.part}: Ray gave this worker {placement.num_gpus:g} GPU, but torch {torch.__version__} sees "
-            f"none here; install a torch for this GPU, or set resources.device=cpu or resources.{placement.part}.num_gpus=0"
+            f"none; install a torch for this GPU, or set resources.device=cpu or resources.{placement.part}.num_gpus=0"
         )
     return placement.device
 
