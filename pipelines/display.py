@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-SECONDS_TO_FIRST_LINE = 2.0
+SECONDS_TO_FIRST_LINE = 1.0
 SECONDS_BETWEEN_LINES = 10.0
 _REFRESHES_PER_SECOND = 4
 _BAR_WIDTH = 24

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -172,7 +172,7 @@ class WorkerPool:
         waiting = deque((unit, size, 1) for unit, size in zip(units, sizes, strict=True))
         running: dict[Any, _Running] = {}
         bar, watch = Bar(self._name, sum(sizes), unit=counted, num_workers=self.num_actors), Watch()
-        num_done = num_rejects = 0
+        totals = (0, 0)
         with shown(bar):
             while waiting or running:
                 while waiting and self._idle:
@@ -180,8 +180,7 @@ class WorkerPool:
                     running[work.actor.work.remote(work.unit, session_counts(), work.slot)] = work
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
                 if not ended:
-                    done, rejects = watch.look([work.slot for work in running.values()])
-                    bar.update(num_done + done, num_rejects + rejects)
+                    self._show(bar, totals, watch, running)
                     continue
                 work = running.pop(ended[0])
                 try:
@@ -195,9 +194,15 @@ class WorkerPool:
                     # Callers can explain these causes. All other errors keep the worker's traceback.
                     raise error.cause if isinstance(error.cause, VidflowError | OSError) else error from error
                 self._idle.append(work.actor)
-                num_done, num_rejects = num_done + work.size, num_rejects + rejects
-                bar.update(num_done, num_rejects)
+                totals = (totals[0] + work.size, totals[1] + rejects)
+                self._show(bar, totals, watch, running)
                 yield result
+
+    @staticmethod
+    def _show(bar: Bar, totals: tuple[int, int], watch: Watch, running: Mapping[Any, "_Running"]) -> None:
+        """Show what is done of the units that are over and of those in progress."""
+        done, rejects = watch.look([work.slot for work in running.values()])
+        bar.update(totals[0] + done, totals[1] + rejects)
 
     def close(self) -> None:
         """Release the actors and their resources."""

@@ -264,8 +264,8 @@ class Sweep:
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %d trials in %.0f s -> MLflow run %s; %s%s",
-            len(results) - len(failed),
+            "sweep: %s trials in %.0f s -> MLflow run %s; %s%s",
+            f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
             wall_seconds,
             self._run_id,
             "; ".join(self._describe_best(results)),

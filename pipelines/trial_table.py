@@ -93,12 +93,14 @@ class TrialTable:
         row = self.rows[key]
         self._leave(row, state)
         row.best = best if math.isfinite(best) else row.best
-        num_over = sum(each.is_over for each in self.rows.values())
         facts = [f"{row.epoch} of {row.num_epochs} epochs in {clock(row.run_time())}"]
         facts += [f"best {row.objective[0]} {row.best:.3f}"] if math.isfinite(row.best) else []
-        facts += [f"{num_over} of {self.total} trials"]
-        say = log.error if state == "failed" else log.info
-        say("sweep: %s %s%s, %s", row.name, state, f": {problem}" if problem else "", ", ".join(facts))
+        facts += [f"{sum(each.is_over for each in self.rows.values())} of {self.total} trials finished"]
+        told = f"sweep: {row.name} {state}, {', '.join(facts)}"
+        if state == "failed":
+            log.error("%s: %s", told, problem)
+        else:
+            log.info("%s", told)
 
     def render(self, height: int) -> RenderableType:
         """Return the table, with as many rows as fit."""
@@ -124,7 +126,7 @@ class TrialTable:
         running = [row for row in self.rows.values() if row.state == "running"]
         named = [f"{row.name} epoch {row.epoch}/{row.num_epochs}{_value(row)}" for row in running[:_MOST_NAMED]]
         more = [f"{len(running) - _MOST_NAMED} more"] if len(running) > _MOST_NAMED else []
-        return self._sums() + (f"; running: {', '.join([*named, *more])}" if running else "; starting the first trials")
+        return self._sums() + (f"; running: {', '.join([*named, *more])}" if running else "")
 
     def _sums(self) -> str:
         rows = self.rows.values()
@@ -132,7 +134,7 @@ class TrialTable:
         known = sum(row.num_epochs for row in rows)
         left = sum(row.num_epochs - row.epoch for row in rows if not row.is_over)
         facts = [
-            f"sweep: {num_over} of {self.total} trials over",
+            f"sweep: {num_over} of {self.total} trials finished",
             f"{self._epochs_done()} of {known} epochs",
             *self._pace.describe(left),
         ]

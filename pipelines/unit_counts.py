@@ -26,10 +26,10 @@ class UnitCounts:
         """Keep what a worker has done in all of its unit."""
         self._counts[slot] = num_done, num_rejects
 
-    def read(self, slots: Collection[int]) -> tuple[int, int]:
-        """Return the sums of the numbers done and rejected in these slots, and forget all other slots."""
+    def read(self, slots: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return the numbers done and rejected in each of these slots, and forget all other slots."""
         self._counts = {slot: counts for slot, counts in self._counts.items() if slot in slots}
-        return sum(done for done, _ in self._counts.values()), sum(rejects for _, rejects in self._counts.values())
+        return self._counts
 
 
 @functools.cache
@@ -68,16 +68,17 @@ class Watch:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._asked: Any = None
-        self._known = (0, 0)
+        self._known: dict[int, tuple[int, int]] = {}
 
     def look(self, slots: Collection[int]) -> tuple[int, int]:
-        """Return how many are done and rejected of the units in these slots, as of the newest answer."""
+        """Return how many are done and rejected in these slots, as of the newest answer."""
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             try:
                 self._known = ray.get(self._asked)
             except ray.exceptions.RayActorError:
-                self._known = (0, 0)  # Ray starts it again
+                self._known = {}  # Ray starts it again
             self._asked = None
         if self._asked is None:
             self._asked = session_counts().read.remote(frozenset(slots))
-        return self._known
+        known = [self._known[slot] for slot in slots if slot in self._known]
+        return sum(done for done, _ in known), sum(rejects for _, rejects in known)
