@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pipelines import progress
 from pipelines.disk import explain_output_failures, explain_system_failures
+from pipelines.display import LogHandler, Waiting, shown
 from pipelines.interrupts import interrupted_message, interruptible
 from pipelines.preflight import Flight, find_problems, list_steps
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import Draft, draft_config, join_problems
 from vidflow.config.schema import STAGES
 from vidflow.config.tracking_uri import without_credentials
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError, FailedTrialsError, VidflowError
 from vidflow.stages.experiment import Experiment
 
 Run = Callable[[Experiment], None]
@@ -48,7 +49,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 def start() -> None:
     """Set up the log and the allocator of this process."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[LogHandler()])
     log.setLevel(logging.INFO)
     keep_freed_memory()
 
@@ -84,7 +85,8 @@ def run_configured(
         if not show and not draft.problems and command in STAGES:
             progress.check_turn(experiment, command)
         steps = list_steps(command, draft, experiment)
-        problems = find_problems(Flight(draft, experiment, steps, show))
+        with shown(Waiting("checking the settings")):
+            problems = find_problems(Flight(draft, experiment, steps, show))
         if show and not draft.problems:
             # Some problems, such as a manifest that cannot be read, hide the state of the stages.
             with contextlib.suppress(*[ConfigError] * bool(problems)):
@@ -126,6 +128,8 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
     """
     config = experiment.config
     waiting = [stage for stage in stages if progress.finished(experiment, stage) is None]
+    experiment.runs_on = len(stages) > 1
+    failure: FailedTrialsError | None = None
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
@@ -133,13 +137,19 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             if (line := progress.finished(experiment, stage)) is not None:
                 log.info(line)
                 continue
-            run = load(stage)
+            with shown(Waiting(f"{stage}: loading")):
+                run = load(stage)
             if len(stages) > 1 and stage != "report":
                 from pipelines import ray_pool
 
                 session.enter_context(ray_pool.ray_session(config))
                 ray_pool.check_cluster(config, waiting)
-            run(experiment)
+            try:
+                run(experiment)
+            except FailedTrialsError as error:
+                failure = error  # the report is about the others
+    if failure is not None:
+        raise failure
 
 
 def parse_settings(settings: Sequence[str]) -> Draft:

@@ -101,7 +101,7 @@ def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, pro
 
 @pytest.mark.parametrize(("command", "resumes"), [("plan", False), ("bench", False), ("sweep", True), ("run", True)])
 def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resumes, tiny, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.entry.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("pipelines.entry.draft_config", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main([command, str(tiny)])
     assert ("resumes from here" in capsys.readouterr().err) is resumes
