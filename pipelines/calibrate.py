@@ -37,7 +37,7 @@ def main(experiment: Experiment) -> None:
         **asdict(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"
     )
     frames_of = ClipFrames(work)
-    train = frames_of.keys("train")
+    train = frames_of.keys(config.trials.splits.train)
     chosen = spread(len(train), -(-NUM_FRAMES // config.video.sampling.num_frames))
     frames = torch.cat([fit_frames(torch.from_numpy(frames_of(train[i])), encoder.img_size) for i in chosen])
     for name in names:

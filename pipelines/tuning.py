@@ -151,6 +151,7 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
+        names=config.trials.splits,
         device=torch.device("cuda" if resources.num_gpus else "cpu"),
     )
     for result in results:

@@ -92,6 +92,7 @@ class TrialBench:
             directory=directory,
             key="bench",
             objective=objective_of(self._config.trials, trial.task),
+            names=self._config.trials.splits,
             device=torch.device("cuda" if self._config.resources.trials.num_gpus else "cpu"),
         )
         for _ in results:

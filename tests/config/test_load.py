@@ -50,7 +50,7 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("encoder: {img_size: 448}", "at most video.size = 224"),
         ("encoder: {weights: 'random:x'}", "wanted a whole number after `random:`"),
         ("encoder: {weights: nowhere.safetensors}", "wanted `hub`, `random:SEED` or an existing file"),
-        ("video: {manifest: nowhere.csv}", "no such file: 'nowhere.csv'"),
+        ("video: {manifest: nowhere.csv}", "no such file or folder: 'nowhere.csv'"),
         ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
         ("features: {../x: {depths: [1]}}", "letters, digits"),
         ("root: s3://b/x", "root: got 's3://b/x', wanted a path on a disk"),
@@ -120,7 +120,7 @@ def test_every_shipped_experiment_says_how_to_run_it(path):
 def addresses(config):
     shards = fingerprint(shard_settings(config, "videos", {"av": "1"}))
     features = fingerprint(feature_settings(config, config.features["base"], shards, "weights"))
-    return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max"))
+    return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits))
 
 
 @pytest.mark.parametrize(

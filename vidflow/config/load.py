@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from vidflow.config.describe import find_settings
 from vidflow.config.names import nearest_hint
-from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_url, nearest_existing
-from vidflow.config.schema import Config
+from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_folder, is_url, nearest_existing
+from vidflow.config.schema import Config, SplitNames
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import (
     check_uri,
@@ -31,6 +32,9 @@ from vidflow.config.tracking_uri import (
 )
 from vidflow.errors import ConfigError
 
+_REQUIRED = "???"
+"""OmegaConf's mark of a value that must be given."""
+_PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 _MAX_VALUES = 100_000
 _MAX_SHOWN = 200
 _MAX_PATH = 4096
@@ -86,14 +90,37 @@ def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
         raise ConfigError(f"settings cannot be merged: {reason}") from error
     if garbled := next(_find_garbled(merged), None):
         raise ConfigError(f"settings hold text that is not valid Unicode: {garbled}")
+    required = list(_take_required(merged, sources))
     try:
         config = TypeAdapter(Config).validate_python(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(error, sources)) from error
-    problems = _cross_checks(config)
+        raise ConfigError(_join_problems([*required, *_explain(error, sources)])) from error
+    problems = [*required, *_cross_checks(config)]
     if problems:
         raise ConfigError(_join_problems(problems))
     return _resolve_paths_and_credentials(config)
+
+
+def _take_required(node: Any, sources: Sequence[_Source], location: tuple[str, ...] = ()) -> Iterator[str]:
+    """Take out the settings that a file marks with `???`, as it leaves them to the user; yield a problem for each."""
+    for name, value in list(node.items()) if isinstance(node, dict) else ():
+        place = (*location, str(name))
+        if value == _REQUIRED:
+            del node[name]
+            origin = next((s.name for s in reversed(sources) if s.sets(place)), sources[0].name)
+            yield f"{origin}: {'.'.join(place)}: required, as the file says `???`; give it: {_example_of(place)}"
+        else:
+            yield from _take_required(value, sources, place)
+
+
+def _example_of(location: Sequence[str]) -> str:
+    """Return how to give a setting on the command line, and what it means."""
+    key = ".".join(location)
+    try:
+        meaning = find_settings(key)[0].settings[0].meaning
+    except ConfigError:  # no such setting, as a file may hold anything
+        return f"`{key}=VALUE`"
+    return f"`{key}={'PATH' if key in _PATHS else 'VALUE'}`. {meaning}"
 
 
 def _find_garbled(value: Any) -> Iterator[str]:
@@ -198,7 +225,7 @@ def _read_override(text: str) -> _Source:
         raise ConfigError(f"{name}: not `key=value`{reason}") from error
 
 
-def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
+def _explain(error: ValidationError, sources: Sequence[_Source]) -> list[str]:
     problems = []
     items = [
         ([part for part in item["loc"] if not _is_union_branch(part, item["loc"])], item)
@@ -218,7 +245,7 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
             problems.append(
                 f"{origin}: {key}: got {_show_value(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"
             )
-    return _join_problems(list(dict.fromkeys(problems)))
+    return list(dict.fromkeys(problems))
 
 
 def _show_value(value: Any) -> str:
@@ -283,8 +310,7 @@ def _source_problems(config: Config) -> list[str]:
     problems = _path_problems(config)
     if problems:
         return problems
-    if config.video.manifest is not None and not is_file(config.video.manifest):
-        problems.append(f"video.manifest: no such file: {_show_value(config.video.manifest)}")
+    problems += _manifest_problems(config)
     weights = config.encoder.weights
     if weights != "hub" and not weights.startswith("random:") and not is_file(weights):
         problems.append(f"encoder.weights: got {_show_value(weights)}, wanted `hub`, `random:SEED` or an existing file")
@@ -293,14 +319,30 @@ def _source_problems(config: Config) -> list[str]:
     return problems
 
 
+def _manifest_problems(config: Config) -> Iterator[str]:
+    manifest, splits = config.video.manifest, config.trials.splits
+    if manifest is None:
+        if splits != SplitNames():
+            yield (
+                f"trials.splits: got {', '.join(splits.used)}; rendered videos have the splits train and val only: "
+                "leave it out, or give your own videos in video.manifest"
+            )
+        return
+    if not (is_file(manifest) or is_folder(manifest)):
+        yield f"video.manifest: no such file or folder: {_show_value(manifest)}"
+    elif is_folder(manifest) and Path(_absolute(config.root)).is_relative_to(_absolute(manifest)):
+        yield (
+            f"root: got {_show_value(config.root)}, which is inside the folder of videos, video.manifest = "
+            f"{_show_value(manifest)}; wanted another place, so that what is made is not taken for your videos"
+        )
+    if len(set(splits.used)) < len(splits.used):
+        yield f"trials.splits: got {', '.join(splits.used)}; wanted different splits"
+
+
 def _path_problems(config: Config) -> list[str]:
     """Return the problems of paths that their text shows, and of a root that is not a folder."""
-    paths = {
-        "root": config.root,
-        "video.manifest": config.video.manifest,
-        "video.video_root": config.video.video_root,
-        "encoder.weights": config.encoder.weights,
-    }
+    values = (config.root, config.video.manifest, config.video.video_root, config.encoder.weights)
+    paths = dict(zip(_PATHS, values, strict=True))
     problems = []
     for key, path in paths.items():
         if path is None:
