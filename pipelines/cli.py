@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.bench import GROUPS
 from pipelines.entry import Run, add_settings, add_show, exit_code, in_order, run_command, run_configured, start
+from pipelines.manifest import add_source
 
 COMMANDS = {
     "synth": "render videos with ground truth, where the config names no manifest",
@@ -27,7 +28,8 @@ PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep":
 """Name -> the file in conf/ that `vidflow init` starts from."""
 REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
 SETTINGS = "print every setting: meaning, kind, default and choices"
-INIT = "write a commented YAML for a folder of videos or a manifest"
+INIT = "write a commented YAML for a folder of videos, a manifest, tars or a published data set"
+MANIFEST = "list the videos of a folder, tars, lists or a published data set, and write them as a manifest"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)))
     if parsed.command == "init":
         sys.exit(exit_code(lambda: run_init(parsed)))
+    if parsed.command == "manifest":
+        sys.exit(exit_code(lambda: importlib.import_module("pipelines.manifest").main(parsed)))
     if parsed.command == "bench":
         sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
     if parsed.command == "rejects":
@@ -83,7 +87,7 @@ def run_rejects(parsed: argparse.Namespace) -> None:
 
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
-    importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
+    importlib.import_module("pipelines.init").main(parsed, PRESETS[parsed.preset])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("settings", help=SETTINGS, description=SETTINGS[0].upper() + SETTINGS[1:] + ".")
     )
     add_init(commands.add_parser("init", help=INIT, description=INIT[0].upper() + INIT[1:] + "."))
+    add_manifest(commands.add_parser("manifest", help=MANIFEST, description=MANIFEST[0].upper() + MANIFEST[1:] + "."))
     return parser
 
 
@@ -125,10 +130,16 @@ def add_settings_key(parser: argparse.ArgumentParser) -> None:
 
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow init`; it reads no config."""
+    add_source(parser)
     add = parser.add_argument
-    add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
     add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
     add("--output", type=Path, metavar="FILE.yaml", help="file to write; named after the source by default")
+
+
+def add_manifest(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow manifest`; it reads no config."""
+    add_source(parser)
+    parser.add_argument("--to", type=Path, metavar="FILE", help="manifest to write: .csv, .jsonl or .parquet")
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:

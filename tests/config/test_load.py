@@ -120,7 +120,11 @@ def test_every_shipped_experiment_says_how_to_run_it(path):
 def addresses(config):
     shards = fingerprint(shard_settings(config, "videos", {"av": "1"}))
     features = fingerprint(feature_settings(config, config.features["base"], shards, "weights"))
-    return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits))
+    return (
+        shards,
+        features,
+        fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits)),
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ def problem_of(*named: tuple[str, str]) -> str:
 def test_a_split_that_is_train_or_val_but_for_case_is_refused():
     good = [("a", "train"), ("b", "val")]
     check_rows(Config(), rows(*good, ("a", "test"), ("a", "Test")), [])
-    assert "2 rows are of split 'Train'; wanted 'train', as in trials.splits" in problem_of(*good, *[("a", "Train")] * 2)
+    assert "2 rows are of split 'Train'; wanted 'train', as in trials.splits" in problem_of(
+        *good, *[("a", "Train")] * 2
+    )
     assert "1 rows are of split 'VAL'; wanted 'val', as in trials.splits" in problem_of(*good, ("b", "VAL"))
 
 

@@ -124,8 +124,7 @@ def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[n
     if not len(indices):
         found = ", ".join(sorted(set(reader.splits))) or "none"
         raise VidflowError(
-            f"{reader.directory}: no clip of split `{split}`; splits found: {found}; name one of them in "
-            "trials.splits"
+            f"{reader.directory}: no clip of split `{split}`; splits found: {found}; name one of them in trials.splits"
         )
     if facts_of(task).needs_labels and (unlabelled := [reader.keys[i] for i in indices if reader.labels[i] < 0]):
         raise VidflowError(

@@ -80,9 +80,7 @@ def _kinetics(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
     """
     files = [annotations] if annotations.is_file() else sorted(annotations.glob("*.csv"))
     if not files:
-        raise ConfigError(
-            f"{annotations}: got no *.csv; wanted the lists of Kinetics, such as train.csv and val.csv"
-        )
+        raise ConfigError(f"{annotations}: got no *.csv; wanted the lists of Kinetics, such as train.csv and val.csv")
     for file in files:
         with published_format(file):
             for row in _read_csv(file):

@@ -47,7 +47,9 @@ def list_mmaction(source: Path, *, video_root: Path | None, split_names: Collect
     names, about = read_class_names(source.parent, (item.label for item in items))
     items = [replace(item, label=names.get(item.label, item.label)) for item in items]
     if lists == {source: ""}:
-        items = split_by_name(source, [(str(item.path.relative_to(root.absolute())), item) for item in items], seed=seed)
+        items = split_by_name(
+            source, [(str(item.path.relative_to(root.absolute())), item) for item in items], seed=seed
+        )
         rule = f"Split by names: {VALIDATION_RULE}."
     else:
         rule = f"Split by lists: {', '.join(f'{file.name} is {split}' for file, split in lists.items())}."

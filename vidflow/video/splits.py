@@ -10,8 +10,7 @@ from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
 
 VALIDATION_RULE = (
-    "in each class, the fifth of the videos for which the SHA-256 of video.split_seed and the name is smallest is for "
-    "validation"
+    "a fifth of the videos of each class validates, chosen by the SHA-256 of video.split_seed and the name"
 )
 """How videos without splits are split. It depends on names alone, so the same source is always split the same way."""
 

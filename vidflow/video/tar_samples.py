@@ -54,7 +54,9 @@ def read_samples(tar: Path) -> tuple[list[Sample], list[Reject]]:
     except VideoError as error:
         reason, problem = error.reason, str(error)
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        problem = f"{tar}: not a whole, uncompressed tar ({error}), {len(samples)} samples could be read; fetch it again"
+        problem = (
+            f"{tar}: not a whole, uncompressed tar ({error}), {len(samples)} samples could be read; fetch it again"
+        )
     for sample in samples.values():
         if len(sample.videos) > 1:
             both = " and ".join(member.name for member in sample.videos[:2])

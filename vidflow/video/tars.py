@@ -102,7 +102,11 @@ def _split_tars(source: Path, tars: Sequence[Path], split_names: Collection[str]
         return dict.fromkeys(tars, "")
     bare = [tar.name for tar, split in found.items() if not split]
     if bare or len(set(found.values())) < 2:
-        got = f"{bare[0]} beside tars that are named after splits" if bare else f"only tars of {next(iter(found.values()))}"
+        got = (
+            f"{bare[0]} beside tars that are named after splits"
+            if bare
+            else f"only tars of {next(iter(found.values()))}"
+        )
         raise ConfigError(f"{source}: got {got}; wanted tars of two splits or more, such as train/*.tar and val/*.tar")
     renamed = validate_on_test({split: split for split in found.values()}, split_names)
     return {tar: renamed[split] for tar, split in found.items()}
