@@ -5,6 +5,7 @@ A path may be the address of a file inside a tar: see `vidflow.tar_members`. Its
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -57,7 +58,7 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a regular file, or a file inside a tar, for reading.
 
     Raises:
-        VideoError: `Missing`, `NotAFile` or `Unreadable`; `Changed` if the tar has other contents than its address says.
+        VideoError: `Missing`, `NotAFile` or `Unreadable`; `Changed` if the tar is not as the address says.
     """
     if (member := find_member(path)) is not None:
         tar = open_regular(member.tar)
@@ -83,10 +84,13 @@ def unreadable(path: Path, error: OSError) -> VideoError:
 
 def size_of(file: BinaryIO) -> int:
     """Return the number of bytes of an open file."""
-    at = file.tell()
-    num_bytes = file.seek(0, os.SEEK_END)
-    file.seek(at)
-    return num_bytes
+    try:
+        return os.fstat(file.fileno()).st_size
+    except io.UnsupportedOperation:  # part of a tar
+        at = file.tell()
+        num_bytes = file.seek(0, os.SEEK_END)
+        file.seek(at)
+        return num_bytes
 
 
 def file_sha256(path: Path) -> str:

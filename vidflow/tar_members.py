@@ -75,7 +75,7 @@ def _decode(name: str) -> str:
 
 def open_member(stream: BinaryIO, member: TarMember) -> BinaryIO:
     """Return a stream over a member's bytes; closing it closes `stream`, the tar."""
-    return io.BufferedReader(_Window(stream, member.offset, member.num_bytes))  # type: ignore[return-value]
+    return io.BufferedReader(_Window(stream, member.offset, member.num_bytes))
 
 
 class _Window(io.RawIOBase):

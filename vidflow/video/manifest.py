@@ -178,7 +178,7 @@ def _require_columns(path: Path, names: Sequence[str]) -> None:
         got = ", ".join(_printable(name[:_MAX_SHOWN]) for name in names) or "none"
         raise ConfigError(
             f"{path}: no column {', '.join(missing)}; got {got}; wanted {', '.join(REQUIRED_COLUMNS)} "
-            f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}; or name the published format of this file in video.format"
+            f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}; for a published list, name its format in video.format"
         )
     twice = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if names.count(name) > 1]
     if twice:

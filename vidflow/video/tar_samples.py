@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vidflow.errors import ConfigError, VideoError
+from vidflow.errors import ConfigError, RejectReason, VideoError
 from vidflow.files import open_regular, size_of
 from vidflow.records import Reject
 from vidflow.tar_members import TarMember, make_member
@@ -46,7 +46,8 @@ def read_samples(tar: Path) -> tuple[list[Sample], list[Reject]]:
         ConfigError: If a sample has more than one video.
     """
     samples: dict[str, Sample] = {}
-    reason, problem = "BadRow", ""
+    reason: RejectReason = "BadRow"
+    problem = ""
     try:
         with open_regular(tar) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for key, ending, info in _list_files(archive, size_of(stream)):
