@@ -3,9 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from vidflow.config.fingerprints import clip_settings, feature_settings, fingerprint, shard_settings, trial_settings
+from vidflow.config.fingerprints import (
+    clip_settings,
+    feature_settings,
+    fingerprint,
+    shard_settings,
+    sweep_settings,
+    trial_settings,
+)
 from vidflow.config.load import config_to_yaml, load_config
+from vidflow.config.schema import SplitNames
 from vidflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -174,3 +184,45 @@ def test_a_pipe_that_nobody_writes_to_is_refused_and_one_of_the_shell_is_read(tm
     os.close(writer)
     assert Path(load_config([Path(f"/dev/fd/{reader}")]).root).name == "here"
     os.close(reader)
+
+
+def test_what_a_file_marks_as_required_is_named_with_every_other_problem(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("video:\n  manifest: ???\n  sizes: 3\nencoder:\n  name: ???\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config([file])
+    said = str(caught.value)
+    assert said.startswith("3 problems")
+    assert "mine.yaml: video.manifest: required, as the file says `???`; give it: `video.manifest=PATH`. Folder" in said
+    assert "encoder.name: required" in said
+    assert "video.sizes: no such setting" in said
+    file.write_text("video:\n  manifest: ???\n")
+    assert load_config([file], [f"video.manifest={file}"]).video.manifest == str(file)
+
+
+def test_splits_have_any_names_but_not_the_same_and_not_for_rendered_videos(tmp_path):
+    manifest = tmp_path / "rows.csv"
+    manifest.write_text("path,label,split\n")
+    base = tmp_path / "mine.yaml"
+    base.write_text(f"video: {{manifest: {manifest}}}\n")
+    assert load_config([base], ["trials.splits={train: fit, val: rank}"]).trials.splits.used == ("fit", "rank")
+    with pytest.raises(ConfigError, match="got train, train; wanted different splits"):
+        load_config([base], ["trials.splits.val=train"])
+    with pytest.raises(ConfigError, match="rendered videos have the splits train and val only"):
+        load_config([base], ["video.manifest=null", "trials.splits.test=test"])
+
+
+def test_a_root_in_the_folder_of_videos_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"video: {{manifest: {tmp_path}}}\nroot: {tmp_path / 'runs'}\n")
+    with pytest.raises(ConfigError, match="which is inside the folder of videos"):
+        load_config([tmp_path / "mine.yaml"])
+
+
+def test_names_of_splits_move_trials_only_where_they_are_not_the_usual_ones():
+    trials = load_config([ROOT / "conf/demo.yaml"]).trials
+    usual = trial_settings(trials.trial, "features", "val/top1", "max", SplitNames())
+    assert "splits" not in usual
+    assert fingerprint(usual) != fingerprint(
+        trial_settings(trials.trial, "features", "val/top1", "max", SplitNames(test="test"))
+    )
+    assert "splits" not in sweep_settings(trials)

@@ -132,7 +132,7 @@ def _check_any_exists(source: Path, listing: Listing, video_root: Path | None) -
     if listing.items and not any(item.path.exists() for item in listing.items):
         raise ConfigError(
             f"{source}: none of its {len(listing.items)} videos exists, such as {listing.items[0].path}; got the "
-            f"folder {video_root or 'of this source'} for videos, wanted the right one in video.video_root (--video-root)"
+            f"folder {video_root or 'of this source'} for videos; name the right one in video.video_root (--video-root)"
         )
 
 
