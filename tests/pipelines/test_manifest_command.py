@@ -83,7 +83,7 @@ def test_the_same_videos_from_any_source_are_the_same_shards(in_one_ray, sources
     for source in ("videos", "lists/mine_val_videos.txt"):
         words = [f"video.manifest={sources / source}", f"video.video_root={sources / 'videos'}"]
         again = in_one_ray("shard", config, *words, "trials.splits.test=test")
-        assert "shard: already done, 6 clips" in again.stderr
+        assert "shard: already done" in again.stderr
 
 
 @pytest.mark.slow
