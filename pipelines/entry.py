@@ -15,7 +15,8 @@ from pipelines import progress
 from pipelines.disk import explain_output_failures, explain_system_failures
 from pipelines.interrupts import interrupted_message, interruptible
 from vidflow.allocator import keep_freed_memory
-from vidflow.config.load import load_config, writing_problem
+from vidflow.config.cross_checks import writing_problem
+from vidflow.config.load import load_config
 from vidflow.config.schema import STAGES, Config
 from vidflow.config.search import list_read_as_stored
 from vidflow.config.tracking_uri import store_uri, without_credentials
@@ -33,14 +34,9 @@ def run_stage(stage: str, run: Run) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}")
     add_settings(parser)
     add_show(parser)
-    parsed = parser.parse_args(in_order(sys.argv[1:]))
+    parsed = parser.parse_intermixed_args()
     start()
     sys.exit(run_command(stage, parsed.settings, lambda _: run, show=parsed.print))
-
-
-def in_order(arguments: Sequence[str]) -> list[str]:
-    """Move `--print` to the end. argparse wants all settings side by side, but people add settings after an option."""
-    return sorted(arguments, key=lambda word: word == "--print")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import commit_units, log
+from pipelines.placement import Placement
+from pipelines.ray_pool import commit_units, log, place, ray_session
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.errors import VidflowError
@@ -32,22 +33,25 @@ Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 def main(experiment: Experiment) -> None:
     """Make the missing feature sets; those that reduce cached tokens are made from the dense ones."""
     config = experiment.config
-    with experiment.exclusive():
+    with experiment.exclusive(), ray_session(config):
+        placement = place(config, "extract")
         shards = experiment.finished_shards.address
         for name, features in config.features.items():
             address = experiment.features[name]
             if experiment.manifest(address) is not None:
                 continue
             if not is_reduced_from_cache(features):
-                _extract(experiment, name, features, shards, address)
+                _extract(experiment, name, features, placement, shards, address)
                 continue
             dense = experiment.dense(name)
             if experiment.manifest(dense) is None:
-                _extract(experiment, f"{name}, dense", dense_features(features), shards, dense)
-            _reduce(experiment, name, dense, address)
+                _extract(experiment, f"{name}, dense", dense_features(features), placement, shards, dense)
+            _reduce(experiment, name, placement, dense, address)
 
 
-def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
+def _extract(
+    experiment: Experiment, name: str, features: FeatureSet, placement: Placement, shards: Address, address: Address
+) -> None:
     config = experiment.config
     if config.encoder.weights.startswith("random:"):
         log.warning(
@@ -61,8 +65,10 @@ def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Ad
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
-    build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(experiment, name, build, extract_units(manifest), shards, address)
+    build = functools.partial(
+        build_extractor, config, features, shards.directory, address.directory, metadata, placement
+    )
+    _make(experiment, name, build, extract_units(manifest), placement, shards, address)
 
 
 def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
@@ -73,7 +79,7 @@ def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
     ]
 
 
-def _reduce(experiment: Experiment, name: str, dense: Address, address: Address) -> None:
+def _reduce(experiment: Experiment, name: str, placement: Placement, dense: Address, address: Address) -> None:
     units = [
         ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
         for row in experiment.finished(dense).files
@@ -82,7 +88,7 @@ def _reduce(experiment: Experiment, name: str, dense: Address, address: Address)
     build = functools.partial(
         build_token_reducer, experiment.config, name, dense.directory, address.directory, metadata
     )
-    _make(experiment, name, build, units, dense, address)
+    _make(experiment, name, build, units, placement, dense, address)
 
 
 def _make(
@@ -90,6 +96,7 @@ def _make(
     name: str,
     build: Callable[[], Callable[[Any], FileEntry]],
     units: Sequence[Unit],
+    placement: Placement,
     source: Address,
     address: Address,
 ) -> None:
@@ -98,11 +105,10 @@ def _make(
         raise VidflowError(f"{source.directory}: no clips to make features of; see {source.directory / REJECTS_TABLE}")
     started = time.monotonic()
     entries, made = commit_units(
-        experiment.config,
         address.directory,
         build,
         units,
-        experiment.config.resources.extract,
+        placement,
         name=f"extract {name}",
         # A shard can be made again with more clips, for example if a video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
@@ -146,18 +152,23 @@ def build_token_reducer(
 
 
 def build_extractor(
-    config: Config, features: FeatureSet, shards: Path, directory: Path, metadata: dict[str, Any]
+    config: Config,
+    features: FeatureSet,
+    shards: Path,
+    directory: Path,
+    metadata: dict[str, Any],
+    placement: Placement,
 ) -> Extractor:
     """Build the worker, with its encoder, device and threads, on the machine where it runs."""
-    resources, reducer = config.resources.extract, features.reducer
-    num_threads = max(1, int(resources.num_cpus))
+    reducer = features.reducer
+    num_threads = max(1, int(placement.num_cpus))
     torch.set_num_threads(num_threads)
     encoder = build_encoder(
         **asdict(config.encoder),
         depths=features.depths,
         normalize_depths=features.normalize,
         reduction=build_reducer(reducer.name, place=reducer.place, **reducer.settings),
-        device="cuda" if resources.num_gpus else "cpu",
+        device=placement.device,
     )
     return Extractor(
         encoder,
@@ -166,7 +177,7 @@ def build_extractor(
         metadata=metadata,
         frames_per_batch=config.resources.frames_per_batch,
         # An encoder on the CPU already uses all cores.
-        num_decompressors=num_threads if resources.num_gpus else 1,
+        num_decompressors=num_threads if placement.device == "cuda" else 1,
     )
 
 

@@ -17,8 +17,16 @@ from ray._private import ray_constants
 from tqdm import tqdm
 
 from pipelines.interrupts import watch_signals
+from pipelines.placement import (
+    Machine,
+    Part,
+    Placement,
+    check_fit,
+    count_fitting,
+    place_workers,
+)
 from vidflow.allocator import keep_freed_memory
-from vidflow.config.schema import Config, StageResources
+from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import check_uri, store_uri
 from vidflow.errors import VidflowError
 from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
@@ -36,6 +44,8 @@ Unit = TypeVar("Unit")
 Filed = TypeVar("Filed", bound=FileUnit)
 Result = TypeVar("Result")
 log = logging.getLogger("vidflow")
+# Ray's name of a resource that says of which kind a machine's GPUs are.
+_KIND = "accelerator_type:"
 
 
 @contextlib.contextmanager
@@ -116,32 +126,62 @@ def _make_token(path: Path) -> None:
         path.chmod(0o600)
 
 
+def list_machines() -> list[Machine]:
+    """Return the machines of the cluster."""
+    machines = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            has: dict[str, float] = node["Resources"]
+            kinds = [name.removeprefix(_KIND) for name in has if name.startswith(_KIND)]
+            machines.append(Machine(has.get("CPU", 0), has.get("GPU", 0), kinds[0] if kinds else ""))
+    return machines
+
+
+def place(config: Config, part: Part) -> Placement:
+    """Return what each worker of a part of the experiment takes on this cluster.
+
+    Raises:
+        ConfigError: If no worker fits.
+    """
+    machines = list_machines()
+    placement = place_workers(config.resources, part, machines)
+    check_fit(placement, machines, config.resources)
+    return placement
+
+
+def count_workers(placement: Placement) -> int:
+    """Return how many workers run at the same time on this cluster, if there is work for all."""
+    fitting = count_fitting(placement, list_machines())
+    return min(placement.workers or fitting, fitting)
+
+
 def check_hosts(config: Config) -> None:
     """Refuse a tracking store that is not safe on the cluster's number of hosts.
 
     Raises:
         ConfigError: If the store is sqlite and the cluster has several hosts.
     """
-    num_hosts = sum(bool(node["Alive"]) for node in ray.nodes())
-    check_uri(store_uri(config), num_hosts=num_hosts)
+    check_uri(store_uri(config), num_hosts=len(list_machines()))
 
 
 class WorkerPool:
     """Ray actors with one worker each; if an actor dies, a new one gets its unit."""
 
     def __init__(
-        self, build: Callable[[], Callable[[Any], Any]], resources: StageResources, *, num_units: int, name: str
+        self, build: Callable[[], Callable[[Any], Any]], placement: Placement, *, num_units: int, name: str
     ) -> None:
-        """Start as many actors as `resources` and the cluster allow, at most one per unit.
+        """Start as many actors as `placement` and the cluster allow, at most one per unit.
 
         Args:
             build: Makes the worker, once per actor; sent to the actor by reference.
-            resources: Resources of an actor, and the number of actors.
+            placement: Resources of an actor, and the number of actors.
             num_units: Expected number of units.
             name: Name shown beside the progress.
         """
-        self._build, self._resources, self._name = build, resources, name
-        self._idle = [self._start() for _ in range(_num_actors(resources, num_units))]
+        self._build, self._placement, self._name = build, placement, name
+        number = min(num_units, count_workers(placement))
+        log.info("%s: %d worker%s, each %s", name, number, "s" * (number > 1), placement.words)
+        self._idle = [self._start() for _ in range(number)]
 
     @property
     def num_actors(self) -> int:
@@ -154,7 +194,7 @@ class WorkerPool:
         Each actor works on one unit at a time, so results do not pile up in the object store.
 
         Raises:
-            VidflowError: If a unit has killed `resources.attempts` workers.
+            VidflowError: If a unit has killed `placement.attempts` workers.
         """
         waiting = deque((unit, 1) for unit in units)
         running: dict[Any, tuple[Any, Any, int]] = {}
@@ -186,22 +226,22 @@ class WorkerPool:
     def _start(self) -> Any:
         return (
             ray.remote(_Actor)
-            .options(num_cpus=self._resources.num_cpus, num_gpus=self._resources.num_gpus)
+            .options(num_cpus=self._placement.num_cpus, num_gpus=self._placement.num_gpus)
             .remote(self._build)
         )
 
     def _next_attempt(self, unit: Any, attempt: int, error: Exception) -> int:
-        if attempt >= self._resources.attempts:
+        if attempt >= self._placement.attempts:
             raise VidflowError(f"{self._name}: {attempt} workers died on {unit!r}: {error}") from error
         log.warning("%s: a worker died on one unit; attempt %d follows", self._name, attempt + 1)
         return attempt + 1
 
 
 def map_units(
-    build: Callable[[], Callable[[Unit], Result]], units: Sequence[Unit], resources: StageResources, *, name: str
+    build: Callable[[], Callable[[Unit], Result]], units: Sequence[Unit], placement: Placement, *, name: str
 ) -> Iterator[Result]:
     """Apply a worker to every unit on a new pool and yield the results in the order in which they are done."""
-    pool = WorkerPool(build, resources, num_units=len(units), name=name)
+    pool = WorkerPool(build, placement, num_units=len(units), name=name)
     try:
         yield from pool.map(units)
     finally:
@@ -209,11 +249,10 @@ def map_units(
 
 
 def commit_units(
-    config: Config,
     directory: Path,
     build: Callable[[], Callable[[Filed], FileEntry]],
     units: Sequence[Filed],
-    resources: StageResources,
+    placement: Placement,
     *,
     name: str,
     is_current: Callable[[Filed, FileEntry], bool] | None = None,
@@ -221,11 +260,10 @@ def commit_units(
     """Make the files of `units` that are not committed yet or are out of date.
 
     Args:
-        config: The experiment, for the Ray session.
         directory: Folder of the stage.
         build: Makes the worker; it commits one file per unit.
         units: Units whose `file` is the name of the file that the worker commits.
-        resources: Resources of a worker.
+        placement: Resources of a worker.
         name: Name shown beside the progress.
         is_current: Whether a committed file is up to date for its unit; None takes every file as up to date.
 
@@ -242,10 +280,7 @@ def commit_units(
     waiting = [unit for unit in units if unit.file not in done]
     if done:
         log.info("%s: %d of %d files are there already", name, len(done), len(units))
-    made = []
-    if waiting:
-        with ray_session(config):
-            made = list(map_units(build, waiting, resources, name=name))
+    made = list(map_units(build, waiting, placement, name=name)) if waiting else []
     done.update((entry.file, entry) for entry in made)
     return [done[unit.file] for unit in units], made
 
@@ -263,20 +298,6 @@ class _Actor:
         if self._work is None:
             self._work = self._build()
         return self._work(unit)
-
-
-def _num_actors(resources: StageResources, num_units: int) -> int:
-    cluster = ray.cluster_resources()
-    fitting = int(cluster.get("CPU", 1) / resources.num_cpus)
-    if resources.num_gpus:
-        fitting = min(fitting, int(cluster.get("GPU", 0) / resources.num_gpus))
-    if fitting < 1:
-        raise VidflowError(
-            f"no worker fits the cluster: each takes {resources.num_cpus} CPU and {resources.num_gpus} GPU, the "
-            f"cluster has {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU; set `num_cpus` or "
-            "`num_gpus` under `resources`"
-        )
-    return max(1, min(num_units, resources.workers or fitting, fitting))
 
 
 def _interval() -> float:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import commit_units, log, map_units, ray_session
+from pipelines.ray_pool import commit_units, log, map_units, place, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject, StageManifest
@@ -68,7 +68,7 @@ def _scan(experiment: Experiment) -> ShardWork:
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
     build = functools.partial(VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
-    for rows in map_units(build, units, config.resources.shard, name="scan"):
+    for rows in map_units(build, units, place(config, "shard"), name="scan"):
         index.add(rows)
     experiment.published("scan")
     log.info("scan: %d files in %.1f s", len(inputs), time.monotonic() - started)
@@ -80,11 +80,10 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
     config, limits = experiment.config, experiment.limits
     build = build_shard_builder(config, work.address.directory)
     entries, made = commit_units(
-        config,
         work.address.directory,
         build,
         work.units,
-        config.resources.shard,
+        place(config, "shard"),
         name="shard",
         is_current=lambda _, entry: not is_due(entry, limits),
     )

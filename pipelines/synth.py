@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import log, map_units, ray_session
+from pipelines.ray_pool import log, map_units, place, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 from vidflow.files import file_sha256
@@ -89,7 +89,7 @@ def _render(config: Config, directory: Path, waiting: Sequence[VideoSpec]) -> fl
         settings.pop(name)
     build = functools.partial(_build_renderer, directory, settings)
     with ray_session(config):
-        return sum(map_units(build, units, config.resources.shard, name="synth"))
+        return sum(map_units(build, units, place(config, "shard"), name="synth"))
 
 
 def _list_items(directory: Path, listed: Sequence[VideoSpec], annotated: bool) -> list[VideoItem]:

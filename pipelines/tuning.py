@@ -21,6 +21,8 @@ from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
 from pipelines.interrupts import raise_if_interrupted
+from pipelines.placement import Placement
+from pipelines.ray_pool import count_workers, log, place
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
@@ -69,7 +71,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints a banner for every value of `verbose`
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    trials, resources = config.trials, config.resources.trials
+    trials, placement = config.trials, place(config, "trials")
     searching = trials.algorithm == "optuna"
     # Only a search or a scheduler needs the metric, and then all trials have one task (see `draw_candidates`).
     chooses = searching or trials.scheduler != "fifo"
@@ -81,10 +83,11 @@ def run_trials(
             note_stopped(callback.key_of(trial), epoch)
 
     num_samples = max(1, trials.num_samples - len(finished)) if searching else 1
+    log.info("sweep: up to %d trials at a time, each %s", count_workers(placement), placement.words)
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(train, config=config, features=features),
-            {"cpu": resources.num_cpus, "gpu": resources.num_gpus},
+            tune.with_parameters(train, config=config, features=features, placement=placement),
+            {"cpu": placement.num_cpus, "gpu": placement.num_gpus},
         ),
         param_space=space,
         tune_config=tune.TuneConfig(
@@ -93,7 +96,7 @@ def run_trials(
             num_samples=num_samples,
             search_alg=_optuna(config, candidates, finished) if searching else None,
             scheduler=_scheduler(config, note),
-            max_concurrent_trials=resources.workers,
+            max_concurrent_trials=placement.workers,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -101,7 +104,7 @@ def run_trials(
             name=storage.name,
             verbose=0,
             callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=resources.attempts - 1),
+            failure_config=tune.FailureConfig(max_failures=placement.attempts - 1),
         ),
     )
     try:
@@ -138,11 +141,10 @@ class StoppingScheduler(AsyncHyperBandScheduler):
         return decision
 
 
-def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address]) -> None:
+def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address], placement: Placement) -> None:
     """Train one trial and report every epoch to Tune."""
-    resources = config.resources.trials
     keep_freed_memory()
-    torch.set_num_threads(max(1, int(resources.num_cpus)))
+    torch.set_num_threads(max(1, int(placement.num_cpus)))
     trial = trial_of(config, settings)
     address = locate_trial(config, trial, features[trial.features])
     results = run_trial(
@@ -152,7 +154,7 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
         names=config.trials.splits,
-        device=torch.device("cuda" if resources.num_gpus else "cpu"),
+        device=torch.device(placement.device),
     )
     for result in results:
         tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})

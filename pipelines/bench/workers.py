@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 
 from pipelines.extract import build_extractor
+from pipelines.placement import Placement
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
@@ -49,10 +50,12 @@ class ShardBench:
 class ExtractBench:
     """Encodes shards, or only runs the encoder on frames in memory."""
 
-    def __init__(self, config: Config, name: str, shards: str, directory: str) -> None:
+    def __init__(self, config: Config, name: str, shards: str, directory: str, placement: Placement) -> None:
         self._config, self._shards = config, Path(shards)
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
-        self._extractor = build_extractor(config, config.features[name], self._shards, Path(directory), metadata)
+        self._extractor = build_extractor(
+            config, config.features[name], self._shards, Path(directory), metadata, placement
+        )
         self._frames: dict[str, torch.Tensor] = {}
 
     def __call__(self, job: tuple[str, ExtractUnit]) -> float:
@@ -78,9 +81,9 @@ class ExtractBench:
 class TrialBench:
     """Trains trials one after the other, without Tune and MLflow."""
 
-    def __init__(self, config: Config, features: dict[str, Address]) -> None:
-        self._config, self._features = config, features
-        torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
+    def __init__(self, config: Config, features: dict[str, Address], placement: Placement) -> None:
+        self._config, self._features, self._device = config, features, placement.device
+        torch.set_num_threads(max(1, int(placement.num_cpus)))
 
     def __call__(self, job: tuple[Trial, Path]) -> float:
         """Train one trial and return how long it took, in seconds."""
@@ -93,7 +96,7 @@ class TrialBench:
             key="bench",
             objective=objective_of(self._config.trials, trial.task),
             names=self._config.trials.splits,
-            device=torch.device("cuda" if self._config.resources.trials.num_gpus else "cpu"),
+            device=torch.device(self._device),
         )
         for _ in results:
             pass

@@ -1,7 +1,6 @@
 """Predict the cost of an experiment before anything starts: `vidflow plan CONFIG.yaml`."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -9,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
+from pipelines.placement import Part, count_fitting, place_workers, this_machine
 from pipelines.plan.measure import (
     DiskSpeed,
     FeatureProbe,
@@ -27,7 +25,7 @@ from pipelines.plan.measure import (
 from pipelines.plan.record import StageCost, locate_plan
 from pipelines.plan.table import PlannedStage, table
 from pipelines.ray_pool import log
-from vidflow.config.schema import Config, FeatureSet, StageResources, Trial
+from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
@@ -120,7 +118,7 @@ def _video_stages(
     experiment: Experiment, splits: Splits, rendering: Rate | None, shards: ShardProbe
 ) -> list[PlannedStage]:
     """Return the lines of rendering, scanning and sharding."""
-    num_workers = count_workers(experiment.config.resources.shard)
+    num_workers = count_workers(experiment.config.resources, "shard")
     lines = []
     if experiment.config.video.manifest is None:
         cost = None
@@ -190,7 +188,7 @@ def _feature_stage(
         stage=f"extract/{name}",
         cost=None if done is not None else StageCost(seconds=seconds, num_bytes=num_bytes),
         num_units=splits.num_clips,
-        num_workers=count_workers(config.resources.extract),
+        num_workers=count_workers(config.resources, "extract"),
         stored_bytes=done.num_bytes if done is not None else 0,
         tokens_per_frame=probe.tokens_per_frame,
         gflops_per_frame=0.0 if is_reduced_from_cache(features) else probe.gflops_per_frame,
@@ -215,7 +213,9 @@ def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Spl
     number = num_trials(config)
     num_bytes = sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number
     cost = StageCost(seconds=seconds * number / len(trials), num_bytes=num_bytes)
-    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=count_workers(config.resources.trials))
+    return PlannedStage(
+        stage="sweep", cost=cost, num_units=number, num_workers=count_workers(config.resources, "trials")
+    )
 
 
 def _kind(config: Config, trial: Trial) -> str:
@@ -246,9 +246,9 @@ def num_passes(config: Config, features: str) -> int:
     return round(total * num_trials(config) / max(1, len(trials)))
 
 
-def count_workers(resources: StageResources) -> int:
+def count_workers(resources: Resources, part: Part) -> int:
     """Return how many workers this machine can run at the same time; a cluster may run more."""
-    fitting = int((os.cpu_count() or 1) / resources.num_cpus)
-    if resources.num_gpus:
-        fitting = min(fitting, int(torch.cuda.device_count() / resources.num_gpus))
-    return max(1, min(resources.workers or fitting, fitting))
+    machines = this_machine()
+    placement = place_workers(resources, part, machines)
+    fitting = count_fitting(placement, machines)
+    return max(1, min(placement.workers or fitting, fitting))

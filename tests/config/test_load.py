@@ -53,7 +53,10 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
     [
         ("trials: {axes: {corre: [mean]}}", "did you mean `core`?"),
         ("trials: {axes: {core: [mean, gruu]}}", "'gruu'"),
-        ("trials: {axes: {features: [base, other]}}", "got 'other', wanted one of: base"),
+        (
+            "trials: {axes: {features: [base, other]}}",
+            "axes.features: got 'other', no such feature set; valid",
+        ),
         ("trials: {axes: {learning_rate: {low: 0.1, high: 1}}}", "a range needs `algorithm: random`"),
         ("trials: {algorithm: random, axes: {learning_rate: {low: 1, high: 0.1}}}", "low < high"),
         ("trials: {axes: {seed: []}}", "got no values"),
@@ -69,6 +72,12 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("video: {video_root: 'file:///x'}", "video.video_root: got 'file:///x', wanted a path on a disk"),
         ("encoder: {weights: 'https://h/w.pt'}", "encoder.weights: got 'https://h/w.pt', wanted a path on a disk"),
         ("root: a%b", "wanted a path without `%`"),
+        ("trials: {objective: val/top2}", "got 'val/top2', which classification does not measure; did you mean"),
+        ("trials: {trial: {readout_dim: 130}}", "trials.trial.readout_dim: got 130, wanted a multiple of"),
+        (
+            "{video: {sampling: {num_frames: 1}}, trials: {trial: {task: depth}, axes: {task: [camera_pose]}}}",
+            "at least 2",
+        ),
         ("root: a?b#c", "wanted a path without `?` or `#`"),
         ("root: /etc/passwd/x", "root: /etc/passwd is a file"),
         ("video: {sampling: {fps: .inf}}", "got inf; input should be a finite number"),
@@ -184,6 +193,16 @@ def test_a_pipe_that_nobody_writes_to_is_refused_and_one_of_the_shell_is_read(tm
     os.close(writer)
     assert Path(load_config([Path(f"/dev/fd/{reader}")]).root).name == "here"
     os.close(reader)
+
+
+def test_problems_of_all_kinds_are_in_one_message_and_one_that_follows_from_another_is_not(tmp_path):
+    text = "{video: {sampling: {fpps: 3}}, encoder: {img_size: -1, weights: no.pt}, trials: {axes: {seed: []}}}"
+    with pytest.raises(ConfigError) as caught:
+        load_config([write(tmp_path, text)], ["resources.shard.workers=0"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 problems in the configuration; nothing was started:"
+    for key in ("video.sampling.fpps", "encoder.img_size", "encoder.weights", "trials.axes.seed", "shard.workers"):
+        assert sum(key in line for line in lines) == 1
 
 
 def test_what_a_file_marks_as_required_is_named_with_every_other_problem(tmp_path):

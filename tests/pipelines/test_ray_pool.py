@@ -16,12 +16,12 @@ import contextlib, os, sys
 from pathlib import Path
 import ray
 import psutil  # Ray brings it
-from pipelines.ray_pool import map_units, ray_session
+from pipelines.ray_pool import map_units, place, ray_session
 from vidflow.config.load import load_config
 
 config = load_config([Path(sys.argv[1])])
 with ray_session(config):
-    list(map_units(lambda: abs, [1, 2], config.resources.shard, name="x"))
+    list(map_units(lambda: abs, [1, 2], place(config, "shard"), name="x"))
     us = psutil.Process()
     for process in [us, *us.children(recursive=True)]:
         # Short-lived helpers come and go.

@@ -54,3 +54,8 @@ def has_home(path: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def absolute_path(path: str) -> str:
+    """Return a path with `~` resolved, seen from the current folder."""
+    return str(Path(path).expanduser().absolute())

@@ -399,8 +399,12 @@ class StageResources:
     __pydantic_config__ = _STRICT
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores per worker. [cores]"""
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per worker; workers with fractions share one. [GPUs]"""
+    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs per worker; workers with fractions share one. [GPUs]
+
+    Choices:
+        auto: If the machines have GPUs, 1 for `extract` and 0.5 for `trials`; 0 for `shard`.
+    """
     workers: Count | None = None
     """Number of workers; null: as many as fit on the cluster. [workers]"""
     attempts: Count = 3
@@ -414,6 +418,14 @@ class Resources:
     __pydantic_config__ = _STRICT
     ray_address: str | None = None
     """Address of a Ray cluster; null: `RAY_ADDRESS` if it is set, else a cluster on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where workers of `extract` and `trials` compute.
+
+    Choices:
+        auto: On the GPU that a worker has, else on the CPU.
+        cpu: On the CPU, also if a worker has a GPU; so a cluster that only declares GPUs can be tried.
+        cuda: On a GPU; refused if workers have none.
+    """
     shard: StageResources = field(default_factory=StageResources)
     """Scanning and decoding."""
     extract: StageResources = field(default_factory=StageResources)
