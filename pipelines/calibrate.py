@@ -37,7 +37,7 @@ def main(experiment: Experiment) -> None:
     device = place_workers(config.resources, "extract", this_machine()).device
     encoder = build_encoder(**asdict(config.encoder), depths=[-1], device=device)
     frames_of = ClipFrames(work)
-    train = frames_of.keys("train")
+    train = frames_of.keys(config.trials.splits.train)
     chosen = spread(len(train), -(-NUM_FRAMES // config.video.sampling.num_frames))
     frames = torch.cat([fit_frames(torch.from_numpy(frames_of(train[i])), encoder.img_size) for i in chosen])
     for name in names:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pipelines.bench import GROUPS
 from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, start
+from pipelines.manifest import add_source
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
 
@@ -92,7 +93,12 @@ def run_rejects(parsed: argparse.Namespace) -> None:
 
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
-    importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
+    importlib.import_module("pipelines.init").main(parsed, PRESETS[parsed.preset])
+
+
+def run_manifest(parsed: argparse.Namespace) -> None:
+    """List the videos of a source."""
+    importlib.import_module("pipelines.manifest").main(parsed)
 
 
 def run_settings(parsed: argparse.Namespace) -> None:
@@ -149,10 +155,16 @@ def add_settings_key(parser: argparse.ArgumentParser) -> None:
 
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow init`; it reads no config."""
+    add_source(parser)
     add = parser.add_argument
-    add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
     add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
     add("--output", type=Path, metavar="FILE.yaml", help="file to write; named after the source by default")
+
+
+def add_manifest(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow manifest`; it reads no config."""
+    add_source(parser)
+    parser.add_argument("--to", type=Path, metavar="FILE", help="manifest to write: .csv, .jsonl or .parquet")
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:
@@ -243,7 +255,14 @@ OWN_ARGUMENTS = {
         "run a trained trial on a video, camera or stream, frame by frame", add_predict, run_predict
     ),
     "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
-    "init": OwnArguments("write a commented YAML for a folder of videos or a manifest", add_init, run_init),
+    "init": OwnArguments(
+        "write a commented YAML for a folder of videos, a manifest, tars or a published data set", add_init, run_init
+    ),
+    "manifest": OwnArguments(
+        "list the videos of a folder, tars, lists or a published data set, and write them as a manifest",
+        add_manifest,
+        run_manifest,
+    ),
 }
 """A new command is one entry here, one function that adds its arguments and one that runs it."""
 

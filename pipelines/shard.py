@@ -14,7 +14,7 @@ from vidflow.records import Reject, StageManifest
 from vidflow.stages.clips import ShardUnit
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, publish_manifest, write_rejects
-from vidflow.stages.reject_limit import built_rejects, count_reasons, limit_problem
+from vidflow.stages.reject_limit import built_rejects, count_reasons, first_of_each_reason, limit_problem
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.shard_work import ShardWork, edition_of
@@ -105,6 +105,8 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
     )
     experiment.published("shard")
     num_clips = sum(entry.num_clips for entry in made)
+    for line in first_of_each_reason([*work.rejects, *rejects]):
+        log.warning("shard: left out: %s", line.strip())
     if not any(entry.num_clips for entry in entries):
         log.warning(
             "shard: EMPTY, all %d rows are rejected (%s); `%s` says why",

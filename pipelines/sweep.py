@@ -220,7 +220,7 @@ class Sweep:
         """Return the metrics of a task's trivial answer, measured once because all trials share clips and truth."""
         if trial.task not in self._baselines:
             reader = FeatureReader(self._features[trial.features].directory)
-            self._baselines[trial.task] = baseline_metrics(trial.task, reader)
+            self._baselines[trial.task] = baseline_metrics(trial.task, reader, self._config.trials.splits)
         return self._baselines[trial.task]
 
     def _log_confusion(self, run_id: str, result: TrialResult) -> None:

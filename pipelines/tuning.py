@@ -172,6 +172,7 @@ def _results(trial: Trial, config: Config, features: dict[str, Address], placeme
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
+        names=config.trials.splits,
         device=torch.device(usable_device(placement)),
     )
 

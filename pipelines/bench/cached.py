@@ -99,7 +99,7 @@ def measure_features(
     reader = FeatureReader(experiment.features[name].directory)
     device = torch.device(place_workers(config.resources, "trials", this_machine()).device)
     clips = {clip.key: clip for unit in experiment.scanned_shards.units for clip in unit.clips}
-    indices = np.flatnonzero(np.asarray(reader.splits) == "train")
+    indices = np.flatnonzero(np.asarray(reader.splits) == config.trials.splits.train)
     order = indices[clip_order(len(indices), seed=trials[0].seed, epoch=1)]
     source = _Source(config, name, [clips[reader.keys[index]] for index in order[:_NUM_ENCODED]])
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))

@@ -98,6 +98,7 @@ class TrialBench:
             directory=directory,
             key="bench",
             objective=objective_of(self._config.trials, trial.task),
+            names=self._config.trials.splits,
             device=torch.device(self._device),
         )
         for _ in results:

@@ -93,6 +93,7 @@ def _made(folder: Path, name: str) -> Path:
 
 def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
     """Count videos and clips by split."""
+    names = experiment.config.trials.splits
     if experiment.has_rows:
         videos = [item.split for item in experiment.rows[0]]
         num_unscanned = len(experiment.list_unscanned())
@@ -108,8 +109,8 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
         num_videos=len(videos),
         num_unscanned=num_unscanned,
         num_clips=round(clips.total() * per_video),
-        num_train=round(clips["train"] * per_video),
-        num_val=round(clips["val"] * per_video),
+        num_train=round(clips[names.train] * per_video),
+        num_val=round(clips[names.val] * per_video),
     )
 
 

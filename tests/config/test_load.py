@@ -3,9 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from vidflow.config.fingerprints import clip_settings, feature_settings, fingerprint, shard_settings, trial_settings
+from vidflow.config.fingerprints import (
+    clip_settings,
+    feature_settings,
+    fingerprint,
+    shard_settings,
+    sweep_settings,
+    trial_settings,
+)
 from vidflow.config.load import config_to_yaml, load_config
+from vidflow.config.schema import SplitNames
 from vidflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -53,7 +63,7 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("encoder: {img_size: 448}", "at most video.size = 224"),
         ("encoder: {weights: 'random:x'}", "wanted a whole number after `random:`"),
         ("encoder: {weights: nowhere.safetensors}", "wanted `hub`, `random:SEED` or an existing file"),
-        ("video: {manifest: nowhere.csv}", "no such file: 'nowhere.csv'"),
+        ("video: {manifest: nowhere.csv}", "no such file or folder: 'nowhere.csv'"),
         ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
         ("features: {../x: {depths: [1]}}", "letters, digits"),
         ("root: s3://b/x", "root: got 's3://b/x', wanted a path on a disk"),
@@ -129,7 +139,11 @@ def test_every_shipped_experiment_says_how_to_run_it(path):
 def addresses(config):
     shards = fingerprint(shard_settings(config, "videos", {"av": "1"}))
     features = fingerprint(feature_settings(config, config.features["base"], shards, "weights"))
-    return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max"))
+    return (
+        shards,
+        features,
+        fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,3 +203,45 @@ def test_problems_of_all_kinds_are_in_one_message_and_one_that_follows_from_anot
     assert lines[0] == "5 problems in the configuration; nothing was started:"
     for key in ("video.sampling.fpps", "encoder.img_size", "encoder.weights", "trials.axes.seed", "shard.workers"):
         assert sum(key in line for line in lines) == 1
+
+
+def test_what_a_file_marks_as_required_is_named_with_every_other_problem(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("video:\n  manifest: ???\n  sizes: 3\nencoder:\n  name: ???\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config([file])
+    said = str(caught.value)
+    assert said.startswith("3 problems")
+    assert "mine.yaml: video.manifest: required, as the file says `???`; give it: `video.manifest=PATH`. Folder" in said
+    assert "encoder.name: required" in said
+    assert "video.sizes: no such setting" in said
+    file.write_text("video:\n  manifest: ???\n")
+    assert load_config([file], [f"video.manifest={file}"]).video.manifest == str(file)
+
+
+def test_splits_have_any_names_but_not_the_same_and_not_for_rendered_videos(tmp_path):
+    manifest = tmp_path / "rows.csv"
+    manifest.write_text("path,label,split\n")
+    base = tmp_path / "mine.yaml"
+    base.write_text(f"video: {{manifest: {manifest}}}\n")
+    assert load_config([base], ["trials.splits={train: fit, val: rank}"]).trials.splits.used == ("fit", "rank")
+    with pytest.raises(ConfigError, match="got train, train; wanted different splits"):
+        load_config([base], ["trials.splits.val=train"])
+    with pytest.raises(ConfigError, match="rendered videos have the splits train and val only"):
+        load_config([base], ["video.manifest=null", "trials.splits.test=test"])
+
+
+def test_a_root_in_the_folder_of_videos_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"video: {{manifest: {tmp_path}}}\nroot: {tmp_path / 'runs'}\n")
+    with pytest.raises(ConfigError, match="which is inside the folder of videos"):
+        load_config([tmp_path / "mine.yaml"])
+
+
+def test_names_of_splits_move_trials_only_where_they_are_not_the_usual_ones():
+    trials = load_config([ROOT / "conf/demo.yaml"]).trials
+    usual = trial_settings(trials.trial, "features", "val/top1", "max", SplitNames())
+    assert "splits" not in usual
+    assert fingerprint(usual) != fingerprint(
+        trial_settings(trials.trial, "features", "val/top1", "max", SplitNames(test="test"))
+    )
+    assert "splits" not in sweep_settings(trials)

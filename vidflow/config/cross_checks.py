@@ -11,10 +11,11 @@ from vidflow.config.paths import (
     folder_problem,
     has_home,
     is_file,
+    is_folder,
     is_url,
     nearest_existing,
 )
-from vidflow.config.schema import Config
+from vidflow.config.schema import Config, SplitNames
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import check_uri, show_value, split_credentials, sqlite_file, store_uri
 from vidflow.errors import ConfigError
@@ -26,7 +27,7 @@ _CANDIDATES = (
     *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
     *(f"trials.trial.{name}" for name in ("task", "features", "readout_dim", "readout_heads")),
 )
-_PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
+PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 
 
 def _feature_problems(config: Config) -> list[str]:
@@ -50,8 +51,14 @@ def _source_problems(config: Config) -> list[str]:
     problems = _path_problems(config)
     if problems:
         return problems
-    if config.video.manifest is not None and not is_file(config.video.manifest):
-        problems.append(f"video.manifest: no such file: {show_value(config.video.manifest)}")
+    manifest = config.video.manifest
+    if manifest is not None and not (is_file(manifest) or is_folder(manifest)):
+        problems.append(f"video.manifest: no such file or folder: {show_value(manifest)}")
+    elif manifest is not None and Path(absolute_path(config.root)).is_relative_to(absolute_path(manifest)):
+        problems.append(
+            f"root: got {show_value(config.root)}, which is inside the folder of videos, video.manifest = "
+            f"{show_value(manifest)}; wanted another place, so that what is made is not taken for your videos"
+        )
     weights = config.encoder.weights
     if weights != "hub" and not weights.startswith("random:") and not is_file(weights):
         problems.append(f"encoder.weights: got {show_value(weights)}, wanted `hub`, `random:SEED` or an existing file")
@@ -60,14 +67,22 @@ def _source_problems(config: Config) -> list[str]:
     return problems
 
 
+def _split_problems(config: Config) -> list[str]:
+    splits = config.trials.splits
+    if config.video.manifest is None and splits != SplitNames():
+        return [
+            f"trials.splits: got {', '.join(splits.used)}; rendered videos have the splits train and val only: leave "
+            "it out, or give your own videos in video.manifest"
+        ]
+    if len(set(splits.used)) < len(splits.used):
+        return [f"trials.splits: got {', '.join(splits.used)}; wanted different splits"]
+    return []
+
+
 def _path_problems(config: Config) -> list[str]:
     """Return the problems of paths that their text shows, and of a root that is not a folder."""
-    paths = {
-        "root": config.root,
-        "video.manifest": config.video.manifest,
-        "video.video_root": config.video.video_root,
-        "encoder.weights": config.encoder.weights,
-    }
+    values = (config.root, config.video.manifest, config.video.video_root, config.encoder.weights)
+    paths = dict(zip(PATHS, values, strict=True))
     problems = []
     for key, path in paths.items():
         if path is None:
@@ -120,7 +135,8 @@ def _tracking_problems(config: Config) -> list[str]:
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] = (
     (_CANDIDATES, lambda config: draw_candidates(config)[1]),
     (("encoder.img_size", "video.size", "features"), _feature_problems),
-    (_PATHS, _source_problems),
+    (PATHS, _source_problems),
+    (("video.manifest", "trials.splits"), _split_problems),
     (("tracking",), _tracking_problems),
 )
 """The settings that a check reads, and the check: it returns the problems that concern more than one field."""

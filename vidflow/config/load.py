@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from vidflow.config.cross_checks import CROSS_CHECKS
+from vidflow.config.cross_checks import CROSS_CHECKS, PATHS
+from vidflow.config.describe import find_settings
 from vidflow.config.names import nearest_hint
 from vidflow.config.paths import absolute_path
 from vidflow.config.schema import Config
@@ -27,6 +28,8 @@ from vidflow.config.tracking_uri import (
 )
 from vidflow.errors import ConfigError
 
+_REQUIRED = "???"
+"""OmegaConf's mark of a value that must be given."""
 _MAX_VALUES = 100_000
 _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -130,8 +133,9 @@ def _draft(sources: Sequence[_Source]) -> Draft:
         raise ConfigError(f"settings cannot be merged: {reason}") from error
     if garbled := next(_find_garbled(merged), None):
         raise ConfigError(f"settings hold text that is not valid Unicode: {garbled}")
-    problems: dict[str, None] = {}
-    unsure: set[str] = set()
+    required = _take_required(merged, sources)
+    problems: dict[str, None] = dict.fromkeys(required.values())
+    unsure: set[str] = set(required)
     while True:
         try:
             config = TypeAdapter(Config).validate_python(merged)
@@ -181,6 +185,30 @@ def _existing_path(merged: Any, location: Sequence[str | int]) -> tuple[str | in
         path.append(part)
         merged = merged[part]
     return tuple(path)
+
+
+def _take_required(node: Any, sources: Sequence[_Source], location: tuple[str, ...] = ()) -> dict[str, str]:
+    """Take out the settings that a file marks with `???`, as it leaves them to the user; return key -> problem."""
+    found: dict[str, str] = {}
+    for name, value in list(node.items()) if isinstance(node, dict) else ():
+        place = (*location, str(name))
+        key = ".".join(place)
+        if value == _REQUIRED:
+            del node[name]
+            origin = next((s.name for s in reversed(sources) if s.sets(place)), sources[0].name)
+            found[key] = f"{origin}: {key}: required, as the file says `???`; give it: {_example_of(key)}"
+        else:
+            found |= _take_required(value, sources, place)
+    return found
+
+
+def _example_of(key: str) -> str:
+    """Return how to give a setting on the command line, and what it means."""
+    try:
+        meaning = find_settings(key)[0].settings[0].meaning
+    except ConfigError:  # no such setting, as a file may hold anything
+        return f"`{key}=VALUE`"
+    return f"`{key}={'PATH' if key in PATHS else 'VALUE'}`. {meaning}"
 
 
 def _find_garbled(value: Any) -> Iterator[str]:

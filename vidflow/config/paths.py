@@ -39,6 +39,14 @@ def is_file(path: str) -> bool:
         return False
 
 
+def is_folder(path: str) -> bool:
+    """Return whether a path, with `~` resolved, is a folder that can be reached."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except OSError:
+        return False
+
+
 def has_home(path: str) -> bool:
     """Return whether the user named by a leading `~` has a home folder."""
     try:

@@ -15,6 +15,7 @@ from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
 from vidflow.store.layout import FileEntry, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
+from vidflow.tar_members import short_name
 from vidflow.video.encode import EncodedClip
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import encode_unchanged
@@ -91,7 +92,7 @@ class ShardBuilder:
         origin = {
             "label": clip.label,
             "split": clip.split,
-            "source": Path(clip.path).name,
+            "source": short_name(clip.path),
             "sha256": clip.sha256,
         }
         return ShardSample(
