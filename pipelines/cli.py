@@ -20,7 +20,7 @@ COMMANDS = {
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "calibrate": "print ALGM's thresholds, measured on frames of the training split",
     "bench": "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
-    "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
+    "ui": "open the MLflow UI on the experiment's runs, at 127.0.0.1",
 }
 TOOLS = ("plan", "calibrate", "bench", "ui")
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(exit_code(lambda: run_init(parsed)))
     if parsed.command == "bench":
         sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
+    if parsed.command == "ui":
+        sys.exit(exit_code(lambda: run_ui(parsed.settings, parsed.port)))
     if parsed.command == "rejects":
         sys.exit(exit_code(lambda: run_rejects(parsed)))
     sys.exit(run_command(parsed.command, parsed.settings, load, show=getattr(parsed, "print", False)))
@@ -81,6 +83,11 @@ def run_rejects(parsed: argparse.Namespace) -> None:
     )
 
 
+def run_ui(settings: Sequence[str], port: int) -> None:
+    """Load the settings and open MLflow's UI."""
+    run_configured(settings, lambda experiment: importlib.import_module("pipelines.ui").main(experiment, port))
+
+
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
     importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
@@ -106,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "bench":
             add = command.add_argument
             add("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
+        if name == "ui":
+            add = command.add_argument
+            add("--port", type=_port, default=5000, metavar="N", help="port at 127.0.0.1; another one if it is busy")
         if name not in TOOLS:
             add_show(command)
     add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))
@@ -187,6 +197,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {text}, wanted a number from 1")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a port from 0, which is any free one, to 65535")
     return value
 
 

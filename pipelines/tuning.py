@@ -1,4 +1,4 @@
-"""Ray Tune: run candidates as trials and send their results to MLflow; the only importer of ray.tune.
+"""Ray Tune: run candidates as trials and pass on their results; the only importer of ray.tune.
 
 Tune only schedules. The state of each trial is in the trial's own folder, under its own key. So a killed sweep is
 resumed by starting the trials that have no result; each resumes from its own snapshot.
@@ -21,15 +21,15 @@ from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
 from pipelines.interrupts import raise_if_interrupted
+from pipelines.trial_recorder import TrialRecorder
+from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
-from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.trial import run_trial
 
 
@@ -56,7 +56,7 @@ def run_trials(
         finished: Results so far, from which `optuna` learns.
         features: Address of each feature set.
         storage: Folder for Tune's own files.
-        callback: Sends the results to MLflow.
+        callback: Passes on the results.
         note_stopped: Called with the key of each trial that the scheduler stops, and the epoch after which it stops;
             nothing else stops a trial.
 
@@ -145,33 +145,41 @@ def train(settings: dict[str, Any], *, config: Config, features: dict[str, Addre
     torch.set_num_threads(max(1, int(resources.num_cpus)))
     trial = trial_of(config, settings)
     address = locate_trial(config, trial, features[trial.features])
+    device = torch.device("cuda" if resources.num_gpus else "cpu")
+    usage = Usage(device)
     results = run_trial(
         trial,
         reader=FeatureReader(features[trial.features].directory),
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
-        device=torch.device("cuda" if resources.num_gpus else "cpu"),
+        device=device,
     )
     for result in results:
-        tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
+        state = {"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best}
+        tune.report({**state, **result.metrics, **usage.read()})
 
 
 class RunLogger(tune.Callback):
-    """Logs what trials report to their MLflow runs; it runs in the driver, which is the only writer."""
+    """Passes on what trials report; it runs in the driver, which is the only writer to MLflow."""
 
-    def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:
-        """Keep what is needed to find a trial's key and run.
+    def __init__(
+        self,
+        config: Config,
+        features: dict[str, Address],
+        recorder: TrialRecorder,
+        note_started: Callable[[Trial, Address], None],
+    ) -> None:
+        """Keep what is needed to find a trial's key.
 
         Args:
             config: The experiment.
             features: Address of each feature set.
-            tracker: MLflow.
-            open_run: Finds or creates the run of a trial: `(trial, address) -> run_id`.
+            recorder: Writes the runs.
+            note_started: Called with each trial that starts.
         """
         self._config, self._features = config, features
-        self._tracker, self._open_run = tracker, open_run
-        self._runs: dict[str, str] = {}
+        self._recorder, self._note_started = recorder, note_started
         self.errors: dict[str, str] = {}
         self._bar: Any = None
 
@@ -180,8 +188,10 @@ class RunLogger(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """Find or create the run of a starting trial."""
-        self._runs[trial.trial_id] = self._open_run(*self._address(trial))
+        """Open the run of a starting trial."""
+        spec, address = self._address(trial)
+        self._note_started(spec, address)
+        self._recorder.start(spec, address)
 
     def on_trial_result(
         self,
@@ -198,14 +208,20 @@ class RunLogger(tune.Callback):
         epoch = EpochResult(
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
-        with explain_failures(store_uri(self._config)):
-            self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
-        objective, _ = objective_of(self._config.trials, self._address(trial)[0].task)
+        spec, address = self._address(trial)
+        self._recorder.log_epoch(address, epoch)
+        objective, _ = objective_of(self._config.trials, spec.task)
         self._show(trials, f"{objective} {metrics.get(objective, math.nan):.3f}")
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Close the run of a trial that has completed or was stopped."""
+        self._recorder.end(*self._address(trial))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Keep the error message of a trial that has failed and is not tried again."""
-        self.errors[self.key_of(trial)] = str(trial.get_error()).strip().splitlines()[-1]
+        error = str(trial.get_error()).strip().splitlines()[-1]
+        self.errors[self.key_of(trial)] = error
+        self._recorder.fail(*self._address(trial), error)
 
     def key_of(self, trial: TuneTrial) -> str:
         """Return the key of Tune's trial."""
