@@ -5,7 +5,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class SweepRuns:
         self.trial_ids: dict[str, str] = {}
         """Key -> run of the trials that were opened."""
         self._names: dict[str, str] = {}
+        self._objectives: dict[str, str] = {}
 
     @property
     def experiment_id(self) -> str:
@@ -87,6 +88,7 @@ class SweepRuns:
         """Find or create the run of a trial."""
         if address.fingerprint not in self.trial_ids:
             self._names[address.fingerprint] = self.name(trial)
+            self._objectives[address.fingerprint] = objective_of(self._config.trials, trial.task).metric
             self.trial_ids[address.fingerprint] = self._tracker.trial_run(
                 self.run_id,
                 address.fingerprint,
@@ -99,14 +101,15 @@ class SweepRuns:
 
     def log_epoch(self, key: str, result: EpochResult) -> None:
         """Log an epoch of a trial whose run is open."""
-        self._tracker.log_epoch(self.trial_ids[key], result)
+        self._tracker.log_epoch(self.trial_ids[key], self._named(self._objectives[key], result))
 
     def record(self, trial: Trial, address: Address, result: TrialResult) -> None:
         """Close the run of a trial that is over: complete its epochs, store its model and figures, set its status."""
-        run_id, content = self.open_trial(trial, address), file_sha256(address.directory / TRIAL_RESULT)
+        run_id, content = self.open_trial(trial, address), file_sha256(address.directory / TRIAL_RESULT)[:16]
         if self._tracker.is_recorded(run_id, content):
             return
-        self._tracker.log_history(run_id, result.history)
+        metric = self._objectives[address.fingerprint]
+        self._tracker.log_history(run_id, [self._named(metric, epoch) for epoch in result.history])
         tags: dict[str, str] = {"vidflow.status": result.status}
         if result.error:
             tags[_NOTE] = f"**Failed**: {result.error}"
@@ -116,14 +119,14 @@ class SweepRuns:
         self._log_confusion(run_id, result)
         columns = model_columns(trial.task)
         model_id = self._tracker.log_model(run_id, code=MODEL_CODE, file=result.directory / BEST, columns=columns)
-        metric, _ = objective_of(self._config.trials, trial.task)
         self._tracker.finish(
             run_id,
             "FAILED" if result.status == "failed" else "FINISHED",
             metrics={f"best/{metric}": result.best.metrics[metric]},
             step=result.best.epoch,
-            tags={**tags, **_baseline_tags(self._baseline(trial))},
+            tags={**tags, **_baseline_tag(self._baseline(trial), metric)},
             model_id=model_id,
+            data=self._data[trial.features],
             content=content,
         )
 
@@ -137,15 +140,19 @@ class SweepRuns:
         """
         if plan:
             self._tracker.log_file(self.run_id, plan, "plan.json")
-        metrics = {}
+        metrics, tags = {}, {_NOTE: self._describe(best)}
         for task, result in best.items():
             metric, _ = objective_of(self._config.trials, task)
             if result.best is not None:
                 metrics[f"best/{metric}"] = result.best.metrics[metric]
-        tags = {_NOTE: self._describe(best)}
-        for baseline in self.baselines.values():
-            tags |= _baseline_tags(baseline)
+                tags |= _baseline_tag(self.baselines[task], metric)
         self._tracker.finish(self.run_id, "FINISHED" if is_complete else "FAILED", metrics=metrics, tags=tags)
+
+    def _named(self, metric: str, result: EpochResult) -> EpochResult:
+        """Return an epoch with the objective first, as the UI keeps the order; `best/` has the best epoch's alone."""
+        first = (f"best/{metric}", metric) if result.is_best else (metric,)
+        metrics = {name: result.metrics[metric] for name in first if metric in result.metrics}
+        return replace(result, metrics={**metrics, **result.metrics})
 
     def name(self, trial: Trial) -> str:
         """Return what distinguishes a trial from the others of its sweep."""
@@ -162,20 +169,20 @@ class SweepRuns:
 
     def _describe(self, best: Mapping[TaskName, TrialResult] | None = None) -> str:
         """Return the description of the parent run as Markdown: what it is, data, best trial, report, commands."""
+        lines = [self._best_line(task, result) for task, result in best.items()] if best else ["- Trials are running."]
+        if best:
+            page = f"[report.html](#{self._page(self.run_id)}/artifacts/report.html)"
+            lines.append(f"- Report: {page}, written by `{self._experiment.command('report')}`")
         return "\n".join(
             [
-                f"**{self._config.report.title}**: temporal modules on frozen features, {self._axes()}.",
+                f"Temporal modules on frozen features, {self._axes()}.",
+                "",
+                *lines,
+                f"- Again, or further: `{self._experiment.command('sweep')}`",
                 "",
                 "| features | encoder | clips |",
                 "|---|---|---|",
                 *(_data_row(data) for data in self._data.values()),
-                "",
-                *(self._best_line(task, result) for task, result in (best or {}).items()),
-                f"- Report: [report.html](#{self._page(self.run_id)}/artifacts/report.html), written by "
-                f"`{self._experiment.command('report')}`"
-                if best
-                else "- Trials are running.",
-                f"- Again, or further: `{self._experiment.command('sweep')}`",
             ]
         )
 
@@ -242,9 +249,9 @@ def _data_row(data: FeatureData) -> str:
     return f"| {data.name} | {data.encoder} | {clips} |"
 
 
-def _baseline_tags(baseline: Mapping[str, float]) -> dict[str, str]:
-    """Return the trivial answer's metrics as tags, because the UI draws a chart for every metric."""
-    return {f"baseline/{name}": f"{value:.4g}" for name, value in baseline.items()}
+def _baseline_tag(baseline: Mapping[str, float], metric: str) -> dict[str, str]:
+    """Return the trivial answer's result as a tag, because the UI draws a chart for every metric."""
+    return {f"baseline/{metric}": f"{baseline[metric]:.4g}"} if metric in baseline else {}
 
 
 def _commit() -> str:

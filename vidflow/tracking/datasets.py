@@ -34,6 +34,11 @@ class FeatureData:
     num_classes: int = 0
     encoder: str = ""
 
+    @property
+    def digest(self) -> str:
+        """The identity as MLflow takes it."""
+        return self.identity[:_MAX_DIGEST]
+
 
 def dataset_input(data: FeatureData) -> DatasetInput:
     """Return a feature set as an input of a run."""
@@ -48,7 +53,7 @@ def dataset_input(data: FeatureData) -> DatasetInput:
     }
     dataset = Dataset(
         name=data.name,
-        digest=data.identity[:_MAX_DIGEST],
+        digest=data.digest,
         source_type="local",
         source=json.dumps({"uri": without_credentials(data.place)}),
         schema=json.dumps(schema),

@@ -181,6 +181,7 @@ class Tracker:
         step: int = 0,
         tags: Mapping[str, str] = _NOTHING,
         model_id: str | None = None,
+        data: FeatureData | None = None,
         content: str = "",
     ) -> None:
         """Close a run that this tracker has opened.
@@ -188,14 +189,21 @@ class Tracker:
         Args:
             run_id: The run.
             status: How it ended.
-            metrics: Metrics of the whole run, such as `best/val/top1`; values that the run already has are skipped.
+            metrics: Metrics of the whole run, such as `best/val/top1`; without a model, values that the run already
+                has are skipped.
             step: Epoch that they belong to.
             tags: Tags to add; new values replace old ones.
             model_id: Model that the metrics belong to.
+            data: Feature set that they were measured on.
             content: Digest of all that was written to the run, for `is_recorded`.
         """
         run, now = self._found[run_id], _now_milliseconds()
-        news = [Metric(k, v, now, step, model_id=model_id) for k, v in metrics.items() if run.data.metrics.get(k) != v]
+        name, digest = (data.name, data.digest) if data is not None else (None, None)
+        news = [
+            Metric(k, v, now, step, model_id=model_id, dataset_name=name, dataset_digest=digest)
+            for k, v in metrics.items()
+            if model_id is not None or run.data.metrics.get(k) != v
+        ]
         changed = {k: v for k, v in _stored(tags, _MAX_TAG).items() if run.data.tags.get(k) != v}
         if content:
             changed[_RECORDED] = content

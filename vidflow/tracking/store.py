@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidflow.config.tracking_uri import check_uri, keep_credentials, sqlite_file, without_credentials
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.tracking.models import MODEL
 from vidflow.tracking.view import VIEW, VIEW_TAG
 
 # What MLflow raises if a store cannot be used. If a sqlite file is damaged, that is an error of SQLAlchemy.
@@ -68,7 +70,7 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     Args:
         uri: Address of the store, as `check_uri` allows.
         run_id: The run.
-        artifact_path: The file's path within the run.
+        artifact_path: The file's path within the run; `model/` is the run's model.
         folder: A folder that exists.
 
     Raises:
@@ -81,11 +83,21 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     _check_sqlite(uri)
     try:
         with _brief_retries(), silence_mlflow():
-            return Path(MlflowClient(uri).download_artifacts(run_id, artifact_path, str(folder)))
+            return Path(_download(MlflowClient(uri), uri, run_id, artifact_path, folder))
     except _FAILURES as error:
         raise VidflowError(
             f"run {run_id}: cannot download {artifact_path} from {without_credentials(uri)}: {_reason(error)}"
         ) from error
+
+
+def _download(client: MlflowClient, uri: str, run_id: str, artifact_path: str, folder: Path) -> str:
+    models = client.get_run(run_id).outputs.model_outputs
+    if not models or not artifact_path.startswith(f"{MODEL}/"):
+        return str(client.download_artifacts(run_id, artifact_path, str(folder)))
+    # MLflow looks for a run's model in the default store only, so the place of the model is looked up here.
+    place = client.get_logged_model(models[-1].model_id).artifact_location
+    source = place + artifact_path.removeprefix(MODEL)
+    return str(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
 
 
 @contextmanager

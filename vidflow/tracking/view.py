@@ -11,8 +11,8 @@ from typing import Any
 VIEW = "vidflow"
 """Name of the view, in the address of a page."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-# Sections of charts that MLflow makes by itself; it expects them last.
-_SECTIONS = ("Model metrics", "System metrics")
+# MLflow sorts the charts of other metrics into these: by what is before the `/`, and `system/` by this name.
+_SECTIONS = ("val", "train", "System metrics")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,13 @@ class RunsView:
     def _charts(self) -> list[dict[str, Any]]:
         """Return the charts of the first section; MLflow adds one for each other metric."""
         return [
-            _chart("PARALLEL", selectedParams=list(self.params), selectedMetrics=[self.metric], showAllRuns=True),
+            _chart(
+                "PARALLEL",
+                displayName="Settings and result",
+                selectedParams=list(self.params),
+                selectedMetrics=[self.metric],
+                showAllRuns=True,
+            ),
             _chart("BAR", metricKey=self.metric),
             _chart(
                 "LINE",
