@@ -33,14 +33,9 @@ def run_stage(stage: str, run: Run) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}")
     add_settings(parser)
     add_show(parser)
-    parsed = parser.parse_args(in_order(sys.argv[1:]))
+    parsed = parser.parse_intermixed_args()
     start()
     sys.exit(run_command(stage, parsed.settings, lambda _: run, show=parsed.print))
-
-
-def in_order(arguments: Sequence[str]) -> list[str]:
-    """Move `--print` to the end. argparse wants all settings side by side, but people add settings after an option."""
-    return sorted(arguments, key=lambda word: word == "--print")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
