@@ -16,7 +16,7 @@ from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tasks import TaskName
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import DamagedError, VidflowError
+from vidflow.errors import DamagedError, FailedTrialsError, VidflowError
 from vidflow.records import StageManifest, TrialResult
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
@@ -34,7 +34,7 @@ def main(experiment: Experiment) -> None:
     """Run the trials that have no result yet.
 
     Raises:
-        VidflowError: If trials failed.
+        FailedTrialsError: If trials failed; the others are committed.
     """
     config = experiment.config
     with experiment.exclusive():
@@ -61,7 +61,8 @@ class Sweep:
         """Run the trials without a result, record every trial, and commit the sweep.
 
         Raises:
-            VidflowError: If trials failed or did not end; the results of the others are kept.
+            VidflowError: If trials did not end; the results of the others are kept.
+            FailedTrialsError: If trials failed; the others are committed.
         """
         started = time.monotonic()
         self._runs.open(len(self._trials))
@@ -91,6 +92,7 @@ class Sweep:
             self._features,
             storage=self._address.directory / "tune",
             callback=logger,
+            name_of=self._runs.name,
             note_stopped=self._note_stopped,
         )
         return logger.errors
@@ -197,11 +199,8 @@ class Sweep:
             is_complete=not failed,
             plan=json.dumps(plan, indent=1).encode() if plan else b"",
         )
-        if failed:
-            raise VidflowError(
-                f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error or 'no message'}; "
-                "the others are kept, and the same command tries these again"
-            )
+        if len(failed) == len(results):
+            raise FailedTrialsError(f"{self._describe_failed(failed, results)}; the same command tries again")
         if plan:
             publish_json(self._address.directory / PLAN, plan)
         manifest = StageManifest(
@@ -216,18 +215,30 @@ class Sweep:
                 "run_id": self._runs.run_id,
                 "runs": {result.key: self._runs.trial_ids[result.key] for result in results},
                 "trials": [result.key for result in results],
+                "failed": [result.key for result in failed],
                 "baselines": self._runs.baselines,
             },
         )
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: %s",
-            len(results),
+            "sweep: %s trials in %.0f s -> MLflow run %s; %s%s",
+            f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
             wall_seconds,
             self._runs.run_id,
             "; ".join(self._describe_best(results)),
-            self._experiment.command("report"),
+            self._experiment.then("report"),
+        )
+        if failed:
+            raise FailedTrialsError(
+                f"{self._describe_failed(failed, results)}; the others are kept, and the same command tries these again"
+            )
+
+    def _describe_failed(self, failed: Sequence[TrialResult], results: Sequence[TrialResult]) -> str:
+        first = failed[0]
+        return (
+            f"{len(failed)} of {len(results)} trials failed, the first, {self._runs.name(self._trials[first.key])}, "
+            f"with: {first.error or 'no message'}"
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:

@@ -91,7 +91,8 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
 
 
 def _download(client: MlflowClient, uri: str, run_id: str, artifact_path: str, folder: Path) -> str:
-    models = client.get_run(run_id).outputs.model_outputs
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs is not None else []
     if not models or not artifact_path.startswith(f"{MODEL}/"):
         return str(client.download_artifacts(run_id, artifact_path, str(folder)))
     # MLflow looks for a run's model in the default store only, so the place of the model is looked up here.
