@@ -23,9 +23,8 @@ COMMANDS = {
     "run": "all of these in order; finished stages are skipped",
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "calibrate": "print ALGM's thresholds, measured on frames of the training split",
-    "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
-TOOLS = ("plan", "calibrate", "ui")
+TOOLS = ("plan", "calibrate")
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
 """Name -> the file in conf/ that `vidflow init` starts from."""
 EPILOG = """\
@@ -91,6 +90,13 @@ def run_rejects(parsed: argparse.Namespace) -> None:
     )
 
 
+def run_ui(parsed: argparse.Namespace) -> None:
+    """Load the settings and open MLflow's UI."""
+    run_configured(
+        "ui", parsed.settings, lambda experiment: importlib.import_module("pipelines.ui").main(experiment, parsed.port)
+    )
+
+
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
     importlib.import_module("pipelines.init").main(parsed, PRESETS[parsed.preset])
@@ -145,6 +151,18 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow bench`."""
     add_settings(parser)
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
+
+
+def add_ui(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow ui`."""
+    add_settings(parser)
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=5000,
+        metavar="N",
+        help="port at 127.0.0.1, 5000 by default; another if it is busy",
+    )
 
 
 def add_settings_key(parser: argparse.ArgumentParser) -> None:
@@ -226,6 +244,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a port from 0, which is any free one, to 65535")
+    return value
+
+
 class OwnArguments(NamedTuple):
     """A command with arguments of its own.
 
@@ -246,6 +271,7 @@ OWN_ARGUMENTS = {
         add_bench,
         run_bench,
     ),
+    "ui": OwnArguments("open the MLflow UI on the experiment's runs, at 127.0.0.1", add_ui, run_ui),
     "rejects": OwnArguments(
         "list what was left out and why, export it as a table, or let the next run try it again",
         add_rejects,

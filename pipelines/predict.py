@@ -29,14 +29,14 @@ from pipelines.predict_files import check_files, check_folders, check_local, rea
 from vidflow.errors import VideoError, VidflowError
 from vidflow.stages.predict import FramePrediction, VideoPredictor
 from vidflow.store.layout import publish
-from vidflow.tracking import fetch_file
+from vidflow.tracking import MODEL, fetch_file
 from vidflow.training.snapshot import BEST
 from vidflow.training.trial import load_trial
 from vidflow.video.drawing import draw_prediction
 from vidflow.video.ffmpeg import write_h264
 
 log = logging.getLogger("vidflow")
-CHECKPOINT = f"checkpoint/{BEST}"
+CHECKPOINT = f"{MODEL}/artifacts/{BEST}"
 # Lowest frame rate of a written video; slower predictions are played faster than they happened.
 _SLOWEST = Fraction(1, 1001)
 # Length of the trail that is drawn behind a point, in frames.

@@ -1,4 +1,4 @@
-"""Ray Tune: run candidates as trials and send their results to MLflow; the only importer of ray.tune.
+"""Ray Tune: run candidates as trials and pass on their results; the only importer of ray.tune.
 
 Tune only schedules. The state of each trial is in the trial's own folder, under its own key. So a killed sweep is
 resumed by starting the trials that have no result; each resumes from its own snapshot.
@@ -7,7 +7,7 @@ resumed by starting the trials that have no result; each resumes from its own sn
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from pipelines.display import shown
 from pipelines.interrupts import raise_if_interrupted
 from pipelines.placement import Placement, usable_device
 from pipelines.ray_pool import count_workers, log, place
+from pipelines.trial_recorder import TrialRecorder
 from pipelines.trial_table import TrialRow, TrialTable
+from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
-from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.trial import load_result, run_trial
 
 _FAILURE = "failure"
@@ -62,7 +62,7 @@ def run_trials(
         finished: Results so far, from which `optuna` learns.
         features: Address of each feature set.
         storage: Folder for Tune's own files.
-        callback: Sends the results to MLflow.
+        callback: Passes on the results.
         name_of: What tells a trial from the others, for the display.
         note_stopped: Called with the key of each trial that the scheduler stops, and the epoch after which it stops;
             nothing else stops a trial.
@@ -166,32 +166,41 @@ def _results(trial: Trial, config: Config, features: dict[str, Address], placeme
     keep_freed_memory()
     torch.set_num_threads(max(1, int(placement.num_cpus)))
     address = locate_trial(config, trial, features[trial.features])
-    return run_trial(
+    device = torch.device(usable_device(placement))
+    usage = Usage(device)
+    results = run_trial(
         trial,
         reader=FeatureReader(features[trial.features].directory),
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
         names=config.trials.splits,
-        device=torch.device(usable_device(placement)),
+        device=device,
     )
+    for result in results:
+        yield replace(result, metrics={**result.metrics, **usage.read()})
 
 
 class RunLogger(tune.Callback):
-    """Logs what trials report to their MLflow runs; it runs in the driver, which is the only writer."""
+    """Passes on what trials report; it runs in the driver, which is the only writer to MLflow."""
 
-    def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:
-        """Keep what is needed to find a trial's key and run.
+    def __init__(
+        self,
+        config: Config,
+        features: dict[str, Address],
+        recorder: TrialRecorder,
+        note_started: Callable[[Trial, Address], None],
+    ) -> None:
+        """Keep what is needed to find a trial's key.
 
         Args:
             config: The experiment.
             features: Address of each feature set.
-            tracker: MLflow.
-            open_run: Finds or creates the run of a trial: `(trial, address) -> run_id`.
+            recorder: Writes the runs.
+            note_started: Called with each trial that starts.
         """
         self._config, self._features = config, features
-        self._tracker, self._open_run = tracker, open_run
-        self._runs: dict[str, str] = {}
+        self._recorder, self._note_started = recorder, note_started
         self.errors: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,8 +208,10 @@ class RunLogger(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """Find or create the run of a starting trial."""
-        self._runs[trial.trial_id] = self._open_run(*self._address(trial))
+        """Open the run of a starting trial."""
+        spec, address = self._address(trial)
+        self._note_started(spec, address)
+        self._recorder.start(spec, address)
 
     def on_trial_result(
         self,
@@ -220,12 +231,16 @@ class RunLogger(tune.Callback):
         epoch = EpochResult(
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
-        with explain_failures(store_uri(self._config)):
-            self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
+        self._recorder.log_epoch(self._address(trial)[1], epoch)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Close the run of a trial that has completed, was stopped or has reported a failure."""
+        self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Keep the error message of a trial that has failed and is not tried again."""
         self.errors[self.key_of(trial)] = f"{_problem(trial)}; traceback: {_error_file(trial)}"
+        self._end(trial)
 
     def key_of(self, trial: TuneTrial) -> str:
         """Return the key of Tune's trial."""
@@ -234,6 +249,14 @@ class RunLogger(tune.Callback):
     def result_of(self, trial: TuneTrial) -> TrialResult | None:
         """Return the result of a trial that is over."""
         return load_result(self._address(trial)[1].directory)
+
+    def _end(self, trial: TuneTrial) -> None:
+        spec, address = self._address(trial)
+        error = self.errors.get(address.fingerprint)
+        if error is None:
+            self._recorder.end(spec, address)
+        else:
+            self._recorder.fail(spec, address, error)
 
     def _address(self, trial: TuneTrial) -> tuple[Trial, Address]:
         spec = trial_of(self._config, trial.config)
