@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import ray
 import ray.exceptions
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from pipelines.display import Bar, Waiting, shown
 from pipelines.interrupts import watch_signals
@@ -53,17 +54,27 @@ def ray_session(config: Config) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         _stay_private()
+    ray_worker.print_worker_logs = _log_lines  # else Ray prints to stdout, in colours, and through a moving view
     started = time.monotonic()
     dashboard = False if address == "local" else None  # with an existing cluster, Ray refuses the argument
     with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
         ray.init(address=address, logging_level=logging.ERROR, include_dashboard=dashboard)
+    session_counts.cache_clear()  # that of an earlier session
     watch_signals()  # again, because Ray has set its own handler for SIGTERM
     log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
     try:
         yield
     finally:
-        session_counts.cache_clear()
         ray.shutdown()
+
+
+def _log_lines(printed: Mapping[str, Any], *_: Any) -> None:
+    """Log what workers print, and the first sentence of what Ray itself has to say."""
+    for line in printed["lines"]:
+        if printed["pid"] in ("raylet", "autoscaler"):
+            log.warning("ray: %s", line.partition(". ")[0])
+        else:
+            log.warning("worker %s: %s", printed["pid"], line)
 
 
 def _stay_private() -> None:
