@@ -70,11 +70,15 @@ def ray_session(config: Config) -> Iterator[None]:
 
 def _log_lines(printed: Mapping[str, Any], *_: Any) -> None:
     """Log what workers print, and the first sentence of what Ray itself has to say."""
-    for line in printed["lines"]:
-        if printed["pid"] in ("raylet", "autoscaler"):
-            log.warning("ray: %s", line.partition(". ")[0])
-        else:
-            log.warning("worker %s: %s", printed["pid"], line)
+    match printed["pid"]:
+        case "raylet":
+            lines = [f"ray: {line.partition('. ')[0]}" for line in printed["lines"]]
+        case "autoscaler":  # its log, of which Ray knows the few lines for users
+            lines = [f"ray: {line}" for line in ray_worker.filter_autoscaler_events(printed["lines"])]
+        case pid:
+            lines = [f"worker {pid}: {line}" for line in printed["lines"]]
+    for line in lines:
+        log.warning("%s", line)
 
 
 def _stay_private() -> None:
@@ -158,6 +162,7 @@ class WorkerPool:
             num_units: Expected number of units.
             name: Name shown beside the progress.
         """
+        session_counts()  # first, so that it is there before the workers have something to count
         self._build, self._resources, self._name = build, resources, name
         self._idle = [self._start() for _ in range(_num_actors(resources, num_units))]
 
