@@ -66,7 +66,7 @@ class Sweep:
         """Run the trials without a result, log every trial, and commit the sweep.
 
         Raises:
-            VidflowError: If trials did not end; the results of the others are kept.
+            VidflowError: If trials did not end, or all failed; what is done is kept.
             FailedTrialsError: If trials failed; the others are committed.
         """
         started = time.monotonic()
@@ -244,7 +244,7 @@ class Sweep:
         plan = {} if failed else compare_with_plan(self._experiment, taken)
         self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED", summary=plan)
         if len(failed) == len(results):
-            raise FailedTrialsError(f"{self._describe_failed(failed, results)}; the same command tries again")
+            raise VidflowError(f"{self._describe_failed(failed, results)}; the same command tries again")
         if plan:
             publish_json(self._address.directory / PLAN, plan)
         manifest = StageManifest(
