@@ -68,15 +68,15 @@ def ray_session(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-def _log_lines(printed: Mapping[str, Any], *_: Any) -> None:
+def _log_lines(data: dict[str, Any], print_file: Any, ignore_prefix: bool = False) -> None:  # noqa: ARG001 - as Ray calls it
     """Log what workers print, and the first sentence of what Ray itself has to say."""
-    match printed["pid"]:
+    match data["pid"]:
         case "raylet":
-            lines = [f"ray: {line.partition('. ')[0]}" for line in printed["lines"]]
+            lines = [f"ray: {line.partition('. ')[0]}" for line in data["lines"]]
         case "autoscaler":  # its log, of which Ray knows the few lines for users
-            lines = [f"ray: {line}" for line in ray_worker.filter_autoscaler_events(printed["lines"])]
+            lines = [f"ray: {line}" for line in ray_worker.filter_autoscaler_events(data["lines"])]
         case pid:
-            lines = [f"worker {pid}: {line}" for line in printed["lines"]]
+            lines = [f"worker {pid}: {line}" for line in data["lines"]]
     for line in lines:
         log.warning("%s", line)
 
