@@ -143,7 +143,8 @@ class Pace:
 
     def describe(self, num_left: int) -> list[str]:
         """Return the time so far, and the time that is left as far as it is known."""
-        left = [f"about {clock(num_left / self.rate)} left"] if self.rate and num_left > 0 else []
+        seconds = num_left / self.rate if self.rate else 0.0
+        left = [f"about {clock(seconds)} left"] if seconds >= 1 else []
         return [f"{clock(time.monotonic() - self.started)} so far", *left]
 
 

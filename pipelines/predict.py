@@ -71,7 +71,8 @@ def main(arguments: argparse.Namespace) -> None:
     )
     started, done = time.monotonic(), _Ending()
     # Predict the first frame before anything is written, because most errors show up by then.
-    frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames)
+    quiet = sys.stdout.isatty() and _prints_rows(arguments)
+    frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames, quiet=quiet)
     outputs = (arguments.json, arguments.out, arguments.depth, arguments.save_state)
     written = ", ".join(str(path) for path in outputs if path) or "stdout"
     try:
@@ -160,12 +161,13 @@ class _Ending:
         self.error: VideoError | None = None
         self._interrupted = False
 
-    def watch(self, frames: Iterator[FramePrediction], *, total: int | None) -> Iterator[FramePrediction]:
+    def watch(self, frames: Iterator[FramePrediction], *, total: int | None, quiet: bool) -> Iterator[FramePrediction]:
         """Yield frames and show progress, until an interrupt or a broken stream; a second interrupt stops at once."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt(before))
         try:
             bar = Bar("predict", total, unit="frames")
-            with shown(bar):
+            # Rows on the terminal are progress enough, and would run into the bar.
+            with contextlib.nullcontext() if quiet else shown(bar):
                 for frame in frames:
                     self.num_frames += 1
                     bar.update(self.num_frames)
@@ -182,9 +184,14 @@ class _Ending:
         signal.signal(signal.SIGINT, before)
 
 
+def _prints_rows(arguments: argparse.Namespace) -> bool:
+    """Whether JSON lines go to stdout."""
+    return bool(arguments.json == "-" or (arguments.json is None and arguments.out is None))
+
+
 def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> IO[str] | None:
     """Open the output of JSON lines; each line is written as soon as its frame is done, so a reader can follow live."""
-    if arguments.json == "-" or (arguments.json is None and arguments.out is None):
+    if _prints_rows(arguments):
         return sys.stdout
     if arguments.json is None:
         return None

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import ray
 import ray.exceptions
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from pipelines.display import Bar, Waiting, shown
 from pipelines.interrupts import watch_signals
@@ -65,17 +66,31 @@ def ray_session(config: Config) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         _stay_private()
+    ray_worker.print_worker_logs = _log_lines  # else Ray prints to stdout, in colours, and through a moving view
     started = time.monotonic()
     dashboard = False if address == "local" else None  # with an existing cluster, Ray refuses the argument
     with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
         ray.init(address=address, logging_level=logging.ERROR, include_dashboard=dashboard)
+    session_counts.cache_clear()  # that of an earlier session
     watch_signals()  # again, because Ray has set its own handler for SIGTERM
     log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
     try:
         yield
     finally:
-        session_counts.cache_clear()
         ray.shutdown()
+
+
+def _log_lines(data: dict[str, Any], print_file: Any, ignore_prefix: bool = False) -> None:  # noqa: ARG001 - as Ray calls it
+    """Log what workers print, and the first sentence of what Ray itself has to say."""
+    match data["pid"]:
+        case "raylet":
+            lines = [f"ray: {line.partition('. ')[0]}" for line in data["lines"]]
+        case "autoscaler":  # its log, of which Ray knows the few lines for users
+            lines = [f"ray: {line}" for line in ray_worker.filter_autoscaler_events(data["lines"])]
+        case pid:
+            lines = [f"worker {pid}: {line}" for line in data["lines"]]
+    for line in lines:
+        log.warning("%s", line)
 
 
 def _stay_private() -> None:
@@ -199,6 +214,7 @@ class WorkerPool:
             num_units: Expected number of units.
             name: Name shown beside the progress.
         """
+        session_counts()  # first, so that it is there before the workers have something to count
         self._build, self._placement, self._name = build, placement, name
         number = min(num_units, count_workers(placement))
         log.info("%s: %d worker%s, each %s", name, number, "s" * (number > 1), placement.words)

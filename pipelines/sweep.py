@@ -61,7 +61,7 @@ class Sweep:
         """Run the trials without a result, record every trial, and commit the sweep.
 
         Raises:
-            VidflowError: If trials did not end; the results of the others are kept.
+            VidflowError: If trials did not end, or all failed; what is done is kept.
             FailedTrialsError: If trials failed; the others are committed.
         """
         started = time.monotonic()
@@ -200,7 +200,7 @@ class Sweep:
             plan=json.dumps(plan, indent=1).encode() if plan else b"",
         )
         if len(failed) == len(results):
-            raise FailedTrialsError(f"{self._describe_failed(failed, results)}; the same command tries again")
+            raise VidflowError(f"{self._describe_failed(failed, results)}; the same command tries again")
         if plan:
             publish_json(self._address.directory / PLAN, plan)
         manifest = StageManifest(

@@ -104,18 +104,19 @@ class TrialTable:
 
     def render(self, height: int) -> RenderableType:
         """Return the table, with as many rows as fit."""
-        metrics = {row.objective[0] for row in self.rows.values()}
+        rows = dict(self.rows)  # a copy, because this runs in the thread of the terminal
+        metrics = {row.objective[0] for row in rows.values()}
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         table.add_column("trial", overflow="ellipsis", no_wrap=True)
         for title in ("epoch", metrics.copy().pop() if len(metrics) == 1 else "metric", "best", "time"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("state", no_wrap=True)
         fitting = max(1, height - 3)  # without header, sums, and the line about the others
-        rows = list(self.rows.values())
-        chosen = sorted(rows, key=lambda row: _ORDER.index(row.state))[:fitting]
-        for row in (row for row in rows if row in chosen):
-            table.add_row(*_cells(row, is_named=len(metrics) > 1))
-        hidden = Counter(row.state for row in rows if row not in chosen)
+        chosen = set(sorted(rows, key=lambda key: _ORDER.index(rows[key].state))[:fitting])
+        for key in rows:
+            if key in chosen:
+                table.add_row(*_cells(rows[key], is_named=len(metrics) > 1))
+        hidden = Counter(rows[key].state for key in rows if key not in chosen)
         rest = (
             [Text("  and " + ", ".join(f"{n} {state}" for state, n in hidden.items()), style="dim")] if hidden else []
         )
@@ -123,13 +124,13 @@ class TrialTable:
 
     def line(self) -> str:
         """Return the sums, and where the running trials are."""
-        running = [row for row in self.rows.values() if row.state == "running"]
+        running = [row for row in list(self.rows.values()) if row.state == "running"]
         named = [f"{row.name} epoch {row.epoch}/{row.num_epochs}{_value(row)}" for row in running[:_MOST_NAMED]]
         more = [f"{len(running) - _MOST_NAMED} more"] if len(running) > _MOST_NAMED else []
         return self._sums() + (f"; running: {', '.join([*named, *more])}" if running else "")
 
     def _sums(self) -> str:
-        rows = self.rows.values()
+        rows = list(self.rows.values())
         num_over = sum(row.is_over for row in rows)
         known = sum(row.num_epochs for row in rows)
         left = sum(row.num_epochs - row.epoch for row in rows if not row.is_over)
@@ -145,7 +146,7 @@ class TrialTable:
         return ", ".join(facts)
 
     def _epochs_done(self) -> int:
-        return sum(row.epoch for row in self.rows.values())
+        return sum(row.epoch for row in list(self.rows.values()))
 
     @staticmethod
     def _leave(row: TrialRow, state: State) -> None:

@@ -34,7 +34,7 @@ class UnitCounts:
 
 @functools.cache
 def session_counts() -> Any:
-    """Return the one actor of this Ray session; `session_counts.cache_clear()` ends it."""
+    """Return the one actor of this Ray session; a new session must clear this cache."""
     return ray.remote(UnitCounts).options(num_cpus=0, max_restarts=-1).remote()
 
 
