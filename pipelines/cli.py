@@ -29,6 +29,12 @@ REJECTS = "list what was left out and why, export it as a table, or let the next
 SETTINGS = "print every setting: meaning, kind, default and choices"
 INIT = "write a commented YAML for a folder of videos or a manifest"
 PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
+TRIAL = (
+    "a trial's folder, best.safetensors or MLflow run; or, for the best of its trials, a config, the folder or run of "
+    "a sweep, or an experiment's root"
+)
+LS = "list experiments: shards, features and who uses them, sweeps, trials with metrics and keys"
+EXPORT = "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars"
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
 
@@ -48,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start()
     if parsed.command == "predict":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
+    if parsed.command in ("ls", "export"):  # they read no config before they know that they were given one
+        sys.exit(exit_code(lambda: importlib.import_module(f"pipelines.{parsed.command}").main(parsed)))
     if parsed.command == "settings":
         sys.exit(exit_code(lambda: importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)))
     if parsed.command == "init":
@@ -110,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
             add_show(command)
     add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))
     add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))
+    add_ls(commands.add_parser("ls", help=LS, description=LS[0].upper() + LS[1:] + "."))
+    add_export(commands.add_parser("export", help=EXPORT, description=EXPORT[0].upper() + EXPORT[1:] + "."))
     add_settings_key(
         commands.add_parser("settings", help=SETTINGS, description=SETTINGS[0].upper() + SETTINGS[1:] + ".")
     )
@@ -139,10 +149,11 @@ def add_rejects(parser: argparse.ArgumentParser) -> None:
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `vidflow predict`; it reads no config, because a trial stores everything that it needs."""
+    """Add the arguments of `vidflow predict`."""
     add = parser.add_argument
-    add("trial", metavar="RUN_ID_OR_DIR", help="MLflow run of a trial, or the trial's folder or best.safetensors")
+    add("trial", metavar="TRIAL", help=TRIAL)
     add("source", metavar="VIDEO", help="video file, number of a camera such as 0, or rtsp:// or http:// address")
+    add("settings", nargs="*", metavar="key=value", help="more files and overrides, if TRIAL is a config")
     add("--out", type=Path, metavar="FILE.mp4", help="write the video with the predictions drawn on it")
     add("--json", metavar="FILE", help="write one JSON line per frame; `-`, the default without --out, is stdout")
     add("--depth", type=Path, metavar="DIR", help="write depth maps as 16-bit PNG in millimetres")
@@ -155,6 +166,22 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     add("--tracking-uri", metavar="URI", help="MLflow store of the run; MLFLOW_TRACKING_URI by default")
     add("--save-state", type=Path, metavar="FILE.safetensors", help="keep what is remembered after the last frame")
     add("--load-state", type=Path, metavar="FILE.safetensors", help="go on from there, as with --start")
+
+
+def add_ls(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow ls`."""
+    add = parser.add_argument
+    add("places", nargs="*", metavar="ROOT|CONFIG.yaml|key=value", help="roots, or a config; default: those in runs/")
+    add("--json", action="store_true", help="print JSON, with every setting and metric")
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow export`."""
+    add = parser.add_argument
+    add("source", nargs="+", metavar="FEATURES|CONFIG.yaml|key=value", help="folder of a feature set, or a config")
+    add("--to", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    add("--format", choices=("npz", "hf"), default="hf", help="npz: a file per clip; hf, the default: Parquet")
+    add("--features", metavar="NAME", help="feature set of the config, if it has several")
 
 
 def _numbers(count: int) -> Callable[[str], list[float]]:

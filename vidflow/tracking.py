@@ -14,9 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 # MLflow reads these when it is imported or serves. The first keeps users' data private. The second avoids eight idle
 # processes of 240 MB beside the UI, which are for jobs of language models.
@@ -29,6 +31,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidflow.config.schema import Scalar
+from vidflow.config.tasks import TaskName
 from vidflow.config.tracking_uri import check_uri, keep_credentials, sqlite_file, without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.files import file_sha256
@@ -53,6 +56,7 @@ _MAX_BATCH = 100  # params or tags per call
 _MAX_PARAM = 6000  # characters
 _MAX_TAG = 8000  # characters
 _MAX_DIGEST = 36  # characters
+_MAX_CHILDREN = 50_000  # runs in one answer; MLflow allows no more
 # What MLflow raises if a store cannot be used. If a sqlite file is damaged, that is an error of SQLAlchemy.
 _FAILURES = (MlflowException, SQLAlchemyError, OSError)
 # Source: "Database File Format", section 1.3, https://www.sqlite.org/fileformat.html.
@@ -111,11 +115,7 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     Raises:
         VidflowError: If there is no such store, run or file.
     """
-    uri = keep_credentials(uri)
-    check_uri(uri, num_hosts=1)
-    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
-        raise VidflowError(f"{sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
-    _check_sqlite(uri)
+    uri = _readable_store(uri, run_id)
     try:
         with _brief_retries(), _silence_mlflow():
             return Path(MlflowClient(uri).download_artifacts(run_id, artifact_path, str(folder)))
@@ -123,6 +123,74 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
         raise VidflowError(
             f"run {run_id}: cannot download {artifact_path} from {without_credentials(uri)}: {_reason(error)}"
         ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildRun:
+    """The run of a trial below its sweep's run.
+
+    Attributes:
+        run_id: The run.
+        name: Its name.
+        task: The trial's task.
+        values_of: Returns what the run holds of a metric: a value for every epoch.
+    """
+
+    run_id: str
+    name: str
+    task: TaskName
+    values_of: Callable[[str], list[float]]
+
+
+def find_children(uri: str, run_id: str) -> list[ChildRun] | None:
+    """Return the trials of a sweep's run; None if the run is not that of a sweep.
+
+    Args:
+        uri: Address of the store, as `check_uri` allows.
+        run_id: The run.
+
+    Raises:
+        VidflowError: If there is no such store or run.
+    """
+    uri = _readable_store(uri, run_id)
+    try:
+        with _brief_retries():
+            client = MlflowClient(uri)
+            run = client.get_run(run_id)
+            if SWEEP_KEY not in run.data.tags:
+                return None
+            query = f"tags.`{_PARENT}` = '{run_id}'"
+            found = client.search_runs([run.info.experiment_id], query, max_results=_MAX_CHILDREN)
+    except _FAILURES as error:
+        raise VidflowError(f"run {run_id}: cannot be read from {without_credentials(uri)}: {_reason(error)}") from error
+
+    def values_of(child: str, metric: str) -> list[float]:
+        return [measured.value for measured in client.get_metric_history(child, metric)]
+
+    return [
+        ChildRun(
+            run_id=child.info.run_id,
+            name=child.info.run_name,
+            task=cast(TaskName, child.data.params["task"]),
+            values_of=partial(values_of, child.info.run_id),
+        )
+        for child in found
+        if TRIAL_KEY in child.data.tags
+    ]
+
+
+def _readable_store(uri: str, run_id: str) -> str:
+    """Return the address of an existing store, without credentials.
+
+    Raises:
+        VidflowError: If there is no such store.
+    """
+    uri = keep_credentials(uri)
+    check_uri(uri, num_hosts=1)
+    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
+        raise VidflowError(f"{sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
+    _check_sqlite(uri)
+    return uri
 
 
 def serve_model(build: Callable[[Path, dict[str, Any]], Callable[[Any], Any]]) -> None:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.names import nearest_hint
 from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_url, nearest_existing
-from vidflow.config.schema import Config
+from vidflow.config.schema import Config, Trials
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import (
     check_uri,
@@ -128,6 +128,12 @@ def _resolve_paths_and_credentials(config: Config) -> Config:
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
+
+
+def read_stored_trials(path: Path) -> Trials:
+    """Return the section `trials` of what `config_to_yaml` wrote, perhaps on another machine: no path is checked."""
+    stored = OmegaConf.to_container(OmegaConf.load(path))
+    return TypeAdapter(Config).validate_python(stored).trials
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
