@@ -10,16 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vidflow.config.load import load_config
 from vidflow.config.search import draw_candidates
 from vidflow.errors import ConfigError
 from vidflow.report.formats import format_bytes, format_magnitude, format_metric
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.inventory import Inventory, MadeFolder, MadeTrial, is_root, take_inventory
+from vidflow.stages.sources import is_config, open_experiment
 from vidflow.stages.trained import predict_command
 
 _RUNS = Path("runs")
-_CONFIGS = (".yaml", ".yml")
 _ALWAYS = ("core", "features", "seed")
 
 
@@ -43,17 +42,12 @@ def _find_roots(places: Sequence[str]) -> tuple[list[Path], frozenset[str]]:
     """Return the roots that the words of the command line name, and the keys that belong to a config among them."""
     if not places:
         return [folder for folder in sorted(_RUNS.glob("*/")) if is_root(folder)], frozenset()
-    files = [Path(place) for place in places if Path(place).suffix in _CONFIGS]
-    overrides = [place for place in places if "=" in place and not Path(place).exists()]
-    folders = [Path(place) for place in places if Path(place) not in files and place not in overrides]
-    if files and not folders:
-        experiment = Experiment(load_config(files, overrides), places)
+    if any(is_config(place) for place in places):
+        experiment = open_experiment(places)
         if not is_root(experiment.root):
             raise ConfigError(f"{experiment.root}: nothing here yet; make it with `{experiment.command('run')}`")
         return [experiment.root], frozenset(_current_keys(experiment))
-    if files or overrides:
-        raise ConfigError(f"ls: got {' '.join(places)}; wanted folders, or a config (.yaml) and its settings")
-    return [root for folder in folders for root in _roots_in(folder)], frozenset()
+    return [root for place in places for root in _roots_in(Path(place))], frozenset()
 
 
 def _roots_in(folder: Path) -> list[Path]:

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import torch
 
-from vidflow.config.load import load_config, read_stored_trials
+from vidflow.config.load import read_stored_trials
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
-from vidflow.stages.experiment import Experiment
 from vidflow.stages.predict import VideoPredictor
+from vidflow.stages.sources import is_config, open_experiment
 from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_sweep, read_sweeps
-from vidflow.tracking import fetch_file, find_children
 from vidflow.training.snapshot import BEST
 from vidflow.training.trial import load_trial
 
 CHECKPOINT = f"checkpoint/{BEST}"
-_CONFIGS = (".yaml", ".yml")
 log = logging.getLogger("vidflow")
 
 
@@ -41,7 +39,7 @@ def load(
         VidflowError: There is no such trial, it is damaged, or its encoder cannot be rebuilt.
     """
     path = Path(trial)
-    if path.suffix in _CONFIGS:
+    if is_config(path):
         return load_file(_best_of_config([str(trial), *settings]) / BEST, weights=weights)
     if settings:
         raise VidflowError(f"got {' '.join(settings)} beside {trial}; settings change a config (.yaml), nothing else")
@@ -54,8 +52,7 @@ def load(
             "--tracking-uri URI or MLFLOW_TRACKING_URI; `vidflow ls` lists them"
         )
     with tempfile.TemporaryDirectory() as folder:
-        run_id = _trial_run(uri, str(trial), Path(folder))
-        return load_file(fetch_file(uri, run_id, CHECKPOINT, Path(folder)), weights=weights)
+        return load_file(_fetch_trial(uri, str(trial), Path(folder)), weights=weights)
 
 
 def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
@@ -75,8 +72,7 @@ def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
 
 def _best_of_config(settings: Sequence[str]) -> Path:
     """Return the folder of the best trial of a config's sweep."""
-    files = [Path(text) for text in settings if "=" not in text]
-    experiment = Experiment(load_config(files, [text for text in settings if "=" in text]), settings)
+    experiment = open_experiment(settings)
     sweep = read_sweep(experiment.sweep.directory) if experiment.shards is not None else None
     if sweep is None:
         raise VidflowError(
@@ -111,20 +107,17 @@ def _choose(sweep: FinishedSweep) -> Path:
     return best.directory
 
 
-def _trial_run(uri: str, run_id: str, folder: Path) -> str:
-    """Return a trial's run: the run itself or, for the run of a sweep, its best child.
-
-    Args:
-        uri: Store of the run.
-        run_id: The run.
-        folder: An empty folder for downloads.
+def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
+    """Copy the file of a trial's run into an empty folder; for the run of a sweep, that of its best child.
 
     Raises:
         VidflowError: There is no such run, or a sweep has no trial with a result, or trials of several tasks.
     """
+    from vidflow.tracking import fetch_file, find_children  # imports MLflow, which takes seconds
+
     children = find_children(uri, run_id)
     if children is None:
-        return run_id
+        return fetch_file(uri, run_id, CHECKPOINT, folder)
     trials = read_stored_trials(fetch_file(uri, run_id, "config.yaml", folder))
     if len(tasks := {child.task for child in children}) > 1:
         listed = "\n".join(f"  {child.task}, {child.name}: {child.run_id}" for child in children)
@@ -137,7 +130,7 @@ def _trial_run(uri: str, run_id: str, folder: Path) -> str:
         raise VidflowError(f"run {run_id}: a sweep without a trial that has finished an epoch")
     score, metric, best = max(scored, key=lambda each: each[0])
     log.info("best trial of run %s: %s, %s %.3f -> run %s", run_id, best.name, metric, abs(score), best.run_id)
-    return best.run_id
+    return fetch_file(uri, best.run_id, CHECKPOINT, folder)
 
 
 __all__ = ["load", "load_file"]
