@@ -75,8 +75,8 @@ def _write_npz(reader: FeatureReader, folder: Path) -> None:
         table = csv.writer(file)
         table.writerow(["file", "key", "split", "label", "class_name"])
         for clip in _clips(reader, range(len(reader))):
-            arrays = {"tokens": unmerge(clip), "prefix": clip.prefix, "pts_seconds": clip.pts_seconds}
-            np.savez(folder / f"{clip.key}.npz", label=clip.label, **arrays, **_ground_truth(clip))
+            arrays: dict[str, Any] = {"tokens": unmerge(clip), "prefix": clip.prefix, "pts_seconds": clip.pts_seconds}
+            np.savez(folder / f"{clip.key}.npz", **{**arrays, "label": clip.label, **_ground_truth(clip)})
             class_name = names[clip.label] if clip.label >= 0 else ""
             table.writerow([f"{clip.key}.npz", clip.key, clip.split, clip.label, class_name])
     (folder / "features.json").write_text(json.dumps(reader.metadata, indent=1, sort_keys=True) + "\n")

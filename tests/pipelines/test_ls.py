@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vidflow.records import EpochResult
+from vidflow.training.snapshot import Snapshot, TrialIdentity, read_tensors, write_snapshot
+
 
 @pytest.fixture
 def root(finished_experiment, tmp_path) -> Path:
@@ -84,6 +87,17 @@ def test_what_belongs_to_a_config_is_marked(here, finished_experiment):
     assert text.count("\n* ") == 1 + 1 + 1 + 2 + 1
     other = here("ls", finished_experiment.config, "trials.axes.core=[gru]").stdout
     assert other.count("\n* ") == 1 + 1 + 0 + 1 + 1
+
+
+def test_a_trial_that_is_still_training_shows_its_epochs_so_far(here, root, tmp_path):
+    trial = next(root.glob("trials/*/"))
+    _, metadata = read_tensors(trial / "best.safetensors")
+    (trial / "result.json").unlink()
+    epochs = tuple(EpochResult(epoch=n, metrics={"val/top1": n / 8}, is_best=n == 1) for n in (1, 2, 3))
+    snapshot = Snapshot(identity=TrialIdentity(**metadata["identity"]), history=epochs, model={}, optimizer={})
+    write_snapshot(trial, snapshot)
+    row = next(row for row in rows_of(here("ls", root).stdout, "trials") if row["trials"] == trial.name)
+    assert (row["state"], row["epoch"], row["best"]) == ("unfinished", "1 of 3", "val/top1 12.5 %")
 
 
 def test_a_place_without_experiments_is_said(here, tmp_path, monkeypatch, tiny):

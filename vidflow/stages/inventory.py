@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from vidflow.config.schema import Trials
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import Mode, TaskName
-from vidflow.records import TrialResult, TrialStatus
+from vidflow.records import EpochResult, TrialStatus
 from vidflow.stages.address import Address
 from vidflow.stages.finish import peek_manifest
 from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
@@ -194,11 +194,13 @@ def _sweep(directory: Path, sweeps: list[FinishedSweep]) -> MadeFolder:
 
 
 def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
-    """Return what a trial's folder says; an unfinished one has a snapshot, which names settings and epochs."""
-    result, identity = read_trial(directory), _identity(directory)
-    settings: dict[str, Any] = identity.get("settings", {}) if result is None else result.settings
+    """Return what a trial's folder says; an unfinished one has a snapshot, which names its settings and epochs."""
+    result, (identity, history) = read_trial(directory), _read_header(directory)
+    settings: dict[str, Any] = identity.get("settings", {})
+    if result is not None:
+        settings, history = result.settings, result.history
     its = [sweep for sweep in sweeps if directory.name in sweep.keys]
-    best = result.best if result is not None else None
+    best = next((epoch for epoch in reversed(history) if epoch.is_best), None)
     task: TaskName = settings.get("task", "classification")
     metric, mode = its[0].objective_of(task) if its else objective_of(Trials(), task)
     return MadeTrial(
@@ -212,7 +214,7 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         score=None if best is None else best.metrics.get(metric),
         metrics={} if best is None else best.metrics,
         best_epoch=0 if best is None else best.epoch,
-        num_epochs=_num_epochs(result, identity),
+        num_epochs=len(history),
         num_parameters=identity.get("num_parameters", 0),
         sweeps=tuple(sweep.directory.name for sweep in its),
         run_id=next((sweep.runs[directory.name] for sweep in its if directory.name in sweep.runs), ""),
@@ -220,20 +222,16 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
     )
 
 
-def _identity(directory: Path) -> dict[str, Any]:
-    """Return what the header of a trial's weights says of the trial, and how many epochs its snapshot has."""
+def _read_header(directory: Path) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
+    """Return what the header of a trial's weights says of the trial, and the epochs of its snapshot."""
     for name in (LAST, BEST):
         try:
             with safe_open(directory / name, framework="np") as stored:
                 metadata = json.loads((stored.metadata() or {})["vidflow"])
         except (OSError, SafetensorError, KeyError, ValueError):  # not there, or damaged; the other file may do
             continue
-        return {**metadata["identity"], "num_epochs": len(metadata.get("history", ()))}
-    return {}
-
-
-def _num_epochs(result: TrialResult | None, identity: dict[str, Any]) -> int:
-    return identity.get("num_epochs", 0) if result is None else len(result.history)
+        return metadata["identity"], tuple(EpochResult(**epoch) for epoch in metadata.get("history", ()))
+    return {}, ()
 
 
 def _rank(trial: MadeTrial) -> tuple[Any, ...]:

@@ -81,7 +81,8 @@ class FinishedSweep:
         if not best:
             raise VidflowError(f"{self.directory}: no trial of this sweep has finished an epoch")
         if len(best) > 1:
-            lines = [f"  {self.describe(result)}: {predict_command(str(result.directory))}" for result in best]
+            commands = {task: predict_command(str(each.directory), task=task) for task, each in self.best().items()}
+            lines = [f"  {self.describe(result)}: {commands[task_of(result)]}" for result in best]
             raise VidflowError("\n".join([f"{self.directory}: a sweep over {len(best)} tasks; name a trial:", *lines]))
         return best[0]
 
