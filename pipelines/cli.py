@@ -6,9 +6,12 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.bench import GROUPS
-from pipelines.entry import Run, add_settings, add_show, exit_code, in_order, run_command, run_configured, start
+from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, start
+from vidflow import __version__
+from vidflow.config.names import nearest_hint
 
 COMMANDS = {
     "synth": "render videos with ground truth, where the config names no manifest",
@@ -19,22 +22,14 @@ COMMANDS = {
     "run": "all of these in order; finished stages are skipped",
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "calibrate": "print ALGM's thresholds, measured on frames of the training split",
-    "bench": "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
-    "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
-TOOLS = ("plan", "calibrate", "bench", "ui")
+TOOLS = ("plan", "calibrate")
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
 """Name -> the file in conf/ that `vidflow init` starts from."""
-REJECTS = "list what was left out and why, export it as a table, or let the next run try it again"
-SETTINGS = "print every setting: meaning, kind, default and choices"
-INIT = "write a commented YAML for a folder of videos or a manifest"
-PREDICT = "run a trained trial on a video, camera or stream, frame by frame"
 TRIAL = (
     "a trial's folder, best.safetensors or MLflow run; or, for the best of its trials, a config, the folder or run of "
     "a sweep, or an experiment's root"
 )
-LS = "list experiments: shards, features and who uses them, sweeps, trials with metrics and keys"
-EXPORT = "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars"
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
 
@@ -50,21 +45,27 @@ exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its exit code."""
-    parsed = _parser().parse_args(in_order(sys.argv[1:] if arguments is None else arguments))
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     start()
-    if parsed.command == "predict":
-        sys.exit(exit_code(lambda: importlib.import_module("pipelines.predict").main(parsed)))
-    if parsed.command in ("ls", "export"):  # they read no config before they know that they were given one
-        sys.exit(exit_code(lambda: importlib.import_module(f"pipelines.{parsed.command}").main(parsed)))
-    if parsed.command == "settings":
-        sys.exit(exit_code(lambda: importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)))
-    if parsed.command == "init":
-        sys.exit(exit_code(lambda: run_init(parsed)))
-    if parsed.command == "bench":
-        sys.exit(exit_code(lambda: run_bench(parsed.settings, parsed.only)))
-    if parsed.command == "rejects":
-        sys.exit(exit_code(lambda: run_rejects(parsed)))
+    own = OWN_ARGUMENTS.get(parsed.command)
+    if own is not None:
+        sys.exit(exit_code(lambda: own.run(parsed)))
     sys.exit(run_command(parsed.command, parsed.settings, load, show=getattr(parsed, "print", False)))
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of one command; settings may stand before and after options."""
+    parser, commands = _parsers()
+    if not words:
+        parser.print_help()
+        sys.exit(0)
+    if words[0].startswith("-"):
+        parser.parse_args(words)  # prints help or version, or refuses, and exits
+    if words[0] not in commands:
+        parser.error(f"there is no command {words[0]!r}; {nearest_hint(words[0], list(commands))}")
+    parsed = commands[words[0]].parse_intermixed_args(words[1:])
+    parsed.command = words[0]
+    return parsed
 
 
 def load(command: str) -> Run:
@@ -74,10 +75,11 @@ def load(command: str) -> Run:
     return run
 
 
-def run_bench(settings: Sequence[str], only: Sequence[str] | None) -> None:
-    """Load the settings and measure some groups of `bench.GROUPS`; None is all groups."""
+def run_bench(parsed: argparse.Namespace) -> None:
+    """Load the settings and measure some groups of `bench.GROUPS`, or all."""
     run_configured(
-        settings, lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, only)
+        parsed.settings,
+        lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, parsed.only),
     )
 
 
@@ -89,42 +91,84 @@ def run_rejects(parsed: argparse.Namespace) -> None:
     )
 
 
+def run_ui(parsed: argparse.Namespace) -> None:
+    """Load the settings and open MLflow's UI."""
+    run_configured(
+        parsed.settings, lambda experiment: importlib.import_module("pipelines.ui").main(experiment, parsed.port)
+    )
+
+
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
     importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
 
 
-def _parser() -> argparse.ArgumentParser:
+def run_settings(parsed: argparse.Namespace) -> None:
+    """Print the settings."""
+    importlib.import_module("pipelines.settings").main(parsed.key, parsed.beginning)
+
+
+def run_predict(parsed: argparse.Namespace) -> None:
+    """Run a trial on a video."""
+    importlib.import_module("pipelines.predict").main(parsed)
+
+
+def run_ls(parsed: argparse.Namespace) -> None:
+    """List what is there."""
+    importlib.import_module("pipelines.ls").main(parsed)
+
+
+def run_export(parsed: argparse.Namespace) -> None:
+    """Write a feature set for other programs."""
+    importlib.import_module("pipelines.export").main(parsed)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the whole command line, and the parser of each command by name."""
     parser = argparse.ArgumentParser(
         prog="vidflow",
         description="Frozen image encoders, cached token features and small recurrent cores for video.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"vidflow {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for name, text in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=text,
-            description=text[0].upper() + text[1:] + ".",
+            description=_sentence(text),
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_settings(command)
-        if name == "bench":
-            add = command.add_argument
-            add("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
         if name not in TOOLS:
             add_show(command)
-    add_rejects(commands.add_parser("rejects", help=REJECTS, description=REJECTS[0].upper() + REJECTS[1:] + "."))
-    add_predict(commands.add_parser("predict", help=PREDICT, description=PREDICT[0].upper() + PREDICT[1:] + "."))
-    add_ls(commands.add_parser("ls", help=LS, description=LS[0].upper() + LS[1:] + "."))
-    add_export(commands.add_parser("export", help=EXPORT, description=EXPORT[0].upper() + EXPORT[1:] + "."))
-    add_settings_key(
-        commands.add_parser("settings", help=SETTINGS, description=SETTINGS[0].upper() + SETTINGS[1:] + ".")
+    for name, own in OWN_ARGUMENTS.items():
+        own.add(commands.add_parser(name, help=own.help, description=_sentence(own.help)))
+    return parser, commands.choices
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow bench`."""
+    add_settings(parser)
+    parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
+
+
+def add_ui(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow ui`."""
+    add_settings(parser)
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=5000,
+        metavar="N",
+        help="port at 127.0.0.1, 5000 by default; another if it is busy",
     )
-    add_init(commands.add_parser("init", help=INIT, description=INIT[0].upper() + INIT[1:] + "."))
-    return parser
 
 
 def add_settings_key(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +259,56 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {text}, wanted a number from 1")
     return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a port from 0, which is any free one, to 65535")
+    return value
+
+
+class OwnArguments(NamedTuple):
+    """A command with arguments of its own.
+
+    Attributes:
+        help: What it does.
+        add: Adds its arguments.
+        run: Runs it.
+    """
+
+    help: str
+    add: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+OWN_ARGUMENTS = {
+    "bench": OwnArguments(
+        "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
+        add_bench,
+        run_bench,
+    ),
+    "ui": OwnArguments("open the MLflow UI on the experiment's runs, at 127.0.0.1", add_ui, run_ui),
+    "rejects": OwnArguments(
+        "list what was left out and why, export it as a table, or let the next run try it again",
+        add_rejects,
+        run_rejects,
+    ),
+    "predict": OwnArguments(
+        "run a trained trial on a video, camera or stream, frame by frame", add_predict, run_predict
+    ),
+    "ls": OwnArguments(
+        "list experiments: shards, features and who uses them, sweeps, trials with metrics and keys", add_ls, run_ls
+    ),
+    "export": OwnArguments(
+        "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars",
+        add_export,
+        run_export,
+    ),
+    "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
+    "init": OwnArguments("write a commented YAML for a folder of videos or a manifest", add_init, run_init),
+}
+"""A new command is one entry here, one function that adds its arguments and one that runs it."""
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from pipelines import progress
 from pipelines.disk import explain_output_failures, explain_system_failures
+from pipelines.display import LogHandler, Waiting, shown
 from pipelines.interrupts import interrupted_message, interruptible
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.load import load_config, writing_problem
 from vidflow.config.schema import STAGES, Config
 from vidflow.config.search import list_read_as_stored
 from vidflow.config.tracking_uri import store_uri, without_credentials
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError, FailedTrialsError, VidflowError
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.wanted_rows import check_rows
 
@@ -33,14 +34,9 @@ def run_stage(stage: str, run: Run) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}")
     add_settings(parser)
     add_show(parser)
-    parsed = parser.parse_args(in_order(sys.argv[1:]))
+    parsed = parser.parse_intermixed_args()
     start()
     sys.exit(run_command(stage, parsed.settings, lambda _: run, show=parsed.print))
-
-
-def in_order(arguments: Sequence[str]) -> list[str]:
-    """Move `--print` to the end. argparse wants all settings side by side, but people add settings after an option."""
-    return sorted(arguments, key=lambda word: word == "--print")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +51,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 def start() -> None:
     """Set up the log and the allocator of this process."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[LogHandler()])
     log.setLevel(logging.INFO)
     keep_freed_memory()
 
@@ -115,7 +111,10 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
     if len(stages) == 1 and stages[0] in STAGES:
         progress.check_turn(experiment, stages[0])
     waiting = [stage for stage in stages if progress.finished(experiment, stage) is None]
-    check_before_start(waiting, experiment)
+    with shown(Waiting("checking the settings")):
+        check_before_start(waiting, experiment)
+    experiment.runs_on = len(stages) > 1
+    failure: FailedTrialsError | None = None
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
@@ -123,14 +122,20 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             if (line := progress.finished(experiment, stage)) is not None:
                 log.info(line)
                 continue
-            run = load(stage)
+            with shown(Waiting(f"{stage}: loading")):
+                run = load(stage)
             if len(stages) > 1 and stage != "report":
                 from pipelines import ray_pool
 
                 session.enter_context(ray_pool.ray_session(config))
                 if "sweep" in waiting:
                     ray_pool.check_hosts(config)
-            run(experiment)
+            try:
+                run(experiment)
+            except FailedTrialsError as error:
+                failure = error  # the report is about the others
+    if failure is not None:
+        raise failure
 
 
 def check_manifest(experiment: Experiment) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from pipelines.display import Bar, shown
 from pipelines.predict_files import check_local
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import ClipTokens
@@ -64,8 +64,11 @@ def _usage(arguments: argparse.Namespace) -> str:
 
 
 def _clips(reader: FeatureReader, positions: Sequence[int]) -> Iterator[ClipTokens]:
-    for position in tqdm(positions, desc="export", unit="clip", mininterval=1.0, leave=False):
-        yield reader[position]
+    bar = Bar("export", len(positions), unit="clips")
+    with shown(bar):
+        for number, position in enumerate(positions, 1):
+            yield reader[position]
+            bar.update(number)
 
 
 def _write_npz(reader: FeatureReader, folder: Path) -> None:

@@ -13,6 +13,7 @@ from pipelines.entry import run_stage
 from pipelines.ray_pool import commit_units, log
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
+from vidflow.counts import Count
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
@@ -68,14 +69,19 @@ def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Ad
 def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
     """Return one unit of extraction for every shard in the manifest of the shard stage."""
     return [
-        ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
+        ExtractUnit(
+            file=_feature_file(row["file"]),
+            shard=row["file"],
+            source_sha256=row["sha256"],
+            num_clips=row["num_clips"],
+        )
         for row in manifest.files
     ]
 
 
 def _reduce(experiment: Experiment, name: str, dense: Address, address: Address) -> None:
     units = [
-        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
+        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"], num_clips=row["num_clips"])
         for row in experiment.finished(dense).files
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
@@ -88,7 +94,7 @@ def _reduce(experiment: Experiment, name: str, dense: Address, address: Address)
 def _make(
     experiment: Experiment,
     name: str,
-    build: Callable[[], Callable[[Any], FileEntry]],
+    build: Callable[[], Callable[[Any, Count], FileEntry]],
     units: Sequence[Unit],
     source: Address,
     address: Address,
@@ -104,6 +110,7 @@ def _make(
         units,
         experiment.config.resources.extract,
         name=f"extract {name}",
+        num_clips=lambda unit: unit.num_clips,
         # A shard can be made again with more clips, for example if a video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
     )
@@ -120,13 +127,13 @@ def _make(
     experiment.published("extract")
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
-        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: %s",
+        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s)%s",
         name,
         num_clips,
         sum(entry.num_bytes for entry in made) / 1e6,
         address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command("sweep"),
+        experiment.then("sweep"),
     )
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from pipelines.display import Bar, shown
 from pipelines.predict_files import check_files, check_folders, check_local, read_state, write_state
 from vidflow.errors import VideoError, VidflowError
 from vidflow.loading import load, load_file
@@ -132,10 +132,11 @@ class _Ending:
         """Yield frames and show progress, until an interrupt or a broken stream; a second interrupt stops at once."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt(before))
         try:
-            with tqdm(desc="predict", unit="frame", total=total, mininterval=1.0, leave=False) as bar:
+            bar = Bar("predict", total, unit="frames")
+            with shown(bar):
                 for frame in frames:
                     self.num_frames += not frame.is_held
-                    bar.update(not frame.is_held)
+                    bar.update(self.num_frames)
                     yield frame
                     if self._interrupted:
                         return

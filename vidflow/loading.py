@@ -17,7 +17,6 @@ from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_
 from vidflow.training.snapshot import BEST
 from vidflow.training.trial import load_trial
 
-CHECKPOINT = f"checkpoint/{BEST}"
 log = logging.getLogger("vidflow")
 
 
@@ -113,11 +112,12 @@ def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
     Raises:
         VidflowError: There is no such run, or a sweep has no trial with a result, or trials of several tasks.
     """
-    from vidflow.tracking import fetch_file, find_children  # imports MLflow, which takes seconds
+    from vidflow.tracking import MODEL, fetch_file, find_children  # imports MLflow, which takes seconds
 
+    checkpoint = f"{MODEL}/artifacts/{BEST}"
     children = find_children(uri, run_id)
     if children is None:
-        return fetch_file(uri, run_id, CHECKPOINT, folder)
+        return fetch_file(uri, run_id, checkpoint, folder)
     trials = read_stored_trials(fetch_file(uri, run_id, "config.yaml", folder))
     if len(tasks := {child.task for child in children}) > 1:
         listed = "\n".join(f"  {child.task}, {child.name}: {child.run_id}" for child in children)
@@ -130,7 +130,7 @@ def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
         raise VidflowError(f"run {run_id}: a sweep without a trial that has finished an epoch")
     score, metric, best = max(scored, key=lambda each: each[0])
     log.info("best trial of run %s: %s, %s %.3f -> run %s", run_id, best.name, metric, abs(score), best.run_id)
-    return fetch_file(uri, best.run_id, CHECKPOINT, folder)
+    return fetch_file(uri, best.run_id, checkpoint, folder)
 
 
 __all__ = ["load", "load_file"]

@@ -14,7 +14,7 @@ from vidflow.config.tracking_uri import default_uri
 from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
-from vidflow.tracking import Tracker, ui_page
+from vidflow.tracking import FeatureData, RunsView, Tracker, find_page
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,8 @@ def report(trials: list[TrialResult]) -> ReportData:
 def fill_store(uri: str, page: str) -> str:
     """Log a sweep with three trials and its report, as the pipeline does; return its run."""
     tracker = Tracker(uri, "browser test")
-    datasets = {"base": ("00c0ffee00c0ffee", "/runs/features/base")}
+    datasets = [FeatureData(name="base", identity="00c0ffee00c0ffee", place="/runs/features/base")]
+    tracker.show_first(RunsView(metric="val/top1", curve="val/top1", mode="max", params=("core", "features", "seed")))
     sweep = tracker.sweep_run("5eed", name="parent-sweep", params={"algorithm": "grid"}, config_yaml="root: x\n")
     for result in results():
         name = f"trial-{result.settings['core']}"

@@ -111,3 +111,24 @@ def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resum
     with pytest.raises(SystemExit):
         main([command, str(tiny)])
     assert ("resumes from here" in capsys.readouterr().err) is resumes
+
+
+def test_an_unknown_command_gets_the_nearest_name(here):
+    done = here("exract", "conf/demo.yaml")
+    assert done.returncode == 2
+    assert "did you mean `extract`?" in done.stderr
+
+
+def test_the_bare_command_prints_help_and_the_version_has_an_option(here):
+    bare = here()
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert "COMMAND" in bare.stdout
+    assert here("--version").stdout.startswith("vidflow ")
+
+
+@pytest.mark.parametrize("words", [["rejects", "list"], ["run"], ["bench"]])
+def test_settings_stand_before_and_after_options(words, here, tiny):
+    option = {"rejects": ["--to", "x.csv"], "run": ["--print"], "bench": ["--only", "read"]}[words[0]]
+    done = here(*words, tiny, *option, "video.sizee=3", "shards.clips_per_shard=0")
+    assert done.returncode == 2
+    assert "2 problems" in done.stderr

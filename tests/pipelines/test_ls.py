@@ -42,6 +42,8 @@ def test_the_experiments_below_runs_are_listed_with_who_uses_what(here, root, tm
     assert (features["name"], features["encoder"]) == ("base", "test_vit@32")
     assert features["used by"] == f"sweep {sweep['sweeps']}, 2 trials"
     trials = rows_of(text, "trials")
+    runs = json.loads(next(root.glob("sweeps/*/manifest.json")).read_text())["details"]["runs"]
+    assert {trial["trials"]: trial["MLflow run"] for trial in trials} == runs
     assert {trial["core"] for trial in trials} == {"mean", "gru"}
     for trial in trials:
         result = json.loads((root / "trials" / trial["trials"] / "result.json").read_text())
