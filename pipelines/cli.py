@@ -27,6 +27,10 @@ COMMANDS = {
 TOOLS = ("plan", "calibrate")
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
 """Name -> the file in conf/ that `vidflow init` starts from."""
+TRIAL = (
+    "a trial's folder, best.safetensors or MLflow run; or, for the best of its trials, a config, the folder or run of "
+    "a sweep, or an experiment's root"
+)
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
 
@@ -117,6 +121,16 @@ def run_predict(parsed: argparse.Namespace) -> None:
     importlib.import_module("pipelines.predict").main(parsed)
 
 
+def run_ls(parsed: argparse.Namespace) -> None:
+    """List what is there."""
+    importlib.import_module("pipelines.ls").main(parsed)
+
+
+def run_export(parsed: argparse.Namespace) -> None:
+    """Write a feature set for other programs."""
+    importlib.import_module("pipelines.export").main(parsed)
+
+
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of the whole command line, and the parser of each command by name."""
     parser = argparse.ArgumentParser(
@@ -193,10 +207,11 @@ def add_rejects(parser: argparse.ArgumentParser) -> None:
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `vidflow predict`; it reads no config, because a trial stores everything that it needs."""
+    """Add the arguments of `vidflow predict`."""
     add = parser.add_argument
-    add("trial", metavar="RUN_ID_OR_DIR", help="MLflow run of a trial, or the trial's folder or best.safetensors")
+    add("trial", metavar="TRIAL", help=TRIAL)
     add("source", metavar="VIDEO", help="video file, number of a camera such as 0, or rtsp:// or http:// address")
+    add("settings", nargs="*", metavar="key=value", help="more files and overrides, if TRIAL is a config")
     add("--out", type=Path, metavar="FILE.mp4", help="write the video with the predictions drawn on it")
     add("--json", metavar="FILE", help="write one JSON line per frame; `-`, the default without --out, is stdout")
     add("--depth", type=Path, metavar="DIR", help="write depth maps as 16-bit PNG in millimetres")
@@ -209,6 +224,22 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     add("--tracking-uri", metavar="URI", help="MLflow store of the run; MLFLOW_TRACKING_URI by default")
     add("--save-state", type=Path, metavar="FILE.safetensors", help="keep what is remembered after the last frame")
     add("--load-state", type=Path, metavar="FILE.safetensors", help="go on from there, as with --start")
+
+
+def add_ls(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow ls`."""
+    add = parser.add_argument
+    add("places", nargs="*", metavar="ROOT|CONFIG.yaml|key=value", help="roots, or a config; default: those in runs/")
+    add("--json", action="store_true", help="print JSON, with every setting and metric")
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow export`."""
+    add = parser.add_argument
+    add("source", nargs="+", metavar="FEATURES|CONFIG.yaml|key=value", help="folder of a feature set, or a config")
+    add("--to", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    add("--format", choices=("npz", "hf"), default="hf", help="npz: a file per clip; hf, the default: Parquet")
+    add("--features", metavar="NAME", help="feature set of the config, if it has several")
 
 
 def _numbers(count: int) -> Callable[[str], list[float]]:
@@ -279,6 +310,14 @@ OWN_ARGUMENTS = {
     ),
     "predict": OwnArguments(
         "run a trained trial on a video, camera or stream, frame by frame", add_predict, run_predict
+    ),
+    "ls": OwnArguments(
+        "list experiments: shards, features and who uses them, sweeps, trials with metrics and keys", add_ls, run_ls
+    ),
+    "export": OwnArguments(
+        "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars",
+        add_export,
+        run_export,
     ),
     "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
     "init": OwnArguments(

@@ -206,6 +206,7 @@ class Sweep:
         manifest = StageManifest(
             stage="sweep",
             fingerprint=self._address.fingerprint,
+            settings=self._address.settings,
             num_files=len(results),
             num_bytes=num_bytes,
             worker_seconds=worker_seconds,

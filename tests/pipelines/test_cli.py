@@ -93,6 +93,15 @@ def test_output_that_cannot_be_written_is_a_sentence(size, is_unbuffered):
     assert done.stderr == "vidflow: standard output cannot be written (No space left on device)\n"
 
 
+def test_a_reader_that_has_read_enough_ends_the_command_quietly():
+    code = "from pipelines.entry import exit_code; import sys; sys.exit(exit_code(lambda: print('x\\n' * 100_000)))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"x\n"
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize(("resumes", "promise"), [(True, "; the same command resumes from here"), (False, "")])
 def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, promise, capsys):
     assert exit_code(lambda: signal.raise_signal(signal.SIGINT), resumes=resumes) == 1

@@ -19,7 +19,7 @@ from vidflow.config.cross_checks import CROSS_CHECKS, PATHS
 from vidflow.config.describe import find_settings
 from vidflow.config.names import nearest_hint
 from vidflow.config.paths import absolute_path
-from vidflow.config.schema import Config
+from vidflow.config.schema import Config, Trials
 from vidflow.config.tracking_uri import (
     keep_credentials,
     may_hold_password,
@@ -252,6 +252,12 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
         ),
     )
     return dataclasses.replace(draft, config=resolved)
+
+
+def read_stored_trials(path: Path) -> Trials:
+    """Return the section `trials` of what `config_to_yaml` wrote, perhaps on another machine: no path is checked."""
+    stored = OmegaConf.to_container(OmegaConf.load(path))
+    return TypeAdapter(Config).validate_python(stored).trials
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a line per run
 
+from vidflow.tracking.children import ChildRun, find_children
 from vidflow.tracking.datasets import FeatureData
 from vidflow.tracking.models import MODEL, ModelCode, ModelColumns, serve_model
 from vidflow.tracking.runs import EPOCH_SECONDS, SWEEP_KEY, TRIAL_KEY, Tracker
@@ -29,6 +30,7 @@ __all__ = [
     "MODEL",
     "SWEEP_KEY",
     "TRIAL_KEY",
+    "ChildRun",
     "FeatureData",
     "ModelCode",
     "ModelColumns",
@@ -37,6 +39,7 @@ __all__ = [
     "check_store",
     "explain_failures",
     "fetch_file",
+    "find_children",
     "find_page",
     "serve_model",
     "ui_command",

@@ -26,7 +26,7 @@ TRIAL_KEY = "vidflow.trial_key"
 EPOCH_SECONDS = "system/epoch_seconds"
 """Logged with every epoch in one transaction, so the store holds an epoch if and only if it holds this at its step."""
 
-_PARENT = "mlflow.parentRunId"
+PARENT = "mlflow.parentRunId"
 _RECORDED = "vidflow.recorded"
 _MAX_BATCH = 100  # params or tags per call
 _MAX_PARAM = 6000  # characters
@@ -84,7 +84,7 @@ class Tracker:
         self._describe(run, params, tags, datasets)
         run_id = str(run.info.run_id)
         self.log_file(run_id, without_credentials(config_yaml).encode(), "config.yaml")
-        children = self._search(f"tags.`{_PARENT}` = '{run_id}'") if found else []
+        children = self._search(f"tags.`{PARENT}` = '{run_id}'") if found else []
         self._trials[run_id] = {child.data.tags[TRIAL_KEY]: child for child in reversed(children)}
         self._found |= {child.info.run_id: child for child in children}
         return run_id
@@ -109,7 +109,7 @@ class Tracker:
         """
         _check_key(key)
         found = self._trials[sweep_run_id].get(key)
-        run = self._reopen(found) if found else self._create({TRIAL_KEY: key, _PARENT: sweep_run_id}, name)
+        run = self._reopen(found) if found else self._create({TRIAL_KEY: key, PARENT: sweep_run_id}, name)
         self._trials[sweep_run_id][key] = run
         self._describe(run, params, tags, datasets)
         return str(run.info.run_id)

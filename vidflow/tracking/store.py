@@ -22,7 +22,7 @@ from vidflow.tracking.models import MODEL
 from vidflow.tracking.view import VIEW, VIEW_TAG
 
 # What MLflow raises if a store cannot be used. If a sqlite file is damaged, that is an error of SQLAlchemy.
-_FAILURES = (MlflowException, SQLAlchemyError, OSError)
+FAILURES = (MlflowException, SQLAlchemyError, OSError)
 # Source: "Database File Format", section 1.3, https://www.sqlite.org/fileformat.html.
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _KIND_TAG = "mlflow.experimentKind"
@@ -58,10 +58,24 @@ def check_store(uri: str) -> None:
         return
     _check_sqlite(uri)
     try:
-        with _brief_retries():
+        with brief_retries():
             MlflowClient(uri).search_experiments(max_results=1)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise _store_error(uri, error) from error
+
+
+def readable_store(uri: str, run_id: str) -> str:
+    """Return the address of an existing store, without credentials.
+
+    Raises:
+        VidflowError: If there is no such store.
+    """
+    uri = keep_credentials(uri)
+    check_uri(uri, num_hosts=1)
+    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
+        raise VidflowError(f"{sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
+    _check_sqlite(uri)
+    return uri
 
 
 def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
@@ -76,17 +90,13 @@ def fetch_file(uri: str, run_id: str, artifact_path: str, folder: Path) -> Path:
     Raises:
         VidflowError: If there is no such store, run or file.
     """
-    uri = keep_credentials(uri)
-    check_uri(uri, num_hosts=1)
-    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
-        raise VidflowError(f"{sqlite_file(uri)}: no such file; name the MLflow store that holds run {run_id}")
-    _check_sqlite(uri)
+    uri = readable_store(uri, run_id)
     try:
-        with _brief_retries(), silence_mlflow():
+        with brief_retries(), silence_mlflow():
             return Path(_download(MlflowClient(uri), uri, run_id, artifact_path, folder))
-    except _FAILURES as error:
+    except FAILURES as error:
         raise VidflowError(
-            f"run {run_id}: cannot download {artifact_path} from {without_credentials(uri)}: {_reason(error)}"
+            f"run {run_id}: cannot download {artifact_path} from {without_credentials(uri)}: {reason(error)}"
         ) from error
 
 
@@ -115,19 +125,18 @@ def explain_failures(uri: str) -> Iterator[None]:
         if uri.startswith("sqlite:") and "disk is full" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(sqlite_file(uri))) from error
         raise VidflowError(
-            f"the runs cannot be stored by {without_credentials(uri)}: {_reason(error)}; what is "
+            f"the runs cannot be stored by {without_credentials(uri)}: {reason(error)}; what is "
             "committed stays, and the same command resumes from here"
         ) from error
 
 
 def _store_error(uri: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"tracking.uri: cannot use {without_credentials(uri)}: {_reason(error)}; start the server, or "
-        "name another store"
+        f"tracking.uri: cannot use {without_credentials(uri)}: {reason(error)}; start the server, or name another store"
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return the message of a store's error on one line, without passwords."""
     return " ".join(without_credentials(str(error)).split())
 
@@ -163,7 +172,7 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     check_uri(uri, num_hosts=1)
     _check_sqlite(uri)
     try:
-        with _brief_retries():
+        with brief_retries():
             if uri.startswith("sqlite:"):
                 _make_store(sqlite_file(uri))
             client = MlflowClient(uri)
@@ -238,7 +247,7 @@ def _artifact_root(uri: str) -> Path:
 
 
 @contextmanager
-def _brief_retries() -> Iterator[None]:
+def brief_retries() -> Iterator[None]:
     """Give up on a silent server after seconds. Outside the block MLflow's own limit of minutes applies."""
     brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     ours = {name: value for name, value in brief.items() if name not in os.environ}
