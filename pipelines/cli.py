@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pipelines.bench import GROUPS
 from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, start
+from pipelines.manifest import add_source
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
 
@@ -42,7 +43,7 @@ exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its exit code."""
-    parsed = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     start()
     own = OWN_ARGUMENTS.get(parsed.command)
     if own is not None:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run_command(parsed.command, parsed.settings, load, show=getattr(parsed, "print", False)))
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of one command; settings may stand before and after options."""
     parser, commands = _parsers()
     if not words:
@@ -75,6 +76,7 @@ def load(command: str) -> Run:
 def run_bench(parsed: argparse.Namespace) -> None:
     """Load the settings and measure some groups of `bench.GROUPS`, or all."""
     run_configured(
+        "bench",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, parsed.only),
     )
@@ -83,6 +85,7 @@ def run_bench(parsed: argparse.Namespace) -> None:
 def run_rejects(parsed: argparse.Namespace) -> None:
     """Load the settings and list, retry or export the rejects."""
     run_configured(
+        "rejects",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.rejects").main(experiment, parsed.action, parsed.to),
     )
@@ -90,7 +93,12 @@ def run_rejects(parsed: argparse.Namespace) -> None:
 
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
-    importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
+    importlib.import_module("pipelines.init").main(parsed, PRESETS[parsed.preset])
+
+
+def run_manifest(parsed: argparse.Namespace) -> None:
+    """List the videos of a source."""
+    importlib.import_module("pipelines.manifest").main(parsed)
 
 
 def run_settings(parsed: argparse.Namespace) -> None:
@@ -164,10 +172,16 @@ def add_settings_key(parser: argparse.ArgumentParser) -> None:
 
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow init`; it reads no config."""
+    add_source(parser)
     add = parser.add_argument
-    add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
     add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
     add("--output", type=Path, metavar="FILE.yaml", help="file to write; named after the source by default")
+
+
+def add_manifest(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow manifest`; it reads no config."""
+    add_source(parser)
+    parser.add_argument("--to", type=Path, metavar="FILE", help="manifest to write: .csv, .jsonl or .parquet")
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:
@@ -261,7 +275,14 @@ OWN_ARGUMENTS = {
         "write one page about several finished sweeps: best trials, scores, costs", add_compare, run_compare
     ),
     "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
-    "init": OwnArguments("write a commented YAML for a folder of videos or a manifest", add_init, run_init),
+    "init": OwnArguments(
+        "write a commented YAML for a folder of videos, a manifest, tars or a published data set", add_init, run_init
+    ),
+    "manifest": OwnArguments(
+        "list the videos of a folder, tars, lists or a published data set, and write them as a manifest",
+        add_manifest,
+        run_manifest,
+    ),
 }
 """A new command is one entry here, one function that adds its arguments and one that runs it."""
 

@@ -7,14 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import commit_units, log, map_units, ray_session
+from pipelines.ray_pool import commit_units, log, map_units, place, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject, StageManifest
 from vidflow.stages.clips import ShardUnit
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, publish_manifest, write_rejects
-from vidflow.stages.reject_limit import built_rejects, count_reasons, limit_problem
+from vidflow.stages.reject_limit import built_rejects, count_reasons, first_of_each_reason, limit_problem
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.shard_work import ShardWork, edition_of
@@ -68,10 +68,12 @@ def _scan(experiment: Experiment) -> ShardWork:
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
     build = functools.partial(VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
-    for rows in map_units(build, units, config.resources.shard, name="scan"):
+    sizes = [len(unit) for unit in units]
+    for rows in map_units(build, units, place(config, "shard"), name="scan", sizes=sizes, counted="files"):
         index.add(rows)
     experiment.published("scan")
-    log.info("scan: %d files in %.1f s", len(inputs), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    log.info("scan: %d files -> %s (%.1f files/s)", len(inputs), index.directory, len(inputs) / seconds)
     return experiment.choose_shards()
 
 
@@ -80,12 +82,12 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
     config, limits = experiment.config, experiment.limits
     build = build_shard_builder(config, work.address.directory)
     entries, made = commit_units(
-        config,
         work.address.directory,
         build,
         work.units,
-        config.resources.shard,
+        place(config, "shard"),
         name="shard",
+        num_clips=lambda unit: len(unit.clips),
         is_current=lambda _, entry: not is_due(entry, limits),
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
@@ -103,6 +105,8 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
     )
     experiment.published("shard")
     num_clips = sum(entry.num_clips for entry in made)
+    for line in first_of_each_reason([*work.rejects, *rejects]):
+        log.warning("shard: left out: %s", line.strip())
     if not any(entry.num_clips for entry in entries):
         log.warning(
             "shard: EMPTY, all %d rows are rejected (%s); `%s` says why",
@@ -112,13 +116,13 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
         )
         return
     log.info(
-        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: %s",
+        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s)%s",
         num_clips,
         len(made),
         len(work.rejects) + len(rejects),
         work.address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command("extract"),
+        experiment.then("extract"),
     )
 
 

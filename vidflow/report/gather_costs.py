@@ -55,7 +55,7 @@ def picture_merging(experiment: Experiment, costs: Mapping[str, FeatureCost]) ->
         return []
     frames_of = ClipFrames(experiment.scanned_shards)
     clips = []
-    for key in frames_of.keys("val")[:NUM_CLIPS]:
+    for key in frames_of.keys(experiment.config.trials.splits.val)[:NUM_CLIPS]:
         frames = frames_of(key)
         tinted = [
             (f"{name}: {costs[name].reducer}", picture)

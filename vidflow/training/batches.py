@@ -68,11 +68,13 @@ class Splits:
         reader: Cached features.
         train: Clips to train on, as positions in the reader.
         val: Clips to validate on.
+        test: Clips on which the best epoch is measured at the end; None: there are none.
     """
 
     reader: FeatureReader
     train: Int64[np.ndarray, " train"]
     val: Int64[np.ndarray, " val"]
+    test: Int64[np.ndarray, " test"] | None = None
 
 
 def iterate_batches(
