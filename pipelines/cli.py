@@ -131,6 +131,23 @@ def run_export(parsed: argparse.Namespace) -> None:
     importlib.import_module("pipelines.export").main(parsed)
 
 
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow compare`; its words are roots, sweeps and configs."""
+    add = parser.add_argument
+    add(
+        "sweeps",
+        nargs="+",
+        metavar="ROOT|SWEEP|CONFIG.yaml|key=value",
+        help="an experiment's root, a folder ROOT/sweeps/KEY, or a config; overrides apply to every config",
+    )
+    add("--to", type=Path, default=Path("compare.html"), metavar="FILE.html", help="page to write; compare.html")
+
+
+def run_compare(parsed: argparse.Namespace) -> None:
+    """Write one page about several sweeps."""
+    importlib.import_module("pipelines.compare").main(parsed.sweeps, parsed.to)
+
+
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of the whole command line, and the parser of each command by name."""
     parser = argparse.ArgumentParser(
@@ -318,6 +335,9 @@ OWN_ARGUMENTS = {
         "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars",
         add_export,
         run_export,
+    ),
+    "compare": OwnArguments(
+        "write one page about several finished sweeps: best trials, scores, costs", add_compare, run_compare
     ),
     "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
     "init": OwnArguments(

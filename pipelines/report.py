@@ -1,4 +1,4 @@
-"""Write one HTML page about the sweep: `vidflow report CONFIG.yaml`."""
+"""Write one HTML page about the sweep, and its trials as CSV and LaTeX: `vidflow report CONFIG.yaml`."""
 
 import time
 from pathlib import Path
@@ -8,15 +8,15 @@ from pipelines.ray_pool import log
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import StageManifest, TrialResult
+from vidflow.report.exports import CSV, TEX, trials_csv, trials_tex
 from vidflow.report.gather import gather
 from vidflow.report.page import render_page
+from vidflow.report.sweeps import PAGE
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import manifest_seal, publish_manifest
 from vidflow.store.layout import list_file, publish
 from vidflow.tracking import Tracker, explain_failures
 from vidflow.training.snapshot import load_result
-
-PAGE = "report.html"
 
 
 def main(experiment: Experiment) -> None:
@@ -27,34 +27,37 @@ def main(experiment: Experiment) -> None:
         experiment.check_features()
         sweep = experiment.finished(experiment.sweep)
         results = [_load(experiment.root / "trials" / key) for key in sweep.details["trials"]]
-        page = render_page(gather(experiment, results))
-        address = experiment.report
-        with publish(address.directory / PAGE) as aside:
-            aside.write_text(page)
+        data, address = gather(experiment, results), experiment.report
+        runs = sweep.details.get("runs", {})
+        written = {PAGE: render_page(data), CSV: trials_csv(data.sections, runs), TEX: trials_tex(data.sections)}
+        for name, text in written.items():
+            with publish(address.directory / name) as aside:
+                aside.write_text(text, encoding="utf-8")
         uri = store_uri(config)
         with explain_failures(uri):
-            run_id = sweep.details["run_id"]
-            Tracker(uri, config.tracking.experiment).log_file(run_id, address.directory / PAGE, PAGE)
-        listed = list_file(address.directory / PAGE)
+            tracker = Tracker(uri, config.tracking.experiment)
+            for name in written:
+                tracker.log_file(sweep.details["run_id"], address.directory / name, name)
+        files = [list_file(address.directory / name) for name in written]
         seconds = time.monotonic() - started
         manifest = StageManifest(
             stage="report",
             fingerprint=address.fingerprint,
-            num_files=1,
-            num_bytes=listed["num_bytes"],
+            num_files=len(files),
+            num_bytes=sum(file["num_bytes"] for file in files),
             worker_seconds=seconds,  # this process is its only worker
             wall_seconds=seconds,
-            files=[listed],
+            files=files,
             details={"sweep": manifest_seal(sweep)},
         )
         publish_manifest(address, manifest)
         experiment.published("report")
-    log.info(
-        "report: %s, %.1f MB in %.1f s; runs: vidflow ui CONFIG, then http://127.0.0.1:5000",
-        address.directory / PAGE,
-        len(page) / 1e6,
-        seconds,
-    )
+    page = address.directory / PAGE
+    log.info("report: %s, %.1f MB in %.1f s", page, page.stat().st_size / 1e6, seconds)
+    for section in data.sections:
+        if section.predict:
+            log.info("best trial of %s: %s", section.task.replace("_", " "), section.predict)
+    log.info("all runs: %s", data.ui)
 
 
 def _load(directory: Path) -> TrialResult:

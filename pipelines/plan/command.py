@@ -23,7 +23,7 @@ from pipelines.plan.measure import (
     probe_videos,
 )
 from pipelines.plan.record import StageCost, locate_plan
-from pipelines.plan.table import PlannedStage, table
+from pipelines.plan.table import PlannedStage, TrialKind, table
 from pipelines.ray_pool import log
 from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
@@ -190,6 +190,7 @@ def _feature_stage(
         num_units=splits.num_clips,
         num_workers=count_workers(config.resources, "extract"),
         stored_bytes=done.num_bytes if done is not None else 0,
+        num_frames=config.video.sampling.num_frames,
         tokens_per_frame=probe.tokens_per_frame,
         gflops_per_frame=0.0 if is_reduced_from_cache(features) else probe.gflops_per_frame,
         num_passes=passes,
@@ -200,22 +201,30 @@ def _feature_stage(
 
 def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
     """Measure a step of every core and return the line of all trials, assuming that none is stopped early."""
-    trials = draw_candidates(config)[0]
+    trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
-    seconds = 0.0
+    drawn: Counter[tuple[str, str, int]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
         if kind not in steps:
             log.info("plan: measuring a training step of %s", trial.core)
             steps[kind] = probe_step(config, trial, probes[trial.features], directory / str(len(steps)))
-        step = steps[kind]
-        seconds += trial.epochs * (splits.num_train * step.train + splits.num_val * step.validate)
-    number = num_trials(config)
-    num_bytes = sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number
-    cost = StageCost(seconds=seconds * number / len(trials), num_bytes=num_bytes)
-    return PlannedStage(
-        stage="sweep", cost=cost, num_units=number, num_workers=count_workers(config.resources, "trials")
+        drawn[kind, trial.core if trial.unmerge else f"{trial.core} on {trial.features}", trial.epochs] += 1
+    kinds = tuple(
+        TrialKind(
+            name=name,
+            num_trials=count * number / len(trials),
+            epochs=epochs,
+            epoch_seconds=splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
+        )
+        for (kind, name, epochs), count in drawn.items()
     )
+    cost = StageCost(
+        seconds=sum(each.num_trials * each.epochs * each.epoch_seconds for each in kinds),
+        num_bytes=sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number,
+    )
+    workers = count_workers(config.resources, "trials")
+    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=workers, kinds=kinds)
 
 
 def _kind(config: Config, trial: Trial) -> str:

@@ -6,26 +6,31 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
-import numpy as np
 import torch
 
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import TaskName
+from vidflow.config.tracking_uri import store_uri
 from vidflow.models.tasks import spec_of
 from vidflow.records import TrialResult
+from vidflow.report.exports import CSV, TEX
+from vidflow.report.gather_classes import gather_classes
 from vidflow.report.gather_costs import compare_costs
-from vidflow.report.page import Example, ReportData, TaskSection
+from vidflow.report.page import ReportData, TaskSection
 from vidflow.report.pictures import draw_clips
-from vidflow.report.results import Classified, read_classified, read_pictured
+from vidflow.report.results import read_pictured, read_validated
+from vidflow.report.seen import picture_seen
+from vidflow.report.sources import name_sources
 from vidflow.report.tables import rank_trials
 from vidflow.stages.address import Address
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
+from vidflow.stages.trained import predict_command
 from vidflow.store.features import FeatureReader
 
 
@@ -57,13 +62,17 @@ def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
         provenance=_provenance(config, stages),
         notices=notices,
         pareto=compare_costs(experiment, results),
+        sources=name_sources(experiment.scanned_shards.units),
+        downloads={CSV: "a row per trial", TEX: "for a paper"},
+        ui=experiment.command("ui"),
+        root=config.root,
     )
 
 
 def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSection]:
     """Return a section per task."""
-    config = experiment.config
-    baselines = experiment.finished(experiment.sweep).details["baselines"]
+    config, sweep = experiment.config, experiment.finished(experiment.sweep)
+    runs: dict[str, str] = sweep.details.get("runs", {})
     sections = []
     frames = ClipFrames(experiment.scanned_shards)
     for task in get_args(TaskName):
@@ -71,47 +80,39 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
         trials = [result for result in results if result.settings["task"] == task]
         if not trials:
             continue
-        best = rank_trials(trials, objective, mode)[0].result
+        ranked = rank_trials(trials, objective, mode)
+        best = ranked[0].result
         reader = FeatureReader(experiment.features[str(best.settings["features"])].directory)
-        classified, pictured = read_classified(best), read_pictured(best)
+        pictured = read_pictured(best)
+        validated = [reader.keys[index] for index in read_validated(best)]
         sections.append(
             TaskSection(
                 task=task,
                 objective=objective,
                 mode=mode,
                 trials=trials,
-                baseline=baselines.get(task, {}),
+                baseline=sweep.details["baselines"].get(task, {}),
                 baseline_answer=spec_of(task).trivial.words,
-                class_names=reader.metadata["class_names"] if classified else (),
-                examples=_examples(frames, reader, classified, config.report.num_examples) if classified else (),
-                confusion=classified.confusion if classified else None,
                 pictures=draw_clips(
                     task, pictured, reader, frames, objective=objective, num_clips=config.report.num_examples
                 )
                 if pictured
                 else (),
+                seen=picture_seen(best, reader, validated, frames),
+                runs=runs,
+                predict=_predict_command(config, best, runs.get(best.key)) if ranked[0].is_best else "",
+                **gather_classes(experiment, ranked, mode, reader, frames),
             )
         )
     return sections
 
 
-def _examples(frames: ClipFrames, reader: FeatureReader, classified: Classified, num_examples: int) -> list[Example]:
-    """Return example clips: up to half of them are mistakes; they are in the order of the split."""
-    names = reader.metadata["class_names"]
-    wrong = np.flatnonzero(classified.labels != classified.predicted)
-    right = np.flatnonzero(classified.labels == classified.predicted)
-    num_wrong = min(len(wrong), num_examples // 2)
-    chosen = [*wrong[:num_wrong], *right[: num_examples - num_wrong]]
-    return [
-        Example(
-            frames=frames(key := reader.keys[classified.indices[clip]]),
-            key=key,
-            label=names[classified.labels[clip]],
-            predicted=names[classified.predicted[clip]],
-            probability=float(classified.probabilities[clip]),
-        )
-        for clip in chosen
-    ]
+def _predict_command(config: Config, trial: TrialResult, run_id: str | None) -> str:
+    """Return the command that runs a trial: by its run, or by its folder if a sweep of old did not record the run."""
+    task = cast(TaskName, trial.settings["task"])
+    if run_id is None:
+        return predict_command(str(trial.directory), task=task)
+    return predict_command(run_id, tracking_uri=store_uri(config), task=task)
 
 
 def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 Axes: T frames, n pictured frames, H and W pixels, O boxes, Q points.
 """
 
+import functools
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from vidflow.models.tasks import build_metric
 from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.tasks.metrics.depth import valid_depth
 from vidflow.models.tasks.metrics.point_tracking import claimed_visible
-from vidflow.report.figures import DPI, depth_figure, ways_figure
+from vidflow.report.figures import DPI, LIGHT, Drawing, Look, depth_figure, draw_all, ways_figure
 from vidflow.report.results import Pictured
 from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
@@ -34,6 +35,8 @@ _NUM_FRAMES = 6
 _SIDE = 330
 """Height of a frame in a strip, in pixels; a page shows it at half that size, so that lines are smooth."""
 _GAP = 6
+_GAP_COLOUR = "#868f98"  # between the grounds of light and dark pages
+_NARROW_COLUMNS = 3
 _MAX_POINTS = 12
 
 
@@ -42,14 +45,14 @@ class Picture:
     """A drawing of predictions on one or several clips, with the truth.
 
     Attributes:
-        content: PNG or JPEG.
+        content: The drawing for each kind of page.
         kind: `png` or `jpeg`.
         scale: Pixels of the picture per pixel of a page.
         caption: How well the clip was predicted; empty if the picture shows it.
         key: The clip's content key; empty for several clips.
     """
 
-    content: bytes
+    content: Drawing
     kind: Literal["png", "jpeg"]
     scale: float
     caption: str = ""
@@ -86,7 +89,8 @@ def draw_clips(
     scores = [_describe(task, answers, truth, objective) for _, truth, answers in clips]
     if facts.predicts == "camera_motion":
         ways = [(_way(truth["camera_motion"]), _way(answers["camera_motion"])) for _, truth, answers in clips]
-        return [Picture(content=ways_figure(ways, scores), kind="png", scale=DPI / 96)] if clips else []
+        drawing = draw_all(lambda look: ways_figure(ways, scores, look=look)) if clips else {}
+        return [Picture(content=drawing, kind="png", scale=DPI / 96)] if clips else []
     return [
         _draw(facts.predicts, frames_of(key), truth, answers, key=key, caption=score)
         for (key, truth, answers), score in zip(clips, scores, strict=True)
@@ -113,6 +117,8 @@ def draw_boxes(
     truth: Float[np.ndarray, "O T 4"],
     visible: Bool[np.ndarray, "O T"],
     predicted: Float[np.ndarray, "O T 4"],
+    *,
+    columns: int = _NUM_FRAMES,
 ) -> bytes:
     """Draw boxes over some frames, side by side, as JPEG: true boxes if they are visible, and predicted boxes.
 
@@ -121,6 +127,7 @@ def draw_boxes(
         truth: Corners of the true boxes in [0, 1].
         visible: Where the truth is known; a track is predicted from its first visible frame on.
         predicted: Corners of the predicted boxes in [0, 1].
+        columns: Frames of a row.
     """
     cells = []
     started = np.maximum.accumulate(visible, axis=1)
@@ -132,7 +139,7 @@ def draw_boxes(
             if started[number, t]:
                 _rectangle(draw, predicted[number, t], cell.size, PREDICTION)
         cells.append(cell)
-    return _strip(cells)
+    return _strip(cells, columns)
 
 
 def draw_tracks(
@@ -141,6 +148,8 @@ def draw_tracks(
     visible: Bool[np.ndarray, "Q T"],
     predicted: Float[np.ndarray, "Q T 2"],
     claimed: Bool[np.ndarray, "Q T"],
+    *,
+    columns: int = _NUM_FRAMES,
 ) -> bytes:
     """Draw points over some frames, side by side, as JPEG; a line joins prediction and truth; hidden points are hollow.
 
@@ -150,6 +159,7 @@ def draw_tracks(
         visible: Whether the true point is visible.
         predicted: Predicted x and y in [0, 1].
         claimed: Whether the point is predicted to be visible.
+        columns: Frames of a row.
     """
     cells = []
     for t in spread(len(frames), _NUM_FRAMES):
@@ -161,7 +171,7 @@ def draw_tracks(
             _dot(draw, ends[0], TRUTH, is_filled=bool(visible[q, t]))
             _dot(draw, ends[1], PREDICTION, is_filled=bool(claimed[q, t]))
         cells.append(cell)
-    return _strip(cells)
+    return _strip(cells, columns)
 
 
 def _way(motion: Float[Tensor, "T 9"]) -> Float[np.ndarray, "T 3"]:
@@ -188,26 +198,39 @@ def _draw(
         case "classes":
             raise AssertionError("a classifier's clips are shown as examples")
         case "boxes":
-            strip = draw_boxes(frames, truth["boxes"].numpy(), truth["boxes_visible"].numpy(), answers["boxes"].numpy())
+            strip = _for_both(
+                functools.partial(
+                    draw_boxes, frames, truth["boxes"].numpy(), truth["boxes_visible"].numpy(), answers["boxes"].numpy()
+                )
+            )
             return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
         case "points":
-            strip = draw_tracks(
-                frames,
-                truth["points"].numpy(),
-                truth["points_visible"].numpy(),
-                answers["points"].numpy(),
-                claimed_visible(answers).numpy(),
+            strip = _for_both(
+                functools.partial(
+                    draw_tracks,
+                    frames,
+                    truth["points"].numpy(),
+                    truth["points_visible"].numpy(),
+                    answers["points"].numpy(),
+                    claimed_visible(answers).numpy(),
+                )
             )
             return Picture(content=strip, kind="jpeg", scale=2, caption=caption, key=key)
         case "depth":
             shown = spread(len(frames), _NUM_FRAMES)
             known = valid_depth(truth["depth"][shown])
-            figure = depth_figure(
-                frames[shown], truth["depth"][shown].numpy(), answers["depth"][shown].numpy(), known.numpy()
+            true, said = truth["depth"][shown].numpy(), answers["depth"][shown].numpy()
+            figure = draw_all(
+                lambda look: depth_figure(frames[shown], true, said, known.numpy(), look=look), has_photos=True
             )
             return Picture(content=figure, kind="png", scale=DPI / 96, caption=caption, key=key)
         case _:
             assert_never(predicts)
+
+
+def _for_both(draw: Callable[..., bytes]) -> Drawing:
+    """Draw a strip for wide and for narrow pages; frames have the same colours on light and dark ones."""
+    return {LIGHT: draw(), Look(is_narrow=True): draw(columns=_NARROW_COLUMNS)}
 
 
 def _describe(task: TaskName, answers: dict[str, Tensor], truth: dict[str, Tensor], objective: str) -> str:
@@ -240,11 +263,12 @@ def _dot(draw: ImageDraw.ImageDraw, center: Sequence[float], colour: str, *, is_
     draw.circle(center, 8, fill=colour if is_filled else None, outline=colour, width=4)
 
 
-def _strip(cells: Sequence[Image.Image]) -> bytes:
-    width = cells[0].width + _GAP
-    strip = Image.new("RGB", (len(cells) * width - _GAP, cells[0].height), "white")
+def _strip(cells: Sequence[Image.Image], columns: int) -> bytes:
+    width, height = cells[0].width + _GAP, cells[0].height + _GAP
+    across, down = min(columns, len(cells)), -(-len(cells) // columns)
+    strip = Image.new("RGB", (across * width - _GAP, down * height - _GAP), _GAP_COLOUR)
     for place, cell in enumerate(cells):
-        strip.paste(cell, (place * width, 0))
+        strip.paste(cell, (place % columns * width, place // columns * height))
     buffer = io.BytesIO()
     strip.save(buffer, format="JPEG", quality=82, subsampling=0)  # else thin lines lose their colour
     return buffer.getvalue()

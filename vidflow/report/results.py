@@ -77,5 +77,13 @@ def read_classified(result: TrialResult) -> Classified | None:
     )
 
 
+def read_validated(result: TrialResult) -> list[int]:
+    """Return the validation clips with stored predictions, as positions in the feature set; empty without an epoch."""
+    if result.best is None:
+        return []
+    indices: list[int] = read_tensors(result.directory / PREDICTIONS)[0]["indices"].tolist()
+    return indices
+
+
 def _predicted_by(result: TrialResult) -> Prediction:
     return facts_of(cast(TaskName, result.settings["task"])).predicts

@@ -12,9 +12,19 @@ from jaxtyping import Int, UInt8
 
 from vidflow.config.tasks import Mode, TaskName, facts_of
 from vidflow.records import TrialResult
-from vidflow.report.figures import confusion_figure, curves_figure, settings_figure
+from vidflow.report.alts import describe_change, describe_confusion, describe_curves, describe_groups, name_trial
+from vidflow.report.changes import TrialChange
+from vidflow.report.figures import (
+    Drawing,
+    changes_figure,
+    confusion_figure,
+    curves_figure,
+    draw_all,
+    settings_figure,
+)
 from vidflow.report.formats import format_change, format_interval, format_metric, is_share
 from vidflow.report.pictures import OVER_FRAMES, Picture, explain_pictures
+from vidflow.report.seen import Seen
 from vidflow.report.tables import (
     RankedTrial,
     SeedGroup,
@@ -26,7 +36,9 @@ from vidflow.report.tables import (
     shared_settings,
 )
 
-_NUM_CONFUSED = 12
+NUM_CONFUSED = 12
+"""Confusions that the page lists."""
+_NUM_CHANGED = 15  # classes with the largest gains, and as many with the largest losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +75,12 @@ class TaskSection:
         examples: Clips with predictions of the best trial.
         confusion: Validation clips of the best trial by true (rows) and predicted class; None if there are none.
         pictures: Predictions of the best trial drawn with the truth.
+        confused_clips: (true, predicted class) -> keys of the best trial's clips that it confuses so.
+        others: Further clips that the tables name, with the best trial's predictions.
+        change: How the best trial's answers differ from another trial's; None if there is no other.
+        seen: What the best trial sees; None if it cannot be shown.
+        runs: Key of a trial -> id of its MLflow run; empty if not known.
+        predict: The command that runs the best trial on a video; empty if there is no best trial.
     """
 
     task: TaskName
@@ -75,6 +93,12 @@ class TaskSection:
     examples: Sequence[Example] = ()
     confusion: Int[np.ndarray, "C C"] | None = None
     pictures: Sequence[Picture] = ()
+    confused_clips: Mapping[tuple[int, int], Sequence[str]] = field(default_factory=dict)
+    others: Sequence[Example] = ()
+    change: TrialChange | None = None
+    seen: Seen | None = None
+    runs: Mapping[str, str] = field(default_factory=dict)
+    predict: str = ""
 
 
 def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
@@ -106,12 +130,17 @@ def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
         "span": _span(ranked, baseline),
         "is_drawn_over_frames": predicts in OVER_FRAMES,
         "how_to_read": explain_pictures(predicts),
-        "confused": [] if section.confusion is None else most_confused(section.confusion, _NUM_CONFUSED),
+        "confused": [] if section.confusion is None else most_confused(section.confusion, NUM_CONFUSED),
         "classes": [] if section.confusion is None else class_scores(section.confusion),
         "has_intervals": any(row.low is not None for row in ranked),
         "value": lambda value: format_metric(section.objective, value),
         "interval": lambda row: format_interval(section.objective, row.low, row.high),
-        **_pictures(section, ranked, groups),
+        "shown": {example.key for example in (*section.examples, *section.others)},
+        "run": section.runs.get(best.result.key) if best else None,
+        "best_name": name_trial(best) if best else "",
+        "rival_name": name_trial(section.change.rival) if section.change else "",
+        **_drawings(section, ranked, groups),
+        **_texts(section, ranked, groups),
     }
 
 
@@ -123,19 +152,55 @@ def _change(section: TaskSection, row: RankedTrial) -> str:
     return format_change(section.objective, row.score, baseline)
 
 
-def _pictures(
+def _drawings(
     section: TaskSection, ranked: Sequence[RankedTrial], groups: Sequence[SeedGroup]
-) -> dict[str, bytes | None]:
-    colour_by = colour_setting(section.trials)
-    metrics = [section.objective, *(name for name in ("val/loss", "train/loss") if name != section.objective)]
+) -> dict[str, Drawing | None]:
+    colour_by, objective, confusion = colour_setting(section.trials), section.objective, section.confusion
+    metrics = [objective, *(name for name in ("val/loss", "train/loss") if name != objective)]
     shares = {name: is_share(name) for name in metrics}
     has_curves = any(row.result.history for row in ranked)
     return {
-        "curves": curves_figure(ranked, metrics, colour_by=colour_by, is_share=shares) if has_curves else None,
-        "effects": settings_figure(groups, section.objective, colour_by=colour_by, is_share=is_share(section.objective))
+        "curves": draw_all(lambda look: curves_figure(ranked, metrics, colour_by=colour_by, is_share=shares, look=look))
+        if has_curves
+        else None,
+        "effects": draw_all(
+            lambda look: settings_figure(
+                groups, objective, colour_by=colour_by, is_share=is_share(objective), look=look
+            )
+        )
         if len(ranked) > 1
         else None,
-        "confusion": None if section.confusion is None else confusion_figure(section.confusion, section.class_names),
+        "confusion": None
+        if confusion is None
+        else draw_all(lambda look: confusion_figure(confusion, section.class_names, look=look)),
+        "changes": None if section.change is None else _draw_changes(section, section.change, ranked[0]),
+    }
+
+
+def _draw_changes(section: TaskSection, change: TrialChange, best: RankedTrial) -> Drawing:
+    classes = list(change.classes)
+    if len(classes) > 2 * _NUM_CHANGED:
+        classes = [*classes[:_NUM_CHANGED], *classes[-_NUM_CHANGED:]]
+    names = [section.class_names[each.label] for each in classes]
+    before, after = ([getattr(each, side) / each.total for each in classes] for side in ("before", "after"))
+    labels = (name_trial(change.rival), name_trial(best))
+    return draw_all(lambda look: changes_figure(names, before, after, labels=labels, look=look))
+
+
+def _texts(section: TaskSection, ranked: Sequence[RankedTrial], groups: Sequence[SeedGroup]) -> dict[str, str]:
+    """Return what each figure shows, in words."""
+    names, change = section.class_names, section.change
+
+    def value(number: float | None) -> str:
+        return format_metric(section.objective, number)
+
+    return {
+        "curves_text": describe_curves(ranked, section.objective, value),
+        "effects_text": describe_groups(groups, section.objective, value),
+        "confusion_text": "" if section.confusion is None else describe_confusion(section.confusion, names),
+        "changes_text": ""
+        if change is None
+        else describe_change(change, name_trial(ranked[0]), name_trial(change.rival), names),
     }
 
 

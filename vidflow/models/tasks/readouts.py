@@ -69,6 +69,16 @@ class AttentionReadout(nn.Module):
         answers: Tensor = self.classifier(z)
         return answers
 
+    def attention(self, tokens: Float[Tensor, "B T N C"]) -> Float[Tensor, "B Q heads T*N"]:
+        """Return the weights with which `forward` averages the values of the tokens; each row sums to one."""
+        features = self.input_norm(tokens)
+        if self.temporal_posenc is not None:
+            features = features + self.temporal_posenc
+        keys = self._split_heads(self.key_proj(features.flatten(1, 2)))
+        query = self.query.transpose(0, 1) * self.query.shape[-1] ** -0.5
+        weights: Tensor = (query @ keys.mT).softmax(dim=-1)
+        return weights.transpose(1, 2)
+
     def _attend_folded(self, features: Float[Tensor, "B L C"]) -> Float[Tensor, "B Q P"]:
         """Compute `_attend` without a key or a value per token; this is cheaper if Q x heads is at most P.
 
