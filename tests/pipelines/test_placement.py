@@ -1,7 +1,6 @@
 """Which GPUs workers get, and where they compute."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,19 +82,18 @@ def test_workers_that_fit_no_machine_are_refused(resources, machines, problem):
 
 
 @pytest.mark.slow
-def test_declared_gpus_are_shared_out_while_workers_compute_on_the_cpu(finished_experiment, tmp_path: Path):
-    root = tmp_path / "root"
-    shutil.copytree(finished_experiment.untouched, root, ignore=shutil.ignore_patterns("features", "trials", "sweeps"))
+def test_declared_gpus_are_shared_out_while_workers_compute_on_the_cpu(tiny: Path):
+    few = ["video.synthetic.num_train=8", "video.synthetic.num_val=4", "shards.clips_per_shard=6"]
+    few += ["trials.trial.batch_size=4", "trials.trial.epochs=1"]
     gpus = ["resources.extract.num_gpus=1", "resources.trials.num_gpus=1"]
 
     def run(commands: str, *settings: str) -> subprocess.CompletedProcess[str]:
-        words = [commands, str(finished_experiment.config), f"root={root}", *settings]
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        command = [sys.executable, "-c", DECLARED, *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-c", DECLARED, commands, str(tiny), *few, *settings]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=280)
 
-    refused = run("extract")
-    assert "extract 1" in refused.stdout
+    refused = run("synth,shard,extract")
+    assert refused.stdout.split() == ["synth", "0", "shard", "0", "extract", "1"]
     assert "Ray gave this worker 1 GPU, but torch" in refused.stderr
     assert "resources.device=cpu" in refused.stderr
     done = run("extract,sweep", "resources.device=cpu", *gpus)
