@@ -106,6 +106,7 @@ def test_the_first_reject_of_each_reason_is_on_the_screen_with_what_to_do(in_one
     manifest = f"video.manifest={tmp_path / 'in' / 'rows.csv'}"
     refused = in_one_ray("shard", config, manifest)
     assert refused.returncode == 3
+    assert "shard: trials will be refused: no row of split 'val'; got 'train' (2 rows)" in refused.stderr
     assert refused.stderr.count("the first:") == 2
     assert "2 PathEscapes, the first:" in refused.stderr
     assert f"video.video_root={video.parent}" in refused.stderr
