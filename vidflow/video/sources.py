@@ -131,8 +131,8 @@ def _check_any_exists(source: Path, listing: Listing) -> None:
     """Refuse a list none of whose videos exists, because then its videos are elsewhere."""
     if listing.items and not any(item.path.exists() for item in listing.items):
         raise ConfigError(
-            f"{source}: none of its {len(listing.items)} videos exists, such as {listing.items[0].path}; name the folder "
-            "of the videos in video.video_root (--video-root)"
+            f"{source}: none of its {len(listing.items)} videos exists, such as {listing.items[0].path}; name the "
+            "folder of the videos in video.video_root (--video-root)"
         )
 
 
