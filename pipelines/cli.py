@@ -76,6 +76,7 @@ def load(command: str) -> Run:
 def run_bench(parsed: argparse.Namespace) -> None:
     """Load the settings and measure some groups of `bench.GROUPS`, or all."""
     run_configured(
+        "bench",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, parsed.only),
     )
@@ -84,6 +85,7 @@ def run_bench(parsed: argparse.Namespace) -> None:
 def run_rejects(parsed: argparse.Namespace) -> None:
     """Load the settings and list, retry or export the rejects."""
     run_configured(
+        "rejects",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.rejects").main(experiment, parsed.action, parsed.to),
     )

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.entry import run_stage
-from pipelines.placement import Placement
+from pipelines.placement import Placement, usable_device
 from pipelines.ray_pool import commit_units, log, place, ray_session
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
+from vidflow.counts import Count
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
@@ -74,14 +75,19 @@ def _extract(
 def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
     """Return one unit of extraction for every shard in the manifest of the shard stage."""
     return [
-        ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
+        ExtractUnit(
+            file=_feature_file(row["file"]),
+            shard=row["file"],
+            source_sha256=row["sha256"],
+            num_clips=row["num_clips"],
+        )
         for row in manifest.files
     ]
 
 
 def _reduce(experiment: Experiment, name: str, placement: Placement, dense: Address, address: Address) -> None:
     units = [
-        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
+        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"], num_clips=row["num_clips"])
         for row in experiment.finished(dense).files
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
@@ -94,7 +100,7 @@ def _reduce(experiment: Experiment, name: str, placement: Placement, dense: Addr
 def _make(
     experiment: Experiment,
     name: str,
-    build: Callable[[], Callable[[Any], FileEntry]],
+    build: Callable[[], Callable[[Any, Count], FileEntry]],
     units: Sequence[Unit],
     placement: Placement,
     source: Address,
@@ -110,6 +116,7 @@ def _make(
         units,
         placement,
         name=f"extract {name}",
+        num_clips=lambda unit: unit.num_clips,
         # A shard can be made again with more clips, for example if a video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
     )
@@ -126,13 +133,13 @@ def _make(
     experiment.published("extract")
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
-        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: %s",
+        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s)%s",
         name,
         num_clips,
         sum(entry.num_bytes for entry in made) / 1e6,
         address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command("sweep"),
+        experiment.then("sweep"),
     )
 
 
@@ -168,7 +175,7 @@ def build_extractor(
         depths=features.depths,
         normalize_depths=features.normalize,
         reduction=build_reducer(reducer.name, place=reducer.place, **reducer.settings),
-        device=placement.device,
+        device=usable_device(placement),
     )
     return Extractor(
         encoder,

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from vidflow.config.schema import Resources
-from vidflow.errors import ConfigError
+from vidflow.errors import ConfigError, VidflowError
 
 Part = Literal["shard", "extract", "trials"]
 Device = Literal["cpu", "cuda"]
 
+PARTS: dict[str, tuple[Part, ...]] = {
+    "synth": ("shard",),
+    "shard": ("shard",),
+    "extract": ("extract",),
+    "calibrate": ("extract",),
+    "sweep": ("trials",),
+    "plan": ("extract", "trials"),
+    "bench": ("shard", "extract", "trials"),
+}
+"""The sections of `resources` that a stage or a tool uses."""
 _TRIAL_SHARE = 0.5
-"""GPUs per trial. A core steps through the frames one by one, which leaves a GPU half idle."""
+"""GPUs per trial: two share one, because a core steps through the frames one by one, in small kernels."""
 
 
 class Machine(NamedTuple):
@@ -94,6 +104,22 @@ def check_fit(placement: Placement, machines: Sequence[Machine], resources: Reso
     )
 
 
+def usable_device(placement: Placement) -> Device:
+    """Return where this worker computes.
+
+    Raises:
+        VidflowError: If that is a GPU and torch sees none, which would otherwise be a traceback or a slow run.
+    """
+    import torch  # here, because the import takes seconds
+
+    if placement.device == "cuda" and not torch.cuda.is_available():
+        raise VidflowError(
+            f"{placement.part}: Ray gave this worker {placement.num_gpus:g} GPU, but torch {torch.__version__} sees "
+            f"none; install a torch for this GPU, or set resources.device=cpu or resources.{placement.part}.num_gpus=0"
+        )
+    return placement.device
+
+
 def this_machine() -> list[Machine]:
     """Return the machine that this process runs on, as a cluster of one."""
     import torch  # here, because the import takes seconds
@@ -141,6 +167,7 @@ def _sum_gpus(machines: Sequence[Machine]) -> float:
 
 
 __all__ = [
+    "PARTS",
     "Machine",
     "Part",
     "Placement",
@@ -148,4 +175,5 @@ __all__ = [
     "count_fitting",
     "place_workers",
     "this_machine",
+    "usable_device",
 ]

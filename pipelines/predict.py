@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from pipelines.display import Bar, shown
 from pipelines.predict_files import check_files, check_folders, check_local, read_state, write_state
 from vidflow.errors import VideoError, VidflowError
 from vidflow.stages.predict import FramePrediction, VideoPredictor
@@ -164,11 +164,14 @@ class _Ending:
         """Yield frames and show progress, until an interrupt or a broken stream; a second interrupt stops at once."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt(before))
         try:
-            for frame in tqdm(frames, desc="predict", unit="frame", total=total, mininterval=1.0, leave=False):
-                self.num_frames += 1
-                yield frame
-                if self._interrupted:
-                    return
+            bar = Bar("predict", total, unit="frames")
+            with shown(bar):
+                for frame in frames:
+                    self.num_frames += 1
+                    bar.update(self.num_frames)
+                    yield frame
+                    if self._interrupted:
+                        return
         except VideoError as error:
             self.error = error
         finally:

@@ -4,20 +4,21 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.exceptions
 from ray._private import ray_constants
-from tqdm import tqdm
 
+from pipelines.display import Bar, Waiting, shown
 from pipelines.interrupts import watch_signals
 from pipelines.placement import (
+    PARTS,
     Machine,
     Part,
     Placement,
@@ -25,10 +26,13 @@ from pipelines.placement import (
     count_fitting,
     place_workers,
 )
+from pipelines.unit_counts import Reporter, Watch, new_slot, session_counts
 from vidflow.allocator import keep_freed_memory
+from vidflow.config.load import join_problems
 from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import check_uri, store_uri
-from vidflow.errors import VidflowError
+from vidflow.counts import Count
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
 
 
@@ -43,6 +47,7 @@ class FileUnit(Protocol):
 Unit = TypeVar("Unit")
 Filed = TypeVar("Filed", bound=FileUnit)
 Result = TypeVar("Result")
+_SECONDS_BETWEEN_LOOKS = 0.5
 log = logging.getLogger("vidflow")
 # Ray's name of a resource that says of which kind a machine's GPUs are.
 _KIND = "accelerator_type:"
@@ -61,13 +66,15 @@ def ray_session(config: Config) -> Iterator[None]:
     if address == "local":
         _stay_private()
     started = time.monotonic()
-    # A local cluster needs no dashboard. With an existing cluster, Ray refuses the argument.
-    ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False if address == "local" else None)
+    dashboard = False if address == "local" else None  # with an existing cluster, Ray refuses the argument
+    with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
+        ray.init(address=address, logging_level=logging.ERROR, include_dashboard=dashboard)
     watch_signals()  # again, because Ray has set its own handler for SIGTERM
     log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
     try:
         yield
     finally:
+        session_counts.cache_clear()
         ray.shutdown()
 
 
@@ -155,21 +162,35 @@ def count_workers(placement: Placement) -> int:
     return min(placement.workers or fitting, fitting)
 
 
-def check_hosts(config: Config) -> None:
-    """Refuse a tracking store that is not safe on the cluster's number of hosts.
+def check_cluster(config: Config, stages: Sequence[str]) -> None:
+    """Check that workers of all stages fit the cluster, and that the tracking store is safe on its number of hosts.
 
     Raises:
-        ConfigError: If the store is sqlite and the cluster has several hosts.
+        ConfigError: With every problem.
     """
-    check_uri(store_uri(config), num_hosts=len(list_machines()))
+    problems, machines = [], list_machines()
+    for part in dict.fromkeys(part for stage in stages for part in PARTS.get(stage, ())):
+        try:
+            place(config, part)
+        except ConfigError as error:
+            problems.append(str(error))
+    if "sweep" in stages:
+        try:
+            check_uri(store_uri(config), num_hosts=len(machines))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(join_problems(problems))
+
+
+Worker = Callable[[Any, Count], Any]
+"""Takes a unit, and what to call as its clips are done."""
 
 
 class WorkerPool:
     """Ray actors with one worker each; if an actor dies, a new one gets its unit."""
 
-    def __init__(
-        self, build: Callable[[], Callable[[Any], Any]], placement: Placement, *, num_units: int, name: str
-    ) -> None:
+    def __init__(self, build: Callable[[], Worker], placement: Placement, *, num_units: int, name: str) -> None:
         """Start as many actors as `placement` and the cluster allow, at most one per unit.
 
         Args:
@@ -188,35 +209,54 @@ class WorkerPool:
         """Number of actors."""
         return len(self._idle)
 
-    def map(self, units: Sequence[Any]) -> Iterator[Any]:
+    def map(self, units: Sequence[Any], *, sizes: Sequence[int] | None = None, counted: str = "units") -> Iterator[Any]:
         """Yield the results of all units, in the order in which they are done.
 
         Each actor works on one unit at a time, so results do not pile up in the object store.
 
+        Args:
+            units: Units of work.
+            sizes: How many of what is counted each unit has; None counts units.
+            counted: What the progress counts, in the plural.
+
         Raises:
             VidflowError: If a unit has killed `placement.attempts` workers.
         """
-        waiting = deque((unit, 1) for unit in units)
-        running: dict[Any, tuple[Any, Any, int]] = {}
-        with tqdm(total=len(units), desc=self._name, unit="unit", mininterval=_interval(), leave=False) as bar:
+        sizes = [1] * len(units) if sizes is None else sizes
+        waiting = deque((unit, size, 1) for unit, size in zip(units, sizes, strict=True))
+        running: dict[Any, _Running] = {}
+        bar, watch = Bar(self._name, sum(sizes), unit=counted, num_workers=self.num_actors), Watch()
+        totals = (0, 0)
+        with shown(bar):
             while waiting or running:
                 while waiting and self._idle:
-                    actor, (unit, attempt) = self._idle.pop(), waiting.popleft()
-                    running[actor.work.remote(unit)] = (actor, unit, attempt)
-                (done, *_), _ = ray.wait(list(running), num_returns=1)
-                actor, unit, attempt = running.pop(done)
+                    work = _Running(self._idle.pop(), *waiting.popleft())
+                    running[work.actor.work.remote(work.unit, session_counts(), work.slot)] = work
+                ended, _ = ray.wait(list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+                if not ended:
+                    self._show(bar, totals, watch, running)
+                    continue
+                work = running.pop(ended[0])
                 try:
-                    result = ray.get(done)
+                    result, rejects = ray.get(ended[0])
                 except ray.exceptions.ActorDiedError as error:
-                    waiting.append((unit, self._next_attempt(unit, attempt, error)))
+                    waiting.append((work.unit, work.size, self._next_attempt(work, error)))
+                    bar.num_retries += 1
                     self._idle.append(self._start())
                     continue
                 except ray.exceptions.RayTaskError as error:
                     # Callers can explain these causes. All other errors keep the worker's traceback.
                     raise error.cause if isinstance(error.cause, VidflowError | OSError) else error from error
-                self._idle.append(actor)
-                bar.update()
+                self._idle.append(work.actor)
+                totals = (totals[0] + work.size, totals[1] + rejects)
+                self._show(bar, totals, watch, running)
                 yield result
+
+    @staticmethod
+    def _show(bar: Bar, totals: tuple[int, int], watch: Watch, running: Mapping[Any, "_Running"]) -> None:
+        """Show what is done of the units that are over and of those in progress."""
+        done, rejects = watch.look([work.slot for work in running.values()])
+        bar.update(totals[0] + done, totals[1] + rejects)
 
     def close(self) -> None:
         """Release the actors and their resources."""
@@ -230,31 +270,52 @@ class WorkerPool:
             .remote(self._build)
         )
 
-    def _next_attempt(self, unit: Any, attempt: int, error: Exception) -> int:
-        if attempt >= self._placement.attempts:
-            raise VidflowError(f"{self._name}: {attempt} workers died on {unit!r}: {error}") from error
-        log.warning("%s: a worker died on one unit; attempt %d follows", self._name, attempt + 1)
-        return attempt + 1
+    def _next_attempt(self, work: "_Running", error: Exception) -> int:
+        if work.attempt >= self._placement.attempts:
+            raise VidflowError(f"{self._name}: {work.attempt} workers died on {work.unit!r}: {error}") from error
+        log.warning("%s: a worker died on one unit; attempt %d follows", self._name, work.attempt + 1)
+        return work.attempt + 1
+
+
+@dataclass
+class _Running:
+    """One attempt at one unit."""
+
+    actor: Any
+    unit: Any
+    size: int
+    attempt: int
+    slot: int = field(default_factory=new_slot)
 
 
 def map_units(
-    build: Callable[[], Callable[[Unit], Result]], units: Sequence[Unit], placement: Placement, *, name: str
+    build: Callable[[], Callable[[Unit, Count], Result]],
+    units: Sequence[Unit],
+    placement: Placement,
+    *,
+    name: str,
+    sizes: Sequence[int] | None = None,
+    counted: str = "units",
 ) -> Iterator[Result]:
-    """Apply a worker to every unit on a new pool and yield the results in the order in which they are done."""
+    """Apply a worker to every unit on a new pool and yield the results in the order in which they are done.
+
+    See `WorkerPool`; an explanation of all arguments is there.
+    """
     pool = WorkerPool(build, placement, num_units=len(units), name=name)
     try:
-        yield from pool.map(units)
+        yield from pool.map(units, sizes=sizes, counted=counted)
     finally:
         pool.close()
 
 
 def commit_units(
     directory: Path,
-    build: Callable[[], Callable[[Filed], FileEntry]],
+    build: Callable[[], Callable[[Filed, Count], FileEntry]],
     units: Sequence[Filed],
     placement: Placement,
     *,
     name: str,
+    num_clips: Callable[[Filed], int],
     is_current: Callable[[Filed, FileEntry], bool] | None = None,
 ) -> tuple[list[FileEntry], list[FileEntry]]:
     """Make the files of `units` that are not committed yet or are out of date.
@@ -265,6 +326,7 @@ def commit_units(
         units: Units whose `file` is the name of the file that the worker commits.
         placement: Resources of a worker.
         name: Name shown beside the progress.
+        num_clips: How many clips a unit has.
         is_current: Whether a committed file is up to date for its unit; None takes every file as up to date.
 
     Returns:
@@ -280,7 +342,10 @@ def commit_units(
     waiting = [unit for unit in units if unit.file not in done]
     if done:
         log.info("%s: %d of %d files are there already", name, len(done), len(units))
-    made = list(map_units(build, waiting, placement, name=name)) if waiting else []
+    made = []
+    if waiting:
+        sizes = [num_clips(unit) for unit in waiting]
+        made = list(map_units(build, waiting, placement, name=name, sizes=sizes, counted="clips"))
     done.update((entry.file, entry) for entry in made)
     return [done[unit.file] for unit in units], made
 
@@ -288,18 +353,15 @@ def commit_units(
 class _Actor:
     """Runs one worker in a separate process."""
 
-    def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(self, build: Callable[[], Worker]) -> None:
         keep_freed_memory()
         self._build = build
-        self._work: Callable[[Any], Any] | None = None
+        self._work: Worker | None = None
 
-    def work(self, unit: Any) -> Any:
+    def work(self, unit: Any, counts: Any, slot: int) -> tuple[Any, int]:
+        """Return the result, and the number of rejects."""
         # Not in the constructor: an error there would reach the driver as a dead actor, without the error's message.
         if self._work is None:
             self._work = self._build()
-        return self._work(unit)
-
-
-def _interval() -> float:
-    """Seconds between updates: short at a terminal, long in a log file."""
-    return 0.2 if sys.stderr.isatty() else 10.0
+        reporter = Reporter(counts, slot)
+        return self._work(unit, reporter), reporter.num_rejects

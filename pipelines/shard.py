@@ -71,10 +71,12 @@ def _scan(experiment: Experiment) -> ShardWork:
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
     build = functools.partial(VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
-    for rows in map_units(build, units, place(config, "shard"), name="scan"):
+    sizes = [len(unit) for unit in units]
+    for rows in map_units(build, units, place(config, "shard"), name="scan", sizes=sizes, counted="files"):
         index.add(rows)
     experiment.published("scan")
-    log.info("scan: %d files in %.1f s", len(inputs), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    log.info("scan: %d files -> %s (%.1f files/s)", len(inputs), index.directory, len(inputs) / seconds)
     return experiment.choose_shards()
 
 
@@ -88,6 +90,7 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
         work.units,
         place(config, "shard"),
         name="shard",
+        num_clips=lambda unit: len(unit.clips),
         is_current=lambda _, entry: not is_due(entry, limits),
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
@@ -116,13 +119,13 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
         )
         return
     log.info(
-        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: %s",
+        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s)%s",
         num_clips,
         len(made),
         len(work.rejects) + len(rejects),
         work.address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command("extract"),
+        experiment.then("extract"),
     )
 
 

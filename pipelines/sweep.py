@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pipelines.entry import run_stage
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
-from pipelines.ray_pool import check_hosts, log, ray_session
+from pipelines.ray_pool import check_cluster, log, ray_session
 from pipelines.tuning import RunLogger, run_trials
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import DamagedError, VidflowError
+from vidflow.errors import DamagedError, FailedTrialsError, VidflowError
 from vidflow.records import StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
@@ -38,13 +38,13 @@ def main(experiment: Experiment) -> None:
     """Run the trials that have no result yet.
 
     Raises:
-        VidflowError: If trials failed.
+        FailedTrialsError: If trials failed; the others are committed.
     """
     config = experiment.config
     with experiment.exclusive():
         experiment.check_features()
         with explain_failures(store_uri(config)), ray_session(config):
-            check_hosts(config)
+            check_cluster(config, ["sweep"])
             Sweep(experiment).run()
 
 
@@ -66,7 +66,8 @@ class Sweep:
         """Run the trials without a result, log every trial, and commit the sweep.
 
         Raises:
-            VidflowError: If trials failed or did not end; the results of the others are kept.
+            VidflowError: If trials did not end; the results of the others are kept.
+            FailedTrialsError: If trials failed; the others are committed.
         """
         started = time.monotonic()
         self._run_id = self._tracker.sweep_run(
@@ -94,6 +95,7 @@ class Sweep:
                 self._features,
                 storage=self._address.directory / "tune",
                 callback=logger,
+                name_of=self._name,
                 note_stopped=self._note_stopped,
             )
             errors = logger.errors
@@ -241,11 +243,8 @@ class Sweep:
         taken = StageCost(seconds=worker_seconds, num_bytes=num_bytes)
         plan = {} if failed else compare_with_plan(self._experiment, taken)
         self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED", summary=plan)
-        if failed:
-            raise VidflowError(
-                f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error or 'no message'}; "
-                "the others are kept, and the same command tries these again"
-            )
+        if len(failed) == len(results):
+            raise FailedTrialsError(f"{self._describe_failed(failed, results)}; the same command tries again")
         if plan:
             publish_json(self._address.directory / PLAN, plan)
         manifest = StageManifest(
@@ -258,18 +257,30 @@ class Sweep:
             details={
                 "run_id": self._run_id,
                 "trials": [result.key for result in results],
+                "failed": [result.key for result in failed],
                 "baselines": self._baselines,
             },
         )
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: %s",
-            len(results),
+            "sweep: %s trials in %.0f s -> MLflow run %s; %s%s",
+            f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
             wall_seconds,
             self._run_id,
             "; ".join(self._describe_best(results)),
-            self._experiment.command("report"),
+            self._experiment.then("report"),
+        )
+        if failed:
+            raise FailedTrialsError(
+                f"{self._describe_failed(failed, results)}; the others are kept, and the same command tries these again"
+            )
+
+    def _describe_failed(self, failed: Sequence[TrialResult], results: Sequence[TrialResult]) -> str:
+        first = failed[0]
+        return (
+            f"{len(failed)} of {len(results)} trials failed, the first, {self._name(self._trials[first.key])}, "
+            f"with: {first.error or 'no message'}"
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:

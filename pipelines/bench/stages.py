@@ -17,7 +17,7 @@ from pipelines import extract, sweep
 from pipelines.bench import workers
 from pipelines.bench.clock import ROUNDS
 from pipelines.placement import Placement
-from pipelines.ray_pool import WorkerPool, log, place
+from pipelines.ray_pool import Worker, WorkerPool, log, place
 from vidflow.config.search import draw_candidates
 from vidflow.files import file_sha256
 from vidflow.stages.address import locate_trial
@@ -176,7 +176,7 @@ def measure_memory(experiment: Experiment) -> Iterator[str]:
         yield f"{name:<8} {one:>10.0f} {ten:>10.0f}  {ten / one:.2f}"
 
 
-def _peak_memory(build: Callable[[], Callable[[Any], Any]], units: Sequence[Any], placement: Placement) -> float:
+def _peak_memory(build: Callable[[], Worker], units: Sequence[Any], placement: Placement) -> float:
     """Return the peak resident memory (MiB) of one fresh worker and its decoder after the units."""
     alone = dataclasses.replace(placement, workers=1)
     pool = WorkerPool(build, alone, num_units=1, name="memory")
@@ -189,7 +189,7 @@ def _peak_memory(build: Callable[[], Callable[[Any], Any]], units: Sequence[Any]
 
 def _compare(
     stage: str,
-    build: Callable[[], Callable[[Any], Any]],
+    build: Callable[[], Worker],
     units: Sequence[Any],
     placement: Placement,
     unit: str,

@@ -13,6 +13,7 @@ from pipelines.placement import Placement
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
+from vidflow.counts import Count
 from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.extract import ExtractUnit
@@ -31,13 +32,14 @@ class ShardBench:
         self._config = config
         self._build = build_shard_builder(config, Path(directory))()
 
-    def __call__(self, job: tuple[str, ShardUnit]) -> float:
+    def __call__(self, job: tuple[str, ShardUnit], count: Count) -> float:
         """Do one unit and return the peak memory of this process and its decoder so far, in MiB."""
         mode, unit = job
         if mode == "bare":
             self._loop(unit)
         else:
             self._build(replace(unit, file=f"{time.monotonic_ns()}.tar"))
+        count(1)
         return peak_mib()
 
     def _loop(self, unit: ShardUnit) -> None:
@@ -58,13 +60,14 @@ class ExtractBench:
         )
         self._frames: dict[str, torch.Tensor] = {}
 
-    def __call__(self, job: tuple[str, ExtractUnit]) -> float:
+    def __call__(self, job: tuple[str, ExtractUnit], count: Count) -> float:
         """Do one shard and return the peak memory of this process so far, in MiB."""
         mode, unit = job
         if mode == "bare":
             self._loop(unit)
         else:
             self._extractor(replace(unit, file=f"{time.monotonic_ns()}.arrow"))
+        count(1)
         return peak_mib()
 
     def _loop(self, unit: ExtractUnit) -> None:
@@ -85,7 +88,7 @@ class TrialBench:
         self._config, self._features, self._device = config, features, placement.device
         torch.set_num_threads(max(1, int(placement.num_cpus)))
 
-    def __call__(self, job: tuple[Trial, Path]) -> float:
+    def __call__(self, job: tuple[Trial, Path], count: Count) -> float:
         """Train one trial and return how long it took, in seconds."""
         trial, directory = job
         started = time.perf_counter()
@@ -100,6 +103,7 @@ class TrialBench:
         )
         for _ in results:
             pass
+        count(1)
         return time.perf_counter() - started
 
 

@@ -63,7 +63,10 @@ def test_a_server_that_gives_no_answer_is_said_before_anything_starts(here, tiny
     assert "cannot use http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.parent / "root").exists()
-    assert here("run", tiny, silent, "--print").returncode == 0
+    shown = here("run", tiny, silent, "--print")
+    assert shown.returncode == 2
+    assert "name: test_vit" in shown.stdout
+    assert "cannot use http://127.0.0.1:9" in shown.stderr
 
 
 def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(here, tiny):
@@ -98,7 +101,7 @@ def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, pro
 
 @pytest.mark.parametrize(("command", "resumes"), [("plan", False), ("bench", False), ("sweep", True), ("run", True)])
 def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resumes, tiny, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.entry.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("pipelines.entry.draft_config", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main([command, str(tiny)])
     assert ("resumes from here" in capsys.readouterr().err) is resumes

@@ -21,6 +21,12 @@ from vidflow.config.tracking_uri import check_uri, show_value, split_credentials
 from vidflow.errors import ConfigError
 
 _MAX_PATH = 4096
+_CANDIDATES = (
+    "features",
+    "video.sampling.num_frames",
+    *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
+    *(f"trials.trial.{name}" for name in ("task", "features", "readout_dim", "readout_heads")),
+)
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 
 
@@ -127,7 +133,7 @@ def _tracking_problems(config: Config) -> list[str]:
 
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] = (
-    (("trials", "features"), lambda config: draw_candidates(config)[1]),
+    (_CANDIDATES, lambda config: draw_candidates(config)[1]),
     (("encoder.img_size", "video.size", "features"), _feature_problems),
     (PATHS, _source_problems),
     (("video.manifest", "trials.splits"), _split_problems),

@@ -56,6 +56,14 @@ def has_home(path: str) -> bool:
     return True
 
 
+def cache_folder() -> Path | None:
+    """Return the user's folder for what can be made again; None if the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vidflow"
+    except RuntimeError:
+        return None
+
+
 def absolute_path(path: str) -> str:
     """Return a path with `~` resolved, seen from the current folder."""
     return str(Path(path).expanduser().absolute())

@@ -29,6 +29,7 @@ class TaskFacts:
         predicts: What it predicts.
         objective: What ranks its epochs and trials, unless the config names another metric.
         annotations: Arrays of a clip's ground truth that it learns from; none where labels are all it needs.
+        truth: Array of a video's annotation file that they are made from; empty where labels are all it needs.
         needs_labels: Whether every clip must have a class.
         metrics: What it measures on the validation split, without `val/`.
         min_frames: Frames that a clip must have.
@@ -37,6 +38,7 @@ class TaskFacts:
     predicts: Prediction
     objective: Objective
     annotations: tuple[str, ...] = ()
+    truth: str = ""
     needs_labels: bool = False
     metrics: tuple[str, ...]
     min_frames: int = 1
@@ -62,6 +64,7 @@ def facts_of(task: TaskName) -> TaskFacts:
                 predicts="boxes",
                 objective=Objective("val/miou", "max"),
                 annotations=("boxes", "boxes_visible"),
+                truth="boxes",
                 metrics=("miou",),
                 min_frames=2,
             )
@@ -70,6 +73,7 @@ def facts_of(task: TaskName) -> TaskFacts:
                 predicts="points",
                 objective=Objective("val/average_jaccard", "max"),
                 annotations=("points", "points_visible", "query_frames"),
+                truth="points",
                 metrics=("average_jaccard", "delta_avg", "occlusion_accuracy"),
                 min_frames=2,
             )
@@ -78,6 +82,7 @@ def facts_of(task: TaskName) -> TaskFacts:
                 predicts="depth",
                 objective=Objective("val/abs_rel", "min"),
                 annotations=("depth",),
+                truth="depth",
                 metrics=("abs_rel", "abs_rel_per_image", "delta1"),
             )
         case "camera_pose":
@@ -85,6 +90,7 @@ def facts_of(task: TaskName) -> TaskFacts:
                 predicts="camera_motion",
                 objective=Objective("val/rpe_translation_mm", "min"),
                 annotations=("camera_motion",),
+                truth="camera_pose",
                 metrics=(
                     "rpe_translation_mm",
                     "rpe_translation_mm_rmse",

@@ -78,6 +78,8 @@ class Experiment:
         self.config = config
         self._settings = tuple(settings)
         self.root = Path(config.root)
+        self.runs_on = False
+        """Whether this command goes on by itself from one stage to the next."""
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
         self._said: set[str] = set()
@@ -85,6 +87,10 @@ class Experiment:
     def command(self, name: str) -> str:
         """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell."""
         return shlex.join(["vidflow", *name.split(), *self._settings])
+
+    def then(self, name: str) -> str:
+        """Return the end of a stage's closing line: the command that comes next, unless it starts by itself."""
+        return "" if self.runs_on else f"; next: {self.command(name)}"
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:

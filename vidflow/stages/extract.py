@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vidflow.ahead import make_ahead
+from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.encoder import EncodedFrames, FrozenEncoder
 from vidflow.records import ClipTokens, Reject
@@ -35,11 +36,13 @@ class ExtractUnit:
         file: Name of the feature file.
         shard: Name of the shard.
         source_sha256: Digest of the shard.
+        num_clips: Clips in it, for the progress.
     """
 
     file: str
     shard: str
     source_sha256: str
+    num_clips: int = 1
 
 
 class Extractor:
@@ -79,7 +82,7 @@ class Extractor:
         self._frames_per_batch = frames_per_batch
         self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
 
-    def __call__(self, unit: ExtractUnit) -> FileEntry:
+    def __call__(self, unit: ExtractUnit, count: Count = uncounted) -> FileEntry:
         """Encode one shard and commit its features.
 
         Raises:
@@ -90,7 +93,7 @@ class Extractor:
         rejects: list[Reject] = []
         path = self._directory / unit.file
         samples = read_shard(self._shards / unit.shard)
-        num_clips = write_features(path, self._encode(samples, rejects), self._metadata)
+        num_clips = write_features(path, self._encode(samples, rejects, count), self._metadata)
         entry = FileEntry(
             file=path.name,
             num_bytes=path.stat().st_size,
@@ -107,11 +110,13 @@ class Extractor:
         """Return the tokens of frames; frames larger than the encoder's input are first resized to it."""
         return self._encoder(fit_frames(frames, self._encoder.img_size), num_frames=self._metadata["num_frames"])
 
-    def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject]) -> Iterator[ClipTokens]:
+    def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject], count: Count) -> Iterator[ClipTokens]:
         for batch, frames in make_ahead(self._batches(samples)):
             encoded = self.encode_frames(frames.flatten(0, 1))
             for sample, clip in zip(batch, split_clips(batch, encoded), strict=True):
-                if np.isfinite(clip.tokens).all() and np.isfinite(clip.prefix).all():
+                is_finite = np.isfinite(clip.tokens).all() and np.isfinite(clip.prefix).all()
+                count(1, num_rejects=not is_finite)
+                if is_finite:
                     yield clip
                 else:
                     rejects.append(_non_finite(sample))

@@ -1,12 +1,13 @@
 """What a sweep needs in a manifest, checked before anything starts: splits, labels and annotations."""
 
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
-from vidflow.config.tasks import facts_of
+from vidflow.config.tasks import TaskName, facts_of
 from vidflow.errors import ConfigError
 from vidflow.records import Reject, VideoItem
 
@@ -71,3 +72,17 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
                 f"{len(bare)} of {len(used)} rows have no annotations, such as {bare[0].path}; wanted an .npz in "
                 f"each, as the task {', '.join(needy)} learns from it"
             )
+        yield from _missing_arrays([item for item in used if item.annotations is not None][:1], needy)
+
+
+def _missing_arrays(items: Sequence[VideoItem], tasks: Sequence[TaskName]) -> Iterator[str]:
+    """Yield which arrays the annotations of some videos lack; a file that cannot be read becomes a reject later."""
+    for item in items:
+        try:
+            with zipfile.ZipFile(str(item.annotations)) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+        except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+            continue
+        for task in tasks:
+            if (wanted := facts_of(task).truth) not in names:
+                yield f"{item.annotations} holds {', '.join(sorted(names))}; wanted `{wanted}` for the task {task}"

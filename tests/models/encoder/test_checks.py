@@ -26,7 +26,7 @@ def check(*reducers: tuple[str, dict[str, Any]], img_size: int = 96) -> None:
         ("pool", {"window": [1, 2.5, 2]}, r"window \[1, 2.5, 2\]; wanted a list of 3"),
         ("tome", {"num_merged": [2, 1.5]}, r"num_merged \[2, 1.5\]; wanted a whole number or a list whose every entry"),
         ("tome", {"num_merged": True}, "num_merged True; wanted a whole number"),
-        ("tome", {"num_merged": 2, "proportional_attention": "off"}, "'off'; wanted true or false"),
+        ("tome", {"num_merged": 2, "proportional_attention": "off"}, "'off'; wanted true or false or null"),
         ("tome", {"keep": float("nan")}, "keep nan; wanted a number"),
         ("vidtldr", {}, "no num_merged; wanted a list"),
         ("vidtldr", {"num_merged": 3}, "num_merged 3; wanted a list"),

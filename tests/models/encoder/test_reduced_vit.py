@@ -9,7 +9,8 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder.reduced_vit import attend, walk_reduced
+from vidflow.models.encoder.attention import attend
+from vidflow.models.encoder.reduced_vit import walk_reduced
 from vidflow.models.encoder.vit import check_blocks
 from vidflow.models.reduction.bipartite import BlockBipartite, Mode
 from vidflow.models.reduction.in_block import BlockReducer, BlockView

@@ -73,7 +73,7 @@ def build_encoder(
         case _:
             assert_never(kind)
     own_mean, own_std = (RVM_MEAN, RVM_STD) if is_rvm else _normalisation(vit)
-    target = _resolve_device(device)
+    target = resolve_device(device)
     return FrozenEncoder(
         vit=vit,
         name=name,
@@ -82,7 +82,7 @@ def build_encoder(
         depths=depths,
         normalize_depths=normalize_depths,
         device=target,
-        dtype=_resolve_dtype(dtype, target),
+        dtype=resolve_dtype(dtype, target),
         mean=own_mean if mean is None else mean,
         std=own_std if std is None else std,
         reduction=reduction,
@@ -96,14 +96,20 @@ def _normalisation(vit: TimmVit) -> tuple[Sequence[float], Sequence[float]]:
     return config["mean"], config["std"]
 
 
-def _resolve_device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """Return the device of a setting.
+
+    Raises:
+        VidflowError: It is not there.
+    """
     target = torch.device(device)
     if target.type == "cuda" and not torch.cuda.is_available():
         raise VidflowError(f"encoder.device is {device!r}, but torch sees no CUDA device; use 'cpu'")
     return target
 
 
-def _resolve_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
+    """Return the precision of a setting on a device."""
     match dtype:
         case "auto":
             return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -40,7 +40,7 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
             values (meta, sparse, quantized), not finite, in another's memory, or if it changes the features but has
             no place in the model.
     """
-    found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else _read_checkpoint(path)
+    found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else read_checkpoint(path)
     fitted, problems = fit_to_model(vit, found, name)
     state = {key: value for key, value in fitted.items() if _is_wanted(key)}
     if others := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
@@ -66,7 +66,12 @@ def _better_name(name: str, problems: list[str]) -> list[str]:
     return [f"encoder.name {variant!r} has these biases"] if lacks_biases and timm.is_model(variant) else []
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file of tensors by name; nothing else in it is executed.
+
+    Raises:
+        VidflowError: It cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

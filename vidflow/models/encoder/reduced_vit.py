@@ -1,7 +1,7 @@
 """Run a vision transformer that reduces tokens between blocks: `(attention -> reduce -> MLP)` block by block.
 
 Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D embedding width, h heads, d width of a
-head, g heads and L tokens of keys, K tapped depths.
+head, K tapped depths.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vidflow.models.encoder.attention import attend
 from vidflow.models.encoder.vit import (
     TimmVit,
     add_attention,
@@ -183,7 +184,7 @@ class _Walk:
 
     def bias(self, state: Tokens) -> Float[Tensor, "B S"] | None:
         """Return the bias of each key in the attention logits: the log of its size, and a large negative on padding."""
-        proportional = state.is_merged and self.reducer is not None and self.reducer.proportional_attention
+        proportional = state.is_merged and self.reducer is not None and self.reducer.proportional_attention is not False
         valid = state.valid()
         if not proportional and valid is None:
             return None
@@ -194,36 +195,4 @@ class _Walk:
         return F.pad(bias, (self.num_prefix, 0))
 
 
-def attend(
-    queries: Float[Tensor, "B h S d"],
-    keys: Float[Tensor, "B g L d"],
-    values: Float[Tensor, "B g L d"],
-    bias: Float[Tensor, "B L"] | None,
-) -> Float[Tensor, "B h S d"]:
-    """Attend with the fused kernel, adding a bias per key without a mask.
-
-    With q' = [q, 1, 1] and k' = [k, sqrt(d) b] the logits q'k' / sqrt(d) are exactly qk / sqrt(d) + b. A mask would
-    prevent the fused kernel. The bias takes two channels, because one bfloat16 number cannot hold log s; the second
-    channel has the rounding error of the first.
-
-    Source: proportional attention of ToMe (Bolya et al., ICLR 2023), section 3, equation 1.
-    """
-    groups = queries.shape[1] // keys.shape[1]
-    if groups > 1:
-        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
-    if bias is None:
-        return F.scaled_dot_product_attention(queries, keys, values)
-    batch, num_heads, length, width = queries.shape
-    # Kernels require a width that is a multiple of 8.
-    extra = -(width + 2) % 8 + 2
-    scaled = bias * width**0.5
-    coarse = scaled.to(keys.dtype)
-    fine = (scaled - coarse.float()).to(keys.dtype)
-    channels = F.pad(torch.stack([coarse, fine], dim=-1), (0, extra - 2))
-    keys = torch.cat([keys, channels.unsqueeze(1).expand(-1, num_heads, -1, -1)], dim=-1)
-    queries = torch.cat([queries, queries.new_ones(1, 1, 1, 1).expand(batch, num_heads, length, extra)], dim=-1)
-    attended = F.scaled_dot_product_attention(queries, keys, F.pad(values, (0, extra)), scale=width**-0.5)
-    return attended[..., :width]
-
-
-__all__ = ["Tokens", "attend", "walk_reduced"]
+__all__ = ["Tokens", "walk_reduced"]

@@ -47,6 +47,16 @@ Choices:
     decreasing: Linearly fewer, from twice the average in the first block to none in the last.
     increasing: Linearly more, from none in the first block to twice the average in the last.
 """
+GroupScope = Literal["clip", "frame", "tube", "stride"]
+"""Which tokens of a video transformer are matched with one another.
+
+Choices:
+    clip: The tokens of the whole clip; only where attention joins all frames.
+    frame: The tokens of each frame.
+    tube: The tokens of each frame, with the same assignment in all frames of a clip: a token stays at one place.
+    stride: Every F-th token of the clip of F frames: tokens of all frames, mixed. An artefact of the released
+        Motionformer merging, which its published numbers measure; only for that model.
+"""
 Scope = Literal["frame", "clip"]
 """Which tokens are reduced together.
 
@@ -134,12 +144,16 @@ class BlockBipartite(BlockReducer):
         schedule: How the removed tokens are spread over the blocks, if `num_merged` is an average or there is a budget.
         metric: What tokens are compared by.
         head_pooling: How the keys of several heads are combined.
-        proportional_attention: Whether attention weights a token by its number of patches; no effect if dropped.
+        proportional_attention: Whether attention weights a token by its number of patches; no effect if dropped. Null,
+            as published: in all encoders but VideoMAE.
         positions: The position of a merged token in rotary embeddings.
         order: Order of the unmerged tokens of the sources' half, which decides the possible pairs in the next block.
-            Null, as published: `index` if the encoder has a class token or registers, else `similarity`.
+            Null, as published: `index` if the encoder has a class token or registers, else `similarity`; `similarity`
+            also in TimeSformer and Motionformer, `index` in V-JEPA 2.
         threshold: Similarity below which a source replaces its destination; `hybrid` only.
         seed: Number of the random draw; other seeds give other pairs. `random_merge` and `random_drop` only.
+        scope: Which tokens of a video transformer are matched with one another. Null: `clip` where attention joins all
+            frames, else `frame`. Image encoders see single frames.
 
     Source: ToMe (Bolya et al., ICLR 2023); modes of "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025). Class
     token and registers are never matched; neither paper has them together with rotary embeddings.
@@ -152,11 +166,12 @@ class BlockBipartite(BlockReducer):
     schedule: Schedule = "constant"
     metric: Metric = "keys"
     head_pooling: HeadPooling = "mean"
-    proportional_attention: bool = True
+    proportional_attention: bool | None = None
     positions: PositionPolicy = "mean"
     order: Order | None = None
     threshold: float = 0.0
     seed: int = 0
+    scope: GroupScope | None = None
 
     def __post_init__(self) -> None:
         if sum(budget is not None for budget in (self.num_merged, self.keep, self.tokens)) != 1:
@@ -183,7 +198,15 @@ class BlockBipartite(BlockReducer):
         return spread_merges(num_patches, num_left, self.schedule, depth=depth)
 
     def check(self, shape: VitShape, *, num_frames: int) -> None:  # noqa: ARG002
-        """Check that there are no more numbers than blocks, and that the budget is at most the number of patches."""
+        """Check the number of numbers, the budget and the scope.
+
+        Raises:
+            VidflowError: A check fails.
+        """
+        if self.scope not in (None, *shape.scopes):
+            raise VidflowError(
+                f"reducer {self.mode!r} has scope {self.scope!r}; this encoder offers {', '.join(shape.scopes)}"
+            )
         num_merged = self.merges(depth=shape.depth, num_patches=shape.num_patches)
         if len(num_merged) > shape.depth:
             raise VidflowError(
@@ -207,23 +230,26 @@ class BlockBipartite(BlockReducer):
     def assign(self, view: BlockView) -> Assignment | None:
         """Match the remaining tokens and remove this block's number of them."""
         wanted = self.merges(depth=view.depth, num_patches=view.grid[0] * view.grid[1])[view.index]
-        first, num_merged = view.num_prefix % 2, min(wanted, view.num_tokens // 2)
+        num_merged = min(wanted, view.num_tokens // 2)
         if num_merged == 0:
             return None
-        if self.is_random:
-            assert view.seeds is not None
-            matching = match_at_random(
-                reseed(view.seeds, self.seed), num_tokens=view.num_tokens, first=first, stream=view.index
-            )
-        else:
-            matching = match_tokens(view.metric(self.metric, self.head_pooling), first=first, valid=view.valid)
         published: Order = "index" if view.num_prefix else "similarity"
         return assign_matched(
-            matching,
+            self.match(view),
             mode=self.mode,
             num_merged=num_merged,
             threshold=self.threshold,
             order=self.order or published,
+        )
+
+    def match(self, view: BlockView) -> Matching:
+        """Match the tokens of the two halves."""
+        first = view.num_prefix % 2
+        if not self.is_random:
+            return match_tokens(view.metric(self.metric, self.head_pooling), first=first, valid=view.valid)
+        assert view.seeds is not None
+        return match_at_random(
+            reseed(view.seeds, self.seed), num_tokens=view.num_tokens, first=first, stream=view.index
         )
 
 
@@ -296,6 +322,7 @@ class PostBipartite(Budget):
 
 __all__ = [
     "BlockBipartite",
+    "GroupScope",
     "Mode",
     "PostBipartite",
     "Schedule",

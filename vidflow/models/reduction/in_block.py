@@ -1,6 +1,7 @@
 """The interface of reducers inside the encoder: what they see of a block, and what they must implement.
 
-Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D width, h heads, d width of a head.
+Axes: B groups of tokens that are matched (an image, a clip, a frame of a clip), S tokens of a sequence (P prefix
+tokens, then N patch tokens), D width, h heads, d width of a head.
 """
 
 from abc import abstractmethod
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -46,14 +48,15 @@ class BlockView:
     Attributes:
         index: Index of the block, from 0.
         depth: Number of blocks of the encoder.
-        grid: Patches per column and row of the frame, before any reduction.
+        grid: Patches per column and row of a group, before any reduction.
         num_prefix: Number P of prefix tokens; only queries and keys include them.
         tokens: Residual stream of the patch tokens, after attention.
-        queries: Queries of the whole sequence as attention used them, rotated if the encoder rotates.
-        keys: Keys, likewise.
+        keys: Keys of the whole sequence as attention used them, rotated if the encoder rotates.
         plain_keys: Keys before rotation.
         valid: Patch tokens in use; None if all are in use.
-        seeds: Seed of each image; None unless the reducer is random.
+        seeds: Seed of each assignment to make; None unless the reducer is random.
+        queries: Queries, as the keys; None if the encoder does not give them.
+        frames_per_plan: Consecutive groups that share one assignment, the frames of a clip; 1 if each has its own.
     """
 
     index: int
@@ -61,19 +64,31 @@ class BlockView:
     grid: tuple[int, int]
     num_prefix: int
     tokens: Float[Tensor, "B N D"]
-    queries: Float[Tensor, "B h S d"]
     keys: Float[Tensor, "B h S d"]
     plain_keys: Float[Tensor, "B h S d"]
     valid: Bool[Tensor, "B N"] | None = None
-    seeds: Int[Tensor, " B"] | None = None
+    seeds: Int[Tensor, " plans"] | None = None
+    queries: Float[Tensor, "B h S d"] | None = None
+    frames_per_plan: int = 1
 
     @property
     def num_tokens(self) -> int:
         """Number N of remaining patch tokens."""
         return self.tokens.shape[1]
 
-    def metric(self, metric: Metric, pooling: HeadPooling) -> Float[Tensor, "B N C"]:
-        """Return the vectors by which tokens are compared; keys are in float32, the mean or concatenation of heads."""
+    def metric(self, metric: Metric, pooling: HeadPooling) -> Float[Tensor, "plans N C"]:
+        """Return the vectors by which tokens are compared; keys are in float32, the mean or concatenation of heads.
+
+        If frames share an assignment, the unit vectors of all frames are put side by side: the cosine of the result is
+        the mean of the frames' cosines.
+        """
+        vectors = self._vectors(metric, pooling)
+        if self.frames_per_plan == 1:
+            return vectors
+        by_frame: Tensor = F.normalize(vectors.float(), dim=-1).unflatten(0, (-1, self.frames_per_plan))
+        return by_frame.transpose(1, 2).flatten(2)
+
+    def _vectors(self, metric: Metric, pooling: HeadPooling) -> Float[Tensor, "B N C"]:
         if metric == "tokens":
             return self.tokens
         keys = (self.plain_keys if metric == "keys" else self.keys)[:, :, self.num_prefix :]
@@ -83,6 +98,7 @@ class BlockView:
 
     def attention(self) -> Float[Tensor, "B h N S"]:
         """Return the attention of patch tokens to the whole sequence, without size bias; needs h x N x S memory."""
+        assert self.queries is not None
         queries = self.queries[:, :, self.num_prefix :].float()
         keys = self.keys.float().repeat_interleave(queries.shape[1] // self.keys.shape[1], dim=1)
         return torch.softmax(queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5, dim=-1)
@@ -96,8 +112,8 @@ class BlockReducer(ReducerFacts):
 
     @property
     @abstractmethod
-    def proportional_attention(self) -> bool:
-        """Whether attention weights keys by the number of patches they stand for."""
+    def proportional_attention(self) -> bool | None:
+        """Whether attention weights keys by the number of patches they stand for; None is as published."""
 
     @property
     @abstractmethod

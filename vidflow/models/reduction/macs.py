@@ -22,6 +22,7 @@ class VitShape:
         grid: Patches per column and per row of an image.
         num_prefix: Class token and registers.
         patch_values: Values of a patch, such as 16 x 16 x 3.
+        scopes: Groups of tokens that the reducers in its blocks can match.
     """
 
     depth: int
@@ -32,6 +33,7 @@ class VitShape:
     grid: tuple[int, int]
     num_prefix: int
     patch_values: int
+    scopes: tuple[str, ...] = ("frame",)
 
     @property
     def num_patches(self) -> int:

@@ -1,6 +1,6 @@
 """Bipartite soft matching: each token of one half finds its most similar partner in the other.
 
-Axes: B samples, N patch tokens, A sources' half, C metric channels.
+Axes: B samples, N patch tokens, A sources' half, Z the other half, C metric channels.
 """
 
 from dataclasses import dataclass, replace
@@ -55,11 +55,19 @@ def match_tokens(metric: Float[Tensor, "B N C"], *, first: int, valid: Bool[Tens
     """
     unit = F.normalize(metric.float(), dim=-1)
     similarity = unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)
+    return match_pairs(similarity, first=first, valid=valid)
+
+
+def match_pairs(
+    similarity: Float[Tensor, "B A Z"], *, first: int, valid: Bool[Tensor, "B N"] | None = None
+) -> Matching:
+    """Match each token of the sources' half with the most similar one of the other half, by a table of all pairs."""
     if valid is not None:
         both = valid[:, first::2].unsqueeze(2) & valid[:, 1 - first :: 2].unsqueeze(1)
         similarity = similarity.masked_fill(~both, -torch.inf)
     scores, partners = similarity.max(dim=2)
-    return Matching(scores=scores, partners=partners, num_tokens=metric.shape[1], first=first, valid=valid)
+    num_tokens = sum(similarity.shape[1:])
+    return Matching(scores=scores, partners=partners, num_tokens=num_tokens, first=first, valid=valid)
 
 
 def match_at_random(seeds: Int[Tensor, " B"], *, num_tokens: int, first: int, stream: int) -> Matching:
@@ -170,6 +178,7 @@ __all__ = [
     "best_sources",
     "drop_sources",
     "match_at_random",
+    "match_pairs",
     "match_tokens",
     "merge_sources",
     "replace_destinations",
