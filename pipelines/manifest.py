@@ -12,7 +12,7 @@ from vidflow.config.paths import is_url
 from vidflow.config.schema import Published, SourceFormat
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
-from vidflow.stages.reject_limit import first_of_each_reason
+from vidflow.stages.reject_limit import first_of_each_reason, on_one_line
 from vidflow.tar_members import find_member
 from vidflow.video.listing import Listing
 from vidflow.video.manifest import SUFFIXES, write_manifest
@@ -104,7 +104,7 @@ def describe(listing: Listing) -> list[str]:
         lines.append(f"Videos per class: {most}{', ...' if len(classes) > _MAX_CLASSES else ''}.")
     if listing.rejects:
         lines += [f"{len(listing.rejects)} rows cannot be used:", *first_of_each_reason(listing.rejects)]
-    return lines
+    return [on_one_line(line) for line in lines]  # names of classes and files may come from anywhere
 
 
 def _options(parsed: argparse.Namespace) -> list[str]:

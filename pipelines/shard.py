@@ -19,6 +19,7 @@ from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.shard_work import ShardWork, edition_of
 from vidflow.stages.transient import is_due
+from vidflow.stages.wanted_rows import split_problems
 from vidflow.store.features import ClipRow
 from vidflow.store.layout import FileEntry
 
@@ -33,6 +34,8 @@ def main(experiment: Experiment) -> None:
         TooManyRejectsError: If more than `shards.max_reject_fraction` of its rows are rejected.
     """
     with experiment.exclusive():
+        for problem in split_problems(experiment.config, experiment.rows[0]):
+            log.warning("shard: trials will be refused: %s", problem)
         work = experiment.shards
         if work is not None and _is_done(experiment, work):
             return

@@ -55,7 +55,7 @@ def test_a_folder_of_classes_becomes_a_config_that_run_accepts(vidflow, folder, 
     made = vidflow("init", folder, "--preset", preset, "--output", tmp_path / "mine.yaml")
     assert made.returncode == 0, made.stderr
     assert "6 videos (2 val, 4 train), 2 classes, 6 with annotations." in made.stdout
-    done = vidflow("run", tmp_path / "mine.yaml", f"root={tmp_path / 'root'}", "--print")
+    done = vidflow("run", tmp_path / "mine.yaml", "encoder.weights=random:0", f"root={tmp_path / 'root'}", "--print")
     assert done.returncode == 0, done.stderr
     assert f"manifest: {tmp_path / 'mine.csv'}" in done.stdout
 

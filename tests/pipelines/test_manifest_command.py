@@ -106,6 +106,7 @@ def test_the_first_reject_of_each_reason_is_on_the_screen_with_what_to_do(in_one
     manifest = f"video.manifest={tmp_path / 'in' / 'rows.csv'}"
     refused = in_one_ray("shard", config, manifest)
     assert refused.returncode == 3
+    assert "shard: trials will be refused: no row of split 'val'; got 'train' (2 rows)" in refused.stderr
     assert refused.stderr.count("the first:") == 2
     assert "2 PathEscapes, the first:" in refused.stderr
     assert f"video.video_root={video.parent}" in refused.stderr
@@ -120,3 +121,24 @@ def test_conf_actions_names_what_it_needs(here):
     done = here("run", "conf/actions.yaml")
     assert done.returncode == 2
     assert "video.manifest: required" in done.stderr
+
+
+def test_names_from_elsewhere_change_neither_the_screen_nor_a_config(here, tmp_path):
+    hostile = "x\u2028root: /elsewhere\x1b[2J"
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for number, facts in enumerate(
+            [{"label": hostile, "split": s} for s in ("train", "val")] + [{"label": "y"}] * 2
+        ):
+            facts |= {"split": SPLITS[number % 2], "status": hostile}
+            members = {"json": json.dumps(facts).encode(), **({"mp4": b"video"} if number < 3 else {}), "\x1b[2J": b""}
+            for ending, data in members.items():
+                info = tarfile.TarInfo(f"{number}.{ending}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    described = here("manifest", tmp_path / "0.tar")
+    assert described.returncode == 0, described.stderr
+    made = here("init", tmp_path / "0.tar", "--output", tmp_path / "mine.yaml")
+    assert made.returncode == 0, made.stderr
+    for text in (described.stdout, made.stdout, (tmp_path / "mine.yaml").read_text()):
+        assert all(letter.isprintable() or letter == "\n" for letter in text)
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["root"] == "runs/mine"

@@ -31,7 +31,7 @@ from vidflow.records import Reject, StageManifest, VideoItem
 from vidflow.stages.address import Address, locate_trial
 from vidflow.stages.clips import choose_clips, content_digest, cut_shards, list_class_names
 from vidflow.stages.finish import read_manifest
-from vidflow.stages.reject_limit import built_rejects
+from vidflow.stages.reject_limit import built_rejects, on_one_line
 from vidflow.stages.scan import ScanInput, VideoIndex, list_inputs
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
@@ -174,7 +174,7 @@ class Experiment:
         """Log how the videos were listed; they are listed again when a stage locks the root."""
         for note in notes:
             if note not in self._said:
-                log.info("video.manifest: %s", note)
+                log.info("video.manifest: %s", on_one_line(note))
         self._said.update(notes)
 
     @functools.cached_property

@@ -30,7 +30,13 @@ def check_rows(config: Config, items: Sequence[VideoItem], rejects: Sequence[Rej
         raise ConfigError("\n".join(f"video.manifest: {config.video.manifest}: {problem}" for problem in problems))
 
 
-def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
+def split_problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
+    """Yield what is wrong with the splits of a manifest's rows: those that trials use are missing or written otherwise.
+
+    Args:
+        config: The experiment.
+        items: Usable rows.
+    """
     counts, splits = Counter(item.split for item in items), config.trials.splits
     got = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10)) or "none"
     for use, split in asdict(splits).items():
@@ -44,7 +50,11 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
     for split in counts:
         if split not in splits.used and (near := [name for name in splits.used if name.casefold() == split.casefold()]):
             yield f"{counts[split]} rows are of split {split!r}; wanted {near[0]!r}, as in trials.splits"
-    used = [item for item in items if item.split in splits.used]
+
+
+def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
+    yield from split_problems(config, items)
+    used = [item for item in items if item.split in config.trials.splits.used]
     tasks = {trial.task for trial in draw_candidates(config)[0]}
     if (wanting := sorted(task for task in tasks if facts_of(task).needs_labels)) and used:
         labels = {item.label for item in items if item.label}

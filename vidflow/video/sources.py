@@ -73,7 +73,7 @@ def read_source(
             listing = Listing(items=items, notes=[f"Read as the published annotations of {dataset}."])
         case other:
             assert_never(other)
-    _check_any_exists(source, listing, video_root)
+    _check_any_exists(source, listing)
     return listing
 
 
@@ -127,12 +127,12 @@ def _find_tars(source: Path) -> list[Path]:
     return tars
 
 
-def _check_any_exists(source: Path, listing: Listing, video_root: Path | None) -> None:
+def _check_any_exists(source: Path, listing: Listing) -> None:
     """Refuse a list none of whose videos exists, because then its videos are elsewhere."""
     if listing.items and not any(item.path.exists() for item in listing.items):
         raise ConfigError(
-            f"{source}: none of its {len(listing.items)} videos exists, such as {listing.items[0].path}; got the "
-            f"folder {video_root or 'of this source'} for videos; name the right one in video.video_root (--video-root)"
+            f"{source}: none of its {len(listing.items)} videos exists, such as {listing.items[0].path}; name the "
+            "folder of the videos in video.video_root (--video-root)"
         )
 
 
