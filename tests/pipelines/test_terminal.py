@@ -13,6 +13,7 @@ from tiny_experiment import TINY
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
 
@@ -53,7 +54,7 @@ def test_a_terminal_shows_clips_then_a_table_of_trials_and_ctrl_c_leaves_it_clea
     assert screen[header].split() == ["trial", "epoch", "val/top1", "best", "time", "state"]
     assert all(len(line.split()) == 6 for line in screen[header + 1 : header + 3])
     assert "sweep: 0 of 2 trials finished" in screen[header + 3]
-    assert any(" extract: base, 420 clips" in line for line in screen[:header])  # log lines stay above
+    assert any(" extract: base, 420 clips" in line for line in screen[:header]), screen  # log lines stay above
     tmux("send-keys", "-t", session, "C-c")
     screen = wait_for(session, "left 1")
     assert "vidflow: interrupted; the same command resumes from here" in screen
