@@ -131,7 +131,7 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
         ((gru, tmp_path / "gone.mp4"), "no such file", 1),
         ((tmp_path, video), "has not finished an epoch", 1),
         ((tmp_path / "gone", video), "wanted a trial's folder, or the id of an MLflow run", 1),
-        (("f" * 32, video, "--tracking-uri", uri), "cannot download checkpoint/best.safetensors from", 1),
+        (("f" * 32, video, "--tracking-uri", uri), "cannot download model/artifacts/best.safetensors from", 1),
         ((gru, video, "--box", "1,2,3,4"), "follows neither boxes nor points", 1),
         ((gru, video, "--box", "1,2"), "got 2 numbers in '1,2', wanted 4", 2),
         ((gru, video, "--fps", "0"), "wanted a number above 0", 2),
