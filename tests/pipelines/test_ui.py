@@ -81,7 +81,7 @@ def test_a_browser_shows_the_runs_with_metric_core_features_and_seed(started, fi
     for word in ("core=gru", "core=mean", "best/val/top1", "features", "seed", ">3</strong> matching runs"):
         assert word in shown
     charts, picture = show(f"{page}&compareRunsMode=CHART", tmp_path, "charts", height=1400)
-    assert "Settings and result" in charts
+    assert "Parallel Coordinates" in charts
     assert "baseline" not in charts
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 200  # lines and bars are drawn
 
