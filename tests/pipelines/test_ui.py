@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -43,6 +44,7 @@ def started(tmp_path: Path, finished_experiment):
         try:
             while "MLflow UI" not in (tmp_path / "said.txt").read_text():
                 assert process.poll() is None
+                time.sleep(0.2)
             text = (tmp_path / "said.txt").read_text()
             page = re.search(r"http://\S+", text).group()
             wait_for(page.partition("#")[0] + "health", process)
