@@ -105,6 +105,8 @@ class SweepRuns:
 
     def record(self, trial: Trial, address: Address, result: TrialResult) -> None:
         """Close the run of a trial that is over: complete its epochs, store its model and figures, set its status."""
+        if result.best is not None:
+            self._measure_baseline(trial)
         run_id, content = self.open_trial(trial, address), file_sha256(address.directory / TRIAL_RESULT)[:16]
         if self._tracker.is_recorded(run_id, content):
             return
@@ -124,7 +126,7 @@ class SweepRuns:
             "FAILED" if result.status == "failed" else "FINISHED",
             metrics={f"best/{metric}": result.best.metrics[metric]},
             step=result.best.epoch,
-            tags={**tags, **_baseline_tag(self._baseline(trial), metric)},
+            tags={**tags, **_baseline_tag(self.baselines[trial.task], metric)},
             model_id=model_id,
             data=self._data[trial.features],
             content=content,
@@ -204,12 +206,11 @@ class SweepRuns:
     def _page(self, run_id: str) -> str:
         return f"/experiments/{self.experiment_id}/runs/{run_id}"
 
-    def _baseline(self, trial: Trial) -> dict[str, float]:
-        """Return the metrics of a task's trivial answer, measured once because all trials share clips and truth."""
+    def _measure_baseline(self, trial: Trial) -> None:
+        """Measure a task's trivial answer, once because all trials share clips and truth."""
         if trial.task not in self.baselines:
             reader = FeatureReader(self._experiment.features[trial.features].directory)
             self.baselines[trial.task] = baseline_metrics(trial.task, reader)
-        return self.baselines[trial.task]
 
     def _log_confusion(self, run_id: str, result: TrialResult) -> None:
         classified = read_classified(result)

@@ -301,8 +301,9 @@ def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gr
 
 
 def test_the_model_holds_the_weights_and_text_and_no_pickle(finished):
-    _, run_id = run_of(finished)
-    folder = next(finished.glob(f"mlartifacts/{run_id}/artifacts/model"))
+    uri, run_id = run_of(finished)
+    (model,) = mlflow.MlflowClient(uri).get_run(run_id).outputs.model_outputs
+    folder = next(finished.glob(f"mlartifacts/models/{model.model_id}/artifacts"))
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         "MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml", "mlflow_model.py", f"artifacts/{BEST}",

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -54,9 +55,80 @@ def test_the_sweep_is_a_parent_run_and_each_trial_a_child_with_its_epochs(finish
     for run in children:
         assert run.info.status == "FINISHED"
         assert [m.step for m in client.get_metric_history(run.info.run_id, "val/top1")] == [1, 2]
-        assert {"checkpoint", "confusion.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert run.inputs.dataset_inputs
-    assert {"config.yaml", "report.html"} <= {file.path for file in client.list_artifacts(parents[0].info.run_id)}
+        assert {"confusion.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+        (data,) = run.inputs.dataset_inputs
+        assert json.loads(data.dataset.profile)["num_clips_val"] == 20
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")] == [
+            1,
+            2,
+        ]
+        # The trivial answer is a tag, because the UI draws a chart for every metric.
+        assert float(run.data.tags["baseline/val/top1"]) < 1
+        assert not [name for name in run.data.metrics if name.startswith("baseline")]
+        (output,) = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert (model.status, model.params["core"]) == ("READY", run.data.params["core"])
+        assert {metric.key for metric in model.metrics} == {"best/val/top1"}
+    parent = parents[0]
+    assert {"config.yaml", "report.html"} <= {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert parent.data.metrics == {"best/val/top1": max(run.data.metrics["best/val/top1"] for run in children)}
+    note = parent.data.tags["mlflow.note.content"]
+    assert re.search(r"Best trial \(classification\): \[core=(mean|gru)\]\(#/experiments/1/runs/", note)
+    assert f"#/experiments/1/runs/{parent.info.run_id}/artifacts/report.html" in note
+    assert "train 40, val 20" in note
+    assert parent.data.tags["mlflow.source.name"].startswith("vidflow sweep ")
+
+
+def test_the_weights_of_a_trial_are_in_mlflow_once(finished):
+    _, root, _ = finished
+    weights = {path.read_bytes() for path in root.glob("trials/*/best.safetensors")}
+    stored = [path for path in root.glob("mlartifacts/**/*") if path.is_file() and path.read_bytes() in weights]
+    assert len(stored) == len(weights) == 2
+
+
+def test_a_run_ends_when_its_trial_ends(finished):
+    _, root, _ = finished
+    (parent,) = [run for run in runs(root) if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs(root) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    first, last = sorted(children, key=lambda run: run.info.end_time)
+    assert first.info.end_time < last.info.end_time <= parent.info.end_time
+    result = {path.parent.name: path.stat().st_mtime for path in root.glob("trials/*/result.json")}
+    ends = [run.info.end_time / 1000 - result[run.data.tags["vidflow.trial_key"]] for run in (first, last)]
+    assert max(ends) < parent.info.end_time / 1000 - min(result.values())
+
+
+def test_the_manifest_of_the_sweep_names_every_run(finished):
+    _, root, _ = finished
+    details = json.loads(next(root.glob("sweeps/*/manifest.json")).read_text())["details"]
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    for key, run_id in details["runs"].items():
+        run = client.get_run(run_id)
+        assert (run.data.tags["vidflow.trial_key"], run.info.experiment_id) == (key, details["experiment_id"])
+        assert run.data.tags["mlflow.parentRunId"] == details["run_id"]
+    assert list(details["runs"]) == details["trials"]
+
+
+def test_a_trial_whose_recording_was_cut_is_completed_by_the_same_command(mended, in_one_ray):
+    config, root = mended
+    (parent,) = [run for run in runs(root) if "mlflow.parentRunId" not in run.data.tags]
+    cut, *_ = [run for run in runs(root) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    before, count = snapshot(root, "trials/*/*"), len(runs(root))
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    # As a kill after the model, before the end, leaves it.
+    client.delete_tag(cut.info.run_id, "vidflow.recorded")
+    client.update_run(cut.info.run_id, status="RUNNING")
+    for path in root.glob("sweeps/*/manifest.json"):
+        path.unlink()
+    done = in_one_ray("sweep", config, f"root={root}")
+    assert done.returncode == 0, done.stderr
+    again = client.get_run(cut.info.run_id)
+    assert again.info.status == "FINISHED"
+    assert again.data.tags["vidflow.recorded"] == cut.data.tags["vidflow.recorded"]
+    assert [output.model_id for output in again.outputs.model_outputs] == [
+        output.model_id for output in cut.outputs.model_outputs
+    ]
+    assert snapshot(root, "trials/*/*") == before
+    assert len(runs(root)) == count
 
 
 def test_the_same_command_again_does_nothing_and_says_so(finished, vidflow):

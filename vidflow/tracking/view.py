@@ -68,7 +68,6 @@ class RunsView:
         return [
             _chart(
                 "PARALLEL",
-                displayName="Settings and result",
                 selectedParams=list(self.params),
                 selectedMetrics=[self.metric],
                 showAllRuns=True,
