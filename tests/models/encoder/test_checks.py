@@ -50,6 +50,7 @@ def check(*reducers: tuple[str, dict[str, Any]], img_size: int = 96) -> None:
         ("density_peaks", {"tokens": 37}, "at most the 36 patches"),
         ("fewer_frames", {"stride": 2.5}, "stride 2.5; wanted a whole number"),
         ("tome", {"num_merged": [1] * 7}, "num_merged for 7 blocks; the encoder has 6"),
+        ("tome", {"num_merged": 2, "scope": "tube"}, "has scope 'tube'; this encoder offers frame"),
         ("vidtldr", {"num_merged": [1] * 7}, "num_merged for 7 blocks; the encoder has 6"),
         ("algm", {"window": 7}, "window 7; wanted 2 to 6 patches"),
         ("algm", {"local_block": 6}, "local_block 6; wanted 0 to 5"),

@@ -14,7 +14,7 @@ from tiny import clips_for, tiny_classifier
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video import VideoRecipe, build_video_classifier, build_video_encoder
-from vidflow.models.encoder.video.sources import source_of
+from vidflow.models.encoder.video.sources import published_fps, source_of
 
 LIBRARY = tuple(family for family in FAMILIES if family != "motionformer")
 
@@ -194,3 +194,10 @@ def test_sources_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.pyth").touch()
     texts = ("random:7", str(tmp_path), str(tmp_path / "a.pyth"), "MCG-NJU/videomae-base-finetuned-kinetics")
     assert [source_of(text).kind for text in texts] == ["random", "folder", "file", "hub"]
+
+
+def test_published_models_of_other_sampling_are_known_by_their_id() -> None:
+    ids = ("MCG-NJU/videomae-base-finetuned-ssv2", "facebook/timesformer-hr-finetuned-k400", "a/b")
+    assert [published_fps(source_of(text)) for text in ids] == ["uniform", 1.875, None]
+    recipe = VideoRecipe(family="videomae", weights="random:0", size="tiny", fps="uniform")
+    assert build_video_encoder(recipe).describe()["fps"] == "uniform"

@@ -205,11 +205,12 @@ def test_half_precision_stays_near_single_precision() -> None:
     torch.testing.assert_close(found.prefix.float(), first, atol=0.1, rtol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_walk_compiles_without_breaks(family: str) -> None:
     walk = reduced(family, mode="random_merge").walk
     pixels = torch.randn(2, 8, 3, *[walk.grid[1] * 16] * 2)
     seeds = torch.arange(2)
-    compiled = torch.compile(lambda given: walk.run(given, seeds=seeds).tokens, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda given: walk.run(given, seeds=seeds).tokens, fullgraph=True, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(pixels), walk.run(pixels, seeds=seeds).tokens, atol=1e-5, rtol=1e-5)

@@ -60,7 +60,7 @@ def build_video_classifier(
     """Build a frozen video transformer with its classifier.
 
     Args:
-        recipe: What to build. Random weights have as many classes as `settings["num_labels"]` or `id2label` says.
+        recipe: What to build. Random weights have 400 classes unless `settings` has `num_labels` or `id2label`.
         reduction: Bipartite matching in the blocks.
         device: As for `build_video_encoder`.
         dtype: Likewise.

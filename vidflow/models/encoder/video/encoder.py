@@ -31,7 +31,7 @@ class VideoEncoder:
         geometry: The clips it wants, and their normalisation.
         num_frames: Input frames T that it insists on.
         num_output_frames: Output frames F.
-        fps: Frames per second that the weights were trained on.
+        fps: Frames per second that the weights were trained on, or `uniform`: middles of equal segments of the video.
         grid: Patches per column and per row of an output frame.
         embed_dim: Width D of a token.
         num_prefix_tokens: Class tokens of a clip.

@@ -24,6 +24,8 @@ Choices:
     vjepa2: V-JEPA 2 (Assran et al., 2025).
 """
 WalkKind = Literal["joint", "divided", "trajectory"]
+Fps = float | Literal["uniform"]
+"""Frames per second of a model's clips, or `uniform`: its frames are the middles of equal segments of the video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class FamilyFacts:
     presets: Mapping[str, Mapping[str, Any]]
 
 
+NUM_CLASSES = 400
+"""Classes of a classifier whose weights do not say: those of Kinetics-400."""
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _JOINT: tuple["GroupScope", ...] = ("clip", "frame", "tube")
 _FRAMES: tuple["GroupScope", ...] = ("frame", "tube")
@@ -185,4 +189,4 @@ def preset_of(family: str, name: str | None) -> Mapping[str, Any]:
     return presets[name]
 
 
-__all__ = ["FAMILIES", "Family", "FamilyFacts", "WalkKind", "facts_of", "preset_of"]
+__all__ = ["FAMILIES", "NUM_CLASSES", "Family", "FamilyFacts", "Fps", "WalkKind", "facts_of", "preset_of"]

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.video.families import Fps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class ClipGeometry:
         tubelet: Consecutive frames of one patch.
         img_size: Side of the square frames in pixels.
         patch_size: Side of a square patch in pixels.
-        fps: Frames per second that the weights were trained on.
+        fps: Frames per second that the weights were trained on, or `uniform`: middles of equal segments of the video.
         mean: Mean per channel of pixels scaled to `input_range`.
         std: Standard deviation per channel, likewise.
         input_range: Range that pixel values 0 to 255 are scaled to.
@@ -32,7 +33,7 @@ class ClipGeometry:
     tubelet: int
     img_size: int
     patch_size: int
-    fps: float
+    fps: Fps
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_range: tuple[float, float]

@@ -14,7 +14,7 @@ from torch import nn
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.loading import read_checkpoint
-from vidflow.models.encoder.video.families import preset_of
+from vidflow.models.encoder.video.families import NUM_CLASSES, preset_of
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source
 from vidflow.models.tensor_checks import tensor_faults
@@ -67,7 +67,8 @@ def load_library_model(recipe: VideoRecipe, source: Source, *, has_head: bool) -
         config = _read_config(package, config_class, source, settings)
     else:
         _check_settings(config_class(), settings)
-        config = config_class(**{**preset_of(family, recipe.size), **settings})
+        classes = {} if "id2label" in settings else {"num_labels": NUM_CLASSES}
+        config = config_class(**{**classes, **preset_of(family, recipe.size), **settings})
     # TimeSformer has no fused attention of its own.
     config._attn_implementation = "eager" if recipe.attention == "eager" or family == "timesformer" else "sdpa"
     if source.kind in ("hub", "folder"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.loading import read_checkpoint
-from vidflow.models.encoder.video.families import preset_of
+from vidflow.models.encoder.video.families import NUM_CLASSES, preset_of
 from vidflow.models.encoder.video.motionformer import Motionformer, MotionformerConfig
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import FILE_SUFFIXES, Source
@@ -24,7 +24,6 @@ from vidflow.models.weights import random_seed
 
 _UNUSED = "patch_embed."
 _HEADS = ("head.", "head0.", "head1.", "pre_logits.")
-_KINETICS_CLASSES = 400
 
 
 def load_motionformer(recipe: VideoRecipe, source: Source, *, has_head: bool) -> Motionformer:
@@ -55,7 +54,7 @@ def _config(recipe: VideoRecipe, *, has_head: bool) -> MotionformerConfig:
     known = [field.name for field in fields(MotionformerConfig)]
     if unknown := sorted(settings.keys() - set(known)):
         raise VidflowError(f"encoder.settings has {', '.join(unknown)}; motionformer knows {', '.join(known)}")
-    labels = settings.pop("num_labels", _KINETICS_CLASSES)
+    labels = settings.pop("num_labels", NUM_CLASSES)
     classes = labels if isinstance(labels, Mapping) else {"class": labels}
     return MotionformerConfig(**settings, num_labels=classes if has_head else None)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vidflow.models.encoder.video.families import Family
+from vidflow.models.encoder.video.families import Family, Fps
 
 AttentionKind = Literal["fused", "eager"]
 """How attention is computed.
@@ -26,7 +26,8 @@ class VideoRecipe:
         size: Name of the size, for a file or random weights; None is the family's usual one.
         settings: Settings of the library's configuration that differ, by the library's names.
         attention: Fused attention or not.
-        fps: Frames per second that the weights were trained on; None is the published model's or the family's.
+        fps: Frames per second that the weights were trained on, or `uniform` for the middles of equal segments of the
+            video; None is the published model's or the family's.
     """
 
     family: Family
@@ -34,7 +35,7 @@ class VideoRecipe:
     size: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     attention: AttentionKind = "fused"
-    fps: float | None = None
+    fps: Fps | None = None
 
 
 __all__ = ["AttentionKind", "VideoRecipe"]

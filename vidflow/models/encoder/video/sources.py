@@ -11,6 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.video.families import Fps
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth")
 
@@ -54,15 +55,18 @@ def source_of(weights: str) -> Source:
     )
 
 
-# Frames per second of published models that differ from their family's: 30 by the stride.
-_FPS = {
+# What published models were trained on, if not their family's: 30 by the stride, or the middles of equal segments.
+_FPS: Mapping[str, Fps] = {
     "facebook/timesformer-hr-finetuned-k400": 30 / 16,
-    "facebook/timesformer-hr-finetuned-ssv2": 30 / 16,
     "fcakyon/timesformer-hr-finetuned-k600": 30 / 16,
+    "facebook/timesformer-base-finetuned-ssv2": "uniform",
+    "facebook/timesformer-hr-finetuned-ssv2": "uniform",
+    "MCG-NJU/videomae-base-finetuned-ssv2": "uniform",
+    "MCG-NJU/videomae-base-short-finetuned-ssv2": "uniform",
 }
 
 
-def published_fps(source: Source) -> float | None:
+def published_fps(source: Source) -> Fps | None:
     """Return the frames per second that published weights were trained on, if they are not the family's."""
     return _FPS.get(source.text) if source.kind == "hub" else None
 
