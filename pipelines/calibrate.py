@@ -1,12 +1,12 @@
 """Compute ALGM's thresholds from frames of the training split: `vidflow calibrate CONFIG.yaml`."""
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from pipelines.placement import place_workers, this_machine
 from pipelines.ray_pool import log
+from vidflow.config.encoder import image_settings
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.encoder.calibration import calibrate_windows
@@ -27,6 +27,8 @@ def main(experiment: Experiment) -> None:
         VidflowError: If there is no such feature set, or no shards to take frames from.
     """
     config = experiment.config
+    if config.encoder.family != "image":
+        raise VidflowError(f"encoder.family is {config.encoder.family!r}; ALGM acts in image encoders only")
     reducers = {name: features.reducer for name, features in config.features.items()}
     names = [name for name, reducer in reducers.items() if reducer.name == "algm" and reducer.place != "post"]
     if not names:
@@ -35,7 +37,7 @@ def main(experiment: Experiment) -> None:
     if work is None or experiment.manifest(work.address) is None:
         raise VidflowError(f"there are no shards to take frames from; run `{experiment.command('shard')}` first")
     device = place_workers(config.resources, "extract", this_machine()).device
-    encoder = build_encoder(**asdict(config.encoder), depths=[-1], device=device)
+    encoder = build_encoder(**image_settings(config.encoder), depths=[-1], device=device)
     frames_of = ClipFrames(work)
     train = frames_of.keys(config.trials.splits.train)
     chosen = spread(len(train), -(-NUM_FRAMES // config.video.sampling.num_frames))

@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +11,12 @@ import torch
 from pipelines.entry import run_stage
 from pipelines.placement import Placement, usable_device
 from pipelines.ray_pool import commit_units, log, place, ray_session
+from vidflow.config.encoder import encoder_title
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.counts import Count
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import build_encoder
+from vidflow.models.encoder.configured import build_clip_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import Reject, StageManifest
 from vidflow.stages.address import Address
@@ -56,7 +56,9 @@ def _extract(
     config = experiment.config
     if config.encoder.weights.startswith("random:"):
         log.warning(
-            "extract: %s has RANDOM weights (%s), not pre-trained ones", config.encoder.name, config.encoder.weights
+            "extract: %s has RANDOM weights (%s), not pre-trained ones",
+            encoder_title(config.encoder),
+            config.encoder.weights,
         )
     manifest = experiment.finished(shards)
     metadata = {
@@ -167,16 +169,9 @@ def build_extractor(
     placement: Placement,
 ) -> Extractor:
     """Build the worker, with its encoder, device and threads, on the machine where it runs."""
-    reducer = features.reducer
     num_threads = max(1, int(placement.num_cpus))
     torch.set_num_threads(num_threads)
-    encoder = build_encoder(
-        **asdict(config.encoder),
-        depths=features.depths,
-        normalize_depths=features.normalize,
-        reduction=build_reducer(reducer.name, place=reducer.place, **reducer.settings),
-        device=usable_device(placement),
-    )
+    encoder = build_clip_encoder(config.encoder, features, device=usable_device(placement))
     return Extractor(
         encoder,
         shards=shards,

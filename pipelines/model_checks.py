@@ -13,6 +13,7 @@ from pathlib import Path
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.paths import cache_folder
 from vidflow.config.schema import Config
+from vidflow.config.search import draw_candidates
 from vidflow.errors import VidflowError
 from vidflow.store.layout import publish_json, read_sealed
 
@@ -53,6 +54,8 @@ def check_models(config: Config, even: Sequence[str], *, with_trials: bool) -> t
 
 
 def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list[str], ModelSizes | None]:
+    if config.encoder.family != "image":
+        return _check_video(config, with_trials)
     # Imported here, because it takes seconds.
     from vidflow.models.encoder import patch_size_of, shape_of, skeleton
     from vidflow.models.encoder.checks import check_encoder
@@ -82,6 +85,34 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     return [], ModelSizes(
         clip_bytes={name: number * shape.embed_dim * _FLOAT16 for name, number in tokens.items()},
         encoder_bytes=shape.depth * (shape.attention_weights + shape.mlp_weights) * _FLOAT32,
+    )
+
+
+def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSizes | None]:
+    # Imported here, because it takes seconds.
+    from vidflow.models.encoder.configured import video_recipe
+    from vidflow.models.encoder.video.checks import video_problems
+    from vidflow.models.encoder.video.loaded import outline_of
+    from vidflow.training.checks import find_module_problems
+
+    recipe = video_recipe(config.encoder)
+    tasks = sorted({trial.task for trial in draw_candidates(config)[0]}) if with_trials else []
+    problems = video_problems(recipe, config.video, config.features, tasks)
+    try:
+        geometry, shape = outline_of(recipe)
+    except VidflowError:  # is among the problems
+        return problems, None
+    if with_trials:
+        num_depths = dict.fromkeys(config.features, 1)
+        problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
+    if problems:
+        return problems, None
+    num_windows = config.video.sampling.num_frames // geometry.num_frames
+    num_tokens = num_windows * (shape.num_patches + shape.grid[0] * shape.num_prefix)
+    block = 4 * shape.embed_dim**2 + 2 * shape.embed_dim * shape.mlp_width
+    return [], ModelSizes(
+        clip_bytes=dict.fromkeys(config.features, num_tokens * shape.embed_dim * _FLOAT16),
+        encoder_bytes=shape.depth * block * _FLOAT32,
     )
 
 

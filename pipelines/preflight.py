@@ -83,7 +83,9 @@ def _check_root(flight: Flight) -> Iterable[str]:
 
 
 def _check_weights(flight: Flight) -> Iterable[str]:
-    check_weights(flight.draft.config.encoder.weights)
+    encoder = flight.draft.config.encoder
+    if encoder.family == "image" or encoder.weights.endswith(".safetensors"):
+        check_weights(encoder.weights)
     return []
 
 
@@ -146,7 +148,7 @@ CHECKS = (
     Check(_WORK - {"bench"}, ("root", "tracking.uri"), _check_root),
     Check(_WORK, ("resources",), lambda flight: machine_checks.find_misfits(flight.draft.config, flight.steps)),
     Check(_WORK - {"plan", "calibrate"}, ("resources.ray_address",), _of(machine_checks.find_silent_cluster)),
-    Check(_MODELS - {"sweep"}, ("encoder.weights",), _check_weights),
+    Check(_MODELS - {"sweep"}, ("encoder.family", "encoder.weights"), _check_weights),
     Check(_MODELS, ("encoder", "features", "video.sampling"), _check_models),
     Check(
         frozenset({"sweep", "plan", "bench"}),

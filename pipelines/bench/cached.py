@@ -16,6 +16,7 @@ from pipelines.bench.cores import train_on
 from pipelines.bench.workers import decode_frames
 from pipelines.extract import build_extractor
 from pipelines.placement import place_workers, this_machine
+from vidflow.config.encoder import encoder_title
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.config.tasks import facts_of
@@ -78,8 +79,8 @@ def measure_cached(experiment: Experiment) -> Iterator[str]:
     config = experiment.config
     yield (
         f"cached: epochs/s from cached features, and encoding again; how many times as many, and how many if reading "
-        f"cost nothing; milliseconds of a clip cached, and of its parts otherwise; {config.encoder.name} at "
-        f"{config.encoder.img_size} pixels, in brackets by processor time"
+        f"cost nothing; milliseconds of a clip cached, and of its parts otherwise; {encoder_title(config.encoder)} at "
+        f"{config.video.size} pixels, in brackets by processor time"
     )
     yield HEADER
     by_core: dict[str, Trial] = {}
@@ -165,8 +166,9 @@ class _Source:
     def encode(self) -> None:
         """Encode the clips decoded last, batch by batch."""
         for frames in self._frames.split(self._batch):
-            # Copy one number of every frame, to wait for the device.
-            self._extractor.encode_frames(frames.flatten(0, 1)).tokens[:, 0, 0, 0].cpu()
+            self._extractor.encode(frames)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
 
 class _Training:

@@ -10,35 +10,46 @@ import dataclasses
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines import extract, shard, synth
-from pipelines.bench import GROUPS, cached, cores, read, reduction, stages
+from pipelines.bench import GROUPS, cached, cores, read, reduction, stages, video
 from pipelines.ray_pool import ray_session
+from vidflow.config.schema import Config
 from vidflow.stages.experiment import Experiment
+
+_OF_CONFIG: dict[str, Callable[[Config], Iterator[str]]] = {
+    "cores": cores.measure_cores,
+    "reduction": reduction.measure_reduction,
+    "video": video.measure_video,
+}
+_OF_FEATURES: dict[str, Callable[[Experiment], Iterator[str]]] = {
+    "cached": cached.measure_cached,
+    "read": read.measure_read,
+    "stages": stages.measure_stages,
+}
+_PACKAGES = {"read": "lmdb", "video": "transformers"}
+"""Groups that need a package which need not be installed."""
 
 
 def main(experiment: Experiment, only: Sequence[str] | None) -> None:
     """Print the lines of the given groups; None is all groups whose libraries are installed."""
-    wanted, config = set(GROUPS if only is None else only), experiment.config
-    if only is None and importlib.util.find_spec("lmdb") is None:
-        wanted.remove("read")
-        print("read: left out, because lmdb is not installed; `pip install lmdb`")
+    wanted = set(GROUPS if only is None else only)
+    for group, package in _PACKAGES.items():
+        if only is None and importlib.util.find_spec(package) is None:
+            wanted.remove(group)
+            print(f"{group}: left out, because {package} is not installed; `pip install {package}`")
     if "read" in wanted:
         read.import_lmdb()  # before anything that takes a long time
-    if "cores" in wanted:
-        _print(cores.measure_cores(config))
-    if "reduction" in wanted:
-        _print(reduction.measure_reduction(config))
-    if wanted & {"cached", "read", "stages"}:
+    for group in _OF_CONFIG:
+        if group in wanted:
+            _print(_OF_CONFIG[group](experiment.config))
+    if wanted & _OF_FEATURES.keys():
         with prepared(experiment) as scratch:
-            if "cached" in wanted:
-                _print(cached.measure_cached(scratch))
-            if "read" in wanted:
-                _print(read.measure_read(scratch))
-            if "stages" in wanted:
-                _print(stages.measure_stages(scratch))
+            for group in _OF_FEATURES:
+                if group in wanted:
+                    _print(_OF_FEATURES[group](scratch))
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ class ExtractBench:
         for batch in self._frames[unit.file].split(
             -(-self._config.resources.frames_per_batch // num_frames) * num_frames
         ):
-            self._extractor.encode_frames(batch)
+            self._extractor.encode(batch.unflatten(0, (-1, num_frames)))
 
 
 class TrialBench:

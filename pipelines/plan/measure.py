@@ -22,13 +22,12 @@ from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
-from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.spread import spread
 from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
-from vidflow.stages.cost import encoder_macs
+from vidflow.stages.cost import frame_macs
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
@@ -211,13 +210,7 @@ def probe_features(
     clip_seconds, file_seconds = _shares(warm, entry, "seconds")
     stored = FeatureFile(directory / entry.file, entry.sha256)
     counts = np.concatenate([stored[row].counts[:, -1] for row in range(len(stored))])
-    reducer = features.reducer
-    macs = encoder_macs(
-        shape_of(skeleton(config.encoder.name, config.encoder.img_size)),
-        build_reducer(reducer.name, place=reducer.place, **reducer.settings),
-        depths=features.depths,
-        counts=counts,
-    )
+    macs = frame_macs(config.encoder, features, counts)
     return FeatureProbe(
         rate=Rate(seconds=clip_seconds, num_bytes=clip_bytes, file_seconds=file_seconds, file_bytes=file_bytes),
         tokens_per_frame=float(counts.mean()),

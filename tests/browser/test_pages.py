@@ -16,7 +16,7 @@ from vidflow.config.tracking_uri import default_uri
 from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
-from vidflow.tracking import FeatureData, RunsView, Tracker
+from vidflow.tracking import FeatureData, RunsView, Tracker, find_page
 
 pytestmark = pytest.mark.slow
 

@@ -3,9 +3,9 @@ import pytest
 
 from vidflow.errors import DamagedError
 from vidflow.files import file_sha256
+from vidflow.models.encoder.encoded import number_rows
 from vidflow.models.reduction.build import build_reducer
 from vidflow.records import ClipTokens
-from vidflow.stages.extract import number_rows
 from vidflow.stages.reduce import ReduceUnit, TokenReducer, reduce_clip
 from vidflow.store.features import unmerge, write_features
 

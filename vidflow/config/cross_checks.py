@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from vidflow.config.encoder import is_path, misplaced_settings
 from vidflow.config.paths import (
     NO_URLS,
     absolute_path,
@@ -32,7 +33,7 @@ PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 
 def _feature_problems(config: Config) -> list[str]:
     problems = []
-    if config.encoder.img_size > config.video.size:
+    if config.encoder.family == "image" and config.encoder.img_size > config.video.size:
         problems.append(
             f"encoder.img_size: got {config.encoder.img_size}, wanted at most video.size = {config.video.size}: "
             "frames are never enlarged; set both"
@@ -59,9 +60,16 @@ def _source_problems(config: Config) -> list[str]:
             f"root: got {show_value(config.root)}, which is inside the folder of videos, video.manifest = "
             f"{show_value(manifest)}; wanted another place, so that what is made is not taken for your videos"
         )
-    weights = config.encoder.weights
-    if weights != "hub" and not weights.startswith("random:") and not is_file(weights):
-        problems.append(f"encoder.weights: got {show_value(weights)}, wanted `hub`, `random:SEED` or an existing file")
+    family, weights = config.encoder.family, config.encoder.weights
+    if is_path(family, weights) and not is_file(weights) and (family == "image" or not is_folder(weights)):
+        wanted = "`hub`" if family == "image" else "an id on the Hugging Face hub, a folder"
+        problems.append(
+            f"encoder.weights: got {show_value(weights)}, wanted {wanted}, `random:SEED` or an existing file"
+        )
+    if family != "image" and weights == "hub":
+        problems.append(
+            "encoder.weights: got `hub`, wanted the model's id there, such as `google/vivit-b-16x2-kinetics400`"
+        )
     if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
         problems.append(f"encoder.weights: got {show_value(weights)}, wanted a whole number after `random:`")
     return problems
@@ -134,8 +142,9 @@ def _tracking_problems(config: Config) -> list[str]:
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] = (
     (_CANDIDATES, lambda config: draw_candidates(config)[1]),
-    (("encoder.img_size", "video.size", "features"), _feature_problems),
-    (PATHS, _source_problems),
+    (("encoder",), lambda config: misplaced_settings(config.encoder)),
+    (("encoder.family", "encoder.img_size", "video.size", "features"), _feature_problems),
+    (("encoder.family", *PATHS), _source_problems),
     (("video.manifest", "trials.splits"), _split_problems),
     (("tracking",), _tracking_problems),
 )

@@ -8,6 +8,7 @@ import hashlib
 import json
 from typing import Any
 
+from vidflow.config.encoder import encoder_settings
 from vidflow.config.schema import Config, FeatureSet, SplitNames, Trial, Trials
 
 STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2}
@@ -57,7 +58,7 @@ def feature_settings(
     config: Config, features: FeatureSet, shards_fingerprint: str, weights_identity: str
 ) -> dict[str, Any]:
     """Return the settings that decide one feature set, given its shards and the identity of the weights."""
-    encoder = dataclasses.asdict(config.encoder)
+    encoder = encoder_settings(config.encoder)
     encoder["weights"] = weights_identity
     return {
         "version": STAGE_VERSIONS["extract"],

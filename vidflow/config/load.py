@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.cross_checks import CROSS_CHECKS, PATHS
 from vidflow.config.describe import find_settings
+from vidflow.config.encoder import is_path
 from vidflow.config.names import nearest_hint
 from vidflow.config.paths import absolute_path
 from vidflow.config.schema import Config, Trials
@@ -231,7 +232,7 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
     """
     config = draft.config
     video, encoder, tracking = config.video, config.encoder, config.tracking
-    is_weights_file = encoder.weights != "hub" and not encoder.weights.startswith("random:")
+    has_path = is_path(encoder.family, encoder.weights)
 
     def absolute(key: str, path: str) -> str:
         return absolute_path(path) if draft.is_sure(key) else path
@@ -245,7 +246,7 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
             video_root=absolute("video.video_root", video.video_root) if video.video_root else None,
         ),
         encoder=dataclasses.replace(encoder, weights=absolute("encoder.weights", encoder.weights))
-        if is_weights_file
+        if has_path
         else encoder,
         tracking=dataclasses.replace(
             tracking, uri=keep_credentials(tracking.uri) if tracking.uri and draft.is_sure("tracking.uri") else None

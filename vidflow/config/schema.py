@@ -22,6 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 SplitName = Annotated[str, Field(min_length=1, max_length=4096)]
 Scalar = str | int | float | bool
 
+EncoderFamily = Literal["image", "vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 CoreName = Literal[
     "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
 ]
@@ -183,15 +184,33 @@ class Shards:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoder:
-    """The frozen image encoder."""
+    """The frozen encoder."""
 
     __pydantic_config__ = _STRICT
+    family: EncoderFamily = "image"
+    """What the encoder is.
+
+    Choices:
+        image: An image encoder of timm; frames do not see one another.
+        vivit: ViViT, joint attention over space and time.
+        videomae: VideoMAE, joint attention over space and time.
+        timesformer: TimeSformer, attention over time, then over space.
+        motionformer: Motionformer, attention along trajectories.
+        vjepa2: V-JEPA 2, joint attention with rotary positions.
+    """
     name: str = "vit_small_patch16_dinov3.lvd1689m"
-    """A timm ViT (DINOv2, DINOv3, CLIP, SigLIP, MAE, AugReg)."""
+    """For `image`: a timm ViT (DINOv2, DINOv3, CLIP, SigLIP, MAE, AugReg)."""
     weights: str = "hub"
-    """`hub` (the weights that timm downloads), a .safetensors or .pt file, an .npz file of RVM, or `random:SEED`."""
+    """For `image`: `hub` (the weights that timm downloads), a .safetensors or .pt file, an .npz file of RVM, or
+    `random:SEED`. For video transformers: an id on the Hugging Face hub such as `MCG-NJU/videomae-base`, a folder with
+    `config.json` and `model.safetensors`, a .safetensors, .pt or .pyth file, or `random:SEED`."""
+    size: str | None = None
+    """For video transformers with a file or random weights: size of the model, such as `base` or `tiny`; null: the
+    first of its family."""
+    settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
+    """For video transformers: settings of the model's configuration that differ, by the names of `transformers`."""
     img_size: Count = 224
-    """Side of the encoder's input: a multiple of its patch size, at most `video.size`. [pixels]"""
+    """For `image`: side of the encoder's input: a multiple of its patch size, at most `video.size`. [pixels]"""
     mean: tuple[float, float, float] | None = None
     """Channel means of the input, each in [0, 1]; null: the model's own, from timm or RVM."""
     std: tuple[Deviation, Deviation, Deviation] | None = None

@@ -4,9 +4,11 @@ The identity goes into fingerprints, so that a stage can tell within a second th
 """
 
 import functools
+import hashlib
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import assert_never
 
 from vidflow.files import FileState, file_sha256, file_state
 from vidflow.models.weights import weights_kind
@@ -36,6 +38,33 @@ def weights_identity(name: str, weights: str) -> str:
     return _hub_identity(name)
 
 
+def video_weights_identity(family: str, weights: str) -> str:
+    """Return a string that changes when the weights, configuration or normalisation of a video transformer change.
+
+    Args:
+        family: The family of the model.
+        weights: An id on the hub, a folder, a file, or `random:SEED`.
+
+    Raises:
+        VidflowError: The setting is malformed, or the files are not there.
+    """
+    from vidflow.models.encoder.video.sources import snapshot_of, source_of
+
+    source = source_of(weights)
+    match source.kind:
+        case "random":
+            library = "" if family == "motionformer" else f" transformers={version('transformers')}"
+            return f"{family} {weights}{library} torch={version('torch')}"
+        case "file":
+            return f"{family} sha256:{_sha256_of_file(Path(weights), file_state(weights))}"
+        case "folder" | "hub":
+            files = snapshot_of(source)
+            parts = [f"{path.name} {_sha256_of_file(path, file_state(str(path)))}" for path in files]
+            return f"{family} sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+        case _:
+            assert_never(source.kind)
+
+
 @functools.cache
 def _hub_identity(name: str) -> str:
     # Only timm knows which file that is. Imported here because the import takes seconds.
@@ -52,4 +81,4 @@ def _sha256_of_file(path: Path, _: FileState) -> str:
     return file_sha256(path)
 
 
-__all__ = ["weights_identity"]
+__all__ = ["video_weights_identity", "weights_identity"]

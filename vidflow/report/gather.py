@@ -10,6 +10,7 @@ from typing import cast, get_args
 
 import torch
 
+from vidflow.config.encoder import encoder_title
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
 from vidflow.config.search import objective_of
@@ -50,7 +51,7 @@ def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
     notices = []
     if config.encoder.weights.startswith("random:"):
         notices.append(
-            f"The encoder {config.encoder.name} has seeded random weights ({config.encoder.weights}), "
+            f"The encoder {encoder_title(config.encoder)} has seeded random weights ({config.encoder.weights}), "
             "not pre-trained ones."
         )
     return ReportData(
@@ -119,7 +120,7 @@ def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:
     packages = ("vidflow", "torch", "timm", "ray", "mlflow", "webdataset", "pyarrow", "av")
     return {
         **{f"fingerprint {address.directory.parent.name}": address.fingerprint for address in stages},
-        "encoder": f"{config.encoder.name}, {config.encoder.weights}",
+        "encoder": f"{encoder_title(config.encoder)}, {config.encoder.weights}",
         "git": _git_revision(),
         "versions": ", ".join(f"{name} {version(name)}" for name in packages),
         "python": platform.python_version(),

@@ -1,7 +1,6 @@
 """The report's content about several feature sets: their costs, and pictures of the patches that each one merged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import get_args
 
 import numpy as np
@@ -72,23 +71,22 @@ def _tint(reader: FeatureReader, key: str, frames: np.ndarray) -> np.ndarray | N
         return None
     assignment = reader[reader.keys.index(key)].assignment
     height, width = reader.metadata["grid"]
-    return None if assignment is None else tint_tokens(frames, assignment[:, -1], (height, width))
+    if assignment is None:
+        return None
+    # An output frame of a video transformer stands for several frames.
+    by_frame = assignment[:, -1].repeat(len(frames) // len(assignment), axis=0)
+    return tint_tokens(frames, by_frame, (height, width))
 
 
 def _read_cost(experiment: Experiment, name: str) -> FeatureCost:
     config, address = experiment.config, experiment.features[name]
     features = config.features[name]
     dense = experiment.manifest(experiment.dense(name)) if is_reduced_from_cache(features) else None
-    reducer = asdict(features.reducer)
     return read_cost(
         name,
         directory=address.directory,
         manifest=experiment.finished(address),
         dense=dense,
-        encoder=config.encoder.name,
-        img_size=config.encoder.img_size,
-        depths=features.depths,
-        reducer=reducer["name"],
-        place=reducer["place"],
-        settings=reducer["settings"],
+        encoder=config.encoder,
+        features=features,
     )

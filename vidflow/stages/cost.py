@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from vidflow.config.schema import Encoder, FeatureSet
 from vidflow.models.encoder import resolve_depths, shape_of, skeleton
-from vidflow.models.reduction.build import Reducer, build_reducer
+from vidflow.models.encoder.configured import video_recipe
+from vidflow.models.encoder.video.build import resolve_reducer
+from vidflow.models.encoder.video.cost import count_macs as count_clip_macs
+from vidflow.models.encoder.video.loaded import outline_of
+from vidflow.models.reduction.build import PostReducer, Reducer, build_reducer
 from vidflow.models.reduction.macs import VitShape, count_macs
 from vidflow.records import StageManifest
 from vidflow.spread import spread
@@ -52,12 +57,8 @@ def read_cost(
     directory: Path,
     manifest: StageManifest,
     dense: StageManifest | None,
-    encoder: str,
-    img_size: int,
-    depths: Sequence[int],
-    reducer: str,
-    place: str | None,
-    settings: Mapping[str, Any],
+    encoder: Encoder,
+    features: FeatureSet,
 ) -> FeatureCost:
     """Return the cost of a finished feature set.
 
@@ -66,24 +67,21 @@ def read_cost(
         directory: Its folder.
         manifest: Its manifest.
         dense: Manifest of the features that it was made from; None if it was made by the encoder.
-        encoder: timm's name of the encoder.
-        img_size: Side of the encoder's input in pixels.
-        depths: Tapped blocks; negative counts from the last.
-        reducer: Name of the reducer.
-        place: Where the reducer acts; None is the first place it offers.
-        settings: Settings of the reducer.
+        encoder: The encoder.
+        features: Tapped depths and the reducer.
 
     Raises:
         VidflowError: If the feature set is not finished.
     """
     reader = FeatureReader(directory)
     counts = sample_counts(reader)
-    made = build_reducer(reducer, place=place, **settings)
-    macs = encoder_macs(shape_of(skeleton(encoder, img_size)), made, depths=depths, counts=counts)
+    reducer = features.reducer
+    made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
+    macs = frame_macs(encoder, features, counts)
     num_clips = max(1, len(reader))
     return FeatureCost(
         name=name,
-        reducer=describe_reducer(reducer, place, settings),
+        reducer=describe_reducer(reducer.name, reducer.place, reducer.settings),
         is_reduced=made is not None,
         is_random=made is not None and made.is_random,
         tokens_per_frame=float(counts.mean()),
@@ -102,6 +100,28 @@ def describe_reducer(name: str, place: str | None, settings: Mapping[str, Any]) 
     """Return a reducer on one line, such as `tome, num_merged [9, 9]`."""
     words = [name, *([f"place {place}"] if place else []), *(f"{key} {value}" for key, value in settings.items())]
     return ", ".join(words)
+
+
+def frame_macs(encoder: Encoder, features: FeatureSet, counts: Int[np.ndarray, " F"]) -> float | None:
+    """Return the mean multiply-accumulates that an encoder spends on an input frame.
+
+    Args:
+        encoder: The encoder.
+        features: Tapped depths and the reducer.
+        counts: As for `encoder_macs`.
+
+    Returns:
+        The mean, or None if it cannot be computed from the counts.
+    """
+    reducer = features.reducer
+    made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
+    if encoder.family == "image":
+        shape = shape_of(skeleton(encoder.name, encoder.img_size))
+        return encoder_macs(shape, made, depths=features.depths, counts=counts)
+    recipe = video_recipe(encoder)
+    geometry, clip = outline_of(recipe)
+    in_blocks = None if made is None or isinstance(made, PostReducer) else resolve_reducer(made, recipe.family, clip)
+    return count_clip_macs(clip, in_blocks) / geometry.num_frames
 
 
 def encoder_macs(

@@ -25,7 +25,7 @@ from vidflow.config.fingerprints import (
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
 from vidflow.errors import VidflowError
-from vidflow.models.identity import weights_identity
+from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
 from vidflow.records import Reject, StageManifest, VideoItem
 from vidflow.stages.address import Address, locate_trial
@@ -286,7 +286,10 @@ class Experiment:
 
     @functools.cached_property
     def _weights(self) -> str:
-        return weights_identity(self.config.encoder.name, self.config.encoder.weights)
+        encoder = self.config.encoder
+        if encoder.family == "image":
+            return weights_identity(encoder.name, encoder.weights)
+        return video_weights_identity(encoder.family, encoder.weights)
 
     def _locate_features(self, name: str) -> Address:
         features = self.config.features[name]

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from vidflow.ahead import make_ahead
 from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
-from vidflow.models.encoder import EncodedFrames, FrozenEncoder
+from vidflow.models.encoder.clip_encoder import ClipEncoder, Encoded, TokenArrays
 from vidflow.records import ClipTokens, Reject
 from vidflow.store.digests import check_once
 from vidflow.store.features import write_features
@@ -50,7 +50,7 @@ class Extractor:
 
     def __init__(
         self,
-        encoder: FrozenEncoder,
+        encoder: ClipEncoder,
         *,
         shards: Path,
         directory: Path,
@@ -106,18 +106,19 @@ class Extractor:
         publish_entry(self._directory, entry)
         return entry
 
-    def encode_frames(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
-        """Return the tokens of frames; frames larger than the encoder's input are first resized to it."""
-        return self._encoder(fit_frames(frames, self._encoder.img_size), num_frames=self._metadata["num_frames"])
+    def encode(self, clips: UInt8[Tensor, "B T H W 3"]) -> Encoded:
+        """Return the tokens of clips; frames larger than the encoder's input are first resized to it."""
+        fitted = fit_frames(clips.flatten(0, 1), self._encoder.img_size)
+        return self._encoder.encode(fitted.unflatten(0, clips.shape[:2]))
 
     def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject], count: Count) -> Iterator[ClipTokens]:
         for batch, frames in make_ahead(self._batches(samples)):
-            encoded = self.encode_frames(frames.flatten(0, 1))
-            for sample, clip in zip(batch, split_clips(batch, encoded), strict=True):
-                is_finite = np.isfinite(clip.tokens).all() and np.isfinite(clip.prefix).all()
+            last = self._encoder.output_frames(frames.shape[1])
+            for sample, arrays in zip(batch, self.encode(frames).clips(), strict=True):
+                is_finite = np.isfinite(arrays.tokens).all() and np.isfinite(arrays.prefix).all()
                 count(1, num_rejects=not is_finite)
                 if is_finite:
-                    yield clip
+                    yield _store(sample, arrays, last)
                 else:
                     rejects.append(_non_finite(sample))
 
@@ -143,36 +144,20 @@ def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor,
     return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def split_clips(batch: Sequence[ShardSample], encoded: EncodedFrames) -> Iterator[ClipTokens]:
-    """Yield the tokens of each clip of a batch, in fp16; padding is left out."""
-    num_frames = len(encoded.tokens) // len(batch)
-    tokens, prefix = encoded.tokens.to(torch.float16).cpu().numpy(), encoded.prefix.to(torch.float16).cpu().numpy()
-    counts = np.full(tokens.shape[:2], tokens.shape[2]) if encoded.counts is None else encoded.counts.cpu().numpy()
-    sizes = None if encoded.sizes is None else encoded.sizes.cpu().numpy()
-    assignment = None if encoded.assignment is None else encoded.assignment.cpu().numpy()
-    is_token = np.arange(tokens.shape[2]) < counts[..., None]
-    for index, sample in enumerate(batch):
-        part = slice(index * num_frames, (index + 1) * num_frames)
-        yield ClipTokens(
-            key=sample.key,
-            label=sample.label,
-            split=sample.metadata["split"],
-            pts_seconds=np.asarray(sample.metadata["pts_seconds"], dtype=np.float64),
-            tokens=tokens[part][is_token[part]],
-            prefix=prefix[part],
-            counts=counts[part].astype(np.int32),
-            sizes=None if sizes is None else sizes[part][is_token[part]],
-            assignment=None if assignment is None else number_rows(assignment[part], counts[part]),
-            annotations=sample.annotations,
-        )
-
-
-def number_rows(
-    assignment: Int[np.ndarray, "T K patches"], counts: Int[np.ndarray, "T K"]
-) -> Int[np.ndarray, "T K patches"]:
-    """Turn token numbers within a frame into numbers within the clip's tokens of that depth; -1 stays -1."""
-    before = counts.cumsum(axis=0) - counts
-    return np.where(assignment < 0, -1, assignment + before[..., None])
+def _store(sample: ShardSample, arrays: TokenArrays, last: Sequence[int]) -> ClipTokens:
+    """Return a clip to store; `last` is the input frame at whose time each output frame is known."""
+    return ClipTokens(
+        key=sample.key,
+        label=sample.label,
+        split=sample.metadata["split"],
+        pts_seconds=np.asarray(sample.metadata["pts_seconds"], dtype=np.float64)[list(last)],
+        tokens=arrays.tokens,
+        prefix=arrays.prefix,
+        counts=arrays.counts,
+        sizes=arrays.sizes,
+        assignment=arrays.assignment,
+        annotations=sample.annotations,
+    )
 
 
 def _non_finite(sample: ShardSample) -> Reject:

@@ -115,6 +115,11 @@ class VideoPredictor:
                 f"the trial does not say of its features: {', '.join(missing)}; train it again on features that "
                 "`vidflow extract` makes now"
             )
+        if family := features["encoder"].get("family"):
+            raise VidflowError(
+                f"the trial was trained on features of {family}, which sees a whole clip at once; prediction frame by "
+                "frame wants a trial on an image encoder"
+            )
         encoder = rebuild_encoder(features["encoder"], weights=weights, device=device, reduction=_reducer_of(features))
         if not task.unmerges and encoder.reduction is not None:
             raise VidflowError(

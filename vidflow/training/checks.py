@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from vidflow.config.encoder import encoder_title
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates, key_of
 from vidflow.models.cores.build import build_core
@@ -41,7 +42,7 @@ def find_module_problems(config: Config, *, embed_dim: int, num_depths: Mapping[
                 )
             except ValueError as error:
                 key = key_of(trials, "num_heads")
-                yield f"{key}: the core {recipe.core} does not fit {config.encoder.name}: {error}"
+                yield f"{key}: the core {recipe.core} does not fit {encoder_title(config.encoder)}: {error}"
                 continue
             try:
                 build_task(recipe.task, core, recipe)

@@ -1,16 +1,18 @@
-"""The output of an encoder: tokens of a batch of frames, and the patches that they stand for.
+"""The output of an image encoder: tokens of a batch of frames, and the patches that they stand for.
 
-Axes: B frames, K tapped depths, N tokens, P prefix tokens (class token and registers), D width.
+Axes: B frames, T frames of a clip, K tapped depths, N tokens, P prefix tokens (class token and registers), D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vidflow.models.encoder.clip_encoder import TokenArrays
 from vidflow.models.encoder.reduced_vit import Tokens
 
 
@@ -24,6 +26,7 @@ class EncodedFrames:
         sizes: Number of patches each token stands for, 0 on padding; None without reduction.
         assignment: Index of the token of each patch of the frame, -1 if it was dropped; None without reduction.
         counts: Number of tokens of each frame and depth; None without reduction.
+        num_frames: Frames of a clip, T; the frames of one clip follow one another.
     """
 
     tokens: Float[Tensor, "B K N D"]
@@ -31,6 +34,32 @@ class EncodedFrames:
     sizes: Float[Tensor, "B K N"] | None = None
     assignment: Int[Tensor, "B K patches"] | None = None
     counts: Int[Tensor, "B K"] | None = None
+    num_frames: int = 1
+
+    def clips(self) -> Iterator[TokenArrays]:
+        """Copy the tokens of each clip to the host, in fp16; padding is left out."""
+        tokens, prefix = self.tokens.to(torch.float16).cpu().numpy(), self.prefix.to(torch.float16).cpu().numpy()
+        counts = np.full(tokens.shape[:2], tokens.shape[2]) if self.counts is None else self.counts.cpu().numpy()
+        sizes = None if self.sizes is None else self.sizes.cpu().numpy()
+        assignment = None if self.assignment is None else self.assignment.cpu().numpy()
+        is_token = np.arange(tokens.shape[2]) < counts[..., None]
+        for start in range(0, len(tokens), self.num_frames):
+            part = slice(start, start + self.num_frames)
+            yield TokenArrays(
+                tokens=tokens[part][is_token[part]],
+                prefix=prefix[part],
+                counts=counts[part].astype(np.int32),
+                sizes=None if sizes is None else sizes[part][is_token[part]],
+                assignment=None if assignment is None else number_rows(assignment[part], counts[part]),
+            )
+
+
+def number_rows(
+    assignment: Int[np.ndarray, "T K patches"], counts: Int[np.ndarray, "T K"]
+) -> Int[np.ndarray, "T K patches"]:
+    """Turn token numbers within a frame into numbers within the clip's tokens of that depth; -1 stays -1."""
+    before = counts.cumsum(axis=0) - counts
+    return np.where(assignment < 0, -1, assignment + before[..., None])
 
 
 def pack_taps(taps: Sequence[Tokens], *, num_prefix: int) -> EncodedFrames:
@@ -55,4 +84,4 @@ def pack_taps(taps: Sequence[Tokens], *, num_prefix: int) -> EncodedFrames:
     )
 
 
-__all__ = ["EncodedFrames", "pack_taps"]
+__all__ = ["EncodedFrames", "number_rows", "pack_taps"]

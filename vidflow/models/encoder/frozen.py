@@ -41,9 +41,13 @@ class FrozenEncoder:
         mean: Mean per channel of frames scaled to `input_range`.
         std: Standard deviation per channel, likewise.
         input_range: Range that pixel values 0 to 255 are scaled to before mean and standard deviation.
+        num_frames: None: clips may have any number of frames.
+        is_causal: Frames do not see one another.
     """
 
     input_range = (0.0, 1.0)
+    num_frames: int | None = None
+    is_causal = True
 
     def __init__(
         self,
@@ -107,6 +111,15 @@ class FrozenEncoder:
         assert reduction.place == "block", reduction.place
         seeds = content_seeds(frames) if reduction.is_random else None
         return self._encode_reduced(self.images(frames), reducer=reduction, seeds=seeds)
+
+    def encode(self, frames: UInt8[Tensor, "B T H W 3"]) -> EncodedFrames:
+        """Encode clips that already have the encoder's size; see `__call__`."""
+        num_frames = frames.shape[1]
+        return replace(self(frames.flatten(0, 1), num_frames=num_frames), num_frames=num_frames)
+
+    def output_frames(self, num_frames: int) -> list[int]:
+        """Return the input frame of each output frame: the same."""
+        return list(range(num_frames))
 
     def images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
         """Normalise in float32, then cast to the encoder's precision."""

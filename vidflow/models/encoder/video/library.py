@@ -58,17 +58,11 @@ def load_library_model(recipe: VideoRecipe, source: Source, *, has_head: bool) -
     Raises:
         VidflowError: The package or the weights are missing, or they do not fit.
     """
-    family, settings = recipe.family, recipe.settings
-    package = transformers_package(family)
-    config_class, bare, classifier = (getattr(package, name) for name in _CLASSES[family])
+    family = recipe.family
+    _, bare, classifier = (getattr(transformers_package(family), name) for name in _CLASSES[family])
     kind = classifier if has_head else bare
     options = {"add_pooling_layer": False} if family == "vivit" and not has_head else {}
-    if source.kind in ("hub", "folder"):
-        config = _read_config(package, config_class, source, settings)
-    else:
-        _check_settings(config_class(), settings)
-        classes = {} if "id2label" in settings else {"num_labels": NUM_CLASSES}
-        config = config_class(**{**classes, **preset_of(family, recipe.size), **settings})
+    config = library_config(recipe, source)
     # TimeSformer has no fused attention of its own.
     config._attn_implementation = "eager" if recipe.attention == "eager" or family == "timesformer" else "sdpa"
     if source.kind in ("hub", "folder"):
@@ -79,6 +73,22 @@ def load_library_model(recipe: VideoRecipe, source: Source, *, has_head: bool) -
     if source.kind == "file":
         _load_file(model, Path(source.text))
     return model
+
+
+def library_config(recipe: VideoRecipe, source: Source) -> Any:
+    """Return the library's configuration of a model, without its weights.
+
+    Raises:
+        VidflowError: The package or the configuration is missing, or does not fit.
+    """
+    family, settings = recipe.family, recipe.settings
+    package = transformers_package(family)
+    config_class = getattr(package, _CLASSES[family][0])
+    if source.kind in ("hub", "folder"):
+        return _read_config(package, config_class, source, settings)
+    _check_settings(config_class(), settings)
+    classes = {} if "id2label" in settings else {"num_labels": NUM_CLASSES}
+    return config_class(**{**classes, **preset_of(family, recipe.size), **settings})
 
 
 def _read_config(package: Any, config_class: Any, source: Source, settings: Mapping[str, Any]) -> Any:
@@ -167,4 +177,4 @@ def library_version() -> str:
     return version("transformers")
 
 
-__all__ = ["library_version", "load_library_model", "transformers_package"]
+__all__ = ["library_config", "library_version", "load_library_model", "transformers_package"]

@@ -11,9 +11,9 @@ from vidflow.models.encoder.video.blocks import Backbone
 from vidflow.models.encoder.video.cost import ClipShape, geometry_of, shape_of
 from vidflow.models.encoder.video.families import facts_of
 from vidflow.models.encoder.video.geometry import ClipGeometry
-from vidflow.models.encoder.video.library import library_version, load_library_model
+from vidflow.models.encoder.video.library import library_config, library_version, load_library_model
 from vidflow.models.encoder.video.motionformer import motionformer_backbone
-from vidflow.models.encoder.video.motionformer_weights import load_motionformer
+from vidflow.models.encoder.video.motionformer_weights import load_motionformer, motionformer_config
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source, preprocessor_of, published_fps, source_of
 from vidflow.models.encoder.video.timesformer import timesformer_backbone
@@ -71,6 +71,21 @@ def load_video_model(recipe: VideoRecipe, *, has_head: bool, device: torch.devic
     )
 
 
+def outline_of(recipe: VideoRecipe) -> tuple[ClipGeometry, ClipShape]:
+    """Return the clips and the shape of an encoder without loading its weights.
+
+    Raises:
+        VidflowError: The library or the configuration is missing, or does not fit.
+    """
+    facts_of(recipe.family)
+    source = source_of(recipe.weights)
+    if recipe.family == "motionformer":
+        settings = asdict(motionformer_config(recipe, has_head=False))
+    else:
+        settings = library_config(recipe, source).to_dict()
+    return _geometry(recipe, source, settings), shape_of(recipe.family, settings)
+
+
 def _own_model(recipe: VideoRecipe, source: Source, has_head: bool, device: torch.device) -> LoadedModel:
     model = load_motionformer(recipe, source, has_head=has_head).to(device).eval()
     settings, classes = asdict(model.config), model.config.num_labels or {}
@@ -123,4 +138,4 @@ def _geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) 
     )
 
 
-__all__ = ["LoadedModel", "load_video_model"]
+__all__ = ["LoadedModel", "load_video_model", "outline_of"]

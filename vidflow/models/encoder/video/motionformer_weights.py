@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidflow.config.encoder import VIDEO_SUFFIXES
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.loading import read_checkpoint
 from vidflow.models.encoder.video.families import NUM_CLASSES, preset_of
 from vidflow.models.encoder.video.motionformer import Motionformer, MotionformerConfig
 from vidflow.models.encoder.video.recipe import VideoRecipe
-from vidflow.models.encoder.video.sources import FILE_SUFFIXES, Source
+from vidflow.models.encoder.video.sources import Source
 from vidflow.models.tensor_checks import tensor_faults
 from vidflow.models.weights import random_seed
 
@@ -34,7 +35,7 @@ def load_motionformer(recipe: VideoRecipe, source: Source, *, has_head: bool) ->
     Raises:
         VidflowError: The weights are no file, or do not fit; the message lists every tensor that does not.
     """
-    config = _config(recipe, has_head=has_head)
+    config = motionformer_config(recipe, has_head=has_head)
     match source.kind:
         case "random":
             with torch.random.fork_rng(devices=[]):
@@ -45,11 +46,16 @@ def load_motionformer(recipe: VideoRecipe, source: Source, *, has_head: bool) ->
         case _:
             raise VidflowError(
                 f"encoder.weights is {source.text!r}; motionformer wants 'random:SEED' or a file ending in "
-                f"{', '.join(FILE_SUFFIXES)}, such as a released k400_motionformer_224_16x4.pyth"
+                f"{', '.join(VIDEO_SUFFIXES)}, such as a released k400_motionformer_224_16x4.pyth"
             )
 
 
-def _config(recipe: VideoRecipe, *, has_head: bool) -> MotionformerConfig:
+def motionformer_config(recipe: VideoRecipe, *, has_head: bool) -> MotionformerConfig:
+    """Return the configuration of a recipe.
+
+    Raises:
+        VidflowError: There are settings that Motionformer does not know.
+    """
     settings = {**preset_of("motionformer", recipe.size), **recipe.settings}
     known = [field.name for field in fields(MotionformerConfig)]
     if unknown := sorted(settings.keys() - set(known)):

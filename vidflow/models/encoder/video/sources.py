@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from vidflow.config.encoder import VIDEO_SUFFIXES
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video.families import Fps
 
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth")
+_PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
+SETTINGS_FILES = ("config.json", *_PREPROCESSORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ def source_of(weights: str) -> Source:
     path = Path(weights)
     if path.is_dir():
         return Source("folder", weights)
-    if path.suffix in FILE_SUFFIXES:
+    if path.suffix in VIDEO_SUFFIXES:
         if not path.is_file():
             raise VidflowError(
                 f"encoder.weights is {weights!r}, but there is no such file (looked at {path.absolute()})"
@@ -51,8 +53,33 @@ def source_of(weights: str) -> Source:
     raise VidflowError(
         f"encoder.weights is {weights!r}; wanted an id on the Hugging Face hub such as "
         "'google/vivit-b-16x2-kinetics400', a folder with config.json and model.safetensors, a file ending in "
-        f"{', '.join(FILE_SUFFIXES)}, or 'random:SEED'"
+        f"{', '.join(VIDEO_SUFFIXES)}, or 'random:SEED'"
     )
+
+
+def snapshot_of(source: Source) -> list[Path]:
+    """Return the files of a folder, or of a model on the hub, that decide what the model computes, in order of name.
+
+    Files on the hub are downloaded on first use. Without `.safetensors` files, the weights are in a `.bin` file.
+
+    Raises:
+        VidflowError: There are no weights, or the hub is not reachable.
+    """
+    folder = Path(source.text)
+    if source.kind == "hub":
+        try:
+            folder = Path(snapshot_download(source.text, allow_patterns=["*.json", "*.safetensors"]))
+            if not any(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(source.text, allow_patterns=["*.json", "*.bin"]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise VidflowError(
+                f"the weights {source.text!r} are neither in the Hugging Face cache nor reachable: {error}. Download "
+                "them once with a connection (HF_HUB_OFFLINE unset), or give encoder.weights a local folder"
+            ) from error
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not weights:
+        raise VidflowError(f"encoder.weights is {source.text!r}, but {folder} holds no .safetensors file")
+    return sorted([*weights, *(path for name in SETTINGS_FILES if (path := folder / name).is_file())])
 
 
 # What published models were trained on, if not their family's: 30 by the stride, or the middles of equal segments.
@@ -90,12 +117,11 @@ def preprocessor_of(source: Source) -> Mapping[str, Any]:
 
 
 def _preprocessor_path(source: Source) -> Path | None:
-    names = ("video_preprocessor_config.json", "preprocessor_config.json")
     if source.kind == "folder":
-        paths = [Path(source.text) / name for name in names]
+        paths = [Path(source.text) / name for name in _PREPROCESSORS]
         return next((path for path in paths if path.is_file()), None)
     if source.kind == "hub":
-        for name in names:
+        for name in _PREPROCESSORS:
             try:
                 return Path(hf_hub_download(source.text, name))
             except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled):
@@ -103,4 +129,4 @@ def _preprocessor_path(source: Source) -> Path | None:
     return None
 
 
-__all__ = ["FILE_SUFFIXES", "Source", "preprocessor_of", "published_fps", "source_of"]
+__all__ = ["Source", "preprocessor_of", "published_fps", "snapshot_of", "source_of"]
