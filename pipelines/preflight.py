@@ -109,7 +109,9 @@ def _read_as_stored(flight: Flight) -> list[str]:
 def _clips_to_encode(flight: Flight) -> dict[str, int]:
     """Return the number of clips of each feature set to make whose size is certain."""
     experiment = flight.experiment
-    if "extract" not in flight.steps or experiment.shards is None:
+    if "extract" not in flight.steps or not all(map(flight.draft.is_sure, ("root", "video", "shards"))):
+        return {}
+    if experiment.shards is None:
         return {}
     number = sum(len(unit.clips) for unit in experiment.shards.units)
     return {

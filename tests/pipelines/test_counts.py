@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from pipelines.placement import Placement
 from pipelines.ray_pool import map_units
 from pipelines.unit_counts import session_counts
-from vidflow.config.schema import StageResources
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def test_clips_are_counted_before_their_unit_is_done_and_not_twice_after_a_death
         return work
 
     ray.get(session_counts().read.remote([]))  # it is there
-    resources = StageResources(workers=1, num_cpus=1)
+    placement = Placement(part="shard", num_cpus=1, num_gpus=0, device="cpu", workers=1, attempts=3, words="1 CPU")
     with contextlib.redirect_stderr(io.StringIO()):
-        results = list(map_units(build, [str(tmp_path)], resources, name="shard", sizes=[6], counted="clips"))
+        results = list(map_units(build, [str(tmp_path)], placement, name="shard", sizes=[6], counted="clips"))
     assert results == ["done"]
     found = [re.match(r"shard: (\d) of 6 clips", line) for line in caplog.messages]
     numbers = [int(match[1]) for match in found if match]

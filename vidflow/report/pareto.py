@@ -204,7 +204,7 @@ def resolution(points: Sequence[ParetoPoint]) -> float | None:
     return min(widths, default=None)
 
 
-def for_all_frames(values: Shaped[np.ndarray, "F *rest"], num_frames: int) -> Shaped[np.ndarray, "T *rest"]:
+def for_all_frames(values: Shaped[np.ndarray, "F ..."], num_frames: int) -> Shaped[np.ndarray, "T ..."]:
     """Repeat what belongs to an output frame of the encoder for each of the clip's frames that it stands for."""
     return values.repeat(num_frames // len(values), axis=0)
 

@@ -12,6 +12,7 @@ from vidflow.errors import VidflowError
 
 if TYPE_CHECKING:
     from vidflow.models.reduction.bipartite import GroupScope
+    from vidflow.models.reduction.matching import Order
 
 Family = Literal["vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 """A family of video transformers.
@@ -50,7 +51,7 @@ class FamilyFacts:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_range: tuple[float, float] = (0.0, 1.0)
-    order: Literal["index", "similarity"]
+    order: "Order"
     proportional_attention: bool = True
     scopes: tuple["GroupScope", ...]
     num_prefix: int

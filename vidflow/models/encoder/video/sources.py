@@ -18,6 +18,9 @@ _PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 SETTINGS_FILES = ("config.json", *_PREPROCESSORS)
 
 
+SourceKind = Literal["hub", "folder", "file", "random"]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The origin of weights.
@@ -27,7 +30,7 @@ class Source:
         text: An id on the Hugging Face hub, a path, or `random:SEED`.
     """
 
-    kind: Literal["hub", "folder", "file", "random"]
+    kind: SourceKind
     text: str
 
 
