@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from pipelines.placement import place_workers, this_machine
 from pipelines.ray_pool import log
 from vidflow.config.encoder import image_settings
 from vidflow.errors import VidflowError
@@ -35,11 +36,10 @@ def main(experiment: Experiment) -> None:
     work = experiment.shards
     if work is None or experiment.manifest(work.address) is None:
         raise VidflowError(f"there are no shards to take frames from; run `{experiment.command('shard')}` first")
-    encoder = build_encoder(
-        **image_settings(config.encoder), depths=[-1], device="cuda" if config.resources.extract.num_gpus else "cpu"
-    )
+    device = place_workers(config.resources, "extract", this_machine()).device
+    encoder = build_encoder(**image_settings(config.encoder), depths=[-1], device=device)
     frames_of = ClipFrames(work)
-    train = frames_of.keys("train")
+    train = frames_of.keys(config.trials.splits.train)
     chosen = spread(len(train), -(-NUM_FRAMES // config.video.sampling.num_frames))
     frames = torch.cat([fit_frames(torch.from_numpy(frames_of(train[i])), encoder.img_size) for i in chosen])
     for name in names:

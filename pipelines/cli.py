@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.bench import GROUPS
-from pipelines.entry import (
-    Run,
-    add_settings,
-    add_show,
-    check_before_start,
-    exit_code,
-    run_command,
-    run_configured,
-    start,
-)
+from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, start
+from pipelines.manifest import add_source
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
 from vidflow.stages.experiment import Experiment
@@ -32,11 +24,14 @@ COMMANDS = {
     "run": "all of these in order; finished stages are skipped",
     "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "calibrate": "print ALGM's thresholds, measured on frames of the training split",
-    "ui": "open the MLflow UI on the experiment's store, at 127.0.0.1",
 }
-TOOLS = ("plan", "calibrate", "ui")
+TOOLS = ("plan", "calibrate")
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
 """Name -> the file in conf/ that `vidflow init` starts from."""
+TRIAL = (
+    "a trial's folder, best.safetensors or MLflow run; or, for the best of its trials, a config, the folder or run of "
+    "a sweep, or an experiment's root"
+)
 EPILOG = """\
 settings are merged left to right: YAML files first, then key=value.
 
@@ -52,7 +47,7 @@ exit codes: 0 done, 2 bad configuration, 3 too many rejected videos, 1 anything 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its exit code."""
-    parsed = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     start()
     own = OWN_ARGUMENTS.get(parsed.command)
     if own is not None:
@@ -60,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run_command(parsed.command, parsed.settings, load, show=getattr(parsed, "print", False)))
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of one command; settings may stand before and after options."""
     parser, commands = _parsers()
     if not words:
@@ -85,6 +80,7 @@ def load(command: str) -> Run:
 def run_bench(parsed: argparse.Namespace) -> None:
     """Load the settings and measure some groups of `bench.GROUPS`, or all."""
     run_configured(
+        "bench",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, parsed.only),
     )
@@ -94,25 +90,37 @@ def run_evaluate(parsed: argparse.Namespace) -> None:
     """Load the settings and evaluate, or print the points."""
 
     def run(experiment: Experiment) -> None:
-        if not parsed.print:
-            check_before_start(["evaluate"], experiment)
         command = importlib.import_module("pipelines.evaluate.command")
         (command.show if parsed.print else command.main)(experiment)
 
-    run_configured(parsed.settings, run)
+    # To print starts nothing, so nothing of the machine is checked.
+    run_configured("print" if parsed.print else "evaluate", parsed.settings, run, resumes=True)
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
     """Load the settings and list, retry or export the rejects."""
     run_configured(
+        "rejects",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.rejects").main(experiment, parsed.action, parsed.to),
     )
 
 
+def run_ui(parsed: argparse.Namespace) -> None:
+    """Load the settings and open MLflow's UI."""
+    run_configured(
+        "ui", parsed.settings, lambda experiment: importlib.import_module("pipelines.ui").main(experiment, parsed.port)
+    )
+
+
 def run_init(parsed: argparse.Namespace) -> None:
     """Write a YAML to start from."""
-    importlib.import_module("pipelines.init").main(parsed.source, parsed.preset, PRESETS[parsed.preset], parsed.output)
+    importlib.import_module("pipelines.init").main(parsed, PRESETS[parsed.preset])
+
+
+def run_manifest(parsed: argparse.Namespace) -> None:
+    """List the videos of a source."""
+    importlib.import_module("pipelines.manifest").main(parsed)
 
 
 def run_settings(parsed: argparse.Namespace) -> None:
@@ -123,6 +131,16 @@ def run_settings(parsed: argparse.Namespace) -> None:
 def run_predict(parsed: argparse.Namespace) -> None:
     """Run a trial on a video."""
     importlib.import_module("pipelines.predict").main(parsed)
+
+
+def run_ls(parsed: argparse.Namespace) -> None:
+    """List what is there."""
+    importlib.import_module("pipelines.ls").main(parsed)
+
+
+def run_export(parsed: argparse.Namespace) -> None:
+    """Write a feature set for other programs."""
+    importlib.import_module("pipelines.export").main(parsed)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +202,18 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print", action="store_true", help="show the points, their GMACs and tokens; starts nothing")
 
 
+def add_ui(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow ui`."""
+    add_settings(parser)
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=5000,
+        metavar="N",
+        help="port at 127.0.0.1, 5000 by default; another if it is busy",
+    )
+
+
 def add_settings_key(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow settings`; it reads no config."""
     parser.add_argument("key", nargs="?", metavar="KEY", help="a setting such as trials.trial.core, or a section")
@@ -192,10 +222,16 @@ def add_settings_key(parser: argparse.ArgumentParser) -> None:
 
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow init`; it reads no config."""
+    add_source(parser)
     add = parser.add_argument
-    add("source", type=Path, metavar="FOLDER_OR_MANIFEST", help="folder of videos, or CSV, JSONL or Parquet manifest")
     add("--preset", choices=PRESETS, default="actions", help="what to start from; `actions` by default")
     add("--output", type=Path, metavar="FILE.yaml", help="file to write; named after the source by default")
+
+
+def add_manifest(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow manifest`; it reads no config."""
+    add_source(parser)
+    parser.add_argument("--to", type=Path, metavar="FILE", help="manifest to write: .csv, .jsonl or .parquet")
 
 
 def add_rejects(parser: argparse.ArgumentParser) -> None:
@@ -206,10 +242,11 @@ def add_rejects(parser: argparse.ArgumentParser) -> None:
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `vidflow predict`; it reads no config, because a trial stores everything that it needs."""
+    """Add the arguments of `vidflow predict`."""
     add = parser.add_argument
-    add("trial", metavar="RUN_ID_OR_DIR", help="MLflow run of a trial, or the trial's folder or best.safetensors")
+    add("trial", metavar="TRIAL", help=TRIAL)
     add("source", metavar="VIDEO", help="video file, number of a camera such as 0, or rtsp:// or http:// address")
+    add("settings", nargs="*", metavar="key=value", help="more files and overrides, if TRIAL is a config")
     add("--out", type=Path, metavar="FILE.mp4", help="write the video with the predictions drawn on it")
     add("--json", metavar="FILE", help="write one JSON line per frame; `-`, the default without --out, is stdout")
     add("--depth", type=Path, metavar="DIR", help="write depth maps as 16-bit PNG in millimetres")
@@ -222,6 +259,22 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     add("--tracking-uri", metavar="URI", help="MLflow store of the run; MLFLOW_TRACKING_URI by default")
     add("--save-state", type=Path, metavar="FILE.safetensors", help="keep what is remembered after the last frame")
     add("--load-state", type=Path, metavar="FILE.safetensors", help="go on from there, as with --start")
+
+
+def add_ls(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow ls`."""
+    add = parser.add_argument
+    add("places", nargs="*", metavar="ROOT|CONFIG.yaml|key=value", help="roots, or a config; default: those in runs/")
+    add("--json", action="store_true", help="print JSON, with every setting and metric")
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow export`."""
+    add = parser.add_argument
+    add("source", nargs="+", metavar="FEATURES|CONFIG.yaml|key=value", help="folder of a feature set, or a config")
+    add("--to", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    add("--format", choices=("npz", "hf"), default="hf", help="npz: a file per clip; hf, the default: Parquet")
+    add("--features", metavar="NAME", help="feature set of the config, if it has several")
 
 
 def _numbers(count: int) -> Callable[[str], list[float]]:
@@ -257,6 +310,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a port from 0, which is any free one, to 65535")
+    return value
+
+
 class OwnArguments(NamedTuple):
     """A command with arguments of its own.
 
@@ -282,6 +342,7 @@ OWN_ARGUMENTS = {
         add_bench,
         run_bench,
     ),
+    "ui": OwnArguments("open the MLflow UI on the experiment's runs, at 127.0.0.1", add_ui, run_ui),
     "rejects": OwnArguments(
         "list what was left out and why, export it as a table, or let the next run try it again",
         add_rejects,
@@ -290,11 +351,26 @@ OWN_ARGUMENTS = {
     "predict": OwnArguments(
         "run a trained trial on a video, camera or stream, frame by frame", add_predict, run_predict
     ),
+    "ls": OwnArguments(
+        "list experiments: shards, features and who uses them, sweeps, trials with metrics and keys", add_ls, run_ls
+    ),
+    "export": OwnArguments(
+        "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars",
+        add_export,
+        run_export,
+    ),
     "compare": OwnArguments(
         "write one page about several finished sweeps: best trials, scores, costs", add_compare, run_compare
     ),
     "settings": OwnArguments("print every setting: meaning, kind, default and choices", add_settings_key, run_settings),
-    "init": OwnArguments("write a commented YAML for a folder of videos or a manifest", add_init, run_init),
+    "init": OwnArguments(
+        "write a commented YAML for a folder of videos, a manifest, tars or a published data set", add_init, run_init
+    ),
+    "manifest": OwnArguments(
+        "list the videos of a folder, tars, lists or a published data set, and write them as a manifest",
+        add_manifest,
+        run_manifest,
+    ),
 }
 """A new command is one entry here, one function that adds its arguments and one that runs it."""
 

@@ -38,4 +38,4 @@ def main(words: Sequence[str], page: Path) -> None:
             aside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--to: {page}: cannot be written ({error.strerror}); wanted a file in a folder") from error
-    log.info("compare: %d sweeps -> %s", len(sweeps), page)
+    log.info("compare: %d sweep%s -> %s", len(sweeps), "" if len(sweeps) == 1 else "s", page)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any, TextIO, cast
 from pipelines.interrupts import RESUMES
 from vidflow.errors import VidflowError
 
+# Exit code of a program that SIGPIPE ends, as shells report it.
+_READER_ENDED = 128 + signal.SIGPIPE
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
@@ -41,7 +44,8 @@ def explain_output_failures() -> Iterator[None]:
     """Flush what was printed within the block, and explain a failure to write it.
 
     Raises:
-        VidflowError: If standard output cannot be written, for example because its reader has ended.
+        VidflowError: If standard output cannot be written, for example because its disk is full.
+        SystemExit: If its reader has ended, as `head` does; nothing is wrong then, and nothing is printed.
     """
     with contextlib.redirect_stdout(cast(TextIO, _Output(sys.stdout))):
         try:
@@ -74,6 +78,8 @@ class _Output:
         except OSError as error:
             # Discard the rest. Otherwise Python tries to write it again at exit, and prints another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(_READER_ENDED) from error
             raise VidflowError(f"standard output cannot be written ({error.strerror})") from error
 
 

@@ -5,7 +5,6 @@ Callers pass in the functions that run stages, so that the stages can import thi
 
 import argparse
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -13,15 +12,15 @@ from pathlib import Path
 
 from pipelines import progress
 from pipelines.disk import explain_output_failures, explain_system_failures
+from pipelines.display import LogHandler, Waiting, shown
 from pipelines.interrupts import interrupted_message, interruptible
+from pipelines.preflight import Flight, find_problems, list_steps
 from vidflow.allocator import keep_freed_memory
-from vidflow.config.load import load_config, writing_problem
-from vidflow.config.schema import STAGES, Config
-from vidflow.config.search import draw_candidates, list_read_as_stored
-from vidflow.config.tracking_uri import store_uri, without_credentials
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.config.load import Draft, draft_config, join_problems
+from vidflow.config.schema import STAGES
+from vidflow.config.tracking_uri import without_credentials
+from vidflow.errors import ConfigError, FailedTrialsError, VidflowError
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.wanted_rows import check_rows
 
 Run = Callable[[Experiment], None]
 Load = Callable[[str], Run]
@@ -50,7 +49,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 def start() -> None:
     """Set up the log and the allocator of this process."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[LogHandler()])
     log.setLevel(logging.INFO)
     keep_freed_memory()
 
@@ -60,21 +59,42 @@ def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool
     resumes = command in (*STAGES, "run")
 
     def run(experiment: Experiment) -> None:
-        if show:
-            if command in ("run", "sweep"):
-                check_manifest(experiment)
-            print(without_credentials(progress.describe(experiment)))
-        else:
-            run_stages(STAGES if command == "run" else [command], experiment, load)
+        run_stages(STAGES if command == "run" else [command], experiment, load)
 
-    return exit_code(lambda: run_configured(settings, run, resumes=resumes), resumes=resumes)
+    return exit_code(lambda: run_configured(command, settings, run, show=show, resumes=resumes), resumes=resumes)
 
 
-def run_configured(settings: Sequence[str], run: Run, *, resumes: bool = False) -> None:
-    """Load the settings and call `run` with their experiment."""
-    experiment = Experiment(parse_settings(settings), settings)
+def run_configured(
+    command: str, settings: Sequence[str], run: Run, *, show: bool = False, resumes: bool = False
+) -> None:
+    """Load the settings, find everything that is wrong with them, and call `run` with their experiment.
+
+    Args:
+        command: Name of the command.
+        settings: Words of the command line: files, then overrides.
+        run: The function to call.
+        show: Print the settings and the state of the stages instead of calling it.
+        resumes: Whether the command resumes from what is committed if it is repeated.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    draft = parse_settings(settings)
+    experiment = Experiment(draft.config, settings)
     with explain_system_failures(experiment.root, resumes=resumes):
-        run(experiment)
+        if not show and not draft.problems and command in STAGES:
+            progress.check_turn(experiment, command)
+        steps = list_steps(command, draft, experiment)
+        with shown(Waiting("checking the settings")):
+            problems = find_problems(Flight(draft, experiment, steps, show))
+        if show and not draft.problems:
+            # Some problems, such as a manifest that cannot be read, hide the state of the stages.
+            with contextlib.suppress(*[ConfigError] * bool(problems)):
+                print(without_credentials(progress.describe(experiment)))
+        if problems:
+            raise ConfigError(join_problems(problems))
+        if not show:
+            run(experiment)
 
 
 def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
@@ -107,10 +127,9 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             and MLflow takes seconds.
     """
     config = experiment.config
-    if len(stages) == 1 and stages[0] in STAGES:
-        progress.check_turn(experiment, stages[0])
     waiting = [stage for stage in stages if progress.finished(experiment, stage) is None]
-    check_before_start(waiting, experiment)
+    experiment.runs_on = len(stages) > 1
+    failure: FailedTrialsError | None = None
     with contextlib.ExitStack() as session:
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
@@ -118,80 +137,28 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             if (line := progress.finished(experiment, stage)) is not None:
                 log.info(line)
                 continue
-            run = load(stage)
+            with shown(Waiting(f"{stage}: loading")):
+                run = load(stage)
             if len(stages) > 1 and stage != "report":
                 from pipelines import ray_pool
 
                 session.enter_context(ray_pool.ray_session(config))
-                if "sweep" in waiting:
-                    ray_pool.check_hosts(config)
-            run(experiment)
+                ray_pool.check_cluster(config, waiting)
+            try:
+                run(experiment)
+            except FailedTrialsError as error:
+                failure = error  # the report is about the others
+    if failure is not None:
+        raise failure
 
 
-def check_manifest(experiment: Experiment) -> None:
-    """Check that the manifest has the splits and labels that trials need, before hours of work on its videos.
-
-    Raises:
-        ConfigError: With every problem.
-    """
-    if experiment.config.video.manifest is not None:
-        check_rows(experiment.config, *experiment.rows)
-
-
-def check_before_start(waiting: Sequence[str], experiment: Experiment) -> None:
-    """Check what depends on the machine and the libraries: the root, the encoder, the store of runs.
+def parse_settings(settings: Sequence[str]) -> Draft:
+    """Load files and overrides, as far as they are valid.
 
     Raises:
-        ConfigError: With every problem found.
-    """
-    config, problems = experiment.config, []
-    if waiting and (problem := writing_problem(config)) is not None:
-        problems.append(problem)
-    checks: list[Callable[[], None]] = []
-    even = list_read_as_stored(config) if {"extract", "plan", "sweep"} & set(waiting) else []
-    if "extract" in waiting or "plan" in waiting or even:
-        checks.append(lambda: _check_encoder(config, even))
-    if "sweep" in waiting:
-        checks.append(lambda: check_manifest(experiment))
-    if {"sweep", "report", "evaluate"} & set(waiting):
-        checks.append(lambda: importlib.import_module("vidflow.tracking").check_store(store_uri(config)))
-    for check in checks:
-        try:
-            check()
-        except ConfigError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _check_encoder(config: Config, even: Sequence[str]) -> None:
-    if config.encoder.family != "image":
-        _check_video_encoder(config)
-        return
-    importlib.import_module("vidflow.models.encoder.checks").check_encoder(
-        name=config.encoder.name,
-        img_size=config.encoder.img_size,
-        num_frames=config.video.sampling.num_frames,
-        features=config.features,
-        even=even,
-    )
-
-
-def _check_video_encoder(config: Config) -> None:
-    recipe = importlib.import_module("vidflow.models.encoder.configured").video_recipe(config.encoder)
-    checks = importlib.import_module("vidflow.models.encoder.video.checks")
-    tasks = sorted({trial.task for trial in draw_candidates(config)[0]})
-    if problems := checks.video_problems(recipe, config.video, config.features, tasks):
-        raise ConfigError("\n".join(problems))
-
-
-def parse_settings(settings: Sequence[str]) -> Config:
-    """Load the config from files and overrides.
-
-    Raises:
-        ConfigError: With every problem in them.
+        ConfigError: If a file or an override cannot be read.
     """
     paths = [Path(text) for text in settings if "=" not in text]
     if not paths:
         raise ConfigError("no configuration file given; try `vidflow run conf/demo.yaml`")
-    return load_config(paths, [text for text in settings if "=" in text])
+    return draft_config(paths, [text for text in settings if "=" in text])

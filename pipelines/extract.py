@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import commit_units, log
+from pipelines.placement import Placement, usable_device
+from pipelines.ray_pool import commit_units, log, place, ray_session
 from vidflow.config.encoder import encoder_title
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
+from vidflow.counts import Count
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.configured import build_clip_encoder
 from vidflow.models.reduction.build import PostReducer, build_reducer
@@ -32,22 +34,25 @@ Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 def main(experiment: Experiment) -> None:
     """Make the missing feature sets; those that reduce cached tokens are made from the dense ones."""
     config = experiment.config
-    with experiment.exclusive():
+    with experiment.exclusive(), ray_session(config):
+        placement = place(config, "extract")
         shards = experiment.finished_shards.address
         for name, features in config.features.items():
             address = experiment.features[name]
             if experiment.manifest(address) is not None:
                 continue
             if not is_reduced_from_cache(features):
-                _extract(experiment, name, features, shards, address)
+                _extract(experiment, name, features, placement, shards, address)
                 continue
             dense = experiment.dense(name)
             if experiment.manifest(dense) is None:
-                _extract(experiment, f"{name}, dense", dense_features(features), shards, dense)
-            _reduce(experiment, name, dense, address)
+                _extract(experiment, f"{name}, dense", dense_features(features), placement, shards, dense)
+            _reduce(experiment, name, placement, dense, address)
 
 
-def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Address, address: Address) -> None:
+def _extract(
+    experiment: Experiment, name: str, features: FeatureSet, placement: Placement, shards: Address, address: Address
+) -> None:
     config = experiment.config
     if config.encoder.weights.startswith("random:"):
         log.warning(
@@ -63,35 +68,43 @@ def _extract(experiment: Experiment, name: str, features: FeatureSet, shards: Ad
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
-    build = functools.partial(build_extractor, config, features, shards.directory, address.directory, metadata)
-    _make(experiment, name, build, extract_units(manifest), shards, address)
+    build = functools.partial(
+        build_extractor, config, features, shards.directory, address.directory, metadata, placement
+    )
+    _make(experiment, name, build, extract_units(manifest), placement, shards, address)
 
 
 def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
     """Return one unit of extraction for every shard in the manifest of the shard stage."""
     return [
-        ExtractUnit(file=_feature_file(row["file"]), shard=row["file"], source_sha256=row["sha256"])
+        ExtractUnit(
+            file=_feature_file(row["file"]),
+            shard=row["file"],
+            source_sha256=row["sha256"],
+            num_clips=row["num_clips"],
+        )
         for row in manifest.files
     ]
 
 
-def _reduce(experiment: Experiment, name: str, dense: Address, address: Address) -> None:
+def _reduce(experiment: Experiment, name: str, placement: Placement, dense: Address, address: Address) -> None:
     units = [
-        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"])
+        ReduceUnit(file=row["file"], dense=row["file"], source_sha256=row["sha256"], num_clips=row["num_clips"])
         for row in experiment.finished(dense).files
     ]
     metadata = {"fingerprint": address.fingerprint, "settings": address.settings}
     build = functools.partial(
         build_token_reducer, experiment.config, name, dense.directory, address.directory, metadata
     )
-    _make(experiment, name, build, units, dense, address)
+    _make(experiment, name, build, units, placement, dense, address)
 
 
 def _make(
     experiment: Experiment,
     name: str,
-    build: Callable[[], Callable[[Any], FileEntry]],
+    build: Callable[[], Callable[[Any, Count], FileEntry]],
     units: Sequence[Unit],
+    placement: Placement,
     source: Address,
     address: Address,
 ) -> None:
@@ -100,12 +113,12 @@ def _make(
         raise VidflowError(f"{source.directory}: no clips to make features of; see {source.directory / REJECTS_TABLE}")
     started = time.monotonic()
     entries, made = commit_units(
-        experiment.config,
         address.directory,
         build,
         units,
-        experiment.config.resources.extract,
+        placement,
         name=f"extract {name}",
+        num_clips=lambda unit: unit.num_clips,
         # A shard can be made again with more clips, for example if a video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
     )
@@ -122,13 +135,13 @@ def _make(
     experiment.published("extract")
     num_clips = sum(entry.num_clips for entry in made)
     log.info(
-        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s); next: %s",
+        "extract: %s, %d clips, %.1f MB -> %s (%.1f clips/s)%s",
         name,
         num_clips,
         sum(entry.num_bytes for entry in made) / 1e6,
         address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command("sweep"),
+        experiment.then("sweep"),
     )
 
 
@@ -148,13 +161,17 @@ def build_token_reducer(
 
 
 def build_extractor(
-    config: Config, features: FeatureSet, shards: Path, directory: Path, metadata: dict[str, Any]
+    config: Config,
+    features: FeatureSet,
+    shards: Path,
+    directory: Path,
+    metadata: dict[str, Any],
+    placement: Placement,
 ) -> Extractor:
     """Build the worker, with its encoder, device and threads, on the machine where it runs."""
-    resources = config.resources.extract
-    num_threads = max(1, int(resources.num_cpus))
+    num_threads = max(1, int(placement.num_cpus))
     torch.set_num_threads(num_threads)
-    encoder = build_clip_encoder(config.encoder, features, device="cuda" if resources.num_gpus else "cpu")
+    encoder = build_clip_encoder(config.encoder, features, device=usable_device(placement))
     return Extractor(
         encoder,
         shards=shards,
@@ -162,7 +179,7 @@ def build_extractor(
         metadata=metadata,
         frames_per_batch=config.resources.frames_per_batch,
         # An encoder on the CPU already uses all cores.
-        num_decompressors=num_threads if resources.num_gpus else 1,
+        num_decompressors=num_threads if placement.device == "cuda" else 1,
     )
 
 

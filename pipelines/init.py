@@ -1,22 +1,23 @@
-"""Write a YAML to start from: `vidflow init FOLDER_OR_MANIFEST`."""
+"""Write a YAML to start from: `vidflow init SOURCE`."""
 
+import argparse
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipelines.manifest import describe, read, root_of
 from vidflow.config.describe import ANY_NAME, describe_sections, find_settings
 from vidflow.config.load import load_config
 from vidflow.config.tasks import facts_of
 from vidflow.errors import ConfigError
 from vidflow.records import VideoItem
 from vidflow.stages.wanted_rows import check_rows
-from vidflow.video.folder import FOLDER_RULE, VALIDATION_RULE, list_folder
-from vidflow.video.manifest import read_manifest, write_manifest
+from vidflow.video.folder import FOLDER_RULE
+from vidflow.video.manifest import SUFFIXES, write_manifest
 
 # A link to conf/, so that a wheel contains the presets.
 _PRESETS = Path(__file__).parent / "presets"
@@ -28,27 +29,29 @@ _RANDOM = (
 _HELP = "`vidflow settings` explains every setting; `vidflow plan` forecasts time and space."
 
 
-def main(source: Path, preset: str, file: str, output: Path | None) -> None:
-    """Write the YAML and, for a folder, its manifest. Write nothing if a run of them would be refused.
+def main(parsed: argparse.Namespace, file: str) -> None:
+    """Write the YAML and, unless the source is a manifest, a manifest. Write nothing if a run of them would be refused.
 
     Args:
-        source: Folder of videos, or manifest.
-        preset: Name of the preset.
-        file: Name of its file in conf/.
-        output: File to write; None: named after the source, in the current folder.
+        parsed: Arguments of the command: those of `add_source`, the preset and the output.
+        file: Name of the preset's file in conf/.
 
     Raises:
         ConfigError: If the source cannot be used, or a file would be overwritten.
     """
-    output = output or Path(f"{source.absolute().name if source.is_dir() else source.stem}.yaml")
-    manifest = output.with_suffix(".csv") if source.is_dir() else source
-    new = [output, manifest] if source.is_dir() else [output]
+    source, preset = parsed.source, parsed.preset
+    is_manifest = parsed.format in (None, "manifest") and source.suffix.lower() in SUFFIXES and not source.is_dir()
+    output = parsed.output or Path(f"{source.absolute().name if source.is_dir() else source.stem}.yaml")
+    manifest = source if is_manifest else output.with_suffix(".csv")
+    new = [output] if is_manifest else [output, manifest]
     _check_new(output, new)
     try:
-        facts = _write_manifest(source, manifest) if source.is_dir() else []
-        items, rejects = read_manifest(manifest, video_root=source if source.is_dir() else None)
-        values = _use_videos(yaml.safe_load((_PRESETS / file).read_text()), output, manifest, source, items)
-        facts = [_count_videos(items), *facts]
+        listing = read(parsed)
+        if not is_manifest:
+            write_manifest(manifest, listing.items)
+        root = parsed.video_root if is_manifest else root_of(listing.items, manifest)
+        values = _use_videos(yaml.safe_load((_PRESETS / file).read_text()), output, manifest, root, listing.items)
+        facts = describe(listing)
         if values["encoder"]["weights"].startswith("random:"):
             facts.append(_RANDOM)
         head = [f"Made by `vidflow init` from {source.absolute()} with the preset {preset}.", *facts, _HELP]
@@ -60,7 +63,7 @@ def main(source: Path, preset: str, file: str, output: Path | None) -> None:
             *_format_yaml(values),
         ]
         output.write_text("\n".join([*lines, ""]))
-        check_rows(load_config([output]), items, rejects)
+        check_rows(load_config([output]), listing.items, listing.rejects)
     except ConfigError as error:
         for path in new:
             path.unlink(missing_ok=True)
@@ -78,30 +81,16 @@ def _check_new(output: Path, new: Sequence[Path]) -> None:
         raise ConfigError(f"{' and '.join(existing)}: exists already; choose another name with --output FILE.yaml")
 
 
-def _write_manifest(folder: Path, manifest: Path) -> list[str]:
-    """Write a manifest of a folder's videos; return a sentence that says how they are split."""
-    items, has_splits = list_folder(folder)
-    write_manifest(manifest, items)
-    return ["Split by the sub-folders." if has_splits else f"Split by names: {VALIDATION_RULE}."]
-
-
-def _count_videos(items: Sequence[VideoItem]) -> str:
-    """Return a sentence with the numbers of videos, classes and annotations."""
-    splits = ", ".join(f"{count} {split}" for split, count in Counter(item.split for item in items).items())
-    classes = len({item.label for item in items if item.label})
-    annotated = sum(item.annotations is not None for item in items)
-    return f"{len(items)} videos ({splits}), {classes} classes, {annotated} with annotations."
-
-
 def _use_videos(
-    values: dict[str, Any], output: Path, manifest: Path, source: Path, items: Sequence[VideoItem]
+    values: dict[str, Any], output: Path, manifest: Path, root: Path | None, items: Sequence[VideoItem]
 ) -> dict[str, Any]:
     """Return a preset with the given videos instead of rendered ones."""
     name = re.sub(r"[^\w.-]+", "_", output.stem)
     video = {"manifest": str(manifest.absolute())}
-    if source.is_dir() and not source.absolute().is_relative_to(manifest.absolute().parent):
-        video["video_root"] = str(source.absolute())
-    values["video"] = video | {key: value for key, value in values["video"].items() if key != "synthetic"}
+    if root is not None:
+        video["video_root"] = str(root.absolute())
+    values["video"] = values["video"] | video
+    values["video"].pop("synthetic", None)
     values["root"] = f"runs/{name}"
     values["report"] = values.get("report", {}) | {"title": name}
     values["tracking"] = values.get("tracking", {}) | {"experiment": name}

@@ -1,6 +1,6 @@
-"""Run a trained trial on a video of any length: `vidflow predict RUN_ID_OR_DIR VIDEO`.
+"""Run a trained trial on a video of any length: `vidflow predict TRIAL VIDEO`.
 
-Needs neither Ray nor a config, because a trial stores with its weights what it was trained on.
+Needs no Ray, and a config only to find its best trial: a trial stores with its weights what it was trained on.
 """
 
 import argparse
@@ -8,10 +8,8 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import signal
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,21 +21,20 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from pipelines.display import Bar, shown
 from pipelines.predict_files import check_files, check_folders, check_local, read_state, write_state
 from vidflow.errors import VideoError, VidflowError
-from vidflow.stages.predict import FramePrediction, VideoPredictor
+from vidflow.loading import load, load_file
+from vidflow.stages.predict import FramePrediction
 from vidflow.store.layout import publish
-from vidflow.tracking import fetch_file
-from vidflow.training.snapshot import BEST
-from vidflow.training.trial import load_trial
 from vidflow.video.drawing import draw_prediction
 from vidflow.video.ffmpeg import write_h264
 
 log = logging.getLogger("vidflow")
-CHECKPOINT = f"checkpoint/{BEST}"
-# Lowest frame rate of a written video; slower predictions are played faster than they happened.
+# Clock of a written video: its frames are shown when those of the source are.
+_TICK = Fraction(1, 90_000)
+# Lowest frame rate that the header of a written video can name.
 _SLOWEST = Fraction(1, 1001)
 # Length of the trail that is drawn behind a point, in frames.
 _TRAIL_FRAMES = 24
@@ -55,29 +52,33 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         check_local("--json", Path(arguments.json))
     check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)
-    predictor = find_predictor(arguments.trial, weights=arguments.weights, tracking_uri=arguments.tracking_uri)
-    check_files(arguments, weights=predictor.weights)
+    predictor = load(
+        arguments.trial, *arguments.settings, weights=arguments.weights, tracking_uri=arguments.tracking_uri
+    )
+    assert predictor.file is not None  # `load` reads one
+    check_files(arguments, trial=predictor.file, weights=predictor.weights)
     if predictor.is_small:
         torch.set_num_threads(1)
     if arguments.load_state is not None:
         predictor.model.load_state_dict(read_state(arguments.load_state))
-    fps = arguments.fps or predictor.fps
     frames = predictor.predict(
         arguments.source,
-        fps=fps,
+        fps=arguments.fps,
         start_seconds=arguments.start,
         max_frames=arguments.max_frames,
         queries=[*arguments.box, *arguments.point],
+        every_frame=arguments.out is not None,
     )
     started, done = time.monotonic(), _Ending()
-    # Predict the first frame before anything is written, because most errors show up by then.
-    frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames)
+    # Read the first frame before anything is written, because most errors show up by then.
+    quiet = sys.stdout.isatty() and _prints_rows(arguments)
+    frames = done.watch(itertools.chain([next(frames)], frames), total=arguments.max_frames, quiet=quiet)
     outputs = (arguments.json, arguments.out, arguments.depth, arguments.save_state)
     written = ", ".join(str(path) for path in outputs if path) or "stdout"
     try:
         with contextlib.ExitStack() as files:
             sink = _open_lines(arguments, files)
-            _write(frames, sink, depth=arguments.depth, out=arguments.out, fps=fps)
+            _write(frames, sink, depth=arguments.depth, out=arguments.out)
         if arguments.save_state is not None:
             write_state(arguments.save_state, predictor.model.state_dict())
     except OSError as error:
@@ -86,38 +87,6 @@ def main(arguments: argparse.Namespace) -> None:
     log.info("predict: %d frames, %.1f frames/s -> %s", done.num_frames, rate, written)
     if done.error is not None:
         raise done.error
-
-
-def find_predictor(trial: str, *, weights: str | None = None, tracking_uri: str | None = None) -> VideoPredictor:
-    """Load a trial from its folder, from `best.safetensors`, or from its MLflow run.
-
-    Raises:
-        VidflowError: There is no such trial, or its encoder cannot be rebuilt.
-    """
-    path = Path(trial)
-    if path.exists():
-        return load_predictor(path / BEST if path.is_dir() else path, weights=weights)
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if os.sep in trial or not uri:
-        raise VidflowError(
-            f"{trial}: no such folder; wanted a trial's folder, or the id of an MLflow run together with "
-            "--tracking-uri URI or MLFLOW_TRACKING_URI"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        return load_predictor(fetch_file(uri, trial, CHECKPOINT, Path(folder)), weights=weights)
-
-
-def load_predictor(path: Path, *, weights: str | None = None) -> VideoPredictor:
-    """Rebuild a trial and its encoder from `best.safetensors`, on the GPU if there is one.
-
-    Raises:
-        VidflowError: The file is damaged, or the encoder cannot be rebuilt.
-    """
-    if path.exists() and not path.is_file():
-        raise VidflowError(f"{path}: got a folder, pipe or device, wanted a trial's folder or its {BEST}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    task, identity = load_trial(path, device=device)
-    return VideoPredictor(task, identity.features, weights=weights, device=device)
 
 
 def answer_videos(path: Path, *, weights: str | None = None) -> Callable[[Any], pd.DataFrame]:
@@ -131,7 +100,7 @@ def answer_videos(path: Path, *, weights: str | None = None) -> Callable[[Any], 
         path: The trial's `best.safetensors`.
         weights: File of the encoder's weights, if it was moved; None is the recorded place.
     """
-    predictor = load_predictor(path, weights=weights)
+    predictor = load_file(path, weights=weights)
 
     def answer(videos: Any) -> pd.DataFrame:
         table = videos if isinstance(videos, pd.DataFrame) else pd.DataFrame({"path": np.atleast_1d(videos)})
@@ -160,15 +129,19 @@ class _Ending:
         self.error: VideoError | None = None
         self._interrupted = False
 
-    def watch(self, frames: Iterator[FramePrediction], *, total: int | None) -> Iterator[FramePrediction]:
+    def watch(self, frames: Iterator[FramePrediction], *, total: int | None, quiet: bool) -> Iterator[FramePrediction]:
         """Yield frames and show progress, until an interrupt or a broken stream; a second interrupt stops at once."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt(before))
         try:
-            for frame in tqdm(frames, desc="predict", unit="frame", total=total, mininterval=1.0, leave=False):
-                self.num_frames += 1
-                yield frame
-                if self._interrupted:
-                    return
+            bar = Bar("predict", total, unit="frames")
+            # Rows on the terminal are progress enough, and would run into the bar.
+            with contextlib.nullcontext() if quiet else shown(bar):
+                for frame in frames:
+                    self.num_frames += not frame.is_held
+                    bar.update(self.num_frames)
+                    yield frame
+                    if self._interrupted:
+                        return
         except VideoError as error:
             self.error = error
         finally:
@@ -179,9 +152,14 @@ class _Ending:
         signal.signal(signal.SIGINT, before)
 
 
+def _prints_rows(arguments: argparse.Namespace) -> bool:
+    """Whether JSON lines go to stdout."""
+    return bool(arguments.json == "-" or (arguments.json is None and arguments.out is None))
+
+
 def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> IO[str] | None:
     """Open the output of JSON lines; each line is written as soon as its frame is done, so a reader can follow live."""
-    if arguments.json == "-" or (arguments.json is None and arguments.out is None):
+    if _prints_rows(arguments):
         return sys.stdout
     if arguments.json is None:
         return None
@@ -191,33 +169,45 @@ def _open_lines(arguments: argparse.Namespace, files: contextlib.ExitStack) -> I
         raise VidflowError(f"--json {arguments.json}: cannot be written ({error.strerror})") from error
 
 
-def _write(
-    frames: Iterator[FramePrediction], lines: IO[str] | None, *, depth: Path | None, out: Path | None, fps: float
-) -> None:
+def _write(frames: Iterator[FramePrediction], lines: IO[str] | None, *, depth: Path | None, out: Path | None) -> None:
     """Read every frame and write the outputs."""
     frames = _written(frames, lines, depth)
     if out is None:
         deque(frames, maxlen=0)
         return
     with publish(out) as aside:
-        write_h264(aside, _drawn(frames), fps=max(Fraction(fps).limit_denominator(1001), _SLOWEST))
+        drawn = _drawn(frames)
+        first = list(itertools.islice(drawn, 2))
+        step = Fraction(first[-1][1] - first[0][1] or _TICK.denominator) * _TICK
+        # `tee` keeps only the frame whose time is read next.
+        pictures, times = itertools.tee(itertools.chain(first, drawn))
+        pixels, ticks = (each for each, _ in pictures), (each for _, each in times)
+        write_h264(aside, pixels, fps=max(1 / step, _SLOWEST), pts=ticks, time_base=_TICK)
 
 
 def _written(frames: Iterator[FramePrediction], lines: IO[str] | None, depth: Path | None) -> Iterator[FramePrediction]:
     for frame in frames:
-        if lines is not None:
+        if lines is not None and not frame.is_held:
             print(json.dumps(frame.row, allow_nan=False), file=lines, flush=True)
-        if depth is not None and frame.depth is not None:
+        if depth is not None and frame.depth is not None and not frame.is_held:
             millimetres = (frame.depth * 1000).round().clip(0, 65535).astype(np.uint16)
             Image.fromarray(millimetres).save(depth / f"{frame.row['index']:06d}.png")
         yield frame
 
 
-def _drawn(frames: Iterator[FramePrediction]) -> Iterator[np.ndarray]:
+def _drawn(frames: Iterator[FramePrediction]) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield every frame of the source with its prediction, and when it is shown, in ticks from the first one."""
     recent: deque[dict[str, Any]] = deque(maxlen=_TRAIL_FRAMES)
     size: tuple[int, int] | None = None
-    for frame in frames:
-        recent.append(frame.row)
-        picture = Image.fromarray(draw_prediction(frame.pixels, list(recent), depth=frame.depth))
+    start, last = None, -1
+    # A frame that was looked at several times is drawn once, with its last prediction.
+    for seconds, same in itertools.groupby(frames, key=lambda frame: frame.row["pts_seconds"]):
+        for frame in same:
+            if not frame.is_held:
+                recent.append(frame.row)
+        rows = [*recent, frame.row] if frame.is_held else list(recent)
+        picture = Image.fromarray(draw_prediction(frame.pixels, rows, depth=frame.depth))
         size = size or picture.size  # a stream may change its frame size, a video file may not
-        yield np.asarray(picture if picture.size == size else picture.resize(size))
+        start = seconds if start is None else start
+        last = max(last + 1, round((seconds - start) / _TICK))
+        yield np.asarray(picture if picture.size == size else picture.resize(size)), last

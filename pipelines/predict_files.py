@@ -53,11 +53,12 @@ def check_local(option: str, path: Path) -> None:
         raise ConfigError(f"{option}: got a URL, wanted a path on a disk: {NO_URLS}")
 
 
-def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
+def check_files(arguments: argparse.Namespace, *, trial: Path, weights: str) -> None:
     """Refuse to overwrite an input or another output, also through links.
 
     Args:
         arguments: Arguments of `vidflow predict`.
+        trial: The trial's file.
         weights: The encoder's weights: a file or another source.
 
     Raises:
@@ -73,7 +74,7 @@ def check_files(arguments: argparse.Namespace, *, weights: str) -> None:
     if arguments.depth is not None:
         outputs += [("--depth", picture) for picture in sorted(arguments.depth.glob("*.png"))]
     # An input that is not a file, such as a URL or the id of a run, cannot be overwritten.
-    inputs = [(name, file) for name, file in _read(arguments, weights) if os.path.exists(file)]
+    inputs = [(name, file) for name, file in _read(arguments, trial, weights) if os.path.exists(file)]
     for number, (option, file) in enumerate(outputs):
         for name, other in [*inputs, *outputs[:number]]:
             if (option, name) not in _ALLOWED and _is_same(file, other):
@@ -114,13 +115,11 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read(arguments: argparse.Namespace, weights: str) -> list[tuple[str, Path]]:
+def _read(arguments: argparse.Namespace, trial: Path, weights: str) -> list[tuple[str, Path]]:
     """Return the inputs: a name for messages and a path."""
-    trial = Path(arguments.trial)
-    folder = trial if os.path.isdir(trial) else trial.parent
-    found = [("the video", Path(arguments.source)), ("the encoder's weights", Path(weights)), ("the trial's", trial)]
-    if os.path.exists(trial):
-        found += [("the trial's", folder / name) for name in (BEST, LAST, PREDICTIONS, TRIAL_RESULT)]
+    found = [("the video", Path(arguments.source)), ("the encoder's weights", Path(weights))]
+    found += [("the trial's", trial.parent / name) for name in (trial.name, BEST, LAST, PREDICTIONS, TRIAL_RESULT)]
+    found += [("the setting", Path(word)) for word in (arguments.trial, *arguments.settings)]
     return found if arguments.load_state is None else [*found, ("--load-state", arguments.load_state)]
 
 

@@ -37,11 +37,17 @@ def check_turn(experiment: Experiment, stage: str) -> None:
     for earlier in _locate_stages(experiment):
         if earlier == stage:
             return
-        if finished(experiment, earlier) is None:
+        if finished(experiment, earlier) is None and not _has_failed_trials(experiment, earlier):
             raise VidflowError(
                 f"{experiment.root}: the {earlier} stage of this configuration is not finished; run "
                 f"`{experiment.command(earlier)}` first, or `{experiment.command('run')}` for all of them"
             )
+
+
+def _has_failed_trials(experiment: Experiment, stage: str) -> bool:
+    """Whether this is a sweep of which some trials failed: it is not finished, but the others can be reported."""
+    manifest = experiment.manifest(experiment.sweep) if stage == "sweep" else None
+    return manifest is not None and bool(manifest.details.get("failed"))
 
 
 def _locate_stages(experiment: Experiment) -> dict[str, dict[str, Address] | None]:
@@ -71,7 +77,8 @@ def _is_done(experiment: Experiment, stage: str, address: Address) -> bool:
                 experiment.config, work, built_rejects(manifest)
             )
         case "sweep":
-            return all(experiment.is_trained(key) for key in manifest.details["trials"])
+            details = manifest.details
+            return not details.get("failed") and all(experiment.is_trained(key) for key in details["trials"])
         case "report":
             # The page is out of date if trials were trained again after it was written.
             sweep = experiment.manifest(experiment.sweep)

@@ -12,7 +12,7 @@ from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import Reject
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
-from vidflow.stages.reject_limit import count_reasons
+from vidflow.stages.reject_limit import count_reasons, on_one_line
 from vidflow.stages.scan import list_inputs
 from vidflow.stages.shard_work import ShardWork
 from vidflow.stages.transient import TRANSIENT
@@ -78,15 +78,10 @@ def describe(rejects: Sequence[Reject]) -> str:
     """Return a table with one line per reject, and how often each reason occurs."""
     if not rejects:
         return "no rejects"
-    rows = [_COLUMNS, *(tuple(_on_one_line(getattr(reject, name)) for name in _COLUMNS) for reject in rejects)]
+    rows = [_COLUMNS, *(tuple(on_one_line(getattr(reject, name)) for name in _COLUMNS) for reject in rejects)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
     lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows]
     return "\n".join([*lines, "", f"{len(rejects)} rejects: {count_reasons(rejects)}"])
-
-
-def _on_one_line(text: str) -> str:
-    """Return a text without line ends and terminal commands, which names of files may contain."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def retry(experiment: Experiment) -> str:

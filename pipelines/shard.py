@@ -7,43 +7,42 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import commit_units, log, map_units, ray_session
+from pipelines.ray_pool import commit_units, log, map_units, place, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject, StageManifest
 from vidflow.stages.clips import ShardUnit
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, publish_manifest, write_rejects
-from vidflow.stages.reject_limit import built_rejects, count_reasons, limit_problem
+from vidflow.stages.reject_limit import built_rejects, count_reasons, first_of_each_reason, limit_problem
 from vidflow.stages.scan import VideoScanner
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.shard_work import ShardWork, edition_of
 from vidflow.stages.transient import is_due
+from vidflow.stages.wanted_rows import split_problems
 from vidflow.store.features import ClipRow
 from vidflow.store.layout import FileEntry
 
 VIDEOS_PER_SCAN = 64
 
 
-def main(experiment: Experiment, then: str = "extract") -> None:
+def main(experiment: Experiment) -> None:
     """Make the missing shards.
-
-    Args:
-        experiment: The experiment.
-        then: The command that uses them, for the closing line.
 
     Raises:
         ConfigError: If the manifest cannot be read.
         TooManyRejectsError: If more than `shards.max_reject_fraction` of its rows are rejected.
     """
     with experiment.exclusive():
+        for problem in split_problems(experiment.config, experiment.rows[0]) if not experiment.runs_on else ():
+            log.warning("shard: trials will be refused: %s", problem)
         work = experiment.shards
         if work is not None and _is_done(experiment, work):
             return
         with ray_session(experiment.config):
             work = work or _scan(experiment)
             if not _is_done(experiment, work):
-                _build(experiment, work, then)
+                _build(experiment, work)
 
 
 def _is_done(experiment: Experiment, work: ShardWork) -> bool:
@@ -72,24 +71,26 @@ def _scan(experiment: Experiment) -> ShardWork:
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
     build = functools.partial(VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
-    for rows in map_units(build, units, config.resources.shard, name="scan"):
+    sizes = [len(unit) for unit in units]
+    for rows in map_units(build, units, place(config, "shard"), name="scan", sizes=sizes, counted="files"):
         index.add(rows)
     experiment.published("scan")
-    log.info("scan: %d files in %.1f s", len(inputs), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    log.info("scan: %d files -> %s (%.1f files/s)", len(inputs), index.directory, len(inputs) / seconds)
     return experiment.choose_shards()
 
 
-def _build(experiment: Experiment, work: ShardWork, then: str) -> None:
+def _build(experiment: Experiment, work: ShardWork) -> None:
     started = time.monotonic()
     config, limits = experiment.config, experiment.limits
     build = build_shard_builder(config, work.address.directory)
     entries, made = commit_units(
-        config,
         work.address.directory,
         build,
         work.units,
-        config.resources.shard,
+        place(config, "shard"),
         name="shard",
+        num_clips=lambda unit: len(unit.clips),
         is_current=lambda _, entry: not is_due(entry, limits),
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
@@ -107,6 +108,8 @@ def _build(experiment: Experiment, work: ShardWork, then: str) -> None:
     )
     experiment.published("shard")
     num_clips = sum(entry.num_clips for entry in made)
+    for line in first_of_each_reason([*work.rejects, *rejects]):
+        log.warning("shard: left out: %s", line.strip())
     if not any(entry.num_clips for entry in entries):
         log.warning(
             "shard: EMPTY, all %d rows are rejected (%s); `%s` says why",
@@ -116,13 +119,13 @@ def _build(experiment: Experiment, work: ShardWork, then: str) -> None:
         )
         return
     log.info(
-        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s); next: %s",
+        "shard: %d clips in %d shards, %d rejects -> %s (%.1f clips/s)%s",
         num_clips,
         len(made),
         len(work.rejects) + len(rejects),
         work.address.directory,
         num_clips / (time.monotonic() - started),
-        experiment.command(then),
+        experiment.then("extract"),
     )
 
 

@@ -1,50 +1,46 @@
 """Train temporal modules on cached features as Ray Tune trials, tracked in MLflow: `vidflow sweep CONFIG.yaml`."""
 
+import json
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
 
 from pipelines.entry import run_stage
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
-from pipelines.ray_pool import check_hosts, log, ray_session
+from pipelines.ray_pool import check_cluster, log, ray_session
+from pipelines.sweep_runs import SweepRuns
+from pipelines.trial_recorder import TrialRecorder
 from pipelines.tuning import RunLogger, run_trials
-from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
+from vidflow.config.tasks import TaskName
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import DamagedError, VidflowError
+from vidflow.errors import DamagedError, FailedTrialsError, VidflowError
 from vidflow.records import StageManifest, TrialResult
-from vidflow.report.figures import confusion_figure
-from vidflow.report.results import read_classified
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import publish_manifest
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import publish_json, read_json
-from vidflow.tracking import Tracker, explain_failures
-from vidflow.training.baselines import baseline_metrics
-from vidflow.training.snapshot import BEST, load_result, read_snapshot, write_failure, write_result
+from vidflow.tracking import explain_failures
+from vidflow.training.snapshot import load_result, read_snapshot, write_result
 
 STARTED = "started.json"
 STOPPED = "stopped.json"
-MODEL_SCRIPT = Path(__file__).with_name("mlflow_model.py")
-MODEL_REQUIREMENTS = [f"{name}=={version(name)}" for name in ("av", "mlflow", "safetensors", "timm", "torch")]
 
 
 def main(experiment: Experiment) -> None:
     """Run the trials that have no result yet.
 
     Raises:
-        VidflowError: If trials failed.
+        FailedTrialsError: If trials failed; the others are committed.
     """
     config = experiment.config
     with experiment.exclusive():
         experiment.check_features()
         with explain_failures(store_uri(config)), ray_session(config):
-            check_hosts(config)
+            check_cluster(config, ["sweep"])
             Sweep(experiment).run()
 
 
@@ -55,53 +51,51 @@ class Sweep:
         """Open the tracking store and list the trials known so far."""
         self._experiment = experiment
         self._config, self._features, self._address = experiment.config, experiment.features, experiment.sweep
-        self._tracker = Tracker(store_uri(self._config), self._config.tracking.experiment)
-        self._trials: dict[str, Trial] = {}
-        self._runs: dict[str, str] = {}
         before = experiment.manifest(self._address)
-        self._baselines: dict[str, dict[str, float]] = before.details["baselines"] if before is not None else {}
+        self._runs = SweepRuns(experiment, before.details["baselines"] if before is not None else {})
+        self._trials: dict[str, Trial] = {}
         for trial in self._known_trials():
             self._trials[experiment.trial(trial).fingerprint] = trial
 
     def run(self) -> None:
-        """Run the trials without a result, log every trial, and commit the sweep.
+        """Run the trials without a result, record every trial, and commit the sweep.
 
         Raises:
-            VidflowError: If trials failed or did not end; the results of the others are kept.
+            VidflowError: If trials did not end, or all failed; what is done is kept.
+            FailedTrialsError: If trials failed; the others are committed.
         """
         started = time.monotonic()
-        self._run_id = self._tracker.sweep_run(
-            self._address.fingerprint,
-            name=self._config.report.title,
-            params={"algorithm": self._config.trials.algorithm, "num_trials": len(self._trials)},
-            config_yaml=config_to_yaml(self._config),
-            datasets=self._datasets(self._features),
-        )
-        self._end_stopped()  # trials that the scheduler stopped before an earlier run was killed
+        self._runs.open(len(self._trials))
+        with TrialRecorder(self._runs, store_uri(self._config), self._end_stopped) as recorder:
+            errors = self._train(recorder)
+            self._end_all(recorder, errors)
+        self._check_ended(errors)
+        self._commit([self._result(trial) for trial in self._trials.values()], time.monotonic() - started)
+
+    def _train(self, recorder: TrialRecorder) -> dict[str, str]:
+        """Run the trials without a result, and return the errors of those that failed, by key."""
+        self._end_all(recorder)  # what a kill of an earlier run has left open
         finished = self._finished()
         waiting = [trial for key, trial in self._trials.items() if key not in finished]
-        errors: dict[str, str] = {}
         if finished:
             log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
-        if waiting or self._is_searching(finished):
-            for feature_set in self._features.values():
-                # Checked now, so that a damaged file gives one message, not many failed trials.
-                FeatureReader(feature_set.directory).check_files()
-            logger = RunLogger(self._config, self._features, self._tracker, self._open_run)
-            run_trials(
-                self._config,
-                waiting,
-                list(finished.values()),
-                self._features,
-                storage=self._address.directory / "tune",
-                callback=logger,
-                note_stopped=self._note_stopped,
-            )
-            errors = logger.errors
-            self._end_stopped()
-            self._check_ended(errors)
-        results = [self._record(trial, errors.get(key, "")) for key, trial in self._trials.items()]
-        self._commit(results, time.monotonic() - started)
+        if not waiting and not self._is_searching(finished):
+            return {}
+        for feature_set in self._features.values():
+            # Checked now, so that a damaged file gives one message, not many failed trials.
+            FeatureReader(feature_set.directory).check_files()
+        logger = RunLogger(self._config, self._features, recorder, self._note_started)
+        run_trials(
+            self._config,
+            waiting,
+            list(finished.values()),
+            self._features,
+            storage=self._address.directory / "tune",
+            callback=logger,
+            name_of=self._runs.name,
+            note_stopped=self._note_stopped,
+        )
+        return logger.errors
 
     def _is_searching(self, finished: dict[str, TrialResult]) -> bool:
         trials = self._config.trials
@@ -137,23 +131,29 @@ class Sweep:
         """Record after which epoch this sweep's scheduler stopped a trial."""
         publish_json(self._address.directory / STOPPED, {"epochs": {**self._stopped(), key: epoch}})
 
-    def _end_stopped(self) -> None:
-        """Mark the trials that the scheduler has stopped as over, unless they are completed or marked already."""
-        for key, epoch in self._stopped().items():
-            # A key is unknown if the list of started trials was lost.
-            if key not in self._trials:
-                continue
-            directory = self._experiment.trial(self._trials[key]).directory
-            result = load_result(directory)
-            if result is not None and result.status in ("completed", "stopped"):
-                continue
-            try:
-                snapshot = read_snapshot(directory)
-                # It has fewer epochs if its folder was lost after the stop and it is now trained again.
-                if snapshot is not None and len(snapshot.history) >= epoch:
-                    write_result(directory, "stopped")
-            except DamagedError as error:
-                log.warning("%s", error)
+    def _end_all(self, recorder: TrialRecorder, failed: Collection[str] = ()) -> None:
+        """Mark the trials that the scheduler has stopped as over, and close the runs of all trials that are over."""
+        for key, trial in list(self._trials.items()):
+            if key not in failed:
+                recorder.end(trial, self._experiment.trial(trial))
+        recorder.drain()
+
+    def _end_stopped(self, key: str) -> None:
+        """Mark a trial as over if the scheduler has stopped it, unless it is completed or marked already."""
+        epoch = self._stopped().get(key)
+        if epoch is None:
+            return
+        directory = self._experiment.trial(self._trials[key]).directory
+        result = load_result(directory)
+        if result is not None and result.status in ("completed", "stopped"):
+            return
+        try:
+            snapshot = read_snapshot(directory)
+            # It has fewer epochs if its folder was lost after the stop and it is now trained again.
+            if snapshot is not None and len(snapshot.history) >= epoch:
+                write_result(directory, "stopped")
+        except DamagedError as error:
+            log.warning("%s", error)
 
     def _check_ended(self, errors: Collection[str]) -> None:
         """Refuse to continue if a trial has neither a result nor an error, because then it did not end.
@@ -163,72 +163,23 @@ class Sweep:
         """
         open_ended = [key for key in self._trials.keys() - self._finished().keys() if key not in errors]
         if open_ended:
+            example = self._trials[min(open_ended)]
             raise VidflowError(
-                f"{len(open_ended)} of {len(self._trials)} trials ended early, such as "
-                f"{self._name(self._trials[min(open_ended)])}; nothing is committed, and the same command trains on"
+                f"{len(open_ended)} of {len(self._trials)} trials ended early, such as {self._runs.name(example)}; "
+                "nothing is committed, and the same command trains on"
             )
 
-    def _open_run(self, trial: Trial, address: Address) -> str:
-        """Find or create the run of a trial, and record that it was started."""
+    def _note_started(self, trial: Trial, address: Address) -> None:
+        """Record that a trial was started, as a search chooses trials only while it runs."""
         if address.fingerprint not in self._trials:
             self._trials[address.fingerprint] = trial
             started = {"trials": [asdict(known) for known in self._trials.values()]}
             publish_json(self._address.directory / STARTED, started)
-        run_id = self._tracker.trial_run(
-            self._run_id,
-            address.fingerprint,
-            name=self._name(trial),
-            params=asdict(trial),
-            datasets=self._datasets({trial.features: self._features[trial.features]}),
-        )
-        self._runs[address.fingerprint] = run_id
-        return run_id
 
-    def _name(self, trial: Trial) -> str:
-        return " ".join(f"{axis}={getattr(trial, axis)}" for axis in self._config.trials.axes) or trial.core
-
-    def _datasets(self, features: dict[str, Address]) -> dict[str, tuple[str, str]]:
-        """Return name -> (identity, folder) of the feature sets, for lineage."""
-        return {name: (address.identity, str(address.directory)) for name, address in features.items()}
-
-    def _record(self, trial: Trial, error: str) -> TrialResult:
-        """Update a trial's run from the trial's folder, because the run may lack the last epochs."""
-        address = self._experiment.trial(trial)
-        if error:
-            result = write_failure(address.directory, key=address.fingerprint, settings=asdict(trial), error=error)
-        else:
-            known = load_result(address.directory)
-            assert known is not None
-            result = known
-        run_id = self._open_run(trial, address)
-        self._tracker.log_history(run_id, result.history)
-        if result.best is not None:
-            self._tracker.log_file(run_id, result.directory / BEST, f"checkpoint/{BEST}")
-            self._tracker.log_model(
-                run_id,
-                script=MODEL_SCRIPT,
-                file=result.directory / BEST,
-                requirements=MODEL_REQUIREMENTS,
-                settings={"weights": None},
-            )
-            self._log_confusion(run_id, result)
-        baseline = self._baseline(trial) if result.best is not None else {}
-        summary = {f"baseline/{name}": value for name, value in baseline.items()}
-        self._tracker.finish(run_id, "FAILED" if result.status == "failed" else "FINISHED", summary=summary)
+    def _result(self, trial: Trial) -> TrialResult:
+        result = load_result(self._experiment.trial(trial).directory)
+        assert result is not None, "every trial has a result or an error, which is a result too"
         return result
-
-    def _baseline(self, trial: Trial) -> dict[str, float]:
-        """Return the metrics of a task's trivial answer, measured once because all trials share clips and truth."""
-        if trial.task not in self._baselines:
-            reader = FeatureReader(self._features[trial.features].directory)
-            self._baselines[trial.task] = baseline_metrics(trial.task, reader)
-        return self._baselines[trial.task]
-
-    def _log_confusion(self, run_id: str, result: TrialResult) -> None:
-        classified = read_classified(result)
-        if classified is not None:
-            names = FeatureReader(self._features[str(result.settings["features"])].directory).metadata["class_names"]
-            self._tracker.log_file(run_id, confusion_figure(classified.confusion, names), "confusion.png")
 
     def _score(self, result: TrialResult) -> float:
         """Return the objective with the sign for which more is better."""
@@ -243,12 +194,13 @@ class Sweep:
         num_bytes = sum(file.stat().st_size for result in results for file in result.directory.iterdir())
         taken = StageCost(seconds=worker_seconds, num_bytes=num_bytes)
         plan = {} if failed else compare_with_plan(self._experiment, taken)
-        self._tracker.finish(self._run_id, "FAILED" if failed else "FINISHED", summary=plan)
-        if failed:
-            raise VidflowError(
-                f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error or 'no message'}; "
-                "the others are kept, and the same command tries these again"
-            )
+        self._runs.finish(
+            {task: self._best(task, results) for task in self._tasks()},
+            is_complete=not failed,
+            plan=json.dumps(plan, indent=1).encode() if plan else b"",
+        )
+        if len(failed) == len(results):
+            raise VidflowError(f"{self._describe_failed(failed, results)}; the same command tries again")
         if plan:
             publish_json(self._address.directory / PLAN, plan)
         manifest = StageManifest(
@@ -260,30 +212,48 @@ class Sweep:
             worker_seconds=worker_seconds,
             wall_seconds=wall_seconds,
             details={
-                "experiment_id": self._tracker.experiment_id,
-                "run_id": self._run_id,
-                "runs": {result.key: self._runs[result.key] for result in results},
+                "experiment_id": self._runs.experiment_id,
+                "run_id": self._runs.run_id,
+                "runs": {result.key: self._runs.trial_ids[result.key] for result in results},
                 "trials": [result.key for result in results],
-                "baselines": self._baselines,
+                "failed": [result.key for result in failed],
+                "baselines": self._runs.baselines,
             },
         )
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %d trials in %.0f s -> MLflow run %s; %s; next: %s",
-            len(results),
+            "sweep: %s trials in %.0f s -> MLflow run %s; %s%s",
+            f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
             wall_seconds,
-            self._run_id,
+            self._runs.run_id,
             "; ".join(self._describe_best(results)),
-            self._experiment.command("report"),
+            self._experiment.then("report"),
+        )
+        if failed:
+            raise FailedTrialsError(
+                f"{self._describe_failed(failed, results)}; the others are kept, and the same command tries these again"
+            )
+
+    def _describe_failed(self, failed: Sequence[TrialResult], results: Sequence[TrialResult]) -> str:
+        first = failed[0]
+        return (
+            f"{len(failed)} of {len(results)} trials failed, the first, {self._runs.name(self._trials[first.key])}, "
+            f"with: {first.error or 'no message'}"
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:
         """Yield a line about the best trial of each task."""
-        for task in dict.fromkeys(trial.task for trial in self._trials.values()):
-            best = max((result for result in results if self._trials[result.key].task == task), key=self._score)
+        for task in self._tasks():
+            best = self._best(task, results)
             metric, _ = objective_of(self._config.trials, task)
-            yield f"best {self._name(self._trials[best.key])}: {metric} {abs(self._score(best)):.3f}"
+            yield f"best {self._runs.name(self._trials[best.key])}: {metric} {abs(self._score(best)):.3f}"
+
+    def _tasks(self) -> list[TaskName]:
+        return list(dict.fromkeys(trial.task for trial in self._trials.values()))
+
+    def _best(self, task: TaskName, results: Sequence[TrialResult]) -> TrialResult:
+        return max((result for result in results if self._trials[result.key].task == task), key=self._score)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import log, map_units, ray_session
+from pipelines.ray_pool import log, map_units, place, ray_session
 from vidflow.config.schema import Config
+from vidflow.counts import Count
 from vidflow.errors import ConfigError
 from vidflow.files import file_sha256
 from vidflow.records import StageManifest, VideoItem
@@ -65,12 +66,12 @@ def main(experiment: Experiment) -> None:
         publish_manifest(address, manifest)
         experiment.published("synth")
         log.info(
-            "synth: %d videos, %.1f MB -> %s (%.1f videos/s); next: %s",
+            "synth: %d videos, %.1f MB -> %s (%.1f videos/s)%s",
             len(waiting),
             num_bytes / 1e6,
             address.directory,
             len(waiting) / wall_seconds,
-            experiment.command("shard"),
+            experiment.then("shard"),
         )
 
 
@@ -89,7 +90,8 @@ def _render(config: Config, directory: Path, waiting: Sequence[VideoSpec]) -> fl
         settings.pop(name)
     build = functools.partial(_build_renderer, directory, settings)
     with ray_session(config):
-        return sum(map_units(build, units, config.resources.shard, name="synth"))
+        sizes = [len(unit) for unit in units]
+        return sum(map_units(build, units, place(config, "shard"), name="synth", sizes=sizes, counted="videos"))
 
 
 def _list_items(directory: Path, listed: Sequence[VideoSpec], annotated: bool) -> list[VideoItem]:
@@ -112,11 +114,12 @@ def _is_whole(video: Path, sizes: Mapping[str, int], annotations: bool) -> bool:
     return all(path.exists() and has_size(path, sizes.get(path.name, path.stat().st_size)) for path in paths)
 
 
-def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[VideoSpec]], float]:
-    def render(videos: Sequence[VideoSpec]) -> float:
+def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[VideoSpec], Count], float]:
+    def render(videos: Sequence[VideoSpec], count: Count) -> float:
         started = time.perf_counter()
         for video in videos:
             write_video(directory, video, **settings)
+            count(1)
         return time.perf_counter() - started
 
     return render

@@ -1,14 +1,13 @@
-"""Ray Tune: run candidates as trials and send their results to MLflow; the only importer of ray.tune.
+"""Ray Tune: run candidates as trials and pass on their results; the only importer of ray.tune.
 
 Tune only schedules. The state of each trial is in the trial's own folder, under its own key. So a killed sweep is
 resumed by starting the trials that have no result; each resumes from its own snapshot.
 """
 
 import logging
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,25 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
-from tqdm import tqdm
 
+from pipelines.display import shown
 from pipelines.interrupts import raise_if_interrupted
+from pipelines.placement import Placement, usable_device
+from pipelines.ray_pool import count_workers, log, place
+from pipelines.trial_recorder import TrialRecorder
+from pipelines.trial_table import TrialRow, TrialTable
+from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import apply_overrides, objective_of
-from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import Tracker, explain_failures
-from vidflow.training.trial import run_trial
+from vidflow.training.trial import load_result, run_trial
+
+_FAILURE = "failure"
+"""What a trial reports in place of an epoch if it cannot go on; the message for the user."""
 
 
 def trial_of(config: Config, settings: Mapping[str, Any]) -> Trial:
@@ -46,6 +51,7 @@ def run_trials(
     *,
     storage: Path,
     callback: "RunLogger",
+    name_of: Callable[[Trial], str],
     note_stopped: Callable[[str, int], None],
 ) -> None:
     """Run trials under Tune until each has finished, was stopped, or has failed `resources.trials.attempts` times.
@@ -56,7 +62,8 @@ def run_trials(
         finished: Results so far, from which `optuna` learns.
         features: Address of each feature set.
         storage: Folder for Tune's own files.
-        callback: Sends the results to MLflow.
+        callback: Passes on the results.
+        name_of: What tells a trial from the others, for the display.
         note_stopped: Called with the key of each trial that the scheduler stops, and the epoch after which it stops;
             nothing else stops a trial.
 
@@ -67,24 +74,31 @@ def run_trials(
     # Without this, Tune takes Ctrl-C as the normal end of the search and returns without an error.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # else a trial that reports its failure ends the sweep
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints a banner for every value of `verbose`
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    trials, resources = config.trials, config.resources.trials
+    trials, placement = config.trials, place(config, "trials")
     searching = trials.algorithm == "optuna"
     # Only a search or a scheduler needs the metric, and then all trials have one task (see `draw_candidates`).
     chooses = searching or trials.scheduler != "fifo"
     metric, mode = objective_of(trials, trials.trial.task) if chooses else (None, None)
     space = None if searching else {"trial": tune.grid_search([asdict(candidate) for candidate in candidates])}
 
+    num_samples = max(1, trials.num_samples - len(finished)) if searching else 1
+    view = ShownTrials(config, callback, name_of, num_new=num_samples if searching else len(candidates))
+    for candidate in () if searching else candidates:
+        view.add(candidate, locate_trial(config, candidate, features[candidate.features]).fingerprint)
+
     def note(trial: TuneTrial, epoch: int) -> None:
         if epoch < trial_of(config, trial.config).epochs:  # else it is complete, which Tune also calls stopping
             note_stopped(callback.key_of(trial), epoch)
+            view.stopped.add(trial.trial_id)
 
-    num_samples = max(1, trials.num_samples - len(finished)) if searching else 1
+    log.info("sweep: up to %d trials at a time, each %s", count_workers(placement), placement.words)
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(train, config=config, features=features),
-            {"cpu": resources.num_cpus, "gpu": resources.num_gpus},
+            tune.with_parameters(train, config=config, features=features, placement=placement),
+            {"cpu": placement.num_cpus, "gpu": placement.num_gpus},
         ),
         param_space=space,
         tune_config=tune.TuneConfig(
@@ -93,19 +107,20 @@ def run_trials(
             num_samples=num_samples,
             search_alg=_optuna(config, candidates, finished) if searching else None,
             scheduler=_scheduler(config, note),
-            max_concurrent_trials=resources.workers,
+            max_concurrent_trials=placement.workers,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             storage_path=str(storage.parent),
             name=storage.name,
             verbose=0,
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=resources.attempts - 1),
+            callbacks=[callback, view],  # in this order
+            failure_config=tune.FailureConfig(max_failures=placement.attempts - 1),
         ),
     )
     try:
-        ran = tuner.fit()
+        with shown(view.table):
+            ran = tuner.fit()
     except tune.TuneError as error:
         # The error's message is the traceback of an error in the driver; its last line says what went wrong.
         raise VidflowError(
@@ -138,95 +153,194 @@ class StoppingScheduler(AsyncHyperBandScheduler):
         return decision
 
 
-def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address]) -> None:
-    """Train one trial and report every epoch to Tune."""
-    resources = config.resources.trials
+def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address], placement: Placement) -> None:
+    """Train one trial and report every epoch to Tune, or the message of a failure that another try cannot change."""
+    try:
+        for result in _results(trial_of(config, settings), config, features, placement):
+            tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
+    except VidflowError as error:
+        tune.report({_FAILURE: str(error)})
+
+
+def _results(trial: Trial, config: Config, features: dict[str, Address], placement: Placement) -> Iterator[EpochResult]:
     keep_freed_memory()
-    torch.set_num_threads(max(1, int(resources.num_cpus)))
-    trial = trial_of(config, settings)
+    torch.set_num_threads(max(1, int(placement.num_cpus)))
     address = locate_trial(config, trial, features[trial.features])
+    device = torch.device(usable_device(placement))
+    usage = Usage(device)
     results = run_trial(
         trial,
         reader=FeatureReader(features[trial.features].directory),
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
-        device=torch.device("cuda" if resources.num_gpus else "cpu"),
+        names=config.trials.splits,
+        device=device,
     )
     for result in results:
-        tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
+        yield replace(result, metrics={**result.metrics, **usage.read()})
 
 
 class RunLogger(tune.Callback):
-    """Logs what trials report to their MLflow runs; it runs in the driver, which is the only writer."""
+    """Passes on what trials report; it runs in the driver, which is the only writer to MLflow."""
 
-    def __init__(self, config: Config, features: dict[str, Address], tracker: Tracker, open_run: Any) -> None:
-        """Keep what is needed to find a trial's key and run.
+    def __init__(
+        self,
+        config: Config,
+        features: dict[str, Address],
+        recorder: TrialRecorder,
+        note_started: Callable[[Trial, Address], None],
+    ) -> None:
+        """Keep what is needed to find a trial's key.
 
         Args:
             config: The experiment.
             features: Address of each feature set.
-            tracker: MLflow.
-            open_run: Finds or creates the run of a trial: `(trial, address) -> run_id`.
+            recorder: Writes the runs.
+            note_started: Called with each trial that starts.
         """
         self._config, self._features = config, features
-        self._tracker, self._open_run = tracker, open_run
-        self._runs: dict[str, str] = {}
+        self._recorder, self._note_started = recorder, note_started
         self.errors: dict[str, str] = {}
-        self._bar: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out connections; Tune pickles its callbacks for a restore that vidflow never uses."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """Find or create the run of a starting trial."""
-        self._runs[trial.trial_id] = self._open_run(*self._address(trial))
+        """Open the run of a starting trial."""
+        spec, address = self._address(trial)
+        self._note_started(spec, address)
+        self._recorder.start(spec, address)
 
     def on_trial_result(
         self,
         iteration: int,  # noqa: ARG002
-        trials: list[TuneTrial],
+        trials: list[TuneTrial],  # noqa: ARG002
         trial: TuneTrial,
         result: dict[str, Any],
         **info: Any,  # noqa: ARG002
     ) -> None:
-        """Log one epoch and show the progress of all trials."""
+        """Log one epoch, or keep the message of a failure."""
+        if _FAILURE in result:
+            self.errors[self.key_of(trial)] = result[_FAILURE]
+            return
         metrics = {
             name: float(value) for name, value in result.items() if "/" in name and not name.startswith("config/")
         }
         epoch = EpochResult(
             epoch=result["epoch"], metrics=metrics, seconds=result["seconds"], is_best=result["is_best"]
         )
-        with explain_failures(store_uri(self._config)):
-            self._tracker.log_epoch(self._runs[trial.trial_id], epoch)
-        objective, _ = objective_of(self._config.trials, self._address(trial)[0].task)
-        self._show(trials, f"{objective} {metrics.get(objective, math.nan):.3f}")
+        self._recorder.log_epoch(self._address(trial)[1], epoch)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Close the run of a trial that has completed, was stopped or has reported a failure."""
+        self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
         """Keep the error message of a trial that has failed and is not tried again."""
-        self.errors[self.key_of(trial)] = str(trial.get_error()).strip().splitlines()[-1]
+        self.errors[self.key_of(trial)] = f"{_problem(trial)}; traceback: {_error_file(trial)}"
+        self._end(trial)
 
     def key_of(self, trial: TuneTrial) -> str:
         """Return the key of Tune's trial."""
         return self._address(trial)[1].fingerprint
 
-    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
-        """Remove the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
+    def result_of(self, trial: TuneTrial) -> TrialResult | None:
+        """Return the result of a trial that is over."""
+        return load_result(self._address(trial)[1].directory)
+
+    def _end(self, trial: TuneTrial) -> None:
+        spec, address = self._address(trial)
+        error = self.errors.get(address.fingerprint)
+        if error is None:
+            self._recorder.end(spec, address)
+        else:
+            self._recorder.fail(spec, address, error)
 
     def _address(self, trial: TuneTrial) -> tuple[Trial, Address]:
         spec = trial_of(self._config, trial.config)
         return spec, locate_trial(self._config, spec, self._features[spec.features])
 
-    def _show(self, trials: Sequence[TuneTrial], latest: str) -> None:
-        total = sum(trial_of(self._config, trial.config).epochs for trial in trials)
-        if self._bar is None:
-            self._bar = tqdm(desc="sweep", unit="epoch", mininterval=1.0, leave=False)
-        self._bar.total = total
-        self._bar.n = sum((trial.last_result or {}).get("epoch", 0) for trial in trials)
-        self._bar.set_postfix_str(latest)
+
+class ShownTrials(tune.Callback):
+    """Keeps the table of trials up to date; Tune calls it after the logger."""
+
+    def __init__(self, config: Config, logger: RunLogger, name_of: Callable[[Trial], str], *, num_new: int) -> None:
+        """Start with no trial.
+
+        Args:
+            config: The experiment.
+            logger: Knows the keys and the errors of trials.
+            name_of: What tells a trial from the others.
+            num_new: How many trials there will be.
+        """
+        self._config, self._logger, self._name_of = config, logger, name_of
+        self.table = TrialTable(total=num_new)
+        self.stopped: set[str] = set()
+        """Tune's names of the trials that the scheduler has stopped."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out everything, as `RunLogger` does."""
+        return {}
+
+    def add(self, trial: Trial, key: str) -> None:
+        """Add a row, unless the trial has one."""
+        objective = objective_of(self._config.trials, trial.task)
+        self.table.rows.setdefault(key, TrialRow(self._name_of(trial), trial.epochs, objective))
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Show a trial as running."""
+        key = self._logger.key_of(trial)
+        self.add(trial_of(self._config, trial.config), key)
+        self.table.start(key)
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[TuneTrial],  # noqa: ARG002
+        trial: TuneTrial,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        """Show an epoch."""
+        if _FAILURE not in result:
+            key = self._logger.key_of(trial)
+            metric, _ = self.table.rows[key].objective
+            self.table.epoch(key, result["epoch"], result[metric], is_best=result["is_best"])
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Show that a trial is tried again."""
+        self.table.retry(self._logger.key_of(trial), _problem(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Show that a trial has failed."""
+        key = self._logger.key_of(trial)
+        self.table.end(key, "failed", problem=self._logger.errors[key])
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Show how a trial has ended; nothing if the command is being interrupted, which also ends trials."""
+        key = self._logger.key_of(trial)
+        if key in self._logger.errors:
+            self.table.end(key, "failed", problem=self._logger.errors[key])
+        elif trial.trial_id in self.stopped:
+            self.table.end(key, "stopped")
+        elif (result := self._logger.result_of(trial)) is not None and result.best is not None:
+            self.table.end(key, "done", best=result.best.metrics[self.table.rows[key].objective[0]])
+
+
+def _problem(trial: TuneTrial) -> str:
+    """Return what went wrong in the last attempt at a trial, on one line."""
+    latest = Path(trial.error_file).read_text().rpartition("Failure #")[2].strip().splitlines()[1:]
+    if latest[0].startswith("The actor"):
+        return "its worker died (killed, or out of memory)"
+    return latest[-1].strip()
+
+
+def _error_file(trial: TuneTrial) -> Path:
+    """Return the file with the tracebacks of all attempts at a trial, which Tune copies beside its results."""
+    assert trial.storage is not None
+    return Path(trial.storage.trial_fs_path, Path(trial.error_file).name)
 
 
 def _scheduler(config: Config, note_stopped: Callable[[TuneTrial, int], None]) -> TrialScheduler:

@@ -32,7 +32,7 @@ def serve(uri: str) -> Iterator[Server]:
         ui_command(uri, port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
+        wait_for(f"http://127.0.0.1:{port}/health", process)
         yield Server(port, process)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -72,7 +72,7 @@ def behind_password(server: Server, user: str, password: str) -> Iterator[int]:
         gate.shutdown()
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:

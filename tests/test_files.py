@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import tempfile
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_a_file_too_large_for_its_time_says_how_much_time_would_do(tmp_path):
     reason, message = reason_of(digest_within, path, 1e-3)
     assert reason == "Timeout"
     assert "of its 67.1 MB could be hashed" in message
-    assert "set resources.decode_timeout_seconds to 1" in message
+    assert re.search(r"set resources.decode_timeout_seconds to \d+ or leave the file out", message)
 
 
 def test_a_file_is_unchanged_until_it_is_written_or_gone(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import shutil
@@ -11,6 +12,7 @@ import mlflow
 import mlflow.pyfunc
 import pytest
 from mlflow import MlflowClient
+from mlflow.data.schema import TensorDatasetSchema
 from mlflow.entities import Run
 from mlflow_server import Server, serve
 
@@ -19,16 +21,22 @@ from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
 from vidflow.tracking import (
     EPOCH_SECONDS,
+    MODEL,
+    FeatureData,
+    ModelCode,
+    ModelColumns,
+    RunsView,
     Tracker,
     check_store,
     explain_failures,
     fetch_file,
+    find_page,
     ui_command,
 )
 
-MODEL = """
+MODEL_PY = """
 from vidflow.tracking import serve_model
-serve_model(lambda path, settings: lambda words: [f"{path.read_text()}{settings['mark']}{word}" for word in words])
+serve_model(lambda path, settings: lambda words: [f"{path.read_text()}{settings['mark']}{word}" for word in words[0]])
 """
 SECRET = "hunter2-not-to-be-seen"
 
@@ -57,7 +65,7 @@ def epochs(count: int) -> list[EpochResult]:
 def run_sweep(uri: str, *, num_trials: int = 3, num_epochs: int = 4) -> tuple[str, list[str]]:
     """Do what a whole sweep does, in a process of its own as far as the tracker can tell."""
     tracker = Tracker(uri, "demo")
-    datasets = {"base": ("a1" * 8, "/data/features/base")}
+    datasets = [FeatureData(name="base", identity="a1" * 8, place="/data/features/base")]
     sweep = tracker.sweep_run(
         "feed", name="sweep", params={"algorithm": "grid"}, config_yaml="root: x", datasets=datasets
     )
@@ -68,7 +76,7 @@ def run_sweep(uri: str, *, num_trials: int = 3, num_epochs: int = 4) -> tuple[st
         for result in epochs(num_epochs):
             tracker.log_epoch(trials[-1], result)
         tracker.log_file(trials[-1], b"weights", "checkpoint/best.safetensors")
-        tracker.finish(trials[-1], "FINISHED", summary={"best/val/top1": 0.5})
+        tracker.finish(trials[-1], "FINISHED", metrics={"best/val/top1": 0.5})
     tracker.finish(sweep, "FINISHED")
     return sweep, trials
 
@@ -119,6 +127,7 @@ def test_a_killed_trial_runs_again_in_its_run_and_gets_only_the_epochs_it_lacks(
     tracker.finish(trial, "KILLED")
 
     restored = Tracker(uri, "demo")
+    assert restored.sweep_run("feed", name="sweep", params={}, config_yaml="") == sweep
     assert restored.trial_run(sweep, "t", name="t", params={}) == trial
     client = MlflowClient(uri)
     assert client.get_run(trial).info.status == "RUNNING"
@@ -173,13 +182,20 @@ def test_lineage_names_each_data_set_once(uri: str) -> None:
     digest = "0123456789abcdef" * 4
     for _ in range(2):
         tracker = Tracker(uri, "demo")
-        datasets = {"base": (digest, "/data/base"), "merged": ("beef", "/data/merged")}
+        datasets = [
+            FeatureData(name="base", identity=digest, place="/data/base", embed_dim=8, clips={"train": 3, "val": 2}),
+            FeatureData(name="merged", identity="beef", place="/data/merged"),
+        ]
         sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="", datasets=datasets)
     inputs = [entry.dataset for entry in MlflowClient(uri).get_run(sweep).inputs.dataset_inputs]
     assert sorted((entry.name, entry.digest, entry.source) for entry in inputs) == [
         ("base", digest[:36], '{"uri": "/data/base"}'),
         ("merged", "beef", '{"uri": "/data/merged"}'),
     ]
+    (base,) = (entry for entry in inputs if entry.name == "base")
+    assert json.loads(base.profile)["num_clips_train"] == 3
+    schema = TensorDatasetSchema.from_dict(json.loads(base.schema))
+    assert schema.features.input_dict()["tokens"].shape == (-1, 8)
 
 
 def test_files_and_bytes_lie_under_their_path_beside_the_store(uri: str, tmp_path: Path) -> None:
@@ -255,31 +271,95 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     check_store(default_uri(tmp_path))
 
 
-def test_a_model_is_kept_as_text_and_loaded_by_running_it(uri: str, tmp_path: Path) -> None:
+def log_model(tracker: Tracker, run: str, folder: Path) -> str:
+    (folder / "model.py").write_text(MODEL_PY)
+    code = ModelCode(script=folder / "model.py", requirements=["mlflow"], settings={"mark": " "})
+    columns = ModelColumns(inputs={"path": "string"}, outputs={"path": "string", "classes": "any"})
+    return tracker.log_model(run, code=code, file=folder / "weights.bin", columns=columns)
+
+
+def test_a_model_is_kept_as_text_with_its_signature_and_loaded_by_running_it(uri: str, tmp_path: Path) -> None:
     tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+    sweep = tracker.sweep_run("feed", name="s", params={"task": "classification"}, config_yaml="")
     (tmp_path / "weights.bin").write_bytes(b"abc")
-    (tmp_path / "model.py").write_text(MODEL)
+    model_id = log_model(tracker, sweep, tmp_path)
+    tracker.finish(sweep, "FINISHED", metrics={"best/val/top1": 0.5}, step=3, model_id=model_id)
+    files = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle")]
+    # The weights are stored once.
+    assert [path.name for path in files if path.read_bytes() == b"abc"] == ["weights.bin"]
+    assert fetch_file(uri, sweep, f"{MODEL}/artifacts/weights.bin", tmp_path).read_bytes() == b"abc"
 
-    def log() -> list[tuple[str, int]]:
-        files = {"script": tmp_path / "model.py", "file": tmp_path / "weights.bin"}
-        tracker.log_model(sweep, **files, requirements=["mlflow"], settings={"mark": " "})
-        (folder,) = (tmp_path / "mlartifacts").glob(f"{sweep}/artifacts/model")
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        assert not [path for path in files if path.suffix in (".pkl", ".pickle")]
-        return [(path.name, path.stat().st_mtime_ns) for path in files]
-
-    first = log()
-    assert {"MLmodel", "model.py", "weights.bin"} <= {name for name, _ in first}
-    assert log() == first
+    logged = MlflowClient(uri).get_logged_model(model_id)
+    assert (logged.status, logged.source_run_id, logged.params) == ("READY", sweep, {"task": "classification"})
+    assert [(metric.key, metric.value, metric.step) for metric in logged.metrics] == [("best/val/top1", 0.5, 3)]
     mlflow.set_tracking_uri(uri)
-    assert mlflow.pyfunc.load_model(f"runs:/{sweep}/model").predict(["x", "y"]) == ["abc x", "abc y"]
+    model = mlflow.pyfunc.load_model(f"runs:/{sweep}/model")
+    assert model.predict(["x", "y"]) == ["abc x", "abc y"]
+    assert model.metadata.signature.outputs.input_names() == ["path", "classes"]
     marked = mlflow.pyfunc.load_model(f"runs:/{sweep}/model", model_config={"mark": "-"})
     assert marked.predict(["x"]) == ["abc-x"]
 
-    (tmp_path / "weights.bin").write_bytes(b"def")
-    log()
+
+def test_a_run_has_one_model_even_if_its_trial_is_recorded_again(uri: str, tmp_path: Path) -> None:
+    models = set()
+    for weights in (b"abc", b"def"):
+        tracker = Tracker(uri, "demo")
+        sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+        (tmp_path / "weights.bin").write_bytes(weights)
+        models.add(log_model(tracker, sweep, tmp_path))
+    assert len(models) == 1
+    assert len(MlflowClient(uri).get_run(sweep).outputs.model_outputs) == 1
+    mlflow.set_tracking_uri(uri)
     assert mlflow.pyfunc.load_model(f"runs:/{sweep}/model").predict(["x"]) == ["def x"]
+
+
+def test_a_model_that_a_kill_left_without_a_link_is_linked_and_not_made_twice(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"abc")
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+    client = MlflowClient(uri)
+    left = client.create_logged_model(tracker.experiment_id, MODEL, sweep)  # and then the process was killed
+    restored = Tracker(uri, "demo")
+    restored.sweep_run("feed", name="s", params={}, config_yaml="")
+    assert log_model(restored, sweep, tmp_path) == left.model_id
+    assert [output.model_id for output in client.get_run(sweep).outputs.model_outputs] == [left.model_id]
+
+
+def test_a_run_is_recorded_only_once_it_has_its_content_and_its_end(uri: str) -> None:
+    tracker = Tracker(uri, "demo")
+    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+    trial = tracker.trial_run(sweep, "t", name="t", params={})
+    assert not tracker.is_recorded(trial, "c0")
+    MlflowClient(uri).set_tag(trial, "vidflow.recorded", "c0")  # a kill came before the status
+
+    restored = Tracker(uri, "demo")
+    restored.sweep_run("feed", name="s", params={}, config_yaml="")
+    assert restored.trial_run(sweep, "t", name="t", params={}) == trial
+    assert not restored.is_recorded(trial, "c0")
+    restored.finish(trial, "FINISHED", content="c0")
+
+    again = Tracker(uri, "demo")
+    again.sweep_run("feed", name="s", params={}, config_yaml="")
+    again.trial_run(sweep, "t", name="t", params={})
+    assert again.is_recorded(trial, "c0")
+    assert not again.is_recorded(trial, "c1")  # the trial was trained on since
+
+
+def test_the_page_of_an_experiment_is_its_runs_in_the_training_view(uri: str, tmp_path: Path) -> None:
+    server = "http://127.0.0.1:5000"
+    assert find_page(default_uri(tmp_path / "none"), "demo", server) is None
+    assert not (tmp_path / "none").exists()
+    assert find_page(uri, "demo", server) is None
+    tracker = Tracker(uri, "demo")
+    page = f"{server}/#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning"
+    assert find_page(uri, "demo", server) == page
+    tracker.show_first(RunsView(metric="best/val/top1", curve="val/top1", mode="max", params=("core", "seed")))
+    assert find_page(uri, "demo", server) == f"{page}&viewStateShareKey=vidflow"
+    tags = MlflowClient(uri).get_experiment(tracker.experiment_id).tags
+    state = json.loads(tags["mlflow.sharedViewState.vidflow"])
+    assert state["selectedColumns"] == ["metrics.`best/val/top1`", "params.`core`", "params.`seed`"]
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_diverged_epoch_is_logged_as_it_is(uri: str) -> None:
@@ -301,7 +381,7 @@ def test_no_secret_reaches_the_store(uri: str, tmp_path: Path, monkeypatch: pyte
         params={"manifest": address},
         tags={"from": address},
         config_yaml=f"tracking:\n  uri: {address}\n",
-        datasets={"base": ("beef", address)},
+        datasets=[FeatureData(name="base", identity="beef", place=address)],
     )
     tracker.finish(sweep, "FINISHED")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -32,6 +32,10 @@ class TooManyRejectsError(VidflowError):
     exit_code = 3
 
 
+class FailedTrialsError(VidflowError):
+    """Some trials of a sweep failed; the results of the others are committed and can be reported."""
+
+
 class DamagedError(VidflowError):
     """A file that vidflow wrote is missing or its bytes have changed; it can be made again."""
 

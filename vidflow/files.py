@@ -1,13 +1,18 @@
-"""Files of any origin: open them without blocking, detect changes by size and times, and hash them."""
+"""Files of any origin: open them without blocking, detect changes by size and times, and hash them.
+
+A path may be the address of a file inside a tar: see `vidflow.tar_members`. Its state is that of the tar.
+"""
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vidflow.errors import VideoError
+from vidflow.tar_members import find_member, open_member
 
 
 class FileState(NamedTuple):
@@ -25,8 +30,9 @@ class FileState(NamedTuple):
 
 def file_state(path: str | Path) -> FileState:
     """Return the state of a file; (-1, 0, 0) if it cannot be reached."""
+    member = find_member(path)
     try:
-        status = os.stat(path)
+        status = os.stat(member.tar if member else path)
     except OSError:
         return FileState(-1, 0, 0)
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -49,11 +55,17 @@ def open_if_regular(path: Path) -> BinaryIO | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading.
+    """Open a regular file, or a file inside a tar, for reading.
 
     Raises:
-        VideoError: `Missing`, `NotAFile` or `Unreadable`.
+        VideoError: `Missing`, `NotAFile` or `Unreadable`; `Changed` if the tar is not as the address says.
     """
+    if (member := find_member(path)) is not None:
+        tar = open_regular(member.tar)
+        if member.is_there(tar):
+            return open_member(tar, member)
+        tar.close()
+        raise VideoError("Changed", f"{path}: {member.tar} has changed and has no such file there; list the tar again")
     try:
         file = open_if_regular(path)
     except OSError as error:
@@ -68,6 +80,17 @@ def open_regular(path: Path) -> BinaryIO:
 def unreadable(path: Path, error: OSError) -> VideoError:
     """Return the error for a file that exists but cannot be read."""
     return VideoError("Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk")
+
+
+def size_of(file: BinaryIO) -> int:
+    """Return the number of bytes of an open file."""
+    try:
+        return os.fstat(file.fileno()).st_size
+    except io.UnsupportedOperation:  # part of a tar
+        at = file.tell()
+        num_bytes = file.seek(0, os.SEEK_END)
+        file.seek(at)
+        return num_bytes
 
 
 def file_sha256(path: Path) -> str:

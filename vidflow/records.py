@@ -167,7 +167,8 @@ class EpochResult:
 
     Attributes:
         epoch: Number of epochs done, from 1.
-        metrics: Named scalars, such as `train/loss` and `val/top1` (in [0, 1]).
+        metrics: Named scalars, such as `train/loss` and `val/top1` (in [0, 1]). Those of the last epoch of a completed
+            trial may include `test/...`, of the best epoch's weights.
         seconds: Wall seconds of the epoch, training and validation.
         is_best: Whether this epoch's objective is the trial's best so far.
     """
@@ -199,6 +200,12 @@ class TrialResult:
     num_parameters: int
     directory: Path
     error: str = ""
+
+    @property
+    def test(self) -> dict[str, float]:
+        """The metrics `test/...` of the best epoch; empty if it was not measured on a test split."""
+        metrics = self.history[-1].metrics if self.history else {}
+        return {name: value for name, value in metrics.items() if name.startswith("test/")}
 
     @property
     def best(self) -> EpochResult | None:

@@ -15,6 +15,7 @@ from pipelines.bench.clock import ROUNDS, Ratio, Seconds, Work, median, ratio, t
 from pipelines.bench.cores import train_on
 from pipelines.bench.workers import decode_frames
 from pipelines.extract import build_extractor
+from pipelines.placement import place_workers, this_machine
 from vidflow.config.encoder import encoder_title
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
@@ -97,9 +98,9 @@ def measure_features(
     """Time decoding, encoding, and every core's training from memory and from the cache, in turns."""
     config = experiment.config
     reader = FeatureReader(experiment.features[name].directory)
-    device = torch.device("cuda" if config.resources.trials.num_gpus else "cpu")
+    device = torch.device(place_workers(config.resources, "trials", this_machine()).device)
     clips = {clip.key: clip for unit in experiment.scanned_shards.units for clip in unit.clips}
-    indices = np.flatnonzero(np.asarray(reader.splits) == "train")
+    indices = np.flatnonzero(np.asarray(reader.splits) == config.trials.splits.train)
     order = indices[clip_order(len(indices), seed=trials[0].seed, epoch=1)]
     source = _Source(config, name, [clips[reader.keys[index]] for index in order[:_NUM_ENCODED]])
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
@@ -150,7 +151,8 @@ class _Source:
         dense = dense_features(features) if is_reduced_from_cache(features) else features
         nowhere = Path(config.root) / "bench"
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
-        self._extractor: Extractor = build_extractor(config, dense, nowhere, nowhere, metadata)
+        placement = place_workers(config.resources, "extract", this_machine())
+        self._extractor: Extractor = build_extractor(config, dense, nowhere, nowhere, metadata, placement)
         self._video, self._clips, self.num_clips = config.video, clips, len(clips)
         self._batch = -(-config.resources.frames_per_batch // config.video.sampling.num_frames)
         self._frames = torch.empty(0)

@@ -16,8 +16,8 @@ from typing import Any
 from pipelines import extract, sweep
 from pipelines.bench import workers
 from pipelines.bench.clock import ROUNDS
-from pipelines.ray_pool import WorkerPool, log
-from vidflow.config.schema import StageResources
+from pipelines.placement import Placement
+from pipelines.ray_pool import Worker, WorkerPool, log, place
 from vidflow.config.search import draw_candidates
 from vidflow.files import file_sha256
 from vidflow.stages.address import locate_trial
@@ -67,20 +67,18 @@ def measure_shard(experiment: Experiment) -> Row:
     """Compare sharding with a loop that decodes and compresses, in the same workers."""
     config, units = experiment.config, experiment.scanned_shards.units
     build = functools.partial(workers.ShardBench, config, str(Path(config.root) / "bench"))
-    return _compare("shard", build, units, config.resources.shard, "clips/s", len(units[0].clips), "decode and JPEG")
+    return _compare("shard", build, units, place(config, "shard"), "clips/s", len(units[0].clips), "decode and JPEG")
 
 
 def measure_extract(experiment: Experiment) -> Row:
     """Compare extraction with the encoder alone on frames in memory, in the same workers."""
     config, work = experiment.config, experiment.finished_shards
     name = next(iter(config.features))
-    units = extract.extract_units(experiment.finished(work.address))
+    units, placement = extract.extract_units(experiment.finished(work.address)), place(config, "extract")
     build = functools.partial(
-        workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench")
+        workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench"), placement
     )
-    return _compare(
-        "extract", build, units, config.resources.extract, "clips/s", len(work.units[0].clips), "encoder on memory"
-    )
+    return _compare("extract", build, units, placement, "clips/s", len(work.units[0].clips), "encoder on memory")
 
 
 def measure_digests(experiment: Experiment) -> Row:
@@ -138,8 +136,9 @@ def measure_sweep(experiment: Experiment) -> Row:
     candidates = draw_candidates(config)[0]
     bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
     units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
-    build = functools.partial(workers.TrialBench, config, features)
-    pool = WorkerPool(build, config.resources.trials, num_units=len(units), name="bare trials")
+    placement = place(config, "trials")
+    build = functools.partial(workers.TrialBench, config, features, placement)
+    pool = WorkerPool(build, placement, num_units=len(units), name="bare trials")
     num_workers = pool.num_actors
     ideal = sum(pool.map(units)) / num_workers
     pool.close()
@@ -163,22 +162,23 @@ def measure_memory(experiment: Experiment) -> Iterator[str]:
     shard, units = work.units[0], extract.extract_units(experiment.finished(work.address))
     few = dataclasses.replace(shard, clips=shard.clips[: max(1, len(shard.clips) // 10)])
     scratch = str(Path(config.root) / "bench")
+    packing, encoding = place(config, "shard"), place(config, "extract")
     shard_build = functools.partial(workers.ShardBench, config, scratch)
     extract_build = functools.partial(
-        workers.ExtractBench, config, next(iter(config.features)), str(work.address.directory), scratch
+        workers.ExtractBench, config, next(iter(config.features)), str(work.address.directory), scratch, encoding
     )
     yield f"{'memory':<8} {'1x MiB':>10} {'10x MiB':>10}  growth"
-    for name, build, small, large, resources in (
-        ("shard", shard_build, [few], [shard], config.resources.shard),
-        ("extract", extract_build, units[:1], (units * 10)[:10], config.resources.extract),
+    for name, build, small, large, placement in (
+        ("shard", shard_build, [few], [shard], packing),
+        ("extract", extract_build, units[:1], (units * 10)[:10], encoding),
     ):
-        one, ten = (_peak_memory(build, chosen, resources) for chosen in (small, large))
+        one, ten = (_peak_memory(build, chosen, placement) for chosen in (small, large))
         yield f"{name:<8} {one:>10.0f} {ten:>10.0f}  {ten / one:.2f}"
 
 
-def _peak_memory(build: Callable[[], Callable[[Any], Any]], units: Sequence[Any], resources: StageResources) -> float:
+def _peak_memory(build: Callable[[], Worker], units: Sequence[Any], placement: Placement) -> float:
     """Return the peak resident memory (MiB) of one fresh worker and its decoder after the units."""
-    alone = dataclasses.replace(resources, workers=1)
+    alone = dataclasses.replace(placement, workers=1)
     pool = WorkerPool(build, alone, num_units=1, name="memory")
     try:
         peak: float = max(pool.map([("memory", unit) for unit in units]))
@@ -189,15 +189,15 @@ def _peak_memory(build: Callable[[], Callable[[Any], Any]], units: Sequence[Any]
 
 def _compare(
     stage: str,
-    build: Callable[[], Callable[[Any], Any]],
+    build: Callable[[], Worker],
     units: Sequence[Any],
-    resources: StageResources,
+    placement: Placement,
     unit: str,
     size: int,
     loop: str,
 ) -> Row:
     """Let loop and stage take turns on the same units in the same workers."""
-    pool = WorkerPool(build, resources, num_units=len(units), name=stage)
+    pool = WorkerPool(build, placement, num_units=len(units), name=stage)
     chosen = [units[index % len(units)] for index in range(2 * pool.num_actors)]
     rounds: list[tuple[float, float]] = []
     try:

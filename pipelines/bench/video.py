@@ -80,8 +80,8 @@ HEADER = (
 )
 LEGEND = (
     "r: tokens merged in each block; left: patch tokens of a clip after the last; MACs: those without merging over "
-    "those with; of MACs: speed-up over that; merging: matching and merging's share of the time; MiB: peak memory added "
-    "by one clip; in brackets by processor time"
+    "those with; of MACs: speed-up over that; merging: share of the time that matching and merging take; MiB: peak "
+    "memory added by one clip; in brackets by processor time"
 )
 
 

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import UInt8
 
 from pipelines.extract import build_extractor
+from pipelines.placement import Placement
 from pipelines.shard import build_shard_builder
 from vidflow.config.schema import Config, Trial, Video
 from vidflow.config.search import objective_of
+from vidflow.counts import Count
 from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.extract import ExtractUnit
@@ -30,13 +32,14 @@ class ShardBench:
         self._config = config
         self._build = build_shard_builder(config, Path(directory))()
 
-    def __call__(self, job: tuple[str, ShardUnit]) -> float:
+    def __call__(self, job: tuple[str, ShardUnit], count: Count) -> float:
         """Do one unit and return the peak memory of this process and its decoder so far, in MiB."""
         mode, unit = job
         if mode == "bare":
             self._loop(unit)
         else:
             self._build(replace(unit, file=f"{time.monotonic_ns()}.tar"))
+        count(1)
         return peak_mib()
 
     def _loop(self, unit: ShardUnit) -> None:
@@ -49,19 +52,22 @@ class ShardBench:
 class ExtractBench:
     """Encodes shards, or only runs the encoder on frames in memory."""
 
-    def __init__(self, config: Config, name: str, shards: str, directory: str) -> None:
+    def __init__(self, config: Config, name: str, shards: str, directory: str, placement: Placement) -> None:
         self._config, self._shards = config, Path(shards)
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
-        self._extractor = build_extractor(config, config.features[name], self._shards, Path(directory), metadata)
+        self._extractor = build_extractor(
+            config, config.features[name], self._shards, Path(directory), metadata, placement
+        )
         self._frames: dict[str, torch.Tensor] = {}
 
-    def __call__(self, job: tuple[str, ExtractUnit]) -> float:
+    def __call__(self, job: tuple[str, ExtractUnit], count: Count) -> float:
         """Do one shard and return the peak memory of this process so far, in MiB."""
         mode, unit = job
         if mode == "bare":
             self._loop(unit)
         else:
             self._extractor(replace(unit, file=f"{time.monotonic_ns()}.arrow"))
+        count(1)
         return peak_mib()
 
     def _loop(self, unit: ExtractUnit) -> None:
@@ -78,11 +84,11 @@ class ExtractBench:
 class TrialBench:
     """Trains trials one after the other, without Tune and MLflow."""
 
-    def __init__(self, config: Config, features: dict[str, Address]) -> None:
-        self._config, self._features = config, features
-        torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
+    def __init__(self, config: Config, features: dict[str, Address], placement: Placement) -> None:
+        self._config, self._features, self._device = config, features, placement.device
+        torch.set_num_threads(max(1, int(placement.num_cpus)))
 
-    def __call__(self, job: tuple[Trial, Path]) -> float:
+    def __call__(self, job: tuple[Trial, Path], count: Count) -> float:
         """Train one trial and return how long it took, in seconds."""
         trial, directory = job
         started = time.perf_counter()
@@ -92,10 +98,12 @@ class TrialBench:
             directory=directory,
             key="bench",
             objective=objective_of(self._config.trials, trial.task),
-            device=torch.device("cuda" if self._config.resources.trials.num_gpus else "cpu"),
+            names=self._config.trials.splits,
+            device=torch.device(self._device),
         )
         for _ in results:
             pass
+        count(1)
         return time.perf_counter() - started
 
 

@@ -1,16 +1,23 @@
 """The clips of an evaluation: labels of the manifest, and the shards of every view."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipelines import shard
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
+from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip
 from vidflow.stages.evaluation.files import key_number
 from vidflow.stages.evaluation.models import ReadyModel
+from vidflow.stages.evaluation.points import Point
 from vidflow.stages.evaluation.views import count_padded
+from vidflow.stages.evaluation.worker import EvaluateUnit
 from vidflow.stages.experiment import Experiment
+from vidflow.store.features import CLIPS_TABLE, ClipRow
+from vidflow.store.rows import read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +72,35 @@ class ModelClips:
         """
         self.shards = {view.name: experiment.with_config(view.config) for view in model.views}
         for shards in self.shards.values():
-            shard.main(shards, then="evaluate")
+            shard.main(shards)
         self._split = split
+        self._counts = {name: _count_clips(shards, split) for name, shards in self.shards.items()}
+
+    def units(self, view: str, point: Point, address: Address) -> list[EvaluateUnit]:
+        """Return a unit of a point for every shard of a view."""
+        shards, counts = self.shards[view], self._counts[view]
+        where = shards.finished_shards.address
+        return [
+            EvaluateUnit(
+                file=f"{address.directory.name}/{Path(row['file']).stem}.npz",
+                point=point,
+                shards=where.directory,
+                shard=row["file"],
+                source_sha256=row["sha256"],
+                num_clips=counts[row["file"]],
+            )
+            for row in shards.finished(where).files
+        ]
 
     @property
-    def plainest(self) -> Experiment:
-        """The shards of the central square if there is one, else of the first."""
-        return self.shards.get("center") or next(iter(self.shards.values()))
+    def plainest(self) -> str:
+        """The view of the central square if there is one, else the first."""
+        return "center" if "center" in self.shards else next(iter(self.shards))
 
     @property
     def label_names(self) -> list[str]:
         """Labels by the numbers that shards hold."""
-        return self.plainest.finished_shards.class_names
+        return self.shards[self.plainest].finished_shards.class_names
 
     @property
     def video_of(self) -> dict[int, str]:
@@ -94,8 +118,14 @@ class ModelClips:
         return count_padded([clip.times for clip in self._chosen()])
 
     def _chosen(self) -> Sequence[ChosenClip]:
-        units = self.plainest.finished_shards.units
+        units = self.shards[self.plainest].finished_shards.units
         return [clip for unit in units for clip in unit.clips if clip.split == self._split]
+
+
+def _count_clips(shards: Experiment, split: str) -> Counter[str]:
+    """Count the clips of a split in each shard."""
+    rows = read_rows(shards.finished_shards.address.directory / CLIPS_TABLE, ClipRow)
+    return Counter(row.file for row in rows if row.split == split)
 
 
 __all__ = ["Labels", "ModelClips", "list_labels"]

@@ -11,7 +11,7 @@ from pipelines.evaluate.clips import Labels, ModelClips, list_labels
 from pipelines.evaluate.heads import fit_heads
 from pipelines.evaluate.page import write_page
 from pipelines.evaluate.trial import evaluate_trial
-from pipelines.evaluate.units import evaluate_units, resolved_dtype, units_of
+from pipelines.evaluate.units import evaluate_units, resolved_dtype
 from pipelines.ray_pool import log, ray_session
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
@@ -29,7 +29,7 @@ from vidflow.stages.evaluation.table import describe_model, points_table, result
 from vidflow.stages.evaluation.worker import EvaluateUnit
 from vidflow.stages.experiment import Experiment
 from vidflow.store.layout import FileEntry
-from vidflow.tracking import Tracker, explain_failures
+from vidflow.tracking import FeatureData, Tracker, explain_failures
 
 View = tuple[Point, str]
 
@@ -47,6 +47,7 @@ def main(experiment: Experiment) -> None:
     if not evaluate.models:
         raise ConfigError("evaluate.models: got none, wanted at least one; `vidflow settings evaluate` explains them")
     started = time.monotonic()
+    experiment.runs_on = True
     if not experiment.has_rows:
         synth.main(experiment)
         experiment.published("synth")
@@ -111,9 +112,9 @@ class Evaluation:
     def run(self) -> list[ModelResult]:
         """Evaluate the points that have no files yet, and return all results."""
         units = {
-            (point, view): units_of(shards, point, self._address(point, view))
+            (point, view): self._clips[point.model].units(view, point, self._address(point, view))
             for point in self._points
-            for view, shards in self._clips[point.model].shards.items()
+            for view in self._clips[point.model].shards
         }
         flat: list[EvaluateUnit] = [unit for each in units.values() for unit in each]
         setups = {name: model.setup for name, model in self._models.items()}
@@ -149,7 +150,16 @@ class Evaluation:
                     "num_points": len(self._points),
                 },
                 config_yaml=config_to_yaml(self._given),
-                datasets={name: (address.identity, str(address.directory)) for name, address in shards.items()},
+                datasets=[
+                    FeatureData(
+                        name=f"{name} {view}",
+                        identity=shards[f"{name} {view}"].identity,
+                        place=str(shards[f"{name} {view}"].directory),
+                        clips={config.evaluate.split: clips.num_clips},
+                    )
+                    for name, clips in self._clips.items()
+                    for view in clips.shards
+                ],
             )
             for measured in (each for result in results for each in result.points):
                 self._log_point(tracker, parent, keys[measured.point], measured)
@@ -215,7 +225,7 @@ class Evaluation:
                 "tokens_per_block": ",".join(map(str, measured.cost.tokens)),
             },
         )
-        tracker.finish(run_id, "FINISHED", summary=measured.metrics)
+        tracker.finish(run_id, "FINISHED", metrics=measured.metrics)
 
 
 __all__ = ["main", "show"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.evaluate.clips import ModelClips
-from pipelines.evaluate.units import evaluate_units, resolved_dtype, units_of
+from pipelines.evaluate.units import evaluate_units, resolved_dtype
 from pipelines.ray_pool import log
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.schema import Config
@@ -45,10 +45,8 @@ def fit_heads(experiment: Experiment, labels: list[str], split: str) -> Config:
 
 def _make_folder(experiment: Experiment, model: ReadyModel, clips: ModelClips, split: str) -> Path:
     config, point = experiment.config, Point(model=model.name)
-    shards = clips.plainest
-    address = locate_point(
-        config, model, point, shards.finished_shards.address, resolved_dtype(config), split=split, answer=INPUTS
-    )
+    shards = clips.shards[clips.plainest].finished_shards.address
+    address = locate_point(config, model, point, shards, resolved_dtype(config), split=split, answer=INPUTS)
     folder = experiment.root / _FOLDER / fingerprint([_VERSION, address.fingerprint, clips.label_names])
     if folder.is_dir():
         log.info("evaluate: %s, last layer is there already: %s", model.name, folder)
@@ -56,7 +54,7 @@ def _make_folder(experiment: Experiment, model: ReadyModel, clips: ModelClips, s
     # Built first, so that a model without such a layer is refused before its clips are read.
     classifier = build_video_classifier(model.setup.recipe, dtype="float32", class_names=model.setup.class_names)
     last_layer(classifier)
-    units = units_of(shards, point, address)
+    units = clips.units(clips.plainest, point, address)
     entries = evaluate_units(config, {model.name: model.setup}, units, split=split, answer=last_inputs)
     files = [read_logits(experiment.root / FOLDER / entry.file, entry.sha256) for entry in entries]
     files = [file for file in files if len(file.keys)]

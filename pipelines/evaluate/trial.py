@@ -13,7 +13,7 @@ from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
-from vidflow.tracking import Tracker, explain_failures, fetch_file
+from vidflow.tracking import FeatureData, Tracker, explain_failures, fetch_file
 from vidflow.training.measure import measure_trial
 from vidflow.training.snapshot import BEST
 from vidflow.training.trial import load_trial
@@ -56,9 +56,13 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
             name=f"{config.report.title}: trial on {split}",
             params={"trial": identity.key, "split": split, "num_clips": num_clips},
             config_yaml=config_to_yaml(config),
-            datasets={name: (address.identity, str(address.directory))},
+            datasets=[
+                FeatureData(
+                    name=name, identity=address.identity, place=str(address.directory), clips={split: num_clips}
+                )
+            ],
         )
-        tracker.finish(run_id, "FINISHED", summary={f"{split}/{key}": value for key, value in metrics.items()})
+        tracker.finish(run_id, "FINISHED", metrics={f"{split}/{key}": value for key, value in metrics.items()})
     log.info("evaluate: MLflow run %s; all runs: %s", run_id, experiment.command("ui"))
 
 

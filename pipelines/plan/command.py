@@ -1,7 +1,6 @@
 """Predict the cost of an experiment before anything starts: `vidflow plan CONFIG.yaml`."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -9,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
+from pipelines.placement import Part, count_fitting, place_workers, this_machine
 from pipelines.plan.measure import (
     DiskSpeed,
     FeatureProbe,
@@ -25,9 +23,9 @@ from pipelines.plan.measure import (
     probe_videos,
 )
 from pipelines.plan.record import StageCost, locate_plan
-from pipelines.plan.table import PlannedStage, table
+from pipelines.plan.table import PlannedStage, TrialKind, table
 from pipelines.ray_pool import log
-from vidflow.config.schema import Config, FeatureSet, StageResources, Trial
+from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
@@ -95,6 +93,7 @@ def _made(folder: Path, name: str) -> Path:
 
 def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
     """Count videos and clips by split."""
+    names = experiment.config.trials.splits
     if experiment.has_rows:
         videos = [item.split for item in experiment.rows[0]]
         num_unscanned = len(experiment.list_unscanned())
@@ -110,8 +109,8 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
         num_videos=len(videos),
         num_unscanned=num_unscanned,
         num_clips=round(clips.total() * per_video),
-        num_train=round(clips["train"] * per_video),
-        num_val=round(clips["val"] * per_video),
+        num_train=round(clips[names.train] * per_video),
+        num_val=round(clips[names.val] * per_video),
     )
 
 
@@ -119,7 +118,7 @@ def _video_stages(
     experiment: Experiment, splits: Splits, rendering: Rate | None, shards: ShardProbe
 ) -> list[PlannedStage]:
     """Return the lines of rendering, scanning and sharding."""
-    num_workers = count_workers(experiment.config.resources.shard)
+    num_workers = count_workers(experiment.config.resources, "shard")
     lines = []
     if experiment.config.video.manifest is None:
         cost = None
@@ -189,8 +188,9 @@ def _feature_stage(
         stage=f"extract/{name}",
         cost=None if done is not None else StageCost(seconds=seconds, num_bytes=num_bytes),
         num_units=splits.num_clips,
-        num_workers=count_workers(config.resources.extract),
+        num_workers=count_workers(config.resources, "extract"),
         stored_bytes=done.num_bytes if done is not None else 0,
+        num_frames=config.video.sampling.num_frames,
         tokens_per_frame=probe.tokens_per_frame,
         gflops_per_frame=0.0 if is_reduced_from_cache(features) else probe.gflops_per_frame,
         num_passes=passes,
@@ -201,20 +201,30 @@ def _feature_stage(
 
 def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
     """Measure a step of every core and return the line of all trials, assuming that none is stopped early."""
-    trials = draw_candidates(config)[0]
+    trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
-    seconds = 0.0
+    drawn: Counter[tuple[str, str, int]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
         if kind not in steps:
             log.info("plan: measuring a training step of %s", trial.core)
             steps[kind] = probe_step(config, trial, probes[trial.features], directory / str(len(steps)))
-        step = steps[kind]
-        seconds += trial.epochs * (splits.num_train * step.train + splits.num_val * step.validate)
-    number = num_trials(config)
-    num_bytes = sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number
-    cost = StageCost(seconds=seconds * number / len(trials), num_bytes=num_bytes)
-    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=count_workers(config.resources.trials))
+        drawn[kind, trial.core if trial.unmerge else f"{trial.core} on {trial.features}", trial.epochs] += 1
+    kinds = tuple(
+        TrialKind(
+            name=name,
+            num_trials=count * number / len(trials),
+            epochs=epochs,
+            epoch_seconds=splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
+        )
+        for (kind, name, epochs), count in drawn.items()
+    )
+    cost = StageCost(
+        seconds=sum(each.num_trials * each.epochs * each.epoch_seconds for each in kinds),
+        num_bytes=sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number,
+    )
+    workers = count_workers(config.resources, "trials")
+    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=workers, kinds=kinds)
 
 
 def _kind(config: Config, trial: Trial) -> str:
@@ -245,9 +255,9 @@ def num_passes(config: Config, features: str) -> int:
     return round(total * num_trials(config) / max(1, len(trials)))
 
 
-def count_workers(resources: StageResources) -> int:
+def count_workers(resources: Resources, part: Part) -> int:
     """Return how many workers this machine can run at the same time; a cluster may run more."""
-    fitting = int((os.cpu_count() or 1) / resources.num_cpus)
-    if resources.num_gpus:
-        fitting = min(fitting, int(torch.cuda.device_count() / resources.num_gpus))
-    return max(1, min(resources.workers or fitting, fitting))
+    machines = this_machine()
+    placement = place_workers(resources, part, machines)
+    fitting = count_fitting(placement, machines)
+    return max(1, min(placement.workers or fitting, fitting))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pipelines.extract import build_extractor
+from pipelines.placement import place_workers, this_machine
 from pipelines.shard import build_shard_builder
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
@@ -237,7 +238,7 @@ def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: 
         directory=directory,
         key="probe",
         objective=objective_of(config.trials, trial.task),
-        device="cuda" if config.resources.trials.num_gpus else "cpu",
+        device=place_workers(config.resources, "trials", this_machine()).device,
     )
     train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
     both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
@@ -261,7 +262,14 @@ def _maker(
         "num_frames": config.video.sampling.num_frames,
         "clip": clip_settings(config),
     }
-    extract = build_extractor(config, features, shards.directory, directory, metadata)
+    extract = build_extractor(
+        config,
+        features,
+        shards.directory,
+        directory,
+        metadata,
+        place_workers(config.resources, "extract", this_machine()),
+    )
     return lambda file, source: extract(ExtractUnit(file=file, shard=source.file, source_sha256=source.sha256))
 
 

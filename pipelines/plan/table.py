@@ -7,6 +7,25 @@ from pipelines.plan.measure import DiskSpeed
 from pipelines.plan.record import StageCost
 from vidflow.report.formats import format_bytes, format_seconds
 
+_MAX_NAMES = 3  # feature sets that one line names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialKind:
+    """Trials that cost the same.
+
+    Attributes:
+        name: Their core, with their features if those make a difference.
+        num_trials: How many there are; the expected number if a search draws them.
+        epochs: Epochs of each.
+        epoch_seconds: Worker seconds of an epoch.
+    """
+
+    name: str
+    num_trials: float
+    epochs: int
+    epoch_seconds: float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
@@ -18,11 +37,13 @@ class PlannedStage:
         num_units: Number of videos, clips or trials.
         stored_bytes: Bytes that are already on disk.
         num_workers: Workers that share the seconds.
+        num_frames: Frames of a clip.
         tokens_per_frame: Tokens per frame of a feature set.
-        gflops_per_frame: GFLOPs per frame of its encoder.
+        gflops_per_frame: GFLOPs per frame of its encoder; 0 if it is made from cached tokens.
         num_passes: Epochs of all trials that read a feature set.
         recompute_seconds: Seconds of those passes if each of them computed the features again.
         read_seconds: Seconds of those passes if they read the features from disk, including one write.
+        kinds: The trials of a sweep, those of equal cost together.
     """
 
     stage: str
@@ -30,11 +51,13 @@ class PlannedStage:
     num_units: int
     num_workers: int
     stored_bytes: int = 0
+    num_frames: int = 1
     tokens_per_frame: float | None = None
     gflops_per_frame: float | None = None
     num_passes: int = 0
     recompute_seconds: float = 0.0
     read_seconds: float = 0.0
+    kinds: tuple[TrialKind, ...] = ()
 
     @property
     def cheaper(self) -> str:
@@ -43,39 +66,140 @@ class PlannedStage:
             return ""
         return "cache" if self.read_seconds <= self.recompute_seconds else "recompute"
 
+    @property
+    def features(self) -> str:
+        """Name of the feature set; empty for other stages."""
+        return self.stage.removeprefix("extract/") if self.stage.startswith("extract/") else ""
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Tokens and GFLOPs per frame as they are printed; none for other stages."""
+        tokens = [] if self.tokens_per_frame is None else [f"{self.tokens_per_frame:.4g} tokens"]
+        is_known = self.gflops_per_frame is not None and self.gflops_per_frame > 0
+        return (*tokens, *([f"{self.gflops_per_frame:.3g} GFLOPs"] if is_known else []))
+
+
+Row = tuple[str, ...]
+_HEAD = ("command", "what it does", "how many", "each", "work", "wall here", "on disk")
+_IS_RIGHT = (False, False, False, False, True, True, True)
+_VIDEOS, _CLIPS, _TRIALS = "video", "clip", "trial"
+_STAGES = {
+    "synth": ("synth", "render videos", _VIDEOS),
+    "scan": ("shard", "scan videos", _VIDEOS),
+    "shard": ("shard", "decode and pack", _CLIPS),
+    "sweep": ("sweep", "train", _TRIALS),
+}
+
 
 def table(stages: Sequence[PlannedStage], disk: DiskSpeed, free: float) -> list[str]:
     """Return the lines of the printed plan."""
-    lines = [
-        f"{'stage':<32} {'units':>9} {'tokens':>7} {'GFLOPs':>8} {'worker time':>12} {'wall':>11} {'on disk':>10}"
-        "  state"
-    ]
-    lines += [_row(line) for line in stages]
+    rows = [_HEAD, *(row for group in _fold(stages) for row in _rows(group))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     costs = [line.cost for line in stages if line.cost is not None]
     wall = sum(line.cost.seconds / line.num_workers for line in stages if line.cost is not None)
     needed = sum(cost.num_bytes for cost in costs)
-    lines.append(
+    lines = [_align(row, widths) for row in rows]
+    lines += [
+        "",
         f"to do: {format_seconds(sum(cost.seconds for cost in costs))} of work, about {format_seconds(wall)} on this "
-        f"machine besides starting workers; {format_bytes(needed)} more on disk, {format_bytes(free)} are free"
-    )
+        f"machine besides starting workers; {format_bytes(needed)} more on disk, {format_bytes(free)} are free",
+    ]
     if needed > free:
         lines.append(f"NOT ENOUGH DISK: {format_bytes(needed - free)} short; reduce tokens, clips or feature sets")
-    lines.append(f"disk: writes {format_bytes(disk.write)}/s, reads {format_bytes(disk.read)}/s")
-    lines += [
-        f"{line.stage}: {line.num_passes} passes take {format_seconds(line.read_seconds)} made once and read, "
-        f"{format_seconds(line.recompute_seconds)} made anew in each -> {line.cheaper}"
-        for line in stages
-        if line.num_passes
-    ]
+    lines.append(f"disk: writes {format_bytes(disk.write)} and reads {format_bytes(disk.read)} per second")
+    return [*lines, *_compare_ways(stages)]
+
+
+def _align(row: Row, widths: Sequence[int]) -> str:
+    cells = zip(row, widths, _IS_RIGHT, strict=True)
+    return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip()
+
+
+def _fold(stages: Sequence[PlannedStage]) -> list[list[PlannedStage]]:
+    """Put feature sets together that have equal clips, tokens and GFLOPs, if all are done or all are to do."""
+    groups: dict[object, list[PlannedStage]] = {}
+    for line in stages:
+        key = (line.num_units, line.counts, line.cost is None) if line.features else line.stage
+        groups.setdefault(key, []).append(line)
+    return list(groups.values())
+
+
+def _rows(group: Sequence[PlannedStage]) -> list[Row]:
+    """Return the row of a stage, or of feature sets that are alike, and rows that explain it."""
+    line = group[0]
+    command, what, unit = _STAGES.get(line.stage, ("extract", _name_features(group), _CLIPS))
+    costs = [each.cost for each in group if each.cost is not None]
+    num_bytes = sum(cost.num_bytes for cost in costs) if costs else sum(each.stored_bytes for each in group)
+    size = format_bytes(num_bytes) if num_bytes else ""
+    number = f"{len(group)} x " * (len(group) > 1) + _count(line.num_units, unit)
+    if line.features and line.num_frames > 1:
+        number += f" of {line.num_frames} frames"
+    below = [_blank(each=f"{' and '.join(line.counts)} per frame")] if line.counts else []
+    if not costs:
+        return [(command, what, number, "done", "", "", size), *below]
+    seconds = sum(cost.seconds for cost in costs)
+    each = _describe_each(line, seconds / len(group), num_bytes / len(group), unit)
+    if len(line.kinds) == 1:
+        number, each = _describe_kind(line.kinds[0])
+    below += [_kind_row(kind) for kind in line.kinds if len(line.kinds) > 1]
+    return [(command, what, number, each, *map(format_seconds, (seconds, seconds / line.num_workers)), size), *below]
+
+
+def _describe_each(line: PlannedStage, seconds: float, num_bytes: float, unit: str) -> str:
+    """Return what one unit takes; empty for trials, which have rows of their own."""
+    if line.kinds:
+        return ""
+    number = max(1, line.num_units)
+    if not line.features:
+        return f"{_short(seconds / number)} per {unit}"
+    return f"{_short(seconds / number / line.num_frames)} per frame, {format_bytes(num_bytes / number)} per clip"
+
+
+def _describe_kind(kind: TrialKind) -> tuple[str, str]:
+    """Return how many trials take how long, and why."""
+    return (
+        f"{_count(kind.num_trials, _TRIALS)} x {format_seconds(kind.epochs * kind.epoch_seconds)}",
+        f"{_count(kind.epochs, 'epoch')}, {_short(kind.epoch_seconds)} per epoch",
+    )
+
+
+def _kind_row(kind: TrialKind) -> Row:
+    number, each = _describe_kind(kind)
+    work = format_seconds(kind.num_trials * kind.epochs * kind.epoch_seconds)
+    return ("", f"  {kind.name}", f"  {number}", each, work, "", "")
+
+
+def _blank(each: str) -> Row:
+    return ("", "", "", each, "", "", "")
+
+
+def _name_features(group: Sequence[PlannedStage]) -> str:
+    return f"{'reduce' if group[0].gflops_per_frame == 0 else 'encode'} {_list_names(group)}"
+
+
+def _list_names(group: Sequence[PlannedStage]) -> str:
+    names = ", ".join(line.features for line in group[:_MAX_NAMES])
+    return f"{names} and {len(group) - _MAX_NAMES} more" if len(group) > _MAX_NAMES else names
+
+
+def _compare_ways(stages: Sequence[PlannedStage]) -> list[str]:
+    """Say for all feature sets alike whether to make them once, or anew in each epoch."""
+    lines = []
+    for way, advice in (("cache", "cached is faster"), ("recompute", "encoding anew would be faster")):
+        group = [line for line in stages if line.cheaper == way]
+        if group:
+            lines.append(
+                f"features {_list_names(group)}: read in {_count(sum(line.num_passes for line in group), 'epoch')} of "
+                f"all trials; {format_seconds(sum(line.read_seconds for line in group))} if made once and cached, "
+                f"{format_seconds(sum(line.recompute_seconds for line in group))} if made anew in every epoch -> "
+                f"{advice}"
+            )
     return lines
 
 
-def _row(line: PlannedStage) -> str:
-    tokens = "" if line.tokens_per_frame is None else f"{line.tokens_per_frame:.4g}"
-    gflops = "" if line.gflops_per_frame is None else f"{line.gflops_per_frame:.3g}"
-    cost = line.cost
-    work = format_seconds(cost.seconds) if cost else ""
-    wall = format_seconds(cost.seconds / line.num_workers) if cost else ""
-    size = format_bytes(cost.num_bytes if cost else line.stored_bytes)
-    state = "to do" if cost else "cached" if line.stage.startswith("extract/") else "done"
-    return f"{line.stage:<32} {line.num_units:>9,} {tokens:>7} {gflops:>8} {work:>12} {wall:>11} {size:>10}  {state}"
+def _count(number: float, unit: str) -> str:
+    return f"1 {unit}" if number == 1 else f"{number:,.6g} {unit}s"
+
+
+def _short(seconds: float) -> str:
+    return format_seconds(seconds) if seconds >= 1 else f"{1000 * seconds:.3g} ms"

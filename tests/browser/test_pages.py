@@ -1,3 +1,5 @@
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ from vidflow.config.tracking_uri import default_uri
 from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
-from vidflow.tracking import Tracker, ui_page
+from vidflow.tracking import FeatureData, RunsView, Tracker, find_page
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +129,8 @@ def report(trials: list[TrialResult]) -> ReportData:
 def fill_store(uri: str, page: str) -> str:
     """Log a sweep with three trials and its report, as the pipeline does; return its run."""
     tracker = Tracker(uri, "browser test")
-    datasets = {"base": ("00c0ffee00c0ffee", "/runs/features/base")}
+    datasets = [FeatureData(name="base", identity="00c0ffee00c0ffee", place="/runs/features/base")]
+    tracker.show_first(RunsView(metric="val/top1", curve="val/top1", mode="max", params=("core", "features", "seed")))
     sweep = tracker.sweep_run("5eed", name="parent-sweep", params={"algorithm": "grid"}, config_yaml="root: x\n")
     for result in results():
         name = f"trial-{result.settings['core']}"
@@ -144,11 +147,11 @@ def fill_store(uri: str, page: str) -> str:
 class Ui:
     """MLflow's UI on a store with a sweep and three trials."""
 
-    port: int
+    start: str
     sweep_run_id: str
 
     def page(self, place: str) -> str:
-        return ui_page(port=self.port).replace("experiments?", f"{place}?")
+        return f"{self.start.partition('#')[0]}#/{place}?workflowType=machine_learning"
 
 
 @pytest.fixture
@@ -156,7 +159,9 @@ def ui(tmp_path: Path) -> Iterator[Ui]:
     uri = default_uri(tmp_path / "root")
     sweep = fill_store(uri, render_page(report(results())))
     with serve(uri) as server:
-        yield Ui(server.port, sweep)
+        page = find_page(uri, "browser test", f"http://127.0.0.1:{server.port}")
+        assert page is not None
+        yield Ui(page, sweep)
 
 
 def num_colours(picture: np.ndarray) -> int:
@@ -179,11 +184,10 @@ def shown_with(browser: Browser, address: str, words: str) -> str:
 
 
 def test_the_ui_shows_a_sweep_its_trials_and_its_report(browser: Browser, ui: Ui, tmp_path: Path) -> None:
-    assert "browser test" in shown_with(browser, ui_page(port=ui.port), "browser test")
-
-    # Experiment 0 is MLflow's own. The list folds trials under their sweep, and counts them.
-    runs = ui.page("experiments/1/runs")
+    # Experiment 0 is MLflow's own.
+    runs = ui.start
     shown = shown_with(browser, runs, "parent-sweep")
+    assert "browser test" in shown
     assert "parent-sweep" in shown
     assert "matching runs" in shown
     assert re.search(r"<strong>4</strong>|>4<|4 matching", shown)
@@ -209,7 +213,8 @@ def test_the_ui_shows_a_sweep_its_trials_and_its_report(browser: Browser, ui: Ui
 def test_the_report_is_drawn_whole(browser: Browser, tmp_path: Path, width: int) -> None:
     path = tmp_path / "report.html"
     path.write_text(render_page(report(results())), encoding="utf-8")
-    picture = browser.screenshot(path.as_uri(), tmp_path / f"report-{width}.png", width=width, height=4200)
+    height = 4200 if width > 640 else 6500  # tables are stacked on narrow pages
+    picture = browser.screenshot(path.as_uri(), tmp_path / f"report-{width}.png", width=width, height=height)
     shown = browser.run("--dump-dom", path.as_uri())
     assert "&lt;b&gt;odd&lt;/b&gt; name" in shown
 
@@ -218,6 +223,66 @@ def test_the_report_is_drawn_whole(browser: Browser, tmp_path: Path, width: int)
     assert num_near(picture, BLUE) > 1000
     # Nothing sticks out on the right: the page's ground, and nothing else, is along that edge.
     assert num_colours(picture[:, -4:]) == 1
+
+
+MEASURE = """\
+<body style="margin:0"><iframe id="page" src="{page}" style="border:0;width:{width}px;height:4000px"></iframe>
+<pre id="found"></pre>
+<script>
+const numbers = text => {{
+  const scale = text.startsWith("color(srgb") ? 255 : 1, [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+  return [r * scale, g * scale, b * scale, a];
+}};
+const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+page.onload = () => {{
+  const view = page.contentWindow, doc = page.contentDocument, root = doc.documentElement;
+  const own = node => numbers(view.getComputedStyle(node).backgroundColor);
+  const ground = node => node ? over(own(node), ground(node.parentElement)) : [255, 255, 255, 1];
+  const texts = doc.createTreeWalker(doc.body, NodeFilter.SHOW_TEXT);
+  let worst = [99, ""];
+  for (let text; text = texts.nextNode();) {{
+    const box = text.parentElement;
+    if (!text.data.trim() || !box.getClientRects().length || ["STYLE", "SOURCE"].includes(box.tagName)) continue;
+    const [a, b] = [light(numbers(view.getComputedStyle(box).color)), light(ground(box))].sort((x, y) => y - x);
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < worst[0]) worst = [contrast, text.data.trim()];
+  }}
+  const images = [...doc.querySelectorAll("figure img")];
+  const chosen = images.map(image => image.currentSrc.length > 99 && image.clientWidth);
+  const cut = images.filter(image => image.clientWidth > root.clientWidth).length;
+  found.textContent = JSON.stringify({{scroll: root.scrollWidth, width: root.clientWidth, worst, chosen, cut}});
+}};
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_the_report_is_readable_on_a_telephone_and_in_the_dark(
+    browser: Browser, tmp_path: Path, width: int, is_dark: bool
+) -> None:
+    path, frame = tmp_path / "report.html", tmp_path / "frame.html"
+    path.write_text(render_page(report(results())), encoding="utf-8")
+    frame.write_text(MEASURE.format(page=path.as_uri(), width=width))
+    # A window of Chromium has 500 pixels at least; a frame within it may be as narrow as a telephone.
+    scheme = f"--blink-settings=preferredColorScheme={0 if is_dark else 1}"
+    options = [scheme, "--hide-scrollbars", "--allow-file-access-from-files", "--virtual-time-budget=9000"]
+    shown = browser.run(*options, "--dump-dom", frame.as_uri())
+    found = json.loads(html.unescape(shown.split('id="found">')[1].split("</pre>")[0]))
+    assert found["scroll"] == found["width"] == width  # nothing to scroll sideways
+    assert found["worst"][0] >= 4.5, found["worst"]  # the contrast that WCAG wants for text
+    assert all(found["chosen"])
+    assert found["cut"] == 0
+
+    browser.run(*options, f"--screenshot={tmp_path / 'p.png'}", f"--window-size={max(width, 520)},4000", frame.as_uri())
+    picture = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))[:, :width]
+    ground = (20, 24, 28) if is_dark else (247, 247, 245)
+    assert num_near(picture, ground) > 0.1 * picture.shape[0] * width
+    # Figures too are drawn on the ground of the page.
+    assert (picture.min(-1) > 235).mean() < 0.02 if is_dark else (picture.max(-1) < 40).mean() < 0.02
 
 
 def test_the_report_can_be_printed(browser: Browser, tmp_path: Path) -> None:

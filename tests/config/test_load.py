@@ -3,9 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from vidflow.config.fingerprints import clip_settings, feature_settings, fingerprint, shard_settings, trial_settings
+from vidflow.config.fingerprints import (
+    clip_settings,
+    feature_settings,
+    fingerprint,
+    shard_settings,
+    sweep_settings,
+    trial_settings,
+)
 from vidflow.config.load import config_to_yaml, load_config
+from vidflow.config.schema import SplitNames
 from vidflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -43,14 +53,17 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
     [
         ("trials: {axes: {corre: [mean]}}", "did you mean `core`?"),
         ("trials: {axes: {core: [mean, gruu]}}", "'gruu'"),
-        ("trials: {axes: {features: [base, other]}}", "got 'other', wanted one of: base"),
+        (
+            "trials: {axes: {features: [base, other]}}",
+            "axes.features: got 'other', no such feature set; valid",
+        ),
         ("trials: {axes: {learning_rate: {low: 0.1, high: 1}}}", "a range needs `algorithm: random`"),
         ("trials: {algorithm: random, axes: {learning_rate: {low: 1, high: 0.1}}}", "low < high"),
         ("trials: {axes: {seed: []}}", "got no values"),
         ("encoder: {img_size: 448}", "at most video.size = 224"),
         ("encoder: {weights: 'random:x'}", "wanted a whole number after `random:`"),
         ("encoder: {weights: nowhere.safetensors}", "wanted `hub`, `random:SEED` or an existing file"),
-        ("video: {manifest: nowhere.csv}", "no such file: 'nowhere.csv'"),
+        ("video: {manifest: nowhere.csv}", "no such file or folder: 'nowhere.csv'"),
         ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
         ("features: {../x: {depths: [1]}}", "letters, digits"),
         ("root: s3://b/x", "root: got 's3://b/x', wanted a path on a disk"),
@@ -59,6 +72,12 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("video: {video_root: 'file:///x'}", "video.video_root: got 'file:///x', wanted a path on a disk"),
         ("encoder: {weights: 'https://h/w.pt'}", "encoder.weights: got 'https://h/w.pt', wanted a path on a disk"),
         ("root: a%b", "wanted a path without `%`"),
+        ("trials: {objective: val/top2}", "got 'val/top2', which classification does not measure; did you mean"),
+        ("trials: {trial: {readout_dim: 130}}", "trials.trial.readout_dim: got 130, wanted a multiple of"),
+        (
+            "{video: {sampling: {num_frames: 1}}, trials: {trial: {task: depth}, axes: {task: [camera_pose]}}}",
+            "at least 2",
+        ),
         ("root: a?b#c", "wanted a path without `?` or `#`"),
         ("root: /etc/passwd/x", "root: /etc/passwd is a file"),
         ("video: {sampling: {fps: .inf}}", "got inf; input should be a finite number"),
@@ -120,7 +139,11 @@ def test_every_shipped_experiment_says_how_to_run_it(path):
 def addresses(config):
     shards = fingerprint(shard_settings(config, "videos", {"av": "1"}))
     features = fingerprint(feature_settings(config, config.features["base"], shards, "weights"))
-    return shards, features, fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max"))
+    return (
+        shards,
+        features,
+        fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,3 +193,55 @@ def test_a_pipe_that_nobody_writes_to_is_refused_and_one_of_the_shell_is_read(tm
     os.close(writer)
     assert Path(load_config([Path(f"/dev/fd/{reader}")]).root).name == "here"
     os.close(reader)
+
+
+def test_problems_of_all_kinds_are_in_one_message_and_one_that_follows_from_another_is_not(tmp_path):
+    text = "{video: {sampling: {fpps: 3}}, encoder: {img_size: -1, weights: no.pt}, trials: {axes: {seed: []}}}"
+    with pytest.raises(ConfigError) as caught:
+        load_config([write(tmp_path, text)], ["resources.shard.workers=0"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 problems in the configuration; nothing was started:"
+    for key in ("video.sampling.fpps", "encoder.img_size", "encoder.weights", "trials.axes.seed", "shard.workers"):
+        assert sum(key in line for line in lines) == 1
+
+
+def test_what_a_file_marks_as_required_is_named_with_every_other_problem(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("video:\n  manifest: ???\n  sizes: 3\nencoder:\n  name: ???\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config([file])
+    said = str(caught.value)
+    assert said.startswith("3 problems")
+    assert "mine.yaml: video.manifest: required, as the file says `???`; give it: `video.manifest=PATH`. Folder" in said
+    assert "encoder.name: required" in said
+    assert "video.sizes: no such setting" in said
+    file.write_text("video:\n  manifest: ???\n")
+    assert load_config([file], [f"video.manifest={file}"]).video.manifest == str(file)
+
+
+def test_splits_have_any_names_but_not_the_same_and_not_for_rendered_videos(tmp_path):
+    manifest = tmp_path / "rows.csv"
+    manifest.write_text("path,label,split\n")
+    base = tmp_path / "mine.yaml"
+    base.write_text(f"video: {{manifest: {manifest}}}\n")
+    assert load_config([base], ["trials.splits={train: fit, val: rank}"]).trials.splits.used == ("fit", "rank")
+    with pytest.raises(ConfigError, match="got train, train; wanted different splits"):
+        load_config([base], ["trials.splits.val=train"])
+    with pytest.raises(ConfigError, match="rendered videos have the splits train and val only"):
+        load_config([base], ["video.manifest=null", "trials.splits.test=test"])
+
+
+def test_a_root_in_the_folder_of_videos_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"video: {{manifest: {tmp_path}}}\nroot: {tmp_path / 'runs'}\n")
+    with pytest.raises(ConfigError, match="which is inside the folder of videos"):
+        load_config([tmp_path / "mine.yaml"])
+
+
+def test_names_of_splits_move_trials_only_where_they_are_not_the_usual_ones():
+    trials = load_config([ROOT / "conf/demo.yaml"]).trials
+    usual = trial_settings(trials.trial, "features", "val/top1", "max", SplitNames())
+    assert "splits" not in usual
+    assert fingerprint(usual) != fingerprint(
+        trial_settings(trials.trial, "features", "val/top1", "max", SplitNames(test="test"))
+    )
+    assert "splits" not in sweep_settings(trials)

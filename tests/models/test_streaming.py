@@ -51,8 +51,10 @@ def stream(model, frames, queries):
 def assert_same(one, other, **tolerance):
     assert len(one) == len(other)
     for left, right in zip(one, other, strict=True):
-        assert left.keys() == right.keys()
-        for name in left:
+        # `batched` knows neither names nor probabilities.
+        named = {"names", "probabilities"}
+        assert left.keys() - named == right.keys() - named
+        for name in left.keys() - named:
             np.testing.assert_allclose(left[name], right[name], **tolerance)
 
 
@@ -110,6 +112,13 @@ def test_what_is_remembered_does_not_grow(encoder, core):
     for _ in range(40):
         model.step(FRAMES[1])
     assert {name: part.numel() for name, part in model.state_dict().items()} == before
+
+
+def test_the_answer_of_a_classifier_names_its_classes(encoder):
+    model = StreamingModel(make_task("classification"), encoder, class_names=["left", "right", "up"])
+    answer = model.step(FRAMES[0])
+    assert answer["names"].tolist() == ["left", "right", "up", "3", "4"]
+    np.testing.assert_allclose(answer["probabilities"], np.exp(answer["logits"]) / np.exp(answer["logits"]).sum(), 1e-5)
 
 
 def test_the_encoder_runs_once_per_frame_and_sees_what_prepare_made(encoder):

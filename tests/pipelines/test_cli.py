@@ -63,7 +63,10 @@ def test_a_server_that_gives_no_answer_is_said_before_anything_starts(here, tiny
     assert "cannot use http://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny.parent / "root").exists()
-    assert here("run", tiny, silent, "--print").returncode == 0
+    shown = here("run", tiny, silent, "--print")
+    assert shown.returncode == 2
+    assert "name: test_vit" in shown.stdout
+    assert "cannot use http://127.0.0.1:9" in shown.stderr
 
 
 def test_a_root_on_a_disk_that_refuses_writing_is_said_before_anything_starts(here, tiny):
@@ -90,6 +93,15 @@ def test_output_that_cannot_be_written_is_a_sentence(size, is_unbuffered):
     assert done.stderr == "vidflow: standard output cannot be written (No space left on device)\n"
 
 
+def test_a_reader_that_has_read_enough_ends_the_command_quietly():
+    code = "from pipelines.entry import exit_code; import sys; sys.exit(exit_code(lambda: print('x\\n' * 100_000)))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"x\n"
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize(("resumes", "promise"), [(True, "; the same command resumes from here"), (False, "")])
 def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, promise, capsys):
     assert exit_code(lambda: signal.raise_signal(signal.SIGINT), resumes=resumes) == 1
@@ -98,7 +110,7 @@ def test_only_a_command_that_resumes_says_so_when_it_is_interrupted(resumes, pro
 
 @pytest.mark.parametrize(("command", "resumes"), [("plan", False), ("bench", False), ("sweep", True), ("run", True)])
 def test_plan_and_bench_promise_nothing_when_they_are_interrupted(command, resumes, tiny, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.entry.load_config", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("pipelines.entry.draft_config", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main([command, str(tiny)])
     assert ("resumes from here" in capsys.readouterr().err) is resumes

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import mlflow
@@ -16,13 +17,14 @@ import pytest
 import torch
 
 from pipelines.cli import main
-from pipelines.predict import find_predictor
 from pipelines.predict_files import read_state, write_state
 from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import VidflowError
+from vidflow.loading import load
+from vidflow.stages.trained import read_sweep
 from vidflow.store.features import FeatureReader
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
-from vidflow.video.ffmpeg import probe, write_h264
+from vidflow.video.ffmpeg import probe, stream_frames, write_h264
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,7 @@ def test_a_run_is_fetched_and_everything_asked_for_is_written(finished, predict,
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert len(rows_of(lines.read_text())) == len(probe(out).pts_seconds) == 3
+    assert probe(out).fps == 8
     assert probe(out).codec == "h264"
     for path in (out, lines, state):
         assert str(path) in done.log
@@ -130,8 +133,8 @@ def test_mistakes_are_named_without_a_traceback(finished, gru, predict, tmp_path
     for arguments, complaint, code in [
         ((gru, tmp_path / "gone.mp4"), "no such file", 1),
         ((tmp_path, video), "has not finished an epoch", 1),
-        ((tmp_path / "gone", video), "wanted a trial's folder, or the id of an MLflow run", 1),
-        (("f" * 32, video, "--tracking-uri", uri), "cannot download checkpoint/best.safetensors from", 1),
+        ((tmp_path / "gone", video), "wanted a config, a trial's folder, or the id of an MLflow run", 1),
+        (("f" * 32, video, "--tracking-uri", uri), "cannot be read from", 1),
         ((gru, video, "--box", "1,2,3,4"), "follows neither boxes nor points", 1),
         ((gru, video, "--box", "1,2"), "got 2 numbers in '1,2', wanted 4", 2),
         ((gru, video, "--fps", "0"), "wanted a number above 0", 2),
@@ -191,7 +194,7 @@ def test_a_state_goes_on_with_its_own_trial_alone(finished, gru, predict, tmp_pa
     assert predict(gru, video, "--max-frames", "2", "--save-state", state).returncode == 0
     other = next(path.parent for path in finished.glob("trials/*/result.json") if path.parent != gru)
     done = predict(other, video, "--load-state", state)
-    own, theirs = (find_predictor(str(trial)).model.trial_sha256 for trial in (other, gru))
+    own, theirs = (load(trial).model.trial_sha256 for trial in (other, gru))
     assert f"saved by the trial with digest {theirs}, this trial has {own}" in done.stderr
     assert done.returncode == 1
     good = state.read_bytes()
@@ -236,6 +239,42 @@ def test_an_interrupt_ends_the_video_and_keeps_what_came_before(gru, tmp_path):
     assert 0 < len(probe(out).pts_seconds) == len(rows_of(lines.read_text())) < 4000
 
 
+def test_the_written_video_has_the_frames_and_times_of_the_source_and_holds_the_prediction(gru, predict, tmp_path):
+    video, out, lines = tmp_path / "video.mp4", tmp_path / "out.mp4", tmp_path / "rows.jsonl"
+    times = [0, 40, 80, 120, 200, 240, 400, 440, 480, 900, 940, 980]  # of a camera that drops frames
+    grey = (np.full((240, 320, 3), 20 * number, np.uint8) for number in range(len(times)))
+    write_h264(video, grey, fps=25, pts=times, time_base=Fraction(1, 1000))
+    assert predict(gru, video, "--fps", "2", "--out", out, "--json", lines).returncode == 0
+    np.testing.assert_allclose(probe(out).pts_seconds, probe(video).pts_seconds, atol=1e-3)
+    assert lines.read_text() == predict(gru, video, "--fps", "2").stdout
+    assert [row["pts_seconds"] for row in rows_of(lines.read_text())][:2] == [0.24, 0.48]
+    # The bar below the picture is blue up to the probability; before the first prediction there is none.
+    drawn = [frame.pixels[245:255, 2].mean(0) for frame in stream_frames(str(out), fps=1000, every_frame=True)]
+    is_blue = [blue > red + 100 for red, _, blue in dict.fromkeys(map(tuple, drawn))]
+    assert is_blue[0] is np.False_
+    assert is_blue[-1]
+
+
+def test_the_best_trial_of_a_config_a_sweep_and_a_root_is_taken_and_named(finished_experiment, finished, predict):
+    video, best = validation_videos(finished)[0], read_sweep(next(finished.glob("sweeps/*/"))).best_trial()
+    wanted = predict(best.directory, video).stdout
+    uri, _ = run_of(finished)
+    parent = json.loads(next(finished.glob("sweeps/*/manifest.json")).read_text())["details"]["run_id"]
+    for trial, more in [
+        (finished, ()),
+        (next(finished.glob("sweeps/*/")), ()),
+        (finished_experiment.config, ()),
+        (parent, ("--tracking-uri", uri)),
+    ]:
+        done = predict(trial, video, *more)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == wanted
+        assert "best trial of" in done.log
+        assert f"val/top1 {best.best.metrics['val/top1']:.3f}" in done.log
+        assert best.key in done.log or "core=" in done.log
+    assert "settings change a config" in predict(best.directory, video, f"root={finished}").stderr
+
+
 def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gru, predict, monkeypatch):
     import pandas as pd
 
@@ -262,8 +301,9 @@ def test_mlflow_loads_the_model_and_predicts_paths_lists_and_tables(finished, gr
 
 
 def test_the_model_holds_the_weights_and_text_and_no_pickle(finished):
-    _, run_id = run_of(finished)
-    folder = next(finished.glob(f"mlartifacts/{run_id}/artifacts/model"))
+    uri, run_id = run_of(finished)
+    (model,) = mlflow.MlflowClient(uri).get_run(run_id).outputs.model_outputs
+    folder = next(finished.glob(f"mlartifacts/models/{model.model_id}/artifacts"))
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         "MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml", "mlflow_model.py", f"artifacts/{BEST}",

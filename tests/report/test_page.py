@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
-from vidflow.report.figures import strip_image
+from vidflow.report.figures import strip_drawing
 from vidflow.report.page import (
     Example,
     ReportData,
@@ -17,7 +17,7 @@ from vidflow.report.page import (
 from vidflow.report.pictures import Picture
 
 INLINE = {"b", "code", "span"}
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
 EVIL = "<evil onerror='x'>&amp;\"</title></style>$"
 
 
@@ -178,7 +178,7 @@ def test_every_section_holds_its_content(page: Page) -> None:
         "✗ wrong run (61 %), in truth jump k1",
         "Truncated in scan: 1",
         "a.mp4 ends early 1",
-        "shard 2 min 30 s 1 min 15 s 1.53 MB 3 1,400 1 beef",
+        "shard 1 min 15 s 2 min 30 s 1.53 MB 3 1,400 1 beef",
         "torch 2.14",
         "root: runs/demo",
         "epochs 3 num_heads —",
@@ -274,7 +274,7 @@ def test_a_single_trial_is_its_own_headline() -> None:
 
 
 PICTURE = Picture(
-    content=strip_image(np.zeros((2, 8, 8, 3), np.uint8)), kind="jpeg", scale=2, caption="miou 0.61", key="k7"
+    content=strip_drawing(np.zeros((2, 8, 8, 3), np.uint8)), kind="jpeg", scale=2, caption="miou 0.61", key="k7"
 )
 BOXES = TaskSection(
     task="box_tracking",

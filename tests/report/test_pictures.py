@@ -9,6 +9,7 @@ from PIL import Image, ImageColor
 from vidflow.config.schema import Trial, Trials
 from vidflow.config.search import objective_of
 from vidflow.records import ClipTokens, EpochResult, TrialResult
+from vidflow.report.figures import LIGHT
 from vidflow.report.pictures import PREDICTION, TRUTH, draw_boxes, draw_clips, draw_tracks
 from vidflow.report.results import Pictured, read_pictured
 from vidflow.store.features import FeatureReader
@@ -89,7 +90,7 @@ def test_every_dense_task_is_drawn_from_what_a_trial_left_in_its_folder(trained,
     pictures = draw(task, pictured, reader)
     assert [picture.key for picture in pictures] == ([""] if task == "camera_pose" else ["clip3", "clip4", "clip5"])
     for picture in pictures:
-        image = Image.open(io.BytesIO(picture.content))
+        image = Image.open(io.BytesIO(picture.content[LIGHT]))
         assert image.format == picture.kind.upper()
         assert image.width / picture.scale < 1200  # what a page has room for
         assert np.asarray(image.convert("L")).std() > 5

@@ -1,11 +1,12 @@
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from vidflow.config.schema import Trial
+from vidflow.config.schema import SplitNames, Trial
 from vidflow.config.tasks import Objective
 from vidflow.errors import VidflowError
 from vidflow.training.batches import iterate_batches
@@ -170,3 +171,32 @@ def test_clips_of_one_moment_have_no_rate(tmp_path, feature_set):
 def test_a_trial_without_weights_cannot_be_loaded(tmp_path):
     with pytest.raises(VidflowError, match=r"best\.safetensors: no such file"):
         load_task(tmp_path)
+
+
+def test_the_best_epoch_is_measured_once_on_the_test_split_and_nothing_else_changes(feature_set, tmp_path):
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(60, 4, 1, 2, 16))
+    splits = ["fit"] * 30 + ["rank"] * 20 + ["last"] * 10
+    reader = feature_set(tmp_path / "features", tokens, [index % 2 for index in range(60)], splits)
+    trial = dataclasses.replace(SMALL, epochs=6)  # noise, so that an early epoch is the best
+    histories = {}
+    for test in (None, "last"):
+        names = SplitNames(train="fit", val="rank", test=test)
+        objective = Objective("val/loss", "min")
+        run = run_trial(trial, reader, directory=tmp_path / str(test), key="k", objective=objective, names=names)
+        histories[test] = list(run)
+    plain, tested = (
+        [{k: v for k, v in r.metrics.items() if "per_second" not in k} for r in histories[n]] for n in (None, "last")
+    )
+    measured = {name: value for name, value in tested[-1].items() if name.startswith("test/")}
+    assert not histories["last"][-1].is_best
+    assert plain[:-1] == tested[:-1]
+    assert plain[-1] | measured == tested[-1]
+    result = load_result(tmp_path / "last")
+    assert result.test == measured
+    task = load_task(tmp_path / "last")
+    batch = next(iterate_batches(reader, np.arange(50, 60), batch_size=10, device=torch.device("cpu"), num_depths=1))
+    with torch.inference_mode():
+        logits = task(batch.tokens, batch.prefix, task.queries_of(batch.targets))["logits"][:, -1]
+    hits = (logits.argmax(-1) == batch.targets["label"]).float().mean()
+    assert math.isclose(measured["test/top1"], float(hits), abs_tol=1e-6)

@@ -37,7 +37,7 @@ def _rows(items, videos):
     return [(str(item.path.relative_to(videos)), item.label, item.split) for item in items]
 
 
-def test_kinetics400(annotations, videos):
+def test_kinetics(annotations, videos):
     header = "label,youtube_id,time_start,time_end,split,is_cc\n"
     (annotations / "train.csv").write_text(
         header + 'abseiling,-3B32lodo2M,59,69,train,0\n"air drumming",_dbcJ,0,10,train,0\n'
@@ -45,7 +45,7 @@ def test_kinetics400(annotations, videos):
     (annotations / "validate.csv").write_text(header + "abseiling,zZz,104,114,validate,0\n")
     (annotations / "test.csv").write_text("youtube_id,time_start,time_end,split\nabc,1,11,test\n")
     _place(videos, "abseiling/-3B32lodo2M_000059_000069.mp4", "val/zZz_000104_000114.mkv")
-    items = adapt("kinetics400", annotations=annotations, videos=videos)
+    items = adapt("kinetics", annotations=annotations, videos=videos)
     assert _rows(items, videos) == [
         ("abc_000001_000011.mp4", "", "test"),
         ("abseiling/-3B32lodo2M_000059_000069.mp4", "abseiling", "train"),
@@ -136,7 +136,7 @@ def test_rows_survive_the_manifest(annotations, videos, tmp_path):
     assert read_manifest(tmp_path / "epic.csv") == (items, [])
 
 
-@pytest.mark.parametrize("dataset", ["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51", "perception_test"])
+@pytest.mark.parametrize("dataset", ["kinetics", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51", "perception_test"])
 def test_missing_annotation_files_are_named(annotations, videos, dataset):
     with pytest.raises(ConfigError, match=f"{annotations}.*wanted"):
         adapt(dataset, annotations=annotations, videos=videos)
@@ -150,11 +150,11 @@ def test_a_missing_video_folder_is_named(annotations, tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "files", "complaint"),
     [
-        ("kinetics400", {"t.csv": "label,youtube_id\na,b\n"}, "t.csv: .*'time_start' is missing"),
-        ("kinetics400", {"t.csv": "youtube_id,time_start,time_end,split\na,x,2,train\n"}, "t.csv: .*'x'"),
-        ("kinetics400", {"t.csv": "youtube_id,time_start,time_end,split\na,1,2,dev\n"}, "'dev' is missing"),
-        ("kinetics400", {"t.csv": "youtube_id,time_start,time_end,split\na,inf,2,train\n"}, "t.csv: .*infinity"),
-        ("kinetics400", {"t.csv": "youtube_id\n" + "a" * 200_000}, "t.csv: .*field limit"),
+        ("kinetics", {"t.csv": "label,youtube_id\na,b\n"}, "t.csv: .*'time_start' is missing"),
+        ("kinetics", {"t.csv": "youtube_id,time_start,time_end,split\na,x,2,train\n"}, "t.csv: .*'x'"),
+        ("kinetics", {"t.csv": "youtube_id,time_start,time_end,split\na,1,2,dev\n"}, "'dev' is missing"),
+        ("kinetics", {"t.csv": "youtube_id,time_start,time_end,split\na,inf,2,train\n"}, "t.csv: .*infinity"),
+        ("kinetics", {"t.csv": "youtube_id\n" + "a" * 200_000}, "t.csv: .*field limit"),
         ("ssv2", {"labels.json": "[" * 100_000}, "labels.json: not in its published format"),
         ("ssv2", {"labels.json": "{nonsense"}, "labels.json: not in its published format"),
         ("ssv2", {"labels.json": "{}", "train.json": '[{"id": "1", "template": "X [y]"}]'}, "the class 'X y'"),
@@ -173,7 +173,7 @@ def test_a_file_in_another_format_is_named_with_the_reason(annotations, videos, 
 def test_a_pipe_in_place_of_a_published_file_is_refused_at_once(annotations, videos):
     os.mkfifo(annotations / "train.csv")
     with pytest.raises(ConfigError, match=r"train\.csv: not a regular file"):
-        adapt("kinetics400", annotations=annotations, videos=videos)
+        adapt("kinetics", annotations=annotations, videos=videos)
 
 
 @pytest.mark.parametrize("stop", ["00:00:nan", "00:00:inf", "00:00:-1"])

@@ -180,11 +180,12 @@ def test_a_track_that_is_nowhere_annotated_is_never_visible(tmp_path):
     assert not arrays["points_visible"].any()
 
 
-def test_the_same_annotations_give_the_same_bytes(tmp_path):
+def test_a_file_of_the_same_annotations_is_left_alone_so_that_it_is_not_scanned_again(tmp_path):
     files = {"a.json": [_entry(boxes=[_box_track(0, MOVING)])]}
     (item,) = _adapt(tmp_path, files)
-    before = item.annotations.read_bytes()
-    assert _adapt(tmp_path, files)[0].annotations.read_bytes() == before
+    before = item.annotations.stat()
+    assert _adapt(tmp_path, files)[0].annotations.stat() == before
+    assert [path.name for path in item.annotations.parent.iterdir()] == [item.annotations.name]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,17 @@ def test_a_rate_above_the_videos_repeats_frames_and_one_far_below_gives_the_last
     assert numbers(steady, fps=0.01) == [39]
 
 
+@pytest.mark.parametrize(("fps", "start"), [(1, None), (7.5, None), (25, None), (4, 0.305)])
+def test_every_frame_is_shown_once_and_the_sampled_ones_are_marked(uneven, fps, start):
+    frames = list(stream_frames(str(uneven), fps=fps, start_seconds=start, every_frame=True))
+    shown = [read_number(frame.pixels) for frame in frames]
+    assert sorted(set(shown)) == list(range(0 if start is None else 2, 12))
+    sampled = [number for number, frame in zip(shown, frames, strict=True) if frame.is_sampled]
+    assert sampled == numbers(uneven, fps=fps, start_seconds=start)
+    between = [number for number, frame in zip(shown, frames, strict=True) if not frame.is_sampled]
+    assert len(between) == len(set(between) - set(sampled))
+
+
 def test_starting_later_gives_the_rest_of_the_same_moments(steady):
     assert numbers(steady, fps=5, start_seconds=2.0) == numbers(steady, fps=5)[10:]
 

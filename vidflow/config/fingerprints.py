@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from vidflow.config.encoder import encoder_settings
-from vidflow.config.schema import Config, FeatureSet, Trial
+from vidflow.config.schema import Config, FeatureSet, SplitNames, Trial, Trials
 
 STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2, "evaluate": 1}
 """Increase the number of a stage by hand when a change of its code changes its result."""
@@ -82,7 +82,9 @@ def reduced_settings(features: FeatureSet, dense_fingerprint: str) -> dict[str, 
     }
 
 
-def trial_settings(trial: Trial, features_identity: str, objective: str, mode: str) -> dict[str, Any]:
+def trial_settings(
+    trial: Trial, features_identity: str, objective: str, mode: str, splits: SplitNames
+) -> dict[str, Any]:
     """Return the settings that decide one trial; their fingerprint is the trial's key."""
     values = dataclasses.asdict(trial)
     values.pop("features")
@@ -91,5 +93,18 @@ def trial_settings(trial: Trial, features_identity: str, objective: str, mode: s
         "features": features_identity,
         "objective": objective,
         "mode": mode,
+        **_split_settings(splits),
         **values,
     }
+
+
+def sweep_settings(trials: Trials) -> dict[str, Any]:
+    """Return the settings that decide which trials a sweep has."""
+    values = dataclasses.asdict(trials)
+    values.pop("splits")
+    return {**values, **_split_settings(trials.splits)}
+
+
+def _split_settings(splits: SplitNames) -> dict[str, Any]:
+    """Return nothing for the usual names, so that trials from before they were settings keep their keys."""
+    return {} if splits == SplitNames() else {"splits": dataclasses.asdict(splits)}

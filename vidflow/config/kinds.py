@@ -19,7 +19,7 @@ def in_words(kind: Any) -> str:
         words = list(dict.fromkeys(map(in_words, parts)))
         return (", or " if "," in "".join(words) else " or ").join(words)
     if origin is Literal:
-        return f"one of {', '.join(map(shown, parts))}"
+        return shown(parts[0]) if len(parts) == 1 else f"one of {', '.join(map(shown, parts))}"
     if origin is list or (origin is tuple and parts[-1] is Ellipsis):
         return f"a list, each entry {in_words(parts[0])}"
     if origin is tuple:

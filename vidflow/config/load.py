@@ -3,11 +3,10 @@
 import dataclasses
 import difflib
 import io
-import os
-import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,25 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from vidflow.config.encoder import is_path, misplaced_settings
+from vidflow.config.cross_checks import CROSS_CHECKS, PATHS
+from vidflow.config.describe import find_settings
+from vidflow.config.encoder import is_path
 from vidflow.config.names import nearest_hint
-from vidflow.config.paths import NO_URLS, folder_problem, has_home, is_file, is_url, nearest_existing
-from vidflow.config.schema import Config, VideoModel
-from vidflow.config.search import draw_candidates
+from vidflow.config.paths import absolute_path
+from vidflow.config.schema import Config, Trials, VideoModel
 from vidflow.config.tracking_uri import (
-    check_uri,
     keep_credentials,
     may_hold_password,
-    split_credentials,
-    sqlite_file,
-    store_uri,
+    show_value,
     without_credentials,
 )
 from vidflow.errors import ConfigError
 
+_REQUIRED = "???"
+"""OmegaConf's mark of a value that must be given."""
 _MAX_VALUES = 100_000
-_MAX_SHOWN = 200
-_MAX_PATH = 4096
 _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 # Exceptions of YAML and OmegaConf for text such as 2001-99-99, 0x, a thousand brackets or `a[b=1`.
 _UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -58,6 +56,25 @@ class _Source:
         return True
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Draft:
+    """Settings as far as they are valid.
+
+    Attributes:
+        config: The settings; those that are not valid have their defaults.
+        problems: What is wrong with the others; each begins with its key and a colon, or with its file.
+        unsure: Keys whose value in `config` may not be what the user means.
+    """
+
+    config: Config
+    problems: tuple[str, ...] = ()
+    unsure: frozenset[str] = frozenset()
+
+    def is_sure(self, key: str) -> bool:
+        """Return whether a setting, and everything below and above it, is what the user means."""
+        return not any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in self.unsure)
+
+
 def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     """Merge files left to right, then overrides, and validate everything.
 
@@ -71,15 +88,45 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: With every problem found, each with its file, key, value got and value wanted.
     """
+    draft = draft_config(paths, overrides)
+    if draft.problems:
+        raise ConfigError(join_problems(draft.problems))
+    return draft.config
+
+
+def draft_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Draft:
+    """Do as `load_config`, but return the problems together with the settings that are valid.
+
+    So a caller can look for problems of other kinds before it reports all of them.
+
+    Raises:
+        ConfigError: If a file or an override cannot be read, so that nothing else can be known.
+    """
     try:
-        return _load(paths, overrides)
+        draft = _draft(_read_sources(paths, overrides))
     except ConfigError as error:
         # A mistyped setting may hold a password too. No chained error, because it holds the same values.
         raise ConfigError(without_credentials(str(error))) from None
+    return dataclasses.replace(draft, problems=tuple(map(without_credentials, draft.problems)))
 
 
-def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
-    sources = [_read_yaml(path) for path in paths] + [_read_override(text) for text in overrides]
+def _read_sources(paths: Sequence[Path], overrides: Sequence[str]) -> list[_Source]:
+    sources: list[_Source] = []
+    problems: list[str] = []
+    for read in [
+        *(partial(_read_yaml, path) for path in paths),
+        *(partial(_read_override, text) for text in overrides),
+    ]:
+        try:
+            sources.append(read())
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems[0] if len(problems) == 1 else join_problems(problems))
+    return sources
+
+
+def _draft(sources: Sequence[_Source]) -> Draft:
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(OmegaConf.create(s.values) for s in sources)), resolve=True)
     except (*_UNREADABLE, OmegaConfBaseException) as error:
@@ -87,21 +134,89 @@ def _load(paths: Sequence[Path], overrides: Sequence[str]) -> Config:
         raise ConfigError(f"settings cannot be merged: {reason}") from error
     if garbled := next(_find_garbled(merged), None):
         raise ConfigError(f"settings hold text that is not valid Unicode: {garbled}")
+    required = _take_required(merged, sources)
+    problems: dict[str, None] = dict.fromkeys(required.values())
+    unsure: set[str] = set(required)
+    while True:
+        try:
+            config = TypeAdapter(Config).validate_python(merged)
+            break
+        except ValidationError as error:
+            problems |= dict.fromkeys(_explain(error, sources))
+            removed = _remove_bad(merged, error)
+            if not removed:
+                raise ConfigError(join_problems(list(problems))) from error
+            unsure |= removed
+    draft = Draft(config, unsure=frozenset(unsure))
+    for reads, find in CROSS_CHECKS:
+        found = find(config) if all(map(draft.is_sure, reads)) else []
+        problems |= dict.fromkeys(found)
+        unsure |= {problem.partition(":")[0] for problem in found}
+    return _resolve_paths_and_credentials(Draft(config, tuple(problems), frozenset(unsure)))
+
+
+def _remove_bad(merged: Any, error: ValidationError) -> set[str]:
+    """Remove the values that are not valid, and return the keys that do not have the value that the user means."""
+    unsure, paths = set(), set()
+    for item in error.errors(include_url=False):
+        location = [part for part in item["loc"] if not _is_union_branch(part, item["loc"])]
+        path = _existing_path(merged, location)
+        if not path:
+            continue
+        paths.add(path)
+        if item["type"] in _UNKNOWN:
+            near = difflib.get_close_matches(str(path[-1]), _valid_names(path[:-1]), n=1)
+            unsure.add(".".join(map(str, (*path[:-1], *near))))
+        else:
+            unsure.add(".".join(map(str, path)))
+    for path in sorted(paths, key=len, reverse=True):
+        parent = merged
+        for part in path[:-1]:
+            parent = parent[part]
+        del parent[path[-1]]
+    return unsure
+
+
+def _existing_path(merged: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return the names of a location that exist; an entry of a list has no name."""
+    path: list[str | int] = []
+    for part in location:
+        if not isinstance(merged, dict) or part not in merged:
+            break
+        path.append(part)
+        merged = merged[part]
+    return tuple(path)
+
+
+def _take_required(node: Any, sources: Sequence[_Source], location: tuple[str, ...] = ()) -> dict[str, str]:
+    """Take out the settings that a file marks with `???`, as it leaves them to the user; return key -> problem."""
+    found: dict[str, str] = {}
+    for name, value in list(node.items()) if isinstance(node, dict) else ():
+        place = (*location, str(name))
+        key = ".".join(place)
+        if value == _REQUIRED:
+            del node[name]
+            origin = next((s.name for s in reversed(sources) if s.sets(place)), sources[0].name)
+            found[key] = f"{origin}: {key}: required, as the file says `???`; give it: {_example_of(key)}"
+        else:
+            found |= _take_required(value, sources, place)
+    return found
+
+
+def _example_of(key: str) -> str:
+    """Return how to give a setting on the command line, and what it means."""
     try:
-        config = TypeAdapter(Config).validate_python(merged)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, sources)) from error
-    problems = _cross_checks(config)
-    if problems:
-        raise ConfigError(_join_problems(problems))
-    return _resolve_paths_and_credentials(config)
+        meaning = find_settings(key)[0].settings[0].meaning
+    except ConfigError:  # no such setting, as a file may hold anything
+        return f"`{key}=VALUE`"
+    return f"`{key}={'PATH' if key in PATHS else 'VALUE'}`. {meaning}"
 
 
 def _find_garbled(value: Any) -> Iterator[str]:
     """Yield the texts that cannot be written to a file, such as half of a surrogate pair."""
     if isinstance(value, str):
         if value != value.encode(errors="replace").decode():
-            yield _show_value(value)
+            yield show_value(value)
     elif isinstance(value, dict):
         for item in value.items():
             yield from _find_garbled(list(item))
@@ -110,37 +225,52 @@ def _find_garbled(value: Any) -> Iterator[str]:
             yield from _find_garbled(item)
 
 
-def _resolve_paths_and_credentials(config: Config) -> Config:
-    """Make paths absolute, because workers run in other folders, and remove the password from the address."""
+def _resolve_paths_and_credentials(draft: Draft) -> Draft:
+    """Make paths absolute, because workers run in other folders, and remove the password from the address.
+
+    Values that are not valid cannot be resolved: such paths stay, and such an address is removed.
+    """
+    config = draft.config
     video, encoder, tracking = config.video, config.encoder, config.tracking
     has_path = is_path(encoder.family, encoder.weights)
-    return dataclasses.replace(
+
+    def absolute(key: str, path: str) -> str:
+        return absolute_path(path) if draft.is_sure(key) else path
+
+    resolved = dataclasses.replace(
         config,
-        root=_absolute(config.root),
+        root=absolute("root", config.root),
         video=dataclasses.replace(
             video,
-            manifest=_absolute(video.manifest) if video.manifest else None,
-            video_root=_absolute(video.video_root) if video.video_root else None,
+            manifest=absolute("video.manifest", video.manifest) if video.manifest else None,
+            video_root=absolute("video.video_root", video.video_root) if video.video_root else None,
         ),
-        encoder=dataclasses.replace(encoder, weights=_absolute(encoder.weights)) if has_path else encoder,
+        encoder=dataclasses.replace(encoder, weights=absolute("encoder.weights", encoder.weights))
+        if has_path
+        else encoder,
         evaluate=dataclasses.replace(
             config.evaluate, models={name: _resolve_model(model) for name, model in config.evaluate.models.items()}
         ),
-        tracking=dataclasses.replace(tracking, uri=keep_credentials(tracking.uri)) if tracking.uri else tracking,
+        tracking=dataclasses.replace(
+            tracking, uri=keep_credentials(tracking.uri) if tracking.uri and draft.is_sure("tracking.uri") else None
+        ),
     )
+    return dataclasses.replace(draft, config=resolved)
 
 
 def _resolve_model(model: VideoModel) -> VideoModel:
     has_path = is_path(model.family, model.weights)
     return dataclasses.replace(
         model,
-        weights=_absolute(model.weights) if has_path else model.weights,
-        class_names={head: _absolute(path) for head, path in model.class_names.items()},
+        weights=absolute_path(model.weights) if has_path else model.weights,
+        class_names={head: absolute_path(path) for head, path in model.class_names.items()},
     )
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+def read_stored_trials(path: Path) -> Trials:
+    """Return the section `trials` of what `config_to_yaml` wrote, perhaps on another machine: no path is checked."""
+    stored = OmegaConf.to_container(OmegaConf.load(path))
+    return TypeAdapter(Config).validate_python(stored).trials
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -211,8 +341,8 @@ def _read_override(text: str) -> _Source:
         raise ConfigError(f"{name}: not `key=value`{reason}") from error
 
 
-def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
-    problems = []
+def _explain(error: ValidationError, sources: Sequence[_Source]) -> list[str]:
+    problems: dict[str, list[str]] = {}
     items = [
         ([part for part in item["loc"] if not _is_union_branch(part, item["loc"])], item)
         for item in error.errors(include_url=False)
@@ -224,25 +354,14 @@ def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
             continue
         key = ".".join(str(part) for part in location)
         origin = next((s.name for s in reversed(sources) if s.sets(location)), sources[0].name)
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if item["type"] in _UNKNOWN:
             names = _valid_names(location[:-1])
-            problems.append(f"{origin}: {key}: no such setting; {nearest_hint(str(location[-1]), names)}")
+            problems[f"{origin}: {key}: no such setting"] = [nearest_hint(str(location[-1]), names)]
         else:
-            problems.append(
-                f"{origin}: {key}: got {_show_value(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"
-            )
-    return _join_problems(list(dict.fromkeys(problems)))
-
-
-def _show_value(value: Any) -> str:
-    """Return a value as short text for a message; a value that may hold a password is not shown."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return f"a {type(value).__name__} of thousands of digits"
-    if may_hold_password(text):
-        return "a value that is not shown, as it may hold a password"
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+            # A union has a message for each of its kinds.
+            wanted = problems.setdefault(f"{origin}: {key}: got {show_value(item['input'])}", [])
+            wanted.append(f"{item['msg'][0].lower()}{item['msg'][1:]}")
+    return [f"{what}; {', or '.join(dict.fromkeys(wanted))}" for what, wanted in problems.items()]
 
 
 def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
@@ -250,7 +369,7 @@ def _is_union_branch(part: str | int, location: Sequence[str | int]) -> bool:
     return (
         part is not location[0]
         and isinstance(part, str)
-        and ("[" in part or part in {"Range", "str", "int", "float", "bool"})
+        and ("[" in part or part in {"Range", "str", "int", "float", "bool", "constrained-float"})
     )
 
 
@@ -265,112 +384,7 @@ def _valid_names(location: Sequence[str | int]) -> list[str]:
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
 
 
-def _cross_checks(config: Config) -> list[str]:
-    """Return the problems that concern more than one field."""
-    return [
-        *draw_candidates(config)[1],
-        *_feature_problems(config),
-        *_source_problems(config),
-        *_tracking_problems(config),
-    ]
-
-
-def _feature_problems(config: Config) -> list[str]:
-    problems = []
-    problems += misplaced_settings(config.encoder)
-    if config.encoder.family == "image" and config.encoder.img_size > config.video.size:
-        problems.append(
-            f"encoder.img_size: got {config.encoder.img_size}, wanted at most video.size = {config.video.size}: "
-            "frames are never enlarged; set both"
-        )
-    if not config.features:
-        problems.append("features: got none, wanted at least one feature set, such as `base: {depths: [-1]}`")
-    for name, features in config.features.items():
-        if len(set(features.depths)) != len(features.depths) or not features.depths:
-            problems.append(f"features.{name}.depths: got {features.depths}, wanted different block numbers")
-        if not name.replace("_", "").replace("-", "").isalnum():
-            problems.append(f"features.{name}: a name may hold letters, digits, `-` and `_` only")
-    return problems
-
-
-def _source_problems(config: Config) -> list[str]:
-    problems = _path_problems(config)
-    if problems:
-        return problems
-    if config.video.manifest is not None and not is_file(config.video.manifest):
-        problems.append(f"video.manifest: no such file: {_show_value(config.video.manifest)}")
-    family, weights = config.encoder.family, config.encoder.weights
-    if is_path(family, weights) and not is_file(weights) and (family == "image" or not Path(weights).is_dir()):
-        wanted = "`hub`" if family == "image" else "an id on the Hugging Face hub, a folder"
-        problems.append(
-            f"encoder.weights: got {_show_value(weights)}, wanted {wanted}, `random:SEED` or an existing file"
-        )
-    if family != "image" and weights == "hub":
-        problems.append(
-            "encoder.weights: got `hub`, wanted the model's id there, such as `google/vivit-b-16x2-kinetics400`"
-        )
-    if weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,18}", weights):
-        problems.append(f"encoder.weights: got {_show_value(weights)}, wanted a whole number after `random:`")
-    return problems
-
-
-def _path_problems(config: Config) -> list[str]:
-    """Return the problems of paths that their text shows, and of a root that is not a folder."""
-    paths = {
-        "root": config.root,
-        "video.manifest": config.video.manifest,
-        "video.video_root": config.video.video_root,
-        "encoder.weights": config.encoder.weights,
-    }
-    problems = []
-    for key, path in paths.items():
-        if path is None:
-            continue
-        if is_url(path):
-            problems.append(f"{key}: got {_show_value(path)}, wanted a path on a disk: {NO_URLS}")
-        elif any(ord(letter) < ord(" ") for letter in path) or not path:
-            problems.append(f"{key}: got {_show_value(path)}, wanted a path without control characters")
-        elif len(os.fsencode(path)) >= _MAX_PATH:
-            problems.append(f"{key}: got a path of {len(path)} letters, wanted fewer than {_MAX_PATH}")
-        elif path.startswith("~") and not has_home(path):
-            problems.append(f"{key}: got {_show_value(path)}, wanted a user who has a home folder behind `~`")
-    if problems:
-        return problems
-    root = Path(_absolute(config.root))
-    # MLflow and Tune put the folder's name into addresses and parse it out of them again.
-    if marks := [mark for mark in "%?#" if mark in str(root)]:
-        problems.append(
-            f"root: got {_show_value(str(root))}, wanted a path without {' or '.join(f'`{mark}`' for mark in marks)}"
-        )
-    if (nearest := nearest_existing(root)) is not None and not nearest.is_dir():
-        problems.append(f"root: {nearest} is a file, wanted a folder")
-    return problems
-
-
-def writing_problem(config: Config) -> str | None:
-    """Return why nothing can be written under the root or beside the sqlite file; None if writing works."""
-    uri = store_uri(config)
-    places = {"root": Path(config.root)}
-    if uri.startswith("sqlite:"):
-        places["tracking.uri"] = sqlite_file(uri).parent
-    for key, path in places.items():
-        nearest = nearest_existing(path) or path
-        if (problem := folder_problem(nearest)) is not None:
-            return f"{key}: {problem}; wanted a folder that you may write to, on a disk with free space"
-    return None
-
-
-def _tracking_problems(config: Config) -> list[str]:
-    if config.tracking.uri is None:
-        return []
-    try:
-        uri, _ = split_credentials(config.tracking.uri)
-        check_uri(uri, num_hosts=1)
-    except ConfigError as error:
-        return [str(error)]
-    return []
-
-
-def _join_problems(problems: Sequence[str]) -> str:
+def join_problems(problems: Sequence[str]) -> str:
+    """Return one message with all problems."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{count} in the configuration; nothing was started:", *(f"  - {p}" for p in problems)])

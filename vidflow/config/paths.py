@@ -39,6 +39,14 @@ def is_file(path: str) -> bool:
         return False
 
 
+def is_folder(path: str) -> bool:
+    """Return whether a path, with `~` resolved, is a folder that can be reached."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except OSError:
+        return False
+
+
 def has_home(path: str) -> bool:
     """Return whether the user named by a leading `~` has a home folder."""
     try:
@@ -46,3 +54,16 @@ def has_home(path: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def cache_folder() -> Path | None:
+    """Return the user's folder for what can be made again; None if the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vidflow"
+    except RuntimeError:
+        return None
+
+
+def absolute_path(path: str) -> str:
+    """Return a path with `~` resolved, seen from the current folder."""
+    return str(Path(path).expanduser().absolute())

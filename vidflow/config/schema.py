@@ -19,11 +19,24 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
 Deviation = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+SplitName = Annotated[str, Field(min_length=1, max_length=4096)]
 Scalar = str | int | float | bool
 
 EncoderFamily = Literal["image", "vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 CoreName = Literal[
     "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
+]
+SourceFormat = Literal[
+    "manifest",
+    "folder",
+    "webdataset",
+    "mmaction",
+    "kinetics",
+    "ssv2",
+    "epic_kitchens_100",
+    "ucf101",
+    "hmdb51",
+    "perception_test",
 ]
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -82,14 +95,54 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """How a published data set is read, if `video.format` names one."""
+
+    __pydantic_config__ = _STRICT
+    fold: Annotated[int, Field(ge=1, le=3)] = 1
+    """Which of the three published splits of `ucf101` and `hmdb51`."""
+    epic_label: Literal["verb", "noun", "action"] = "action"
+    """Classes of `epic_kitchens_100`.
+
+    Choices:
+        verb: What is done, such as `cut`.
+        noun: To what, such as `onion`.
+        action: Both, such as `cut onion`.
+    """
+    box_gap_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Longest time between two boxes of `perception_test` across which boxes are interpolated. [seconds]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Video:
     """Where videos come from and how they become frames."""
 
     __pydantic_config__ = _STRICT
     manifest: str | None = None
-    """CSV, JSONL or Parquet file with the columns `path,label,split`; null: the videos that `synthetic` describes."""
+    """Folder of videos, CSV, JSONL or Parquet file with the columns `path,label,split`, WebDataset tars, mmaction2 list
+    or published annotations; null: the videos that `synthetic` describes."""
+    format: SourceFormat | None = None
+    """What `manifest` is; null: what its name and content show. Published data sets must be named.
+
+    Choices:
+        manifest: CSV, JSONL or Parquet file with the columns `path,label,split`.
+        folder: Folder with a sub-folder per class, with or without `train` and `val` above.
+        webdataset: A tar, or a folder of tars, of videos with `.json`, `.cls` or `.txt`; as video2dataset writes.
+        mmaction: Text file with a video and the number of its class on each line.
+        kinetics: Folder of the CSV lists of Kinetics-400, 600 or 700, or one of them.
+        ssv2: Folder of the JSON files of Something-Something v2.
+        epic_kitchens_100: Folder of the CSV files of EPIC-KITCHENS-100.
+        ucf101: Folder of the lists of UCF101.
+        hmdb51: Folder of the lists of HMDB51.
+        perception_test: Folder of the JSON files of Perception Test.
+    """
     video_root: str | None = None
-    """Second folder that paths in the manifest may point into; the first is the manifest's own folder."""
+    """Second folder that paths in the manifest may point into; the first is the manifest's own folder. For `mmaction`
+    and published data sets: the folder of the videos; null: that of the manifest."""
+    split_seed: Seed = 0
+    """Seed of the split of videos for which `manifest` names none."""
+    published: Published = field(default_factory=Published)
+    """Options of published data sets."""
     synthetic: Synthetic = field(default_factory=Synthetic)
     """Rendered videos, used if `manifest` is null."""
     decoder: Literal["decord", "pyav"] = "pyav"
@@ -298,6 +351,24 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SplitNames:
+    """Which splits of the videos trials use."""
+
+    __pydantic_config__ = _STRICT
+    train: SplitName = "train"
+    """Split that trials train on."""
+    val: SplitName = "val"
+    """Split by which epochs and trials are ranked."""
+    test: SplitName | None = None
+    """Split on which the best epoch of a trial that ran all its epochs is measured once, as `test/...`; null: none."""
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.train, self.val, *([self.test] if self.test else []))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trials:
     """The sweep: which trials are run, and which are stopped early."""
 
@@ -306,6 +377,8 @@ class Trials:
     """Settings of every trial that no axis replaces."""
     axes: dict[str, list[Scalar] | Range] = field(default_factory=dict)
     """Fields of `trial` and the values they take: for each field a list, or `{low, high, log}` to draw numbers from."""
+    splits: SplitNames = field(default_factory=SplitNames)
+    """Names of the splits."""
     algorithm: Literal["grid", "random", "optuna"] = "grid"
     """How trials are drawn from the axes.
 
@@ -495,8 +568,12 @@ class StageResources:
     __pydantic_config__ = _STRICT
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores per worker. [cores]"""
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per worker; workers with fractions share one. [GPUs]"""
+    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs per worker; workers with fractions share one. [GPUs]
+
+    Choices:
+        auto: If the machines have GPUs, 1 for `extract` and 0.5 for `trials`; 0 for `shard`.
+    """
     workers: Count | None = None
     """Number of workers; null: as many as fit on the cluster. [workers]"""
     attempts: Count = 3
@@ -510,6 +587,14 @@ class Resources:
     __pydantic_config__ = _STRICT
     ray_address: str | None = None
     """Address of a Ray cluster; null: `RAY_ADDRESS` if it is set, else a cluster on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where workers of `extract` and `trials` compute.
+
+    Choices:
+        auto: On the GPU that a worker has, else on the CPU.
+        cpu: On the CPU, also if a worker has a GPU; so a cluster that only declares GPUs can be tried.
+        cuda: On a GPU; refused if workers have none.
+    """
     shard: StageResources = field(default_factory=StageResources)
     """Scanning and decoding."""
     extract: StageResources = field(default_factory=StageResources)

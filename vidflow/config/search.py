@@ -118,7 +118,7 @@ def _range_problems(axis: str, values: Range, trials: Trials) -> list[str]:
 
 def _task_problems(trials: Trials, tasks: set[TaskName]) -> list[str]:
     if len(tasks) < 2:
-        return []
+        return [problem for task in tasks for problem in _objective_problems(trials, task)]
     return [
         f"trials.{name}: got {value!r} for {len(tasks)} tasks, which have no metric in common; {remedy}"
         for name, value, usual, remedy in (
@@ -130,13 +130,29 @@ def _task_problems(trials: Trials, tasks: set[TaskName]) -> list[str]:
     ]
 
 
+def _objective_problems(trials: Trials, task: TaskName) -> list[str]:
+    names = facts_of(task).list_objectives()
+    if trials.objective is None or trials.objective in names:
+        return []
+    hint = nearest_hint(trials.objective, names)
+    return [f"trials.objective: got {trials.objective!r}, which {task} does not measure; {hint}"]
+
+
 def _candidate_problems(trial: Trial, config: Config) -> list[str]:
     problems = []
     if trial.features not in config.features:
-        known = ", ".join(config.features)
-        problems.append(f"trials: features: got {trial.features!r}, wanted one of: {known}")
+        hint = nearest_hint(trial.features, list(config.features))
+        problems.append(f"{key_of(config.trials, 'features')}: got {trial.features!r}, no such feature set; {hint}")
     if trial.readout_dim % trial.readout_heads:
         problems.append(
-            f"trials: readout_dim {trial.readout_dim} is no multiple of readout_heads {trial.readout_heads}"
+            f"{key_of(config.trials, 'readout_dim')}: got {trial.readout_dim}, wanted a multiple of "
+            f"{key_of(config.trials, 'readout_heads')} = {trial.readout_heads}"
         )
+    if (wanted := facts_of(trial.task).min_frames) > (got := config.video.sampling.num_frames):
+        problems.append(f"video.sampling.num_frames: got {got}, wanted at least {wanted} for the task {trial.task}")
     return problems
+
+
+def key_of(trials: Trials, field: str) -> str:
+    """Return the key of the setting that gives a field of a trial its value."""
+    return f"trials.axes.{field}" if field in trials.axes else f"trials.trial.{field}"

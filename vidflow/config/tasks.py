@@ -29,37 +29,75 @@ class TaskFacts:
         predicts: What it predicts.
         objective: What ranks its epochs and trials, unless the config names another metric.
         annotations: Arrays of a clip's ground truth that it learns from; none where labels are all it needs.
+        truth: Array of a video's annotation file that they are made from; empty where labels are all it needs.
         needs_labels: Whether every clip must have a class.
+        metrics: What it measures on the validation split, without `val/`.
+        min_frames: Frames that a clip must have.
     """
 
     predicts: Prediction
     objective: Objective
     annotations: tuple[str, ...] = ()
+    truth: str = ""
     needs_labels: bool = False
+    metrics: tuple[str, ...]
+    min_frames: int = 1
+
+    def list_objectives(self) -> list[str]:
+        """Return the names of all metrics that can rank epochs and trials."""
+        training = ("train/loss", "train/learning_rate", "train/clips_per_second")
+        return ["val/loss", *(f"val/{name}" for name in self.metrics), *training]
 
 
 def facts_of(task: TaskName) -> TaskFacts:
     """Return what is known of a task."""
     match task:
         case "classification":
-            return TaskFacts(predicts="classes", objective=Objective("val/top1", "max"), needs_labels=True)
+            return TaskFacts(
+                predicts="classes",
+                objective=Objective("val/top1", "max"),
+                needs_labels=True,
+                metrics=("top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high"),
+            )
         case "box_tracking":
             return TaskFacts(
-                predicts="boxes", objective=Objective("val/miou", "max"), annotations=("boxes", "boxes_visible")
+                predicts="boxes",
+                objective=Objective("val/miou", "max"),
+                annotations=("boxes", "boxes_visible"),
+                truth="boxes",
+                metrics=("miou",),
+                min_frames=2,
             )
         case "point_tracking":
             return TaskFacts(
                 predicts="points",
                 objective=Objective("val/average_jaccard", "max"),
                 annotations=("points", "points_visible", "query_frames"),
+                truth="points",
+                metrics=("average_jaccard", "delta_avg", "occlusion_accuracy"),
+                min_frames=2,
             )
         case "depth":
-            return TaskFacts(predicts="depth", objective=Objective("val/abs_rel", "min"), annotations=("depth",))
+            return TaskFacts(
+                predicts="depth",
+                objective=Objective("val/abs_rel", "min"),
+                annotations=("depth",),
+                truth="depth",
+                metrics=("abs_rel", "abs_rel_per_image", "delta1"),
+            )
         case "camera_pose":
             return TaskFacts(
                 predicts="camera_motion",
                 objective=Objective("val/rpe_translation_mm", "min"),
                 annotations=("camera_motion",),
+                truth="camera_pose",
+                metrics=(
+                    "rpe_translation_mm",
+                    "rpe_translation_mm_rmse",
+                    "rpe_rotation_deg",
+                    "rpe_rotation_deg_rmse",
+                ),
+                min_frames=2,
             )
         case _:
             assert_never(task)

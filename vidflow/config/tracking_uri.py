@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vidflow.config.schema import Config
@@ -20,6 +21,8 @@ _SECRET_QUERY = re.compile(
     r"([?&][\w.-]*(?:password|passwd|secret|token|signature|credential|api[_-]?key)[\w.-]*=)[^&\s\"']*", re.IGNORECASE
 )
 
+
+_MAX_SHOWN = 200
 
 # Characters that break an address when MLflow appends paths to it or parses a file name out of it.
 _MARKS = {"http": "?# ", "https": "?# ", "sqlite": "?#%"}
@@ -123,6 +126,17 @@ def keep_credentials(uri: str) -> str:
 def may_hold_password(text: str) -> bool:
     """Return whether text could be an address with a password, even a mistyped one, and must not be printed."""
     return ("@" in text and ":" in text) or ("://" in text and "?" in text)
+
+
+def show_value(value: Any) -> str:
+    """Return a value as short text for a message; a value that may hold a password is not shown."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__} of thousands of digits"
+    if may_hold_password(text):
+        return "a value that is not shown, as it may hold a password"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def without_credentials(text: str) -> str:

@@ -5,7 +5,7 @@ K tapped depths, N patches, D width.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +30,14 @@ class StreamingModel:
         num_frames: Frames seen since the start.
     """
 
-    def __init__(self, task: Task, encoder: FrozenEncoder, *, prepare: Prepare | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        encoder: FrozenEncoder,
+        *,
+        prepare: Prepare | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
         """Start before the first frame.
 
         Args:
@@ -38,6 +45,7 @@ class StreamingModel:
             encoder: The encoder whose features the task was trained on, on the same device.
             prepare: Turns a frame of any size into the encoder's square, as for the training clips; None if frames
                 already have that size.
+            class_names: Names of a classifier's classes, in their order; a class without a name has its number.
 
         Raises:
             VidflowError: The task's weights are not finite.
@@ -47,6 +55,7 @@ class StreamingModel:
                 f"the trial's weights hold NaN or infinite numbers in {', '.join(bad)}; train it again, or take another"
             )
         self._task, self._encoder, self._prepare = task.eval(), encoder, prepare or _as_it_is
+        self._class_names = tuple(class_names)
         self._num_tokens = encoder.num_prefix_tokens + encoder.grid[0] * encoder.grid[1]
         self._asks = task.query.name if task.query else None
         self.reset()
@@ -85,8 +94,9 @@ class StreamingModel:
             points: More points to follow from this frame on, x and y in [0, 1] of the square; for `point_tracking`.
 
         Returns:
-            The task's predictions for this frame, without batch and time axes: `logits` (C,), `boxes` (O, 4),
-            `points` (Q, 2) with `visibility_logits` and `uncertainty_logits` (Q,), `depth` (H, W) in metres, or
+            The task's predictions for this frame, without batch and time axes: `logits` (C,) with the `probabilities`
+            and `names` of the classes (C,), the most likely one at `probabilities.argmax()`; `boxes` (O, 4); `points`
+            (Q, 2) with `visibility_logits` and `uncertainty_logits` (Q,), `depth` (H, W) in metres, or
             `camera_motion` (9,). Followed boxes and points keep the order in which they were given.
 
         Raises:
@@ -104,7 +114,11 @@ class StreamingModel:
         prefix = encoded.prefix.half().float() if encoded.prefix.shape[1] else None
         predictions, self._state = self._task.step(tokens, prefix, self._queries, self._state)
         self.num_frames += 1
-        return {name: part[0].float().cpu().numpy() for name, part in predictions.items()}
+        answer = {name: part[0].float().cpu().numpy() for name, part in predictions.items()}
+        if "logits" in answer:
+            answer["probabilities"] = predictions["logits"][0].float().softmax(-1).cpu().numpy()
+            answer["names"] = self._names(len(answer["logits"]))
+        return answer
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the whole state, on the host; a model with the same weights can continue from them.
@@ -145,6 +159,10 @@ class StreamingModel:
         self._queries = {name: moved[f"queries.{name}"] for name in self._queries}
         self._grid = moved["grid"]
         self.num_frames = int(state["num_frames"])
+
+    def _names(self, num_classes: int) -> np.ndarray:
+        named = self._class_names[:num_classes]
+        return np.array([*named, *map(str, range(len(named), num_classes))])
 
     def _fresh(self, num_queries: int = 0) -> TaskState:
         """Return the state before the first frame, in the precision of the weights."""

@@ -9,7 +9,7 @@ from vidflow.config.search import objective_of
 from vidflow.config.tasks import TaskName
 from vidflow.records import TrialResult
 from vidflow.report.formats import is_share
-from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, tint_tokens
+from vidflow.report.pareto import MergedClip, ParetoSection, compare_features, for_all_frames, tint_tokens
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.cost import FeatureCost, read_cost
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
@@ -54,7 +54,7 @@ def picture_merging(experiment: Experiment, costs: Mapping[str, FeatureCost]) ->
         return []
     frames_of = ClipFrames(experiment.scanned_shards)
     clips = []
-    for key in frames_of.keys("val")[:NUM_CLIPS]:
+    for key in frames_of.keys(experiment.config.trials.splits.val)[:NUM_CLIPS]:
         frames = frames_of(key)
         tinted = [
             (f"{name}: {costs[name].reducer}", picture)
@@ -73,9 +73,7 @@ def _tint(reader: FeatureReader, key: str, frames: np.ndarray) -> np.ndarray | N
     height, width = reader.metadata["grid"]
     if assignment is None:
         return None
-    # An output frame of a video transformer stands for several frames.
-    by_frame = assignment[:, -1].repeat(len(frames) // len(assignment), axis=0)
-    return tint_tokens(frames, by_frame, (height, width))
+    return tint_tokens(frames, for_all_frames(assignment[:, -1], len(frames)), (height, width))
 
 
 def _read_cost(experiment: Experiment, name: str) -> FeatureCost:

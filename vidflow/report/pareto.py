@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Literal, assert_never
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
 from vidflow.config.tasks import Mode
 from vidflow.records import TrialResult
@@ -202,6 +202,11 @@ def resolution(points: Sequence[ParetoPoint]) -> float | None:
     """Return half the width of the narrowest interval; smaller differences may be chance. None without intervals."""
     widths = [(p.high - p.low) / 2 for p in points if p.low is not None and p.high is not None]
     return min(widths, default=None)
+
+
+def for_all_frames(values: Shaped[np.ndarray, "F ..."], num_frames: int) -> Shaped[np.ndarray, "T ..."]:
+    """Repeat what belongs to an output frame of the encoder for each of the clip's frames that it stands for."""
+    return values.repeat(num_frames // len(values), axis=0)
 
 
 def tint_tokens(

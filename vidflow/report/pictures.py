@@ -220,7 +220,9 @@ def _draw(
             shown = spread(len(frames), _NUM_FRAMES)
             known = valid_depth(truth["depth"][shown])
             true, said = truth["depth"][shown].numpy(), answers["depth"][shown].numpy()
-            figure = draw_all(lambda look: depth_figure(frames[shown], true, said, known.numpy(), look=look))
+            figure = draw_all(
+                lambda look: depth_figure(frames[shown], true, said, known.numpy(), look=look), has_photos=True
+            )
             return Picture(content=figure, kind="png", scale=DPI / 96, caption=caption, key=key)
         case _:
             assert_never(predicts)

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from vidflow.models.tasks import Task
 from vidflow.models.tasks.readouts import AttentionReadout
 from vidflow.records import ClipTokens, TrialResult
-from vidflow.report.pareto import MergedClip, tint_tokens
+from vidflow.report.pareto import MergedClip, for_all_frames, tint_tokens
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import core_tokens
 from vidflow.training.trial import load_task
@@ -58,7 +58,7 @@ def picture_seen(
     if assignments:
         shown = [frames_of(clip.key) for clip in clips]
         pictures = [
-            (frames, tint_tokens(frames, each, (height, width)))
+            (frames, tint_tokens(frames, for_all_frames(each, len(frames)), (height, width)))
             for frames, each in zip(shown, assignments, strict=True)
         ]
         return Seen(kind="merged", clips=_pair(clips, pictures, "patches that share a token"))
@@ -72,7 +72,8 @@ def picture_seen(
     lit = []
     for clip, each in zip(clips, weights, strict=True):
         frames = frames_of(clip.key)
-        lit.append((frames, light_up(frames, each[:, -num_patches:].reshape(-1, height, width))))
+        shares = for_all_frames(each[:, -num_patches:], len(frames))
+        lit.append((frames, light_up(frames, shares.reshape(-1, height, width))))
     prefix_share = float(np.mean([each[:, :-num_patches].sum(axis=1).mean() for each in weights]))
     return Seen(kind="read", clips=_pair(clips, lit, "where it is read"), prefix_share=prefix_share)
 

@@ -36,5 +36,6 @@ class Address:
 
 def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
     """Return the address of a trial on these features."""
-    settings = trial_settings(trial, features.identity, *objective_of(config.trials, trial.task))
+    objective = objective_of(config.trials, trial.task)
+    settings = trial_settings(trial, features.identity, *objective, config.trials.splits)
     return Address(directory=Path(config.root) / "trials" / fingerprint(settings), settings=settings)

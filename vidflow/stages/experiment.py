@@ -6,6 +6,7 @@ is published again.
 
 import contextlib
 import functools
+import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ from vidflow.config.fingerprints import (
     fingerprint,
     reduced_settings,
     shard_settings,
+    sweep_settings,
     synth_settings,
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
@@ -29,14 +31,16 @@ from vidflow.records import Reject, StageManifest, VideoItem
 from vidflow.stages.address import Address, locate_trial
 from vidflow.stages.clips import choose_clips, content_digest, cut_shards, list_class_names
 from vidflow.stages.finish import read_manifest
-from vidflow.stages.reject_limit import built_rejects
+from vidflow.stages.reject_limit import built_rejects, on_one_line
 from vidflow.stages.scan import ScanInput, VideoIndex, list_inputs
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
 from vidflow.store.digests import check_once
 from vidflow.store.layout import TRIAL_RESULT, exclusive, read_listed
 from vidflow.video.manifest import read_manifest as read_video_manifest
+from vidflow.video.sources import read_source
 
+log = logging.getLogger(__name__)
 VIDEOS_MANIFEST = "manifest.csv"
 Step = Literal["synth", "scan", "shard", "extract", "sweep", "report"]
 """The steps that publish something, in order; each depends on those before it."""
@@ -74,16 +78,25 @@ class Experiment:
         self.config = config
         self._settings = tuple(settings)
         self.root = Path(config.root)
+        self.runs_on = False
+        """Whether this command goes on by itself from one stage to the next."""
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
+        self._said: set[str] = set()
 
     def with_config(self, config: Config) -> "Experiment":
-        """Return the experiment with some settings replaced, for messages of the same command line."""
-        return Experiment(config, self._settings)
+        """Return the experiment with some settings replaced, for the same command line, which runs on."""
+        other = Experiment(config, self._settings)
+        other.runs_on = True
+        return other
 
     def command(self, name: str) -> str:
         """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell."""
         return shlex.join(["vidflow", *name.split(), *self._settings])
+
+    def then(self, name: str) -> str:
+        """Return the end of a stage's closing line: the command that comes next, unless it starts by itself."""
+        return "" if self.runs_on else f"; next: {self.command(name)}"
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -165,12 +178,28 @@ class Experiment:
     def _read_rows(self) -> tuple[list[VideoItem], list[Reject]]:
         video = self.config.video
         if video.manifest is not None:
-            root = Path(video.video_root) if video.video_root else None
-            return read_video_manifest(Path(video.manifest), video_root=root)
+            listing = read_source(
+                Path(video.manifest),
+                format_name=video.format,
+                video_root=Path(video.video_root) if video.video_root else None,
+                split_names=self.config.trials.splits.used,
+                split_seed=video.split_seed,
+                published=video.published,
+                tracks=self.root / "tracks",
+            )
+            self._say_once(listing.notes)
+            return listing.items, listing.rejects
         table = self.videos.directory / VIDEOS_MANIFEST
         if (rendered := self.manifest(self.videos)) is not None:
             check_once(table, rendered.details["table_sha256"])
         return read_video_manifest(table)
+
+    def _say_once(self, notes: Sequence[str]) -> None:
+        """Log how the videos were listed; they are listed again when a stage locks the root."""
+        for note in notes:
+            if note not in self._said:
+                log.info("video.manifest: %s", on_one_line(note))
+        self._said.update(notes)
 
     @functools.cached_property
     def index(self) -> VideoIndex:
@@ -267,7 +296,7 @@ class Experiment:
     def sweep(self) -> Address:
         """Where the sweep over all feature sets is."""
         settings = {
-            "trials": asdict(self.config.trials),
+            "trials": sweep_settings(self.config.trials),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
             "tracking": asdict(self.config.tracking),
         }

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vidflow.ahead import make_ahead
+from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.encoder.clip_encoder import ClipEncoder, Encoded, TokenArrays
 from vidflow.records import ClipTokens, Reject
@@ -35,11 +36,13 @@ class ExtractUnit:
         file: Name of the feature file.
         shard: Name of the shard.
         source_sha256: Digest of the shard.
+        num_clips: Clips in it, for the progress.
     """
 
     file: str
     shard: str
     source_sha256: str
+    num_clips: int = 1
 
 
 class Extractor:
@@ -79,7 +82,7 @@ class Extractor:
         self._frames_per_batch = frames_per_batch
         self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
 
-    def __call__(self, unit: ExtractUnit) -> FileEntry:
+    def __call__(self, unit: ExtractUnit, count: Count = uncounted) -> FileEntry:
         """Encode one shard and commit its features.
 
         Raises:
@@ -90,7 +93,7 @@ class Extractor:
         rejects: list[Reject] = []
         path = self._directory / unit.file
         samples = read_shard(self._shards / unit.shard)
-        num_clips = write_features(path, self._encode(samples, rejects), self._metadata)
+        num_clips = write_features(path, self._encode(samples, rejects, count), self._metadata)
         entry = FileEntry(
             file=path.name,
             num_bytes=path.stat().st_size,
@@ -108,11 +111,13 @@ class Extractor:
         fitted = fit_frames(clips.flatten(0, 1), self._encoder.img_size)
         return self._encoder.encode(fitted.unflatten(0, clips.shape[:2]))
 
-    def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject]) -> Iterator[ClipTokens]:
+    def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject], count: Count) -> Iterator[ClipTokens]:
         for batch, frames in make_ahead(self._batches(samples)):
             last = self._encoder.output_frames(frames.shape[1])
             for sample, arrays in zip(batch, self.encode(frames).clips(), strict=True):
-                if np.isfinite(arrays.tokens).all() and np.isfinite(arrays.prefix).all():
+                is_finite = np.isfinite(arrays.tokens).all() and np.isfinite(arrays.prefix).all()
+                count(1, num_rejects=not is_finite)
+                if is_finite:
                     yield _store(sample, arrays, last)
                 else:
                     rejects.append(_non_finite(sample))

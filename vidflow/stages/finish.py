@@ -8,7 +8,7 @@ from typing import Any
 from vidflow.records import Reject, StageManifest
 from vidflow.stages.address import Address
 from vidflow.store.features import CLIPS_TABLE, ClipRow
-from vidflow.store.layout import STAGE_MANIFEST, FileEntry, publish_json, read_stage, seal_of
+from vidflow.store.layout import STAGE_MANIFEST, FileEntry, publish_json, read_sealed, read_stage, seal_of
 from vidflow.store.rows import read_rows, write_rows
 
 REJECTS_TABLE = "rejects.parquet"
@@ -69,6 +69,12 @@ def read_manifest(directory: Path) -> StageManifest | None:
     """Return the manifest of a finished stage; None if it is not finished, or one of its files is missing or cut."""
     value = read_stage(directory)
     # Another version of this program wrote other fields. Such a stage counts as not finished; its files are kept.
+    return StageManifest(**value) if value is not None and value.keys() == set(_FIELDS) else None
+
+
+def peek_manifest(directory: Path) -> StageManifest | None:
+    """Return a stage's manifest as `read_manifest` does, but change nothing, and do not look for the stage's files."""
+    value = read_sealed(directory / STAGE_MANIFEST)
     return StageManifest(**value) if value is not None and value.keys() == set(_FIELDS) else None
 
 

@@ -3,7 +3,6 @@
 Axes: H and W pixels, O boxes, Q points.
 """
 
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from vidflow.models.reduction.controls import InputLowerResolution
 from vidflow.models.streaming import StreamingModel
 from vidflow.models.tasks import Task
 from vidflow.models.tasks.coordinates import rotation_matrix
+from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.weights import CHECKPOINT_SUFFIXES
 from vidflow.stages.extract import fit_frames
 from vidflow.video.decode import crop_square
-from vidflow.video.ffmpeg import stream_frames
+from vidflow.video.ffmpeg import SampledFrame, stream_frames
 
 _NUM_CLASSES_SHOWN = 5
 _NAME_WEIGHTS = 'name the right file with --weights FILE, or model_config={"weights": FILE} for a model from MLflow'
@@ -44,11 +44,14 @@ class FramePrediction:
         row: `index` since the start of the stream, `pts_seconds`, and by task: `classes`, `boxes`, `points`,
             `camera_motion` or a summary of `depth`; JSON-ready, in pixels of the frame.
         depth: For `depth`, the depth of the frame's central square in metres; else None.
+        is_held: Whether the frame was not looked at, and has the prediction of the last one that was. Before the first
+            prediction, its row holds `pts_seconds` alone.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
     row: dict[str, Any]
     depth: Float[np.ndarray, "h w"] | None
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ class VideoPredictor:
 
     Attributes:
         model: The trial behind its encoder; holds the state of the stream.
+        file: The `best.safetensors` that it was loaded from, if it was.
         weights: The encoder's weights: `hub`, `random:SEED` or a file.
         fps: Frames per second of the clips it was trained on.
         asks: `boxes` or `points` if the task needs queries that say what to follow, else None.
@@ -133,15 +137,17 @@ class VideoPredictor:
             square = crop_square(frame, clip["size"], clip["resize_filter"])
             return fit_frames(torch.from_numpy(square.copy())[None], encoder.img_size)[0]
 
-        self.model = StreamingModel(task, encoder, prepare=prepare)
+        self.model = StreamingModel(task, encoder, prepare=prepare, class_names=features.get("class_names", []))
+        self.file: Path | None = None
         self.weights = encoder.weights
         self.asks = task.query.name if task.query else None
+        # So that frames before the first prediction are drawn in the same size.
+        self._no_depth = np.zeros((1, 1)) if isinstance(task, DepthTask) else None
         self._num_values = task.query.num_values if task.query else 0
         self.is_small = encoder.grid[0] * encoder.grid[1] * encoder.embed_dim < _SMALL_FRAME
         sampling = clip["sampling"]
         is_fixed = sampling["mode"] != "uniform"
         self.fps = float(sampling["fps"] if is_fixed else features.get("fps") or sampling["fps"])
-        self._class_names: list[str] = features.get("class_names", [])
 
     def predict(
         self,
@@ -151,6 +157,7 @@ class VideoPredictor:
         start_seconds: float | None = None,
         max_frames: int | None = None,
         queries: Sequence[Sequence[float]] = (),
+        every_frame: bool = False,
     ) -> Iterator[FramePrediction]:
         """Continue a stream and yield its predictions; `model.reset()` starts a new stream.
 
@@ -160,6 +167,7 @@ class VideoPredictor:
             start_seconds: Where to start on the video's clock; None is its first frame.
             max_frames: Maximum number of frames to predict; None is all.
             queries: Boxes (x0, y0, x1, y1) or points (x, y) in the first predicted frame, in its pixels.
+            every_frame: Whether to yield the frames between the predicted ones, too, with the prediction held.
 
         Raises:
             VidflowError: The task needs queries and none are given, or takes none and some are given. Or a query is
@@ -167,16 +175,36 @@ class VideoPredictor:
             VideoError: The source cannot be read.
         """
         self._check_queries(queries)
-        frames = stream_frames(source, fps=fps or self.fps, start_seconds=start_seconds)
-        for number, frame in enumerate(itertools.islice(frames, max_frames)):
-            square = Square.of(frame.pixels)
-            asked = {self.asks: _fractions_of(queries, square)} if queries and self.asks and not number else {}
-            index = self.model.num_frames
-            outputs = self.model.step(frame.pixels, **asked)
-            row = {"index": index, "pts_seconds": round(frame.pts_seconds, 6)}
-            row |= self._describe(outputs, square, is_first=not index)
-            _require_finite(row)
-            yield FramePrediction(pixels=frame.pixels, row=row, depth=outputs.get("depth"))
+        frames = stream_frames(source, fps=fps or self.fps, start_seconds=start_seconds, every_frame=every_frame)
+        asked: dict[str, Any] | None = None
+        last: FramePrediction | None = None
+        num_predicted = 0
+        for frame in frames:
+            if asked is None:  # at the first frame, even if it is only shown, so that a wrong query is found at once
+                square = Square.of(frame.pixels)
+                asked = {self.asks: _fractions_of(queries, square)} if queries and self.asks else {}
+            if not frame.is_sampled:
+                yield self._hold(last, frame)
+                continue
+            last = self._predict_frame(frame, asked if not num_predicted else {})
+            yield last
+            num_predicted += 1
+            if num_predicted == max_frames:
+                return
+
+    def _predict_frame(self, frame: SampledFrame, asked: dict[str, Any]) -> FramePrediction:
+        square, index = Square.of(frame.pixels), self.model.num_frames
+        outputs = self.model.step(frame.pixels, **asked)
+        row = {"index": index, "pts_seconds": round(frame.pts_seconds, 6)}
+        row |= self._describe(outputs, square, is_first=not index)
+        _require_finite(row)
+        return FramePrediction(pixels=frame.pixels, row=row, depth=outputs.get("depth"))
+
+    def _hold(self, last: FramePrediction | None, frame: SampledFrame) -> FramePrediction:
+        """Return a frame that is not looked at, with the last prediction."""
+        row = {**(last.row if last is not None else {}), "pts_seconds": round(frame.pts_seconds, 6)}
+        depth = self._no_depth if last is None else last.depth
+        return FramePrediction(pixels=frame.pixels, row=row, depth=depth, is_held=True)
 
     def _check_queries(self, queries: Sequence[Sequence[float]]) -> None:
         if queries and self.asks is None:
@@ -196,7 +224,7 @@ class VideoPredictor:
     def _describe(self, outputs: dict[str, np.ndarray], square: Square, *, is_first: bool) -> dict[str, Any]:
         """Return predictions as JSON values."""
         if "logits" in outputs:
-            return {"classes": _top_classes(outputs["logits"], self._class_names)}
+            return {"classes": _top_classes(outputs)}
         if "boxes" in outputs:
             return {"boxes": square.to_pixels(outputs["boxes"]).round(2).tolist()}
         if "points" in outputs:
@@ -304,13 +332,10 @@ def _require_finite(row: dict[str, Any]) -> None:
         ) from error
 
 
-def _top_classes(logits: Float[np.ndarray, " C"], names: list[str]) -> list[dict[str, Any]]:
-    probabilities = np.exp(logits - logits.max())
-    probabilities /= probabilities.sum()
-    best = np.argsort(-probabilities, kind="stable")[:_NUM_CLASSES_SHOWN]
-    return [
-        {"name": names[i] if i < len(names) else str(i), "probability": round(float(probabilities[i]), 6)} for i in best
-    ]
+def _top_classes(outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    best = np.argsort(-outputs["logits"], kind="stable")[:_NUM_CLASSES_SHOWN]
+    names, probabilities = outputs["names"], outputs["probabilities"]
+    return [{"name": str(names[i]), "probability": round(float(probabilities[i]), 6)} for i in best]
 
 
 def _points(outputs: dict[str, np.ndarray], square: Square) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.reduction.assignment import frame_counts
 from vidflow.models.reduction.build import PostReducer
@@ -29,11 +30,13 @@ class ReduceUnit:
         file: Name of the feature file.
         dense: Name of the dense file.
         source_sha256: Digest of the dense file.
+        num_clips: Clips in it, for the progress.
     """
 
     file: str
     dense: str
     source_sha256: str
+    num_clips: int = 1
 
 
 class TokenReducer:
@@ -50,7 +53,7 @@ class TokenReducer:
         """
         self._reducer, self._dense, self._directory, self._metadata = reducer, dense, directory, metadata
 
-    def __call__(self, unit: ReduceUnit) -> FileEntry:
+    def __call__(self, unit: ReduceUnit, count: Count = uncounted) -> FileEntry:
         """Reduce one file and commit the result.
 
         Raises:
@@ -59,7 +62,7 @@ class TokenReducer:
         started = time.perf_counter()
         source = FeatureFile(self._dense / unit.dense, unit.source_sha256)
         path = self._directory / unit.file
-        num_clips = write_features(path, self._reduce(source), {**source.metadata, **self._metadata})
+        num_clips = write_features(path, self._reduce(source, count), {**source.metadata, **self._metadata})
         entry = FileEntry(
             file=path.name,
             num_bytes=path.stat().st_size,
@@ -72,10 +75,11 @@ class TokenReducer:
         publish_entry(self._directory, entry)
         return entry
 
-    def _reduce(self, source: FeatureFile) -> Iterator[ClipTokens]:
+    def _reduce(self, source: FeatureFile, count: Count) -> Iterator[ClipTokens]:
         height, width = source.metadata["grid"]
         for row in range(len(source)):
             yield reduce_clip(self._reducer, source[row], height=height, width=width)
+            count(1)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from vidflow.counts import Count, uncounted
 from vidflow.errors import DamagedError, RejectReason, VideoError
 from vidflow.files import FileState, file_state
 from vidflow.records import VideoItem
@@ -108,9 +109,13 @@ class VideoScanner:
         self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
-    def __call__(self, inputs: Sequence[ScanInput]) -> list[ScannedVideo]:
+    def __call__(self, inputs: Sequence[ScanInput], count: Count = uncounted) -> list[ScannedVideo]:
         """Return one row per input, in order; a broken video is a row with a reason."""
-        return [self._scan(*each) for each in inputs]
+        rows = []
+        for each in inputs:
+            rows.append(self._scan(*each))
+            count(1, num_rejects=bool(rows[-1].reason))
+        return rows
 
     def _scan(self, path: str, is_video: bool) -> ScannedVideo:
         limits, state = self._limits, file_state(path)
@@ -153,7 +158,7 @@ class VideoIndex:
             directory: Folder of the parts.
             limits: Present limits of a scan.
         """
-        self._directory = directory
+        self.directory = directory
         self._limits = limits
         self._rows: dict[ScanInput, ScannedVideo] = {}
         for part in sorted(directory.glob("*.parquet")):
@@ -172,7 +177,7 @@ class VideoIndex:
         """Publish one more part."""
         # The time comes first, so that parts are read in the order they were made and the newest scan is used.
         name = f"{time.time_ns():020d}-{hashlib.sha256(rows[0].path.encode()).hexdigest()[:8]}.parquet"
-        write_rows(self._directory / name, ScannedVideo, rows)
+        write_rows(self.directory / name, ScannedVideo, rows)
         self._rows.update((row.input, row) for row in rows)
 
     def forget_transient(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:

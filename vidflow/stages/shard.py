@@ -1,11 +1,13 @@
 """Sharding: decode the clips of a unit and pack them into one committed tar."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vidflow.ahead import make_ahead
+from vidflow.counts import Count, uncounted
 from vidflow.errors import VideoError
 from vidflow.files import FileState, file_sha256, file_state
 from vidflow.records import Reject
@@ -13,6 +15,7 @@ from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
 from vidflow.store.layout import FileEntry, publish_entry
 from vidflow.store.shards import ShardSample, write_shard
+from vidflow.tar_members import short_name
 from vidflow.video.encode import EncodedClip
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import encode_unchanged
@@ -35,13 +38,13 @@ class ShardBuilder:
         self._limits = Limits(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
-    def __call__(self, unit: ShardUnit) -> FileEntry:
+    def __call__(self, unit: ShardUnit, count: Count = uncounted) -> FileEntry:
         """Decode, pack and commit one shard; its manifest lists the clips that cannot be decoded."""
         started = time.perf_counter()
         rejects: list[Reject] = []
         states: dict[str, FileState] = {}
         path = self._directory / unit.file
-        samples = (sample for clip in unit.clips if (sample := self._sample(clip, rejects, states)) is not None)
+        samples = self._samples(unit, rejects, states, count)
         self._sandbox.start()  # here, because it would die with the thread that decodes ahead
         members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
@@ -55,6 +58,15 @@ class ShardBuilder:
         )
         publish_entry(self._directory, entry)
         return entry
+
+    def _samples(
+        self, unit: ShardUnit, rejects: list[Reject], states: dict[str, FileState], count: Count
+    ) -> Iterator[ShardSample]:
+        for clip in unit.clips:
+            sample = self._sample(clip, rejects, states)
+            count(1, num_rejects=sample is None)
+            if sample is not None:
+                yield sample
 
     def _sample(self, clip: ChosenClip, rejects: list[Reject], states: dict[str, FileState]) -> ShardSample | None:
         before = {path: file_state(path) for path in clip.stamps}  # a repair during decoding then shows as a change
@@ -80,7 +92,7 @@ class ShardBuilder:
         origin = {
             "label": clip.label,
             "split": clip.split,
-            "source": Path(clip.path).name,
+            "source": short_name(clip.path),
             "sha256": clip.sha256,
         }
         return ShardSample(

@@ -1,9 +1,139 @@
-"""Trained trials as their files describe them, without torch: which is best, and the command that uses it."""
+"""Trained trials and sweeps as their files describe them, without torch: which trial is best, how it is used.
+
+Nothing here changes a file: a damaged one counts as missing.
+"""
 
 import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
 
-from vidflow.config.tasks import TaskName, facts_of
+from vidflow.config.schema import Trials
+from vidflow.config.search import objective_of
+from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.config.tracking_uri import without_credentials
+from vidflow.errors import VidflowError
+from vidflow.records import EpochResult, TrialResult
+from vidflow.stages.finish import peek_manifest
+from vidflow.store.layout import TRIAL_RESULT, read_sealed
+
+SWEEPS, TRIALS = "sweeps", "trials"
+_RESULT_FIELDS = {field.name for field in fields(TrialResult)} - {"directory"} | {"files"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedSweep:
+    """A finished sweep.
+
+    Attributes:
+        directory: Its folder.
+        run_id: Its run in MLflow.
+        objective: Metric that its config ranks trials by; None is each task's own.
+        mode: Whether more of it is better; None is each task's own.
+        features: Name -> identity of its feature sets.
+        keys: Keys of its trials.
+        runs: Key -> run in MLflow of the trials.
+    """
+
+    directory: Path
+    run_id: str
+    objective: str | None
+    mode: str | None
+    features: dict[str, str]
+    keys: list[str]
+    runs: dict[str, str]
+
+    def objective_of(self, task: TaskName) -> Objective:
+        """Return what ranks the trials of a task."""
+        return objective_of(Trials(objective=self.objective, mode=cast(Any, self.mode)), task)
+
+    def results(self) -> list[TrialResult]:
+        """Return the trials whose results are there."""
+        folder = self.directory.parent.parent / TRIALS
+        found = (read_trial(folder / key) for key in self.keys)
+        return [result for result in found if result is not None]
+
+    def score(self, result: TrialResult) -> float | None:
+        """Return the objective of a trial's best epoch; None if it has none."""
+        return None if result.best is None else result.best.metrics.get(self.objective_of(task_of(result)).metric)
+
+    def best(self) -> dict[TaskName, TrialResult]:
+        """Return the best trial of each task."""
+        best: dict[TaskName, TrialResult] = {}
+        for result in self.results():
+            task, score = task_of(result), self.score(result)
+            if score is None:
+                continue
+            known = best.get(task)
+            sign = 1 if self.objective_of(task).mode == "max" else -1
+            if known is None or sign * score > sign * cast(float, self.score(known)):
+                best[task] = result
+        return best
+
+    def best_trial(self) -> TrialResult:
+        """Return the best trial of a sweep over one task.
+
+        Raises:
+            VidflowError: If no trial has finished an epoch, or the sweep has several tasks.
+        """
+        best = list(self.best().values())
+        if not best:
+            raise VidflowError(f"{self.directory}: no trial of this sweep has finished an epoch")
+        if len(best) > 1:
+            commands = {task: predict_command(str(each.directory), task=task) for task, each in self.best().items()}
+            lines = [f"  {self.describe(result)}: {commands[task_of(result)]}" for result in best]
+            raise VidflowError("\n".join([f"{self.directory}: a sweep over {len(best)} tasks; name a trial:", *lines]))
+        return best[0]
+
+    def describe(self, result: TrialResult) -> str:
+        """Return a trial in words."""
+        score, metric = self.score(result), self.objective_of(task_of(result)).metric
+        measured = "no epoch" if score is None else f"{metric} {score:.3f}"
+        return f"{task_of(result)}, core={result.settings['core']}, {measured}"
+
+
+def read_trial(directory: Path) -> TrialResult | None:
+    """Return the result of a trial, without comparing its files with their digests.
+
+    None if the trial is not over, or another version of this program wrote it.
+    """
+    values = read_sealed(directory / TRIAL_RESULT)
+    if values is None or values.keys() != _RESULT_FIELDS:
+        return None
+    del values["files"]
+    history = tuple(EpochResult(**epoch) for epoch in values.pop("history"))
+    return TrialResult(**values, history=history, directory=directory)
+
+
+def read_sweep(directory: Path) -> FinishedSweep | None:
+    """Return the sweep in a folder; None if there is none, or it is not finished."""
+    manifest = peek_manifest(directory)
+    if manifest is None or manifest.stage != "sweep":
+        return None
+    settings, details = manifest.settings, manifest.details
+    trials = settings.get("trials", {})  # sweeps of older versions record no settings
+    return FinishedSweep(
+        directory=directory,
+        run_id=details["run_id"],
+        objective=trials.get("objective"),
+        mode=trials.get("mode"),
+        features=settings.get("features", {}),
+        keys=details["trials"],
+        runs=details.get("runs", {}),
+    )
+
+
+def read_sweeps(root: Path) -> Iterator[FinishedSweep]:
+    """Yield the finished sweeps below a root, in the order of their names."""
+    for directory in sorted((root / SWEEPS).glob("*/")):
+        if (sweep := read_sweep(directory)) is not None:
+            yield sweep
+
+
+def task_of(result: TrialResult) -> TaskName:
+    """Return the task of a trial."""
+    return cast(TaskName, result.settings["task"])
 
 
 def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskName = "classification") -> str:
@@ -27,4 +157,4 @@ def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskNa
     return shlex.join([*words, "--out", "predicted.mp4"])
 
 
-__all__ = ["predict_command"]
+__all__ = ["FinishedSweep", "predict_command", "read_sweep", "read_sweeps", "read_trial", "task_of"]

@@ -1,16 +1,15 @@
 """What a sweep needs in a manifest, checked before anything starts: splits, labels and annotations."""
 
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
-from vidflow.config.tasks import facts_of
+from vidflow.config.tasks import TaskName, facts_of
 from vidflow.errors import ConfigError
 from vidflow.records import Reject, VideoItem
-
-WANTED_SPLITS = ("train", "val")
-"""Trials train on the first split and are ranked on the second."""
 
 
 def check_rows(config: Config, items: Sequence[VideoItem], rejects: Sequence[Reject]) -> None:
@@ -31,16 +30,31 @@ def check_rows(config: Config, items: Sequence[VideoItem], rejects: Sequence[Rej
         raise ConfigError("\n".join(f"video.manifest: {config.video.manifest}: {problem}" for problem in problems))
 
 
-def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
-    counts = Counter(item.split for item in items)
-    for split in WANTED_SPLITS:
-        if not counts[split]:
-            got = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10)) or "none"
-            yield f"no row of split {split!r}; got {got}; wanted {' and '.join(WANTED_SPLITS)} to train and rank trials"
+def split_problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
+    """Yield what is wrong with the splits of a manifest's rows: those that trials use are missing or written otherwise.
+
+    Args:
+        config: The experiment.
+        items: Usable rows.
+    """
+    counts, splits = Counter(item.split for item in items), config.trials.splits
+    got = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10)) or "none"
+    for use, split in asdict(splits).items():
+        if split is not None and not counts[split]:
+            alike = [name for name in counts if name.casefold() == split.casefold()]
+            name = alike[0] if alike else "NAME"
+            yield (
+                f"no row of split {split!r}; got {got}; wanted it as trials.splits.{use}: give it to some rows, or set "
+                f"trials.splits.{use}={name}"
+            )
     for split in counts:
-        if split not in WANTED_SPLITS and split.casefold() in WANTED_SPLITS:
-            yield f"{counts[split]} rows are of split {split!r}; wanted {split.casefold()!r}, in small letters"
-    used = [item for item in items if item.split in WANTED_SPLITS]
+        if split not in splits.used and (near := [name for name in splits.used if name.casefold() == split.casefold()]):
+            yield f"{counts[split]} rows are of split {split!r}; wanted {near[0]!r}, as in trials.splits"
+
+
+def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
+    yield from split_problems(config, items)
+    used = [item for item in items if item.split in config.trials.splits.used]
     tasks = {trial.task for trial in draw_candidates(config)[0]}
     if (wanting := sorted(task for task in tasks if facts_of(task).needs_labels)) and used:
         labels = {item.label for item in items if item.label}
@@ -58,3 +72,17 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
                 f"{len(bare)} of {len(used)} rows have no annotations, such as {bare[0].path}; wanted an .npz in "
                 f"each, as the task {', '.join(needy)} learns from it"
             )
+        yield from _missing_arrays([item for item in used if item.annotations is not None][:1], needy)
+
+
+def _missing_arrays(items: Sequence[VideoItem], tasks: Sequence[TaskName]) -> Iterator[str]:
+    """Yield which arrays the annotations of some videos lack; a file that cannot be read becomes a reject later."""
+    for item in items:
+        try:
+            with zipfile.ZipFile(str(item.annotations)) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+        except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+            continue
+        for task in tasks:
+            if (wanted := facts_of(task).truth) not in names:
+                yield f"{item.annotations} holds {', '.join(sorted(names))}; wanted `{wanted}` for the task {task}"

@@ -11,6 +11,7 @@ import platform
 import time
 from pathlib import Path
 
+from vidflow.config.paths import cache_folder
 from vidflow.errors import DamagedError, VidflowError
 from vidflow.files import file_sha256
 from vidflow.store.layout import damage
@@ -71,11 +72,8 @@ def _note_of(path: Path) -> Path | None:
     """Return the path of a file's note; None if the user has no home."""
     # With the node's name, because several nodes can share a home.
     name = hashlib.sha256(f"{platform.node()} {os.path.realpath(path)}".encode(errors="surrogateescape")).hexdigest()
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:
-        return None
-    return cache / "vidflow" / "checked" / name
+    cache = cache_folder()
+    return None if cache is None else cache / "checked" / name
 
 
 def _read(note: Path) -> str:

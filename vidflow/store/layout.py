@@ -22,6 +22,8 @@ from vidflow.files import file_sha256
 
 STAGE_MANIFEST = "manifest.json"
 TRIAL_RESULT = "result.json"
+LAST = "last.safetensors"
+BEST = "best.safetensors"
 _SEAL = "seal"
 log = logging.getLogger(__name__)
 

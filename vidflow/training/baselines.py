@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidflow.config.schema import SplitNames
 from vidflow.config.tasks import TaskFacts, TaskName
 from vidflow.errors import VidflowError
 from vidflow.models.tasks import spec_of
@@ -15,7 +16,7 @@ from vidflow.training.batches import read_annotations
 _FITTED_CLIPS = 512
 
 
-def baseline_metrics(task: TaskName, reader: FeatureReader) -> dict[str, float]:
+def baseline_metrics(task: TaskName, reader: FeatureReader, names: SplitNames | None = None) -> dict[str, float]:
     """Return the trivial answer's metrics on the validation split, with the names of a trial's, such as `val/top1`.
 
     The trial's own metric computes them over the same clips. The task's `TrivialAnswer` says what the answer is.
@@ -23,17 +24,18 @@ def baseline_metrics(task: TaskName, reader: FeatureReader) -> dict[str, float]:
     Args:
         task: The task.
         reader: Any feature set of the experiment; only its labels and annotations are read.
+        names: Which splits the trials use; None: the usual ones.
 
     Raises:
         VidflowError: If a clip lacks an annotation, or the split holds nothing that the metric counts.
     """
-    spec, splits = spec_of(task), np.asarray(reader.splits)
-    train = np.flatnonzero(splits == "train")
+    spec, splits, names = spec_of(task), np.asarray(reader.splits), names or SplitNames()
+    train = np.flatnonzero(splits == names.train)
     chosen = train[spread(len(train), _FITTED_CLIPS)] if spec.facts.annotations else train
     known = (_targets(spec.facts, reader, int(index)) for index in chosen)
     fitted = spec.trivial.fit(known, len(reader.metadata["class_names"]))
     metric = spec.build_metric()
-    for index in np.flatnonzero(splits == "val"):
+    for index in np.flatnonzero(splits == names.val):
         targets = _targets(spec.facts, reader, int(index))
         metric.update(spec.trivial.answer(fitted, targets), targets)
     try:

@@ -32,7 +32,7 @@ _TARGET_TYPES: dict[str, Any] = {
     "depth": np.float32,
     "camera_motion": np.float32,
 }
-_PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
+PADDED = {"boxes", "boxes_visible", "points", "points_visible", "query_frames"}
 _NUM_AHEAD = 2
 # Size of a batch, in bytes, whose copy takes as long as two threads lose by sharing the interpreter.
 _WORTH_A_THREAD = 1 << 24
@@ -68,11 +68,13 @@ class Splits:
         reader: Cached features.
         train: Clips to train on, as positions in the reader.
         val: Clips to validate on.
+        test: Clips on which the best epoch is measured at the end; None: there are none.
     """
 
     reader: FeatureReader
     train: Int64[np.ndarray, " train"]
     val: Int64[np.ndarray, " val"]
+    test: Int64[np.ndarray, " test"] | None = None
 
 
 def iterate_batches(
@@ -138,7 +140,7 @@ def _read_batch(
     clips = [reader[int(index)] for index in indices]
     annotations = [read_annotations(clip, arrays) for clip in clips]
     targets = {
-        name: _stack([clip[name] for clip in annotations], clips, name, pool, pad=name in _PADDED) for name in arrays
+        name: _stack([clip[name] for clip in annotations], clips, name, pool, pad=name in PADDED) for name in arrays
     }
     targets["label"] = torch.tensor([clip.label for clip in clips])
     prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pool)

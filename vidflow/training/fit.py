@@ -13,7 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from vidflow.config.tasks import Objective
 from vidflow.errors import ConfigError, DamagedError, VidflowError
@@ -33,6 +36,7 @@ from vidflow.training.snapshot import (
     load_result,
     publish_best,
     read_snapshot,
+    read_tensors,
     write_result,
     write_snapshot,
 )
@@ -54,7 +58,8 @@ def fit(
     """Train `task` and yield the result of every epoch that was not done before.
 
     All that a result describes is on disk before it is yielded. The last result is yielded after the trial is marked
-    as finished, so the process may be killed as soon as it reports it. A completed trial yields nothing.
+    as finished, so the process may be killed as soon as it reports it. A completed trial yields nothing. The metrics of
+    the last epoch include those of the best epoch's weights on the test split, if there is one.
 
     Args:
         task: Module with its initial weights; trained in place.
@@ -95,6 +100,9 @@ def fit(
             validated, predictions = learner.validate(splits.val, spec.build_metric(), epoch=epoch)
         metrics |= validated
         is_best = _is_best(metrics, history, objective)
+        if splits.test is not None and epoch == optimisation.epochs:
+            weights = task.state_dict() if is_best else read_tensors(directory / BEST)[0]
+            metrics |= _test(learner, weights, splits.test, spec, epoch=epoch)
         seconds = time.perf_counter() - started
         history.append(EpochResult(epoch=epoch, metrics=metrics, seconds=seconds, is_best=is_best))
         snapshot = Snapshot(
@@ -134,6 +142,17 @@ def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[
     load_moments(learner.optimizer, learner.task, snapshot.optimizer)
     log.info("trial %s resumes after epoch %d", identity.key, len(snapshot.history))
     return list(snapshot.history)
+
+
+def _test(
+    learner: Learner, best: dict[str, Tensor], indices: Int64[np.ndarray, " clips"], spec: TaskSpec, *, epoch: int
+) -> dict[str, float]:
+    """Return the metrics `test/...` of the best epoch's weights; the module keeps those that it has."""
+    kept = {name: tensor.clone() for name, tensor in learner.task.state_dict().items()}
+    learner.task.load_state_dict(best)
+    metrics, _ = learner.validate(indices, spec.build_metric(), epoch=epoch, use="test")
+    learner.task.load_state_dict(kept)
+    return metrics
 
 
 def _is_best(metrics: dict[str, float], history: Sequence[EpochResult], objective: Objective) -> bool:

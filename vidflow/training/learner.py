@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from vidflow.training.predictions import KeptPredictions
 
 # Reading the loss makes the host wait for the device, so it is not read at every step.
 _STEPS_PER_CHECK = 50
+_SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,20 @@ class Learner:
         }
 
     def validate(
-        self, indices: Int64[np.ndarray, " clips"], metric: Metric, *, epoch: int
+        self,
+        indices: Int64[np.ndarray, " clips"],
+        metric: Metric,
+        *,
+        epoch: int,
+        use: Literal["val", "test"] = "val",
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep.
+
+        Args:
+            indices: Positions of the clips.
+            metric: A new metric of the task.
+            epoch: Number of the epoch, for messages.
+            use: What the clips are for; the metrics' names begin with it.
 
         Raises:
             VidflowError: If the loss is not finite, or the clips have nothing that the metric counts.
@@ -101,13 +114,13 @@ class Learner:
         loss = self._mean(losses, len(indices))
         if not math.isfinite(loss):
             raise VidflowError(
-                f"trial {self.key}: the loss on the validation split is {loss} after epoch {epoch}{_ADVICE}"
+                f"trial {self.key}: the loss on the {_SPLITS[use]} split is {loss} after epoch {epoch}{_ADVICE}"
             )
         try:
             values = metric.compute()
         except ValueError as error:
-            raise VidflowError(f"trial {self.key}: the validation split cannot be measured: {error}") from error
-        return {"val/loss": loss, **{f"val/{name}": value for name, value in values.items()}}, kept.tensors()
+            raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
+        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, kept.tensors()
 
     def _batches(self, indices: Int64[np.ndarray, " clips"]) -> Iterator[Batch]:
         return iterate_batches(

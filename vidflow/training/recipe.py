@@ -31,16 +31,36 @@ class ModuleRecipe(TaskOptions):
 
 def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
     """Return the recipe of the module of a trial on these features."""
-    metadata, facts = reader.metadata, facts_of(trial.task)
+    metadata = reader.metadata
+    return make_recipe(
+        trial,
+        embed_dim=metadata["embed_dim"],
+        num_depths=len(metadata["depths"]),
+        num_classes=len(metadata["class_names"]),
+        image_size=_depth_size(reader) if "depth" in facts_of(trial.task).annotations else 0,
+    )
+
+
+def make_recipe(trial: Trial, *, embed_dim: int, num_depths: int, num_classes: int, image_size: int) -> ModuleRecipe:
+    """Return the recipe of the module of a trial.
+
+    Args:
+        trial: The trial.
+        embed_dim: Width of the tokens.
+        num_depths: Number of tapped depths.
+        num_classes: Number of classes; used by tasks with labels only.
+        image_size: Side of the depth maps in pixels; used by tasks that predict depth only.
+    """
+    facts = facts_of(trial.task)
     return ModuleRecipe(
         task=trial.task,
         core=trial.core,
-        embed_dim=metadata["embed_dim"],
+        embed_dim=embed_dim,
         num_layers=trial.num_layers,
         num_heads=trial.num_heads,
-        num_depths=len(metadata["depths"]) if trial.mix_depths else 1,
-        num_classes=len(metadata["class_names"]) if facts.needs_labels else None,
-        image_size=_depth_size(reader) if "depth" in facts.annotations else 0,
+        num_depths=num_depths if trial.mix_depths else 1,
+        num_classes=num_classes if facts.needs_labels else None,
+        image_size=image_size if "depth" in facts.annotations else 0,
         readout_dim=trial.readout_dim,
         readout_heads=trial.readout_heads,
         every_frame_weight=trial.every_frame_weight,

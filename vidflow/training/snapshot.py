@@ -26,6 +26,8 @@ from vidflow.errors import DamagedError, VidflowError
 from vidflow.models.tensor_checks import state_sha256
 from vidflow.records import EpochResult, TrialResult, TrialStatus
 from vidflow.store.digests import check_once
+from vidflow.store.layout import BEST as BEST
+from vidflow.store.layout import LAST as LAST
 from vidflow.store.layout import (
     TRIAL_RESULT,
     list_file,
@@ -37,8 +39,6 @@ from vidflow.store.layout import (
     set_aside,
 )
 
-LAST = "last.safetensors"
-BEST = "best.safetensors"
 PREDICTIONS = "predictions.safetensors"
 _METADATA = "vidflow"
 _DIGEST = "tensors_sha256"

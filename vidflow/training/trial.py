@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vidflow.config.schema import Trial
+from vidflow.config.schema import SplitNames, Trial
 from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.errors import VidflowError
 from vidflow.models.tasks import Task, spec_of
@@ -36,6 +36,7 @@ def run_trial(
     directory: Path,
     key: str,
     objective: Objective,
+    names: SplitNames | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[EpochResult]:
     """Train or resume a trial, and yield the result of every epoch that was not done before.
@@ -48,13 +49,18 @@ def run_trial(
         directory: Its folder.
         key: Fingerprint of everything that decides it.
         objective: Metric by which the best epoch is chosen.
+        names: Which splits it uses; None: the usual ones.
         device: Where to train; None is the GPU if there is one.
 
     Raises:
         VidflowError: If the features do not fit the task, the module cannot be built, or the loss is not finite.
     """
+    names = names or SplitNames()
     splits = Splits(
-        reader=reader, train=_split_indices(reader, "train", trial.task), val=_split_indices(reader, "val", trial.task)
+        reader=reader,
+        train=_split_indices(reader, names.train, trial.task),
+        val=_split_indices(reader, names.val, trial.task),
+        test=_split_indices(reader, names.test, trial.task) if names.test else None,
     )
     recipe = module_recipe(trial, reader)
     try:
@@ -118,7 +124,7 @@ def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[n
     if not len(indices):
         found = ", ".join(sorted(set(reader.splits))) or "none"
         raise VidflowError(
-            f"{reader.directory}: no clip of split `{split}`; splits found: {found}; name it in the manifest"
+            f"{reader.directory}: no clip of split `{split}`; splits found: {found}; name one of them in trials.splits"
         )
     if facts_of(task).needs_labels and (unlabelled := [reader.keys[i] for i in indices if reader.labels[i] < 0]):
         raise VidflowError(

@@ -12,8 +12,7 @@ from vidflow.records import VideoItem
 from vidflow.video.perception_tracks import perception_test
 from vidflow.video.published import SPLITS, Videos, published_format
 
-Dataset = Literal["kinetics400", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51", "perception_test"]
-Fold = Literal[1, 2, 3]
+Dataset = Literal["kinetics", "ssv2", "epic_kitchens_100", "ucf101", "hmdb51", "perception_test"]
 EpicLabel = Literal["verb", "noun", "action"]
 
 
@@ -22,7 +21,7 @@ def adapt(
     *,
     annotations: Path,
     videos: Path,
-    fold: Fold = 1,
+    fold: int = 1,
     epic_label: EpicLabel = "action",
     tracks: Path | None = None,
     box_gap_seconds: float = 0.0,
@@ -35,9 +34,9 @@ def adapt(
 
     Args:
         dataset: Name of the data set.
-        annotations: Folder of the annotation files, under their published names.
+        annotations: Folder of the annotation files, under their published names; for Kinetics it may be one of them.
         videos: Folder of the videos.
-        fold: Which of the three splits, for UCF101 and HMDB51.
+        fold: Which of the three splits, from 1, for UCF101 and HMDB51.
         epic_label: Label of the rows of EPIC-KITCHENS-100.
         tracks: Output folder for the boxes and points of Perception Test, one `.npz` per video; None: the folder
             `tracks` in `annotations`.
@@ -50,8 +49,8 @@ def adapt(
     """
     found = Videos(videos)
     match dataset:
-        case "kinetics400":
-            return list(_kinetics400(annotations, found))
+        case "kinetics":
+            return list(_kinetics(annotations, found))
         case "ssv2":
             return list(_ssv2(annotations, found))
         case "epic_kitchens_100":
@@ -72,18 +71,16 @@ def _read_csv(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened, restval=""))
 
 
-def _kinetics400(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
-    """Yield the rows of every CSV in the folder, because the names of the lists differ between releases.
+def _kinetics(annotations: Path, videos: Videos) -> Iterator[VideoItem]:
+    """Yield the rows of every CSV in the folder, because the names of the lists differ between releases; or of one CSV.
 
     Source: Kay et al. 2017, The Kinetics Human Action Video Dataset, and the files of its release, with the columns
     label (not in every test list), youtube_id, time_start, time_end (seconds), split, is_cc. A video file holds only
     that span. The official crawler names it by id, start and end, in whole seconds of six digits each.
     """
-    files = sorted(annotations.glob("*.csv"))
+    files = [annotations] if annotations.is_file() else sorted(annotations.glob("*.csv"))
     if not files:
-        raise ConfigError(
-            f"{annotations}: got no *.csv; wanted the lists of Kinetics-400, such as train.csv and val.csv"
-        )
+        raise ConfigError(f"{annotations}: got no *.csv; wanted the lists of Kinetics, such as train.csv and val.csv")
     for file in files:
         with published_format(file):
             for row in _read_csv(file):
@@ -151,7 +148,7 @@ def _parse_timestamp(text: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
-def _ucf101(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem]:
+def _ucf101(annotations: Path, videos: Videos, fold: int) -> Iterator[VideoItem]:
     """Yield the rows of one fold.
 
     Source: Soomro et al. 2012, UCF101, and its UCF101TrainTestSplits-RecognitionTask: `classInd.txt` (number and
@@ -170,7 +167,7 @@ def _ucf101(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem
                 yield VideoItem(path=videos.find(clip), label=label, split=split)
 
 
-def _hmdb51(annotations: Path, videos: Videos, fold: Fold) -> Iterator[VideoItem]:
+def _hmdb51(annotations: Path, videos: Videos, fold: int) -> Iterator[VideoItem]:
     """Yield the rows of one fold.
 
     Source: Kuehne et al. 2011, HMDB, and its testTrainMulti_7030_splits: per class and fold a file

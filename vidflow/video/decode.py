@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from vidflow.records import Clip, VideoInfo
+from vidflow.tar_members import find_member
 from vidflow.video import ffmpeg
 
 Decoder = Literal["decord", "pyav"]
@@ -169,7 +170,9 @@ def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> t
         raise _NotForDecordError("not installed") from error
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=_FAULT_TOLERANCE)
+        member = find_member(path)
+        name = member.url if member else os.path.abspath(path)
+        reader = decord.VideoReader(name, num_threads=1, fault_tol=_FAULT_TOLERANCE)
         _check_reader(reader, info, wanted)
         batch: UInt8[np.ndarray, "wanted H W 3"] = reader.get_batch(wanted).asnumpy()
     except (DECORDError, DECORDLimitReachedError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, assert_never
 
@@ -18,6 +18,7 @@ from vidflow.files import open_regular
 from vidflow.records import Reject, VideoItem
 
 REQUIRED_COLUMNS = ("path", "label", "split")
+SUFFIXES = (".csv", ".jsonl", ".parquet")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations", "sha256")
 
 # The csv module stores cells beyond the last column under this key; no column has this name.
@@ -57,12 +58,33 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
     Raises:
         ConfigError: If the manifest cannot be read, lacks a column or has no rows.
     """
-    roots = [_absolute(path).parent, *([_absolute(video_root)] if video_root else [])]
+    roots = [path.parent, *([video_root] if video_root else [])]
+    items, rejects = parse_rows(path, _read_rows(path), roots)
+    if not items and not rejects:
+        raise ConfigError(f"{path}: got no rows; wanted one per video, with the columns {', '.join(REQUIRED_COLUMNS)}")
+    return items, rejects
+
+
+def parse_rows(path: Path, rows: Iterable[_Row | None], roots: Sequence[Path]) -> tuple[list[VideoItem], list[Reject]]:
+    """Check rows, each a mapping with the columns of a manifest.
+
+    Args:
+        path: The file that they come from.
+        rows: The rows in order; None for a line that cannot be parsed.
+        roots: Folders that paths may point into; relative paths start at the first.
+
+    Returns:
+        The usable rows in order, and a reject for every other row.
+
+    Raises:
+        ConfigError: If the name of a file or folder is not UTF-8.
+    """
+    roots = [_absolute(root) for root in roots]
     for named in map(str, [_absolute(path), *roots]):
         if _printable(named) != named:
             raise ConfigError(f"{_printable(named)}: the name of this file or folder is not UTF-8; rename it")
     items, rejects = [], []
-    for number, row in enumerate(_read_rows(path), 1):
+    for number, row in enumerate(rows, 1):
         try:
             items.append(_parse_row(row, roots))
         except _BadRowError as error:
@@ -70,8 +92,6 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
             name = _printable(given[:_MAX_CHARACTERS]) if isinstance(given, str) else ""
             message = f"{path}, row {number}: {error}"
             rejects.append(Reject(key="", path=name, stage="manifest", reason=error.reason, message=message))
-    if not items and not rejects:
-        raise ConfigError(f"{path}: got no rows; wanted one per video, with the columns {', '.join(REQUIRED_COLUMNS)}")
     return items, rejects
 
 
@@ -158,7 +178,7 @@ def _require_columns(path: Path, names: Sequence[str]) -> None:
         got = ", ".join(_printable(name[:_MAX_SHOWN]) for name in names) or "none"
         raise ConfigError(
             f"{path}: no column {', '.join(missing)}; got {got}; wanted {', '.join(REQUIRED_COLUMNS)} "
-            f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}"
+            f"and, where needed, {', '.join(OPTIONAL_COLUMNS)}; for a published list, name its format in video.format"
         )
     twice = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if names.count(name) > 1]
     if twice:
@@ -292,7 +312,7 @@ def _resolve(named: str, roots: Sequence[Path]) -> Path:
         raise _BadRowError(
             "PathEscapes",
             f"got {_show_value(named)}, which is outside {' and '.join(map(str, roots))}; "
-            "set video.video_root to a folder that holds the videos",
+            f"to allow it, set video.video_root={path.parent}, or to a folder above that",
         )
     return path
 

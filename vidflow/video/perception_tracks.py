@@ -3,6 +3,7 @@
 Axes: F frames of a video, n annotated frames of a track, O objects, Q points.
 """
 
+import filecmp
 import json
 import math
 import os
@@ -158,5 +159,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(partial, path)
+    if path.is_file() and filecmp.cmp(partial, path, shallow=False):
+        partial.unlink()  # a file that is written again counts as changed, and is scanned again
+    else:
+        os.replace(partial, path)
     return path

@@ -2,14 +2,13 @@
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vidflow.errors import VideoError
-from vidflow.files import file_state, open_regular, unreadable
+from vidflow.files import file_state, open_regular, size_of, unreadable
 from vidflow.records import VideoInfo
 from vidflow.video.encode import EncodedClip, encode_clip
 from vidflow.video.ffmpeg import probe
@@ -44,7 +43,7 @@ def digest_within(path: Path, timeout_seconds: float) -> str:
     started = time.monotonic()
     digest, block = hashlib.sha256(), bytearray(_BLOCK_BYTES)
     with open_regular(path) as file:
-        num_bytes, num_read = os.fstat(file.fileno()).st_size, 0
+        num_bytes, num_read = size_of(file), 0
         try:
             while count := file.readinto(block):  # type: ignore[attr-defined]
                 digest.update(memoryview(block)[:count])

@@ -169,7 +169,7 @@ def test_a_skeleton_has_the_published_size_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("depths", [[], [2], [-3], [0, 0], [1, -1]])
 def test_depths_out_of_range_or_named_twice_are_refused(depths: list[int]) -> None:
-    with pytest.raises(VidflowError, match=r"encoder\.depths"):
+    with pytest.raises(VidflowError, match=r"got the depths"):
         resolve_depths(depths, num_blocks=2)
 
 

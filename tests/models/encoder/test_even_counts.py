@@ -1,5 +1,6 @@
 """What is said of numbers of tokens before anything starts holds of the reducers themselves."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,8 @@ import pytest
 import torch
 from token_reduction import reduce_clips
 
-from pipelines.entry import check_before_start
-from vidflow.config.load import load_config
-from vidflow.errors import ConfigError
+from pipelines.preflight import Flight, find_problems
+from vidflow.config.load import draft_config
 from vidflow.models.encoder import build_encoder, shape_of, skeleton
 from vidflow.models.encoder.checks import find_uneven
 from vidflow.models.reduction.build import build_reducer
@@ -97,14 +97,17 @@ def test_uneven_tokens_that_are_not_put_back_are_refused_before_anything_starts(
         f"features: {{base: {{}}, few: {features}}}\ntrials: {{axes: {{features: [base, few]}}}}"
     )
 
-    def check(waiting, *overrides):
-        check_before_start(waiting, Experiment(load_config([path], ["tracking.uri=null", *overrides])))
+    assert not find(path, ("extract",))
+    for steps in (("extract", "sweep"), ("sweep",), ("plan",)):
+        (problem,) = find(path, steps, "trials.trial.unmerge=false")
+        assert re.search(rf"got false for features 'few'.*{remedy}", problem)
+    assert not find(path, ("extract", "sweep"), "trials.trial.unmerge=false", "trials.axes.features=[base]")
 
-    check(["extract"])
-    for waiting in (["extract", "sweep"], ["sweep"], ["plan"]):
-        with pytest.raises(ConfigError, match=rf"got false for features 'few'.*{remedy}"):
-            check(waiting, "trials.trial.unmerge=false")
-    check(["extract", "sweep"], "trials.trial.unmerge=false", "trials.axes.features=[base]")
+
+def find(path, steps, *overrides):
+    """Return the problems of an experiment that has these stages to do."""
+    draft = draft_config([path], overrides)
+    return find_problems(Flight(draft, Experiment(draft.config), steps, show=False))
 
 
 def test_uneven_tokens_are_said_together_with_what_else_is_wrong_with_reducers(tmp_path):
@@ -114,8 +117,7 @@ def test_uneven_tokens_are_said_together_with_what_else_is_wrong_with_reducers(t
         "features: {few: {reducer: {name: sttm}}, wrong: {reducer: {name: tome, settings: {tokens: 37}}}}\n"
         "trials: {trial: {unmerge: false}, axes: {features: [few, wrong]}}"
     )
-    with pytest.raises(ConfigError) as refused:
-        check_before_start(["extract"], Experiment(load_config([path])))
-    assert len(str(refused.value).splitlines()) == 2
-    assert "at most the 36 patches" in str(refused.value)
-    assert "got false for features 'few'" in str(refused.value)
+    wrong, few = sorted(find(path, ("extract",)))
+    assert "features.wrong.reducer: " in wrong
+    assert "at most the 36 patches" in wrong
+    assert "got false for features 'few'" in few

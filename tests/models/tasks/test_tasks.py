@@ -208,6 +208,7 @@ def test_a_task_and_what_is_known_of_it_without_torch_agree(name):
     rows = ({key: value[row : row + 1] for key, value in targets.items()} for row in range(4))
     metric.update(spec.trivial.answer(spec.trivial.fit(rows, 3), targets), targets)
     assert spec.facts.objective.metric.removeprefix("val/") in metric.compute()
+    assert set(spec.facts.metrics) == metric.compute().keys()
     task, (tokens, prefix, queries) = make(name), draw(name, (2, 3, 4, 0))
     assert task.query is None if not queries else task.query.name in queries
     with torch.no_grad():

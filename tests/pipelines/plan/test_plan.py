@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -11,9 +12,9 @@ from tiny_experiment import TINY
 from pipelines.plan.command import count_workers, main, num_passes, num_trials
 from pipelines.plan.measure import DiskSpeed, _shares
 from pipelines.plan.record import StageCost, compare_with_plan, locate_plan
-from pipelines.plan.table import PlannedStage, table
+from pipelines.plan.table import PlannedStage, TrialKind, table
 from vidflow.config.load import load_config
-from vidflow.config.schema import Config, StageResources
+from vidflow.config.schema import Config, Resources, StageResources
 from vidflow.stages.experiment import Experiment
 from vidflow.store.layout import FileEntry
 
@@ -104,7 +105,7 @@ def test_before_the_run_only_the_sweep_can_be_compared(config: Config, lines: di
     }
 
 
-def line(stage: str, cost: StageCost | None, **changes: float) -> PlannedStage:
+def line(stage: str, cost: StageCost | None, **changes: object) -> PlannedStage:
     return PlannedStage(stage=stage, cost=cost, num_units=10, num_workers=2, **changes)  # type: ignore[arg-type]
 
 
@@ -112,22 +113,49 @@ DISK = DiskSpeed(write=1e6, read=2e6)
 FEATURES = line(
     "extract/base",
     StageCost(seconds=100, num_bytes=3e6),
+    num_frames=4,
     tokens_per_frame=36.0,
+    gflops_per_frame=0.5,
     num_passes=5,
     recompute_seconds=500.0,
     read_seconds=120.0,
 )
 
 
+def cells(row: str) -> list[str]:
+    return re.split(r" {2,}", row.strip())
+
+
 def test_the_table_adds_up_time_and_bytes_and_names_the_cheaper_way() -> None:
     text = table([line("shard", None, stored_bytes=7_000_000), FEATURES], DISK, free=1e9)
-    assert text[1].split() == ["shard", "10", "7", "MB", "done"]
-    assert text[2].split() == ["extract/base", "10", "36", "1", "min", "40", "s", "50", "s", "3", "MB", "to", "do"]
-    assert "1 min 40 s of work, about 50 s on this machine" in text[3]
-    assert "3 MB more on disk, 1 GB are free" in text[3]
-    assert text[-1].endswith("2 min 0 s made once and read, 8 min 20 s made anew in each -> cache")
+    assert cells(text[1]) == ["shard", "decode and pack", "10 clips", "done", "7 MB"]
+    per_frame = "2.5 s per frame, 300 kB per clip"
+    assert cells(text[2]) == [
+        "extract", "encode base", "10 clips of 4 frames", per_frame, "1 min 40 s", "50 s", "3 MB"
+    ]  # fmt: skip
+    assert cells(text[3]) == ["36 tokens and 0.5 GFLOPs per frame"]
+    assert "1 min 40 s of work, about 50 s on this machine" in text[5]
+    assert "3 MB more on disk, 1 GB are free" in text[5]
+    assert "read in 5 epochs of all trials; 2 min 0 s if made once and cached, 8 min 20 s if made anew" in text[-1]
+    assert text[-1].endswith("-> cached is faster")
     slow = dataclasses.replace(FEATURES, read_seconds=501.0)
-    assert table([slow], DISK, free=1e9)[-1].endswith("-> recompute")
+    assert table([slow], DISK, free=1e9)[-1].endswith("-> encoding anew would be faster")
+
+
+def test_feature_sets_of_equal_cost_are_one_row_and_so_are_trials() -> None:
+    sets = [dataclasses.replace(FEATURES, stage=f"extract/set{n}") for n in range(5)]
+    dearer = dataclasses.replace(FEATURES, stage="extract/dense", tokens_per_frame=64.0)
+    gru = TrialKind(name="gru", num_trials=9, epochs=20, epoch_seconds=2.0)
+    sweep = line("sweep", StageCost(seconds=360, num_bytes=0), kinds=(gru,))
+    text = table([*sets, dearer, sweep], DISK, free=1e9)
+    assert cells(text[1])[1:3] == ["encode set0, set1, set2 and 2 more", "5 x 10 clips of 4 frames"]
+    assert cells(text[3])[1] == "encode dense"
+    assert cells(text[5])[:4] == ["sweep", "train", "9 trials x 40 s", "20 epochs, 2.0 s per epoch"]
+    two = dataclasses.replace(sweep, kinds=(gru, dataclasses.replace(gru, name="mamba", epoch_seconds=4.0)))
+    assert [cells(row)[:2] for row in table([two], DISK, free=1e9)[2:4]] == [
+        ["gru", "9 trials x 40 s"],
+        ["mamba", "9 trials x 1 min 20 s"],
+    ]
 
 
 def test_a_disk_that_is_too_small_is_said_so() -> None:
@@ -135,8 +163,8 @@ def test_a_disk_that_is_too_small_is_said_so() -> None:
 
 
 def test_workers_are_as_many_as_fit_and_no_more_than_asked() -> None:
-    assert count_workers(StageResources(num_cpus=1e6)) == 1
-    assert count_workers(StageResources(workers=1)) == 1
+    for own in (StageResources(num_cpus=1e6), StageResources(workers=1)):
+        assert count_workers(Resources(shard=own), "shard") == 1
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +178,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, in_one_ray) -> Path:
     return folder / "root"
 
 
-def test_the_sweep_logs_predicted_and_actual_costs_of_every_stage(finished: Path) -> None:
+def test_the_sweep_stores_predicted_and_actual_costs_of_every_stage(finished: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    metrics = parent.data.metrics
+    metrics = json.loads(Path(client.download_artifacts(parent.info.run_id, "plan.json")).read_text())
     for stage in (stage for stage in STAGES if stage != "scan"):  # which is remembered, but has no manifest
         for what in ("seconds", "bytes"):
             assert metrics[f"plan/{stage}_{what}_predicted"] > 0
@@ -180,8 +208,8 @@ def test_the_page_sets_score_against_cost_and_shows_what_was_merged(finished: Pa
     page = next(finished.glob("reports/*/report.html")).read_text()
     for words in ("Score against cost", "Which setting to use", "random, keep 0.5", "What was merged"):
         assert words in page
-    assert page.count("frames on clip") == 3
-    assert page.count("deep: pool, window [1, 2, 2] on clip") == 3
+    assert page.count('alt="frames on val_') == 3
+    assert page.count('alt="deep: pool, window [1, 2, 2] on val_') == 3
     assert "chance: random" not in page
 
 

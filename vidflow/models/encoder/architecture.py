@@ -150,7 +150,7 @@ def resolve_depths(depths: Sequence[int] | None, *, num_blocks: int) -> list[int
     resolved = sorted(depth + num_blocks if depth < 0 else depth for depth in depths)
     if not resolved or resolved[0] < 0 or resolved[-1] >= num_blocks or len(set(resolved)) < len(resolved):
         raise VidflowError(
-            f"encoder.depths is {list(depths)}; wanted one or more different blocks between "
+            f"got the depths {list(depths)}; wanted one or more different blocks between "
             f"0 and {num_blocks - 1} (or between -{num_blocks} and -1, counted from the end)"
         )
     return resolved

@@ -41,18 +41,26 @@ def check_encoder(
     patch_size, num_blocks = patch_size_of(vit), len(vit.blocks)
     side = img_size // patch_size
     shape = replace(shape_of(vit), grid=(side, side))
-    checks: list[Callable[[], object]] = [partial(check_img_size, img_size, patch_size=patch_size, name=name)]
-    checks += [partial(resolve_depths, each.depths, num_blocks=num_blocks) for each in features.values()]
-    checks += [partial(_check_reducer, vit, shape, num_frames, each) for each in features.values()]
-    checks += [partial(_check_even, shape, each, features[each]) for each in even]
-    problems: list[str] = []
-    for check in checks:
-        try:
-            check()
-        except VidflowError as error:
-            problems.append(str(error))
+    problems = _collect("", partial(check_img_size, img_size, patch_size=patch_size, name=name))
+    for key, each in features.items():
+        found = [
+            *_collect(f"features.{key}.depths: ", partial(resolve_depths, each.depths, num_blocks=num_blocks)),
+            *_collect(f"features.{key}.reducer: ", partial(_check_reducer, vit, shape, num_frames, each)),
+        ]
+        if key in even and not found:
+            found = _collect("", partial(_check_even, shape, key, each))
+        problems += found
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _collect(key: str, check: Callable[[], object]) -> list[str]:
+    """Return the problem that a check raises, if any, behind the key of the setting."""
+    try:
+        check()
+    except VidflowError as error:
+        return [f"{key}{error}"]
+    return []
 
 
 def find_uneven(reducer: Reducer, shape: VitShape, depths: Sequence[int]) -> Literal["frames", "depths"] | None:
@@ -91,8 +99,8 @@ def _check_even(shape: VitShape, name: str, features: FeatureSet) -> None:
     where = None if reducer is None else find_uneven(reducer, shape, features.depths)
     if where is not None:
         raise VidflowError(
-            f"trials: unmerge: got false for features {name!r}, whose reducer {features.reducer.name!r} leaves other "
-            f"numbers of tokens in other {where}, which make no whole batches; set `unmerge: true`, or "
+            f"trials.trial.unmerge: got false for features {name!r}, whose reducer {features.reducer.name!r} leaves "
+            f"other numbers of tokens in other {where}, which make no whole batches; set `unmerge: true`, or "
             + ("keep one depth only" if where == "depths" else "take a reducer that leaves as many in every frame")
         )
 

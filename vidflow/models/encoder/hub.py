@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.architecture import hub_location
+
+# How long to wait for an answer of the hub.
+_SECONDS = 5.0
 
 
 def hub_file(name: str) -> Path:
@@ -30,4 +33,29 @@ def hub_file(name: str) -> Path:
     ) from problem
 
 
-__all__ = ["hub_file"]
+def check_hub(name: str) -> None:
+    """Check that a model's published weights are in the cache or can be downloaded, without downloading them.
+
+    Raises:
+        VidflowError: timm publishes no weights for `name`, or they are neither cached nor reachable within seconds.
+    """
+    repo, filename = hub_location(name)
+    files = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
+    if any(isinstance(try_to_load_from_cache(repo, each), str) for each in files):
+        return
+    problem: Exception | None = None
+    for each in files:
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, each), timeout=_SECONDS)
+        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+            problem = problem or error
+        else:
+            return
+    reason = str(problem).strip().splitlines()[0]
+    raise VidflowError(
+        f"encoder.weights: got hub, but the weights of {name!r} are neither in the Hugging Face cache nor reachable at "
+        f"{repo!r} ({reason}); download them once with a connection, or name a local file"
+    )
+
+
+__all__ = ["check_hub", "hub_file"]

@@ -98,9 +98,9 @@ Drawing = Mapping[Look, bytes]
 """One figure in each of its looks; the page shows the one that fits the reader's screen."""
 
 
-def draw_all(draw: Callable[[Look], bytes]) -> Drawing:
-    """Draw a figure in every look."""
-    return {look: draw(look) for look in LOOKS}
+def draw_all(draw: Callable[[Look], bytes], *, has_photos: bool = False) -> Drawing:
+    """Draw a figure in every look; without photographs, as PNG with a palette."""
+    return {look: draw(look) if has_photos else _pack(draw(look)) for look in LOOKS}
 
 
 def name_colours(values: Sequence[object], look: Look) -> dict[str, str]:
@@ -123,13 +123,16 @@ def open_figure(width: float, height: float, look: Look) -> Iterator[Figure]:
         yield Figure(figsize=(NARROW_INCHES if look.is_narrow else width, height), layout="constrained")
 
 
-def to_png(figure: Figure, *, has_photos: bool = False) -> bytes:
-    """Return the figure as PNG; without photographs, with a palette, which takes a third of the bytes."""
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.05)
-    if has_photos:
-        return buffer.getvalue()
-    plain, packed = Image.open(buffer).convert("RGB"), io.BytesIO()
+    return buffer.getvalue()
+
+
+def _pack(png: bytes) -> bytes:
+    """Return a PNG with a palette, which takes a third of the bytes."""
+    plain, packed = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
     plain.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
     return packed.getvalue()
 

@@ -52,7 +52,7 @@ def depth_figure(
         bar = figure.colorbar(drawn, ax=panels[1:], fraction=0.03, pad=0.01)
         bar.set_label("metres")
         bar.outline.set_visible(False)
-        return to_png(figure, has_photos=True)
+        return to_png(figure)
 
 
 def ways_figure(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidflow.ahead import make_ahead
 from vidflow.config.schema import VideoModel
+from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.encoder.build import EncoderDtype
 from vidflow.models.encoder.video import VideoClassifier, VideoRecipe, build_video_classifier, with_reduction
@@ -44,6 +45,7 @@ class EvaluateUnit:
         shards: Folder of the shards.
         shard: Name of the shard.
         source_sha256: Digest of the shard.
+        num_clips: Clips of the shard that are evaluated.
     """
 
     file: str
@@ -51,6 +53,7 @@ class EvaluateUnit:
     shards: Path
     shard: str
     source_sha256: str
+    num_clips: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +133,12 @@ class Evaluator:
         self._model: tuple[str, VideoClassifier] | None = None
         self._reduced: tuple[Point, VideoClassifier] | None = None
 
-    def __call__(self, unit: EvaluateUnit) -> FileEntry:
+    def __call__(self, unit: EvaluateUnit, count: Count = uncounted) -> FileEntry:
         """Classify the clips of one shard and commit their logits.
+
+        Args:
+            unit: The point and the shard.
+            count: Called as clips are done.
 
         Raises:
             DamagedError: If the shard's bytes do not have the committed digest.
@@ -155,6 +162,7 @@ class Evaluator:
             pace.append((len(batch), time.perf_counter() - before))
             keys += [key_number(sample.key) for sample in batch]
             labels += [sample.label for sample in batch]
+            count(len(batch))
             for head, values in logits.items():
                 parts.setdefault(head, []).append(values)
         path = self._directory / unit.file

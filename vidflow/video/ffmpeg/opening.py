@@ -17,7 +17,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vidflow.errors import VideoError
-from vidflow.files import open_regular
+from vidflow.files import open_regular, size_of
+from vidflow.tar_members import find_member
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -47,8 +48,11 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the best video stream of a file. FFmpeg's errors become `VideoError`, also in the caller's block."""
     _check_file(path)
     try:
-        options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
-        container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
+        member = find_member(path)
+        protocols = "file,subfile" if member else "file"
+        options = {"protocol_whitelist": protocols, "format_whitelist": _DEMUXERS}
+        name = member.url if member else os.path.abspath(path)
+        container = av.open(name, options=options, metadata_errors="replace")
     except FFmpegError as error:
         raise _explain_refusal(path, error) from error
     with container:
@@ -93,7 +97,7 @@ def demuxed(container: InputContainer, stream: VideoStream | None = None) -> Ite
 
 def _check_file(path: Path) -> None:
     with open_regular(path) as file:
-        if not os.fstat(file.fileno()).st_size:
+        if not size_of(file):
             raise VideoError("Empty", f"{path}: got 0 bytes, wanted a video; fetch it again")
 
 
@@ -105,7 +109,7 @@ def _explain_refusal(path: Path, error: FFmpegError) -> VideoError:
         return VideoError(
             "Unreadable", f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
         )
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(12)
     is_avi = start.startswith(b"RIFF") and start[8:] == b"AVI "  # some images and sounds are RIFF too
     if start[4:8] in _BOX_TYPES or start.startswith(_SIGNATURES) or is_avi:

@@ -43,13 +43,17 @@ class SampledFrame:
     Attributes:
         pts_seconds: Its presentation time on the video's clock.
         pixels: Upright RGB.
+        is_sampled: Whether it is on display in the middle of a period.
     """
 
     pts_seconds: float
     pixels: UInt8[np.ndarray, "H W 3"]
+    is_sampled: bool = True
 
 
-def stream_frames(source: str, *, fps: float, start_seconds: float | None = None) -> Iterator[SampledFrame]:
+def stream_frames(
+    source: str, *, fps: float, start_seconds: float | None = None, every_frame: bool = False
+) -> Iterator[SampledFrame]:
     """Yield the frame on display in the middle of each period of `1 / fps` seconds.
 
     These are the times of `sampling.window_times`. A frame that is on display for several periods is yielded several
@@ -59,6 +63,7 @@ def stream_frames(source: str, *, fps: float, start_seconds: float | None = None
         source: Path of a video file, number of a camera such as `0`, or an `rtsp://` or `http://` address.
         fps: Frames wanted per second.
         start_seconds: Start time on the video's clock; None: the first frame.
+        every_frame: Whether to yield the frames between these, too; they are not `is_sampled`.
 
     Raises:
         VideoError: If the source cannot be opened; `DecodeError` if a file is damaged; `NoFrames` if no frame is
@@ -67,10 +72,13 @@ def stream_frames(source: str, *, fps: float, start_seconds: float | None = None
     with _open_source(source) as (container, stream):
         num_frames = 0
         timed = _decode_timed(container, stream, source)
-        for seconds, frame in _sample(timed, fps=fps, start_seconds=start_seconds):
-            num_frames += 1
+        for seconds, frame, is_sampled in _sample(timed, fps=fps, start_seconds=start_seconds):
+            num_frames += is_sampled
+            if not is_sampled and not every_frame:
+                continue
             pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
-            yield SampledFrame(pts_seconds=seconds, pixels=orientation_of(frame, _hide_secrets(source)).apply(pixels))
+            upright = orientation_of(frame, _hide_secrets(source)).apply(pixels)
+            yield SampledFrame(pts_seconds=seconds, pixels=upright, is_sampled=is_sampled)
         if not num_frames:
             after = "" if start_seconds is None else f" after {start_seconds:g} s"
             raise VideoError(
@@ -180,21 +188,25 @@ def _damage_error(source: str, seconds: float) -> VideoError:
 
 def _sample(
     timed: Iterator[tuple[float, float, VideoFrame]], *, fps: float, start_seconds: float | None
-) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield time and picture of the frame on display at `start + (i + 0.5) / fps`, for every i."""
+) -> Iterator[tuple[float, VideoFrame, bool]]:
+    """Yield time and picture of the frame on display at `start + (i + 0.5) / fps`, for every i, as sampled.
+
+    The frames from `start` on that are not on display at such a time are yielded once, as not sampled.
+    """
     held: tuple[float, float, VideoFrame] | None = None
     start, count = start_seconds, 0
     for now in timed:
         start = now[0] if start is None else start
-        if held is not None:
+        if held is not None and now[0] > start:
             due = _count_due(now[0], start, count, fps)
-            yield from [(held[0], held[2])] * due
+            yield from [(held[0], held[2], due > 0)] * max(1, due)
             count += due
         held = now
     if held is None or start is None or held[1] <= start:
         return
     due = _count_due(held[1] - _TOLERANCE_SECONDS, start, count, fps)
-    yield from [(held[0], held[2])] * (due if count else max(1, due))
+    is_sampled = due > 0 or not count
+    yield from [(held[0], held[2], is_sampled)] * max(1, due)
 
 
 def _count_due(seconds: float, start: float, count: int, fps: float) -> int:

@@ -1,6 +1,5 @@
 """Check that a file is complete, by the lengths that it declares."""
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vidflow.errors import VideoError
+from vidflow.files import open_regular, size_of
 
 # Containers that store the duration before the frames. In a complete file it may differ by the slack.
 _DECLARING = {"matroska,webm", "flv", "asf", "mxf"}
@@ -53,8 +53,8 @@ def check_whole(
     declared_seconds = _read_declared_seconds(container, stream)
     if end_seconds < declared_seconds - _DURATION_SLACK_SECONDS:
         raise truncated(path, f"{end_seconds:.3f} of the {declared_seconds:.3f} seconds its header declares")
-    with path.open("rb") as file:
-        num_bytes = os.fstat(file.fileno()).st_size
+    with open_regular(path) as file:
+        num_bytes = size_of(file)
         declared_bytes = max(_read_declared_bytes(container.format.name, file), default=0)
     if num_bytes < declared_bytes:
         raise truncated(path, f"{num_bytes} of the {declared_bytes} bytes it declares")

@@ -3,7 +3,7 @@
 Axes: H and W pixels, 3 the channels red, green, blue.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path
@@ -32,7 +32,7 @@ def write_h264(
     crf: int = 18,
     gop: int = 12,
     num_b_frames: int = 2,
-    pts: Sequence[int] | None = None,
+    pts: Iterable[int] | None = None,
     time_base: Fraction | None = None,
 ) -> None:
     """Write frames as H.264 (yuv420p, BT.601, limited range) in an MP4 whose index comes first.

@@ -12,6 +12,7 @@ from vidflow.errors import VidflowError
 
 if TYPE_CHECKING:
     from vidflow.models.reduction.bipartite import GroupScope
+    from vidflow.models.reduction.matching import Order
 
 Family = Literal["vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 """A family of video transformers.
@@ -26,8 +27,6 @@ Choices:
 WalkKind = Literal["joint", "divided", "trajectory"]
 Fps = float | Literal["uniform"]
 """Frames per second of a model's clips, or `uniform`: its frames are the middles of equal segments of the video."""
-KeptOrder = Literal["index", "similarity"]
-"""Order of unmerged tokens; `vidflow.models.reduction.matching.Order` explains the words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class FamilyFacts:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_range: tuple[float, float] = (0.0, 1.0)
-    order: KeptOrder
+    order: "Order"
     proportional_attention: bool = True
     scopes: tuple["GroupScope", ...]
     num_prefix: int

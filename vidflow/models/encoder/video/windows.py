@@ -54,7 +54,8 @@ class WindowedEncoder:
 
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the encoder's output, as JSON-ready values."""
-        return self.video.describe()
+        recipe = self.video.recipe
+        return {"name": " ".join(filter(None, (recipe.family, recipe.size))), **self.video.describe()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,159 @@
+"""List what experiments have made, from their files alone: `vidflow ls [ROOT|CONFIG.yaml]`.
+
+Neither Ray, torch nor MLflow is imported, so it answers at once, also beside a command that is at work.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vidflow.config.search import draw_candidates
+from vidflow.errors import ConfigError
+from vidflow.report.formats import format_bytes, format_magnitude, format_metric
+from vidflow.stages.experiment import Experiment
+from vidflow.stages.inventory import Inventory, MadeFolder, MadeTrial, is_root, take_inventory
+from vidflow.stages.sources import is_config, open_experiment
+from vidflow.stages.trained import predict_command
+
+_RUNS = Path("runs")
+_ALWAYS = ("core", "features", "seed")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print what is below the roots.
+
+    Raises:
+        ConfigError: If a place is no experiment, or a config has problems.
+    """
+    roots, current = _find_roots(arguments.places)
+    inventories = [take_inventory(root) for root in roots]
+    if arguments.json:
+        print(json.dumps({"experiments": [asdict(each) for each in inventories]}, indent=1, default=str))
+    elif not inventories:
+        print(f"no experiment below {_RUNS.absolute()}; name a root or a config")
+    else:
+        print("\n\n".join(_describe(each, current) for each in inventories))
+
+
+def _find_roots(places: Sequence[str]) -> tuple[list[Path], frozenset[str]]:
+    """Return the roots that the words of the command line name, and the keys that belong to a config among them."""
+    if not places:
+        return [folder for folder in sorted(_RUNS.glob("*/")) if is_root(folder)], frozenset()
+    if any(is_config(place) for place in places):
+        experiment = open_experiment(places)
+        if not is_root(experiment.root):
+            raise ConfigError(f"{experiment.root}: nothing here yet; make it with `{experiment.command('run')}`")
+        return [experiment.root], frozenset(_current_keys(experiment))
+    return [root for place in places for root in _roots_in(Path(place))], frozenset()
+
+
+def _roots_in(folder: Path) -> list[Path]:
+    """Return the folder, or the roots directly in it."""
+    roots = [folder] if is_root(folder) else [each for each in sorted(folder.glob("*/")) if is_root(each)]
+    if not roots:
+        raise ConfigError(f"{folder}: no experiment here; wanted its root, such as runs/demo, or its config")
+    return roots
+
+
+def _current_keys(experiment: Experiment) -> Iterator[str]:
+    """Yield the keys of all that the config stands for, as far as they are known."""
+    if experiment.shards is None:
+        return
+    yield experiment.shards.address.fingerprint
+    yield from (address.fingerprint for address in experiment.features.values())
+    yield from (experiment.sweep.fingerprint, experiment.report.fingerprint)
+    yield from (experiment.trial(trial).fingerprint for trial in draw_candidates(experiment.config)[0])
+
+
+def _describe(inventory: Inventory, current: frozenset[str]) -> str:
+    """Return the tables of one root; what belongs to the config is marked with a star."""
+    names = {each.key: each.name for each in inventory.features}
+    trials = {trial.key: trial for trial in inventory.trials}
+    columns: dict[str, Callable[[MadeFolder], str]] = {
+        "clips": lambda each: str(each.num_clips),
+        "rejects": lambda each: str(each.num_rejects),
+        "size": lambda each: format_bytes(each.num_bytes),
+    }
+    blocks = [_short(inventory.root)]
+    blocks += _table("shards", inventory.shards, {**columns, "used by": lambda each: _used_by(each, names)}, current)
+    blocks += _table(
+        "features",
+        inventory.features,
+        {
+            "name": lambda each: each.name,
+            **columns,
+            "encoder": lambda each: each.encoder,
+            "reducer": lambda each: each.reducer,
+            "used by": lambda each: _used_by(each, names),
+        },
+        current,
+    )
+    blocks += _table(
+        "sweeps",
+        inventory.sweeps,
+        {
+            "trials": lambda each: str(each.num_trials),
+            "best": lambda each: "; ".join(_describe_best(trials[key]) for key in each.best),
+            "MLflow run": lambda each: each.run_id,
+        },
+        current,
+    )
+    blocks += _table("trials", inventory.trials, _trial_columns(inventory.trials), current)
+    blocks += [
+        f"report    {_short(each.directory / 'report.html')}" for each in inventory.reports if each.state == "done"
+    ]
+    best = [trials[key] for sweep in inventory.sweeps for key in sweep.best]
+    if best:
+        blocks.append(f"next: {predict_command(_short(best[0].directory), task=best[0].settings['task'])}")
+    if current:
+        blocks.append("* of this config")
+    return "\n\n".join(blocks)
+
+
+def _short(path: Path) -> str:
+    """Return a path relative to the current folder, if it is below that."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _used_by(each: MadeFolder, names: dict[str, str]) -> str:
+    users = [f"features {names[key]}" if key in names else f"sweep {key}" for key in each.used_by]
+    trials = [f"{each.num_trials} trials"] if each.num_trials else []
+    return ", ".join([*users, *trials]) or "nothing"
+
+
+def _describe_best(trial: MadeTrial) -> str:
+    return f"{trial.key} {trial.metric} {format_metric(trial.metric, trial.score)}"
+
+
+def _trial_columns(trials: Sequence[MadeTrial]) -> dict[str, Callable[[MadeTrial], str]]:
+    """Return the columns of trials: the settings that differ between them, the metric, and where to find more."""
+    names = dict.fromkeys(name for trial in trials for name in trial.settings)
+    varying = [name for name in names if len({str(trial.settings.get(name)) for trial in trials}) > 1]
+    shown = [*_ALWAYS, *(name for name in varying if name not in _ALWAYS)]
+
+    def setting(name: str) -> Callable[[MadeTrial], str]:
+        return lambda trial: str(trial.settings.get(name, ""))
+
+    return {
+        **{name: setting(name) for name in shown},
+        "best": lambda trial: f"{trial.metric} {format_metric(trial.metric, trial.score)}",
+        "epoch": lambda trial: f"{trial.best_epoch} of {trial.num_epochs}",
+        "parameters": lambda trial: format_magnitude(trial.num_parameters),
+        "MLflow run": lambda trial: trial.run_id or trial.error,
+    }
+
+
+def _table(
+    title: str, rows: Sequence[Any], columns: dict[str, Callable[[Any], str]], current: frozenset[str]
+) -> list[str]:
+    """Return a table with key and state in front, as a list of one text; empty if there are no rows."""
+    if not rows:
+        return []
+    mark = {row.key: "* " if row.key in current else "  " * bool(current) for row in rows}
+    head = [f"{'  ' * bool(current)}{title}", "state", *columns]
+    lines = [head, *([mark[row.key] + row.key, row.state, *(read(row) for read in columns.values())] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    return ["\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)]

@@ -1,0 +1,180 @@
+"""Where workers run: the numbers behind `num_gpus: auto` and `resources.device`, and one line that says so."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from vidflow.config.schema import Resources
+from vidflow.errors import ConfigError, VidflowError
+
+Part = Literal["shard", "extract", "trials"]
+Device = Literal["cpu", "cuda"]
+
+PARTS: dict[str, tuple[Part, ...]] = {
+    "synth": ("shard",),
+    "shard": ("shard",),
+    "extract": ("extract",),
+    "calibrate": ("extract",),
+    "evaluate": ("shard", "extract"),
+    "sweep": ("trials",),
+    "plan": ("extract", "trials"),
+    "bench": ("shard", "extract", "trials"),
+}
+"""The sections of `resources` that a stage or a tool uses."""
+_TRIAL_SHARE = 0.5
+"""GPUs per trial: two share one, because a core steps through the frames one by one, in small kernels."""
+
+
+class Machine(NamedTuple):
+    """What one machine of a cluster offers to workers.
+
+    Attributes:
+        num_cpus: CPU cores.
+        num_gpus: GPUs.
+        gpu: Name of its kind of GPU; empty if it is not known.
+    """
+
+    num_cpus: float
+    num_gpus: float
+    gpu: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What one worker of a part of the experiment takes, and where it computes.
+
+    Attributes:
+        part: The section of `resources`.
+        num_cpus: CPU cores.
+        num_gpus: GPUs, or a share of one.
+        workers: Largest number of workers; None is as many as fit.
+        attempts: How often a unit of work is tried if its worker dies.
+        device: Where it computes.
+        words: The same for the log, such as `1 CPU and 1 GPU (of 2 GPUs, H100)`.
+    """
+
+    part: Part
+    num_cpus: float
+    num_gpus: float
+    workers: int | None
+    attempts: int
+    device: Device
+    words: str
+
+
+def place_workers(resources: Resources, part: Part, machines: Sequence[Machine]) -> Placement:
+    """Return what each worker of a part takes on these machines."""
+    own = getattr(resources, part)
+    num_gpus = own.num_gpus if own.num_gpus != "auto" else _choose_gpus(resources, part, machines)
+    return Placement(
+        part=part,
+        num_cpus=own.num_cpus,
+        num_gpus=num_gpus,
+        workers=own.workers,
+        attempts=own.attempts,
+        device="cuda" if num_gpus and resources.device != "cpu" else "cpu",
+        words=f"{own.num_cpus:g} CPU{_describe_gpus(resources, part, num_gpus, machines)}",
+    )
+
+
+def count_fitting(placement: Placement, machines: Sequence[Machine]) -> int:
+    """Return how many workers fit on the machines at the same time."""
+    return sum(_count_on(placement, machine) for machine in machines)
+
+
+def check_fit(placement: Placement, machines: Sequence[Machine], resources: Resources) -> None:
+    """Check that a worker fits on some machine, and that it has a GPU if `resources.device` asks for one.
+
+    Raises:
+        ConfigError: If it does not; Ray would wait for a better machine for ever.
+    """
+    key = f"resources.{placement.part}"
+    if resources.device == "cuda" and placement.part != "shard" and not placement.num_gpus:
+        reason = "there is no GPU" if not _sum_gpus(machines) else f"{key}.num_gpus is 0"
+        raise ConfigError(f"resources.device: got cuda, but {reason}; use auto or cpu, or give workers GPUs")
+    if count_fitting(placement, machines):
+        return
+    largest = (
+        ", ".join(f"{each.num_cpus:g} CPU and {each.num_gpus:g} GPU" for each in dict.fromkeys(machines)) or "none"
+    )
+    name = "num_gpus" if placement.num_gpus > max((each.num_gpus for each in machines), default=0) else "num_cpus"
+    raise ConfigError(
+        f"{key}.{name}: no worker fits, each takes {placement.num_cpus:g} CPU and {placement.num_gpus:g} GPU; the "
+        f"machines have {largest}"
+    )
+
+
+def usable_device(placement: Placement) -> Device:
+    """Return where this worker computes.
+
+    Raises:
+        VidflowError: If that is a GPU and torch sees none, which would otherwise be a traceback or a slow run.
+    """
+    import torch  # here, because the import takes seconds
+
+    if placement.device == "cuda" and not torch.cuda.is_available():
+        raise VidflowError(
+            f"{placement.part}: Ray gave this worker {placement.num_gpus:g} GPU, but torch {torch.__version__} sees "
+            f"none; install a torch for this GPU, or set resources.device=cpu or resources.{placement.part}.num_gpus=0"
+        )
+    return placement.device
+
+
+def this_machine() -> list[Machine]:
+    """Return the machine that this process runs on, as a cluster of one."""
+    import torch  # here, because the import takes seconds
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [Machine(num_cpus=os.cpu_count() or 1, num_gpus=len(gpus), gpu=gpus[0] if gpus else "")]
+
+
+def _choose_gpus(resources: Resources, part: Part, machines: Sequence[Machine]) -> float:
+    if part == "shard" or resources.device == "cpu" or not _sum_gpus(machines):
+        return 0.0
+    return 1.0 if part == "extract" else _TRIAL_SHARE
+
+
+def _describe_gpus(resources: Resources, part: Part, num_gpus: float, machines: Sequence[Machine]) -> str:
+    """Return which GPUs a worker has, or why it has none."""
+    there, names = _sum_gpus(machines), dict.fromkeys(each.gpu for each in machines if each.gpu)
+    if num_gpus:
+        of = ", ".join([f"{there:g} GPU{'s' * (there != 1)}", *names])
+        return f" and {num_gpus:g} GPU (of {of})" + (
+            ", computing on CPU: resources.device is cpu" if resources.device == "cpu" else ""
+        )
+    if part == "shard":
+        return ""
+    if not there:
+        return ", on CPU: no GPU here"
+    return f", on CPU: {'resources.device is cpu' if resources.device == 'cpu' else f'resources.{part}.num_gpus is 0'}"
+
+
+def _count_on(placement: Placement, machine: Machine) -> int:
+    fitting = int(machine.num_cpus / placement.num_cpus)
+    if not placement.num_gpus:
+        return fitting
+    # Workers with a share of a GPU share one; a share never spans two.
+    on_gpus = (
+        int(machine.num_gpus) * int(1 / placement.num_gpus)
+        if placement.num_gpus < 1
+        else int(machine.num_gpus / placement.num_gpus)
+    )
+    return min(fitting, on_gpus)
+
+
+def _sum_gpus(machines: Sequence[Machine]) -> float:
+    return sum(machine.num_gpus for machine in machines)
+
+
+__all__ = [
+    "PARTS",
+    "Machine",
+    "Part",
+    "Placement",
+    "check_fit",
+    "count_fitting",
+    "place_workers",
+    "this_machine",
+    "usable_device",
+]

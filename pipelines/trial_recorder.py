@@ -1,0 +1,85 @@
+"""Sends what trials report to their runs, in order and in a thread, so that no trial waits for the store."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from pipelines.sweep_runs import SweepRuns
+from vidflow.config.schema import Trial
+from vidflow.records import EpochResult
+from vidflow.stages.address import Address
+from vidflow.tracking import explain_failures
+from vidflow.training.snapshot import load_result, write_failure
+
+
+class TrialRecorder:
+    """Opens, continues and closes the runs of trials; an error of the store is raised by a later call."""
+
+    def __init__(self, runs: SweepRuns, uri: str, end_stopped: Callable[[str], None]) -> None:
+        """Start the thread.
+
+        Args:
+            runs: The runs of the sweep, whose parent is open. Until `drain` returns, only the thread uses them.
+            uri: The store, for messages.
+            end_stopped: Marks the trial with a key as over if the scheduler has stopped it.
+        """
+        self._runs, self._uri, self._end_stopped = runs, uri, end_stopped
+        self._thread = ThreadPoolExecutor(1, "mlflow")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the thread; after an error, what still waits is left to the next run of the command."""
+        self._thread.shutdown(cancel_futures=error is not None)
+
+    def start(self, trial: Trial, address: Address) -> None:
+        """Open the run of a trial that starts."""
+        self._submit(self._runs.open_trial, trial, address)
+
+    def log_epoch(self, address: Address, result: EpochResult) -> None:
+        """Log an epoch."""
+        self._submit(self._runs.log_epoch, address.fingerprint, result)
+
+    def end(self, trial: Trial, address: Address) -> None:
+        """Close the run of a trial whose process has ended, if the trial is over."""
+        self._submit(self._record, trial, address)
+
+    def fail(self, trial: Trial, address: Address, error: str) -> None:
+        """Mark a trial as failed, and close its run."""
+        self._submit(self._fail, trial, address, error)
+
+    def drain(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            VidflowError: If the store has failed.
+        """
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _submit(self, write: Callable[..., Any], *arguments: Any) -> None:
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._run, write, *arguments))
+
+    def _run(self, write: Callable[..., Any], *arguments: Any) -> None:
+        with explain_failures(self._uri):
+            write(*arguments)
+
+    def _record(self, trial: Trial, address: Address) -> None:
+        self._end_stopped(address.fingerprint)
+        result = load_result(address.directory)
+        if result is not None:
+            self._runs.record(trial, address, result)
+
+    def _fail(self, trial: Trial, address: Address, error: str) -> None:
+        result = write_failure(address.directory, key=address.fingerprint, settings=asdict(trial), error=error)
+        self._runs.record(trial, address, result)

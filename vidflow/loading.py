@@ -1,0 +1,136 @@
+"""Load a trained trial, ready for videos: by its folder, its run in MLflow, or as the best of a config's sweep."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vidflow.config.load import read_stored_trials
+from vidflow.config.search import objective_of
+from vidflow.errors import VidflowError
+from vidflow.stages.predict import VideoPredictor
+from vidflow.stages.sources import is_config, open_experiment
+from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_sweep, read_sweeps
+from vidflow.training.snapshot import BEST
+from vidflow.training.trial import load_trial
+
+log = logging.getLogger("vidflow")
+
+
+def load(
+    trial: str | Path, *settings: str, weights: str | None = None, tracking_uri: str | None = None
+) -> VideoPredictor:
+    """Load a trained trial and its encoder, on the GPU if there is one.
+
+    `.model` of the result predicts frame by frame; `.predict(video)` reads a video.
+
+    Args:
+        trial: A trial's folder or its `best.safetensors`, or the id of its run in MLflow. Or what has trials, for the
+            best of them: a config, the folder or the run of a sweep, the root of an experiment.
+        settings: More files and `key=value`, if `trial` is a config.
+        weights: File of the encoder's weights, if it was moved; None is the recorded place.
+        tracking_uri: MLflow store of the run; None is `MLFLOW_TRACKING_URI`.
+
+    Raises:
+        VidflowError: There is no such trial, it is damaged, or its encoder cannot be rebuilt.
+    """
+    path = Path(trial)
+    if is_config(path):
+        return load_file(_best_of_config([str(trial), *settings]) / BEST, weights=weights)
+    if settings:
+        raise VidflowError(f"got {' '.join(settings)} beside {trial}; settings change a config (.yaml), nothing else")
+    if path.exists():
+        return load_file(_find_file(path), weights=weights)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if os.sep in str(trial) or not uri:
+        raise VidflowError(
+            f"{trial}: no such folder; wanted a config, a trial's folder, or the id of an MLflow run together with "
+            "--tracking-uri URI or MLFLOW_TRACKING_URI; `vidflow ls` lists them"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return load_file(_fetch_trial(uri, str(trial), Path(folder)), weights=weights)
+
+
+def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
+    """Rebuild a trial and its encoder from `best.safetensors`, on the GPU if there is one.
+
+    Raises:
+        VidflowError: The file is damaged, or the encoder cannot be rebuilt.
+    """
+    if path.exists() and not path.is_file():
+        raise VidflowError(f"{path}: got a folder, pipe or device, wanted a trial's folder or its {BEST}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task, identity = load_trial(path, device=device)
+    predictor = VideoPredictor(task, identity.features, weights=weights, device=device)
+    predictor.file = path
+    return predictor
+
+
+def _best_of_config(settings: Sequence[str]) -> Path:
+    """Return the folder of the best trial of a config's sweep."""
+    experiment = open_experiment(settings)
+    sweep = read_sweep(experiment.sweep.directory) if experiment.shards is not None else None
+    if sweep is None:
+        raise VidflowError(
+            f"{experiment.root}: the sweep of this configuration is not finished; run `{experiment.command('run')}`, "
+            f"or name another trial, which `{experiment.command('ls')}` lists"
+        )
+    return _choose(sweep)
+
+
+def _find_file(path: Path) -> Path:
+    """Return the `best.safetensors` that a file or folder stands for."""
+    if not path.is_dir() or (path / BEST).exists():
+        return path / BEST if path.is_dir() else path
+    if (sweep := read_sweep(path)) is not None:
+        return _choose(sweep) / BEST
+    if not (path / SWEEPS).is_dir():
+        return path / BEST  # not there, which is what the message says
+    match list(read_sweeps(path)):
+        case []:
+            raise VidflowError(f"{path}: no finished sweep; `vidflow ls {path}` lists what is there")
+        case [only]:
+            return _choose(only) / BEST
+        case several:
+            commands = [f"  {predict_command(str(sweep.directory))}" for sweep in several]
+            raise VidflowError("\n".join([f"{path}: {len(several)} finished sweeps; name one:", *commands]))
+
+
+def _choose(sweep: FinishedSweep) -> Path:
+    """Return the folder of a sweep's best trial, and say which it is."""
+    best = sweep.best_trial()
+    log.info("best trial of %s: %s -> %s", sweep.directory, sweep.describe(best), best.directory)
+    return best.directory
+
+
+def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
+    """Copy the file of a trial's run into an empty folder; for the run of a sweep, that of its best child.
+
+    Raises:
+        VidflowError: There is no such run, or a sweep has no trial with a result, or trials of several tasks.
+    """
+    from vidflow.tracking import MODEL, fetch_file, find_children  # imports MLflow, which takes seconds
+
+    checkpoint = f"{MODEL}/artifacts/{BEST}"
+    children = find_children(uri, run_id)
+    if children is None:
+        return fetch_file(uri, run_id, checkpoint, folder)
+    trials = read_stored_trials(fetch_file(uri, run_id, "config.yaml", folder))
+    if len(tasks := {child.task for child in children}) > 1:
+        listed = "\n".join(f"  {child.task}, {child.name}: {child.run_id}" for child in children)
+        raise VidflowError(f"run {run_id}: a sweep over {len(tasks)} tasks; name the run of a trial:\n{listed}")
+    scored = []
+    for child in children:
+        metric, mode = objective_of(trials, child.task)
+        scored += [(value if mode == "max" else -value, metric, child) for value in child.values_of(metric)]
+    if not scored:
+        raise VidflowError(f"run {run_id}: a sweep without a trial that has finished an epoch")
+    score, metric, best = max(scored, key=lambda each: each[0])
+    log.info("best trial of run %s: %s, %s %.3f -> run %s", run_id, best.name, metric, abs(score), best.run_id)
+    return fetch_file(uri, best.run_id, checkpoint, folder)
+
+
+__all__ = ["load", "load_file"]

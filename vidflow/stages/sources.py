@@ -1,0 +1,63 @@
+"""What a user names on the command line or in a notebook: a config with its settings, or a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidflow.config.load import load_config
+from vidflow.errors import ConfigError, VidflowError
+from vidflow.stages.experiment import Experiment
+from vidflow.stages.finish import peek_manifest
+
+_CONFIGS = (".yaml", ".yml")
+
+
+def is_config(place: str | Path) -> bool:
+    """Return whether a word names a config."""
+    return Path(place).suffix in _CONFIGS
+
+
+def open_experiment(words: Sequence[str]) -> Experiment:
+    """Return the experiment of some files and `key=value`.
+
+    Raises:
+        ConfigError: With every problem in them.
+    """
+    files = [Path(word) for word in words if "=" not in word]
+    return Experiment(load_config(files, [word for word in words if "=" in word]), words)
+
+
+def find_features(source: str | Path, *settings: str, name: str | None = None) -> Path:
+    """Return the folder of a finished feature set.
+
+    Args:
+        source: The folder, or a config.
+        settings: More files and `key=value`, if `source` is a config.
+        name: Feature set of the config; None if it has only one.
+
+    Raises:
+        ConfigError: If the config has problems or no such feature set, or several and none is named.
+        VidflowError: If the feature set is not finished.
+    """
+    if not is_config(source):
+        return _check_folder(Path(source), settings, name)
+    experiment = open_experiment([str(source), *settings])
+    names = list(experiment.config.features)
+    if name not in names if name is not None else len(names) > 1:
+        raise ConfigError(f"{source}: got {name or 'no name of a feature set'}, wanted one of {', '.join(names)}")
+    address = experiment.features[name or names[0]] if experiment.shards is not None else None
+    if address is None or experiment.manifest(address) is None:
+        raise VidflowError(
+            f"{experiment.root}: features {name or names[0]} are not finished; run `{experiment.command('extract')}`, "
+            f"or `{experiment.command('run')}` for all stages"
+        )
+    return address.directory
+
+
+def _check_folder(folder: Path, settings: Sequence[str], name: str | None) -> Path:
+    if settings or name is not None:
+        given = " ".join([*settings, *([] if name is None else [name])])
+        raise ConfigError(f"{folder}: got {given} beside a folder; these go with a config (.yaml)")
+    manifest = peek_manifest(folder)
+    if manifest is None or not manifest.stage.startswith("extract"):
+        raise ConfigError(f"{folder}: not the folder of a feature set; `vidflow ls` lists them")
+    return folder
