@@ -10,12 +10,13 @@ from tiny import clips_for, tiny_classifier
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video import VideoClassifier, with_reduction
 from vidflow.models.encoder.video.build import make_walk
+from vidflow.models.encoder.video.families import FAMILIES as FACTS
 from vidflow.models.encoder.video.self_test import check_against_library
 from vidflow.models.reduction.bipartite import BlockBipartite, Mode
 from vidflow.models.reduction.saliency import BlockSaliency
 
 MODES: tuple[Mode, ...] = ("tome", "drop", "random_merge", "random_drop", "hybrid")
-SCOPES = [(family, scope) for family in FAMILIES for scope in tiny_classifier(family).model.shape.scopes]
+SCOPES = [(family, scope) for family, facts in FACTS.items() for scope in facts.scopes]
 
 
 def reduced(family: str, **settings: Any) -> VideoClassifier:
