@@ -1,5 +1,6 @@
 """Evaluate pre-trained video classifiers on a split, with token reduction: `vidflow evaluate CONFIG.yaml`."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -71,6 +72,8 @@ def main(experiment: Experiment) -> None:
 
 def show(experiment: Experiment) -> None:
     """Print the points with their cost; start nothing."""
+    # The table shows the tokens of every block, so where r is capped need not be said besides.
+    logging.getLogger("vidflow.models").setLevel(logging.ERROR)
     known = list_labels(experiment.config).known if experiment.has_rows else []
     print("\n".join(points_table(experiment.config, known)))
 
