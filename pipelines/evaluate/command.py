@@ -72,10 +72,14 @@ def main(experiment: Experiment) -> None:
 
 def show(experiment: Experiment) -> None:
     """Print the points with their cost; start nothing."""
-    # The table shows the tokens of every block, so where r is capped need not be said besides.
-    logging.getLogger("vidflow.models").setLevel(logging.ERROR)
     known = list_labels(experiment.config).known if experiment.has_rows else []
-    print("\n".join(points_table(experiment.config, known)))
+    models = logging.getLogger("vidflow.models")
+    level = models.level
+    models.setLevel(logging.ERROR)  # the table shows the tokens of every block, so also where r is capped
+    try:
+        print("\n".join(points_table(experiment.config, known)))
+    finally:
+        models.setLevel(level)
 
 
 class Evaluation:
