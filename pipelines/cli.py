@@ -13,6 +13,7 @@ from pipelines.entry import Run, add_settings, add_show, exit_code, run_command,
 from pipelines.manifest import add_source
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
+from vidflow.stages.experiment import Experiment
 
 COMMANDS = {
     "synth": "render videos with ground truth, where the config names no manifest",
@@ -83,6 +84,17 @@ def run_bench(parsed: argparse.Namespace) -> None:
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.bench.command").main(experiment, parsed.only),
     )
+
+
+def run_evaluate(parsed: argparse.Namespace) -> None:
+    """Load the settings and evaluate, or print the points."""
+
+    def run(experiment: Experiment) -> None:
+        command = importlib.import_module("pipelines.evaluate.command")
+        (command.show if parsed.print else command.main)(experiment)
+
+    # To print starts nothing, so nothing of the machine is checked.
+    run_configured("print" if parsed.print else "evaluate", parsed.settings, run, resumes=True)
 
 
 def run_rejects(parsed: argparse.Namespace) -> None:
@@ -182,6 +194,12 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow bench`."""
     add_settings(parser)
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group alone; may be repeated")
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow evaluate`."""
+    add_settings(parser)
+    parser.add_argument("--print", action="store_true", help="show the points, their GMACs and tokens; starts nothing")
 
 
 def add_ui(parser: argparse.ArgumentParser) -> None:
@@ -314,6 +332,11 @@ class OwnArguments(NamedTuple):
 
 
 OWN_ARGUMENTS = {
+    "evaluate": OwnArguments(
+        "evaluate pre-trained video classifiers on a split, with tokens merged or dropped; trains nothing",
+        add_evaluate,
+        run_evaluate,
+    ),
     "bench": OwnArguments(
         "measure stages, cores, caching and token reduction on this machine, each beside what it could be",
         add_bench,

@@ -16,6 +16,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "shard": ("shard",),
     "extract": ("extract",),
     "calibrate": ("extract",),
+    "evaluate": ("shard", "extract"),
     "sweep": ("trials",),
     "plan": ("extract", "trials"),
     "bench": ("shard", "extract", "trials"),

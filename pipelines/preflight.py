@@ -144,7 +144,7 @@ _MODULE = tuple(
 )
 """The settings that decide the shape of what a trial trains."""
 _SHAPED = frozenset({"extract", "sweep", "plan", "bench"})
-_WORK = frozenset(STAGES) | {"plan", "calibrate", "bench"}
+_WORK = frozenset(STAGES) | {"plan", "calibrate", "bench", "evaluate"}
 _MODELS = frozenset({"extract", "sweep", "plan", "calibrate", "bench"})
 CHECKS = (
     Check(_WORK - {"bench"}, ("root", "tracking.uri"), _check_root),
@@ -157,7 +157,7 @@ CHECKS = (
         ("video.manifest", "video.video_root", "trials.trial.task", "trials.axes"),
         _check_manifest,
     ),
-    Check(frozenset({"sweep", "report"}), ("root", "tracking"), _check_server),
+    Check(frozenset({"sweep", "report", "evaluate"}), ("root", "tracking"), _check_server),
 )
 
 

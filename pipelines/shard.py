@@ -34,7 +34,7 @@ def main(experiment: Experiment) -> None:
         TooManyRejectsError: If more than `shards.max_reject_fraction` of its rows are rejected.
     """
     with experiment.exclusive():
-        for problem in split_problems(experiment.config, experiment.rows[0]):
+        for problem in split_problems(experiment.config, experiment.rows[0]) if not experiment.runs_on else ():
             log.warning("shard: trials will be refused: %s", problem)
         work = experiment.shards
         if work is not None and _is_done(experiment, work):
@@ -139,6 +139,8 @@ def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBu
         decoder=config.video.decoder,
         size=config.video.size,
         resize_filter=config.video.resize_filter,
+        short_side=config.video.short_side,
+        crop=config.video.crop,
         image_format=config.shards.image_format,
         jpeg_quality=config.shards.jpeg_quality,
     )

@@ -34,7 +34,7 @@ def test_every_section_and_setting_has_a_meaning():
 
 @pytest.mark.parametrize("setting", [s for s in ALL if "one of " in s.kind], ids=lambda setting: setting.key)
 def test_every_choice_says_what_it_means_and_no_two_say_the_same(setting):
-    words = setting.kind.removeprefix("one of ").removesuffix(", or null").split(", ")
+    words = setting.kind.partition("one of ")[2].removesuffix(" or null").rstrip(",").split(", ")
     assert list(dict.fromkeys(choice.word for choice in setting.choices)) == words
     assert all(choice.meaning for choice in setting.choices)
     assert len({choice.meaning for choice in setting.choices}) == len(setting.choices)
@@ -127,9 +127,9 @@ def test_units_kinds_and_defaults_are_as_the_schema_has_them():
     [
         ("trials.trial.coree", "did you mean `trials.trial.core`?"),
         ("learning_rate", "did you mean `trials.trial.learning_rate`?"),
-        ("fps", "did you mean `video.synthetic.fps` or `video.sampling.fps`?"),
+        ("fps", "did you mean `video.synthetic.fps` or `video.sampling.fps` or `evaluate.models.NAME.fps`?"),
         ("features.base.reduction", "did you mean `features.NAME.reducer`?"),
-        ("qqq", "valid here: root, video, shards, encoder, features, trials, report, tracking, resources"),
+        ("qqq", "valid here: root, video, shards, encoder, features, trials, evaluate, report, tracking, resources"),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(key, hint):

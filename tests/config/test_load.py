@@ -133,7 +133,7 @@ def test_the_merged_settings_read_back_to_the_same_config(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_experiment_says_how_to_run_it(path):
-    assert path.read_text().startswith(f"# vidflow run conf/{path.name}")
+    assert path.read_text().startswith((f"# vidflow run conf/{path.name}", f"# vidflow evaluate conf/{path.name}"))
 
 
 def addresses(config):

@@ -33,10 +33,11 @@ def _item(start=None, end=None):
     return VideoItem(path=Path("/videos/a.mp4"), label="x", split="train", start_seconds=start, end_seconds=end)
 
 
-def _plan(info, item, mode="uniform", num_frames=4, fps=2.0, stride_seconds=1.0):
+def _plan(info, item, mode="uniform", num_frames=4, fps=2.0, stride_seconds=1.0, num_clips=1):
     span = row_span(item, first=float(info.pts_seconds[0]), last=info.duration_seconds)
     sampling = {"mode": mode, "num_frames": num_frames, "fps": fps, "stride_seconds": stride_seconds}
-    return choose_clip_times(item, span, frames_in_file=len(info.pts_seconds), **sampling)
+    length = {"frames_in_file": len(info.pts_seconds), "seconds_in_file": info.duration_seconds - info.pts_seconds[0]}
+    return choose_clip_times(item, span, num_clips=num_clips, **length, **sampling)
 
 
 @given(spans, frame_counts)

@@ -75,6 +75,13 @@ def _source_problems(config: Config) -> list[str]:
     return problems
 
 
+def _square_problems(config: Config) -> list[str]:
+    video = config.video
+    if video.short_side is not None and video.short_side < video.size:
+        return [f"video.short_side: got {video.short_side}, wanted at least video.size = {video.size}, or null"]
+    return []
+
+
 def _split_problems(config: Config) -> list[str]:
     splits = config.trials.splits
     if config.video.manifest is None and splits != SplitNames():
@@ -145,6 +152,7 @@ CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] 
     (("encoder",), lambda config: misplaced_settings(config.encoder)),
     (("encoder.family", "encoder.img_size", "video.size", "features"), _feature_problems),
     (("encoder.family", *PATHS), _source_problems),
+    (("video.size", "video.short_side"), _square_problems),
     (("video.manifest", "trials.splits"), _split_problems),
     (("tracking",), _tracking_problems),
 )

@@ -11,7 +11,7 @@ from typing import Any
 from vidflow.config.encoder import encoder_settings
 from vidflow.config.schema import Config, FeatureSet, SplitNames, Trial, Trials
 
-STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2}
+STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2, "evaluate": 1}
 """Increase the number of a stage by hand when a change of its code changes its result."""
 
 
@@ -32,12 +32,17 @@ def synth_settings(config: Config) -> dict[str, Any]:
 
 def clip_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide the frames of a clip, given its video."""
-    video = config.video
+    video, sampling = config.video, dataclasses.asdict(config.video.sampling)
+    if video.sampling.mode != "spread":
+        sampling.pop("num_clips")
+    # Left out for the central square, so that clips from before these were settings keep their addresses.
+    framing = {} if video.is_central else {"short_side": video.short_side, "crop": video.crop}
     return {
         "decoder": video.decoder,
-        "sampling": dataclasses.asdict(video.sampling),
+        "sampling": sampling,
         "size": video.size,
         "resize_filter": video.resize_filter,
+        **framing,
     }
 
 

@@ -20,7 +20,7 @@ from vidflow.config.describe import find_settings
 from vidflow.config.encoder import is_path
 from vidflow.config.names import nearest_hint
 from vidflow.config.paths import absolute_path
-from vidflow.config.schema import Config, Trials
+from vidflow.config.schema import Config, Trials, VideoModel
 from vidflow.config.tracking_uri import (
     keep_credentials,
     may_hold_password,
@@ -248,11 +248,23 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
         encoder=dataclasses.replace(encoder, weights=absolute("encoder.weights", encoder.weights))
         if has_path
         else encoder,
+        evaluate=dataclasses.replace(
+            config.evaluate, models={name: _resolve_model(model) for name, model in config.evaluate.models.items()}
+        ),
         tracking=dataclasses.replace(
             tracking, uri=keep_credentials(tracking.uri) if tracking.uri and draft.is_sure("tracking.uri") else None
         ),
     )
     return dataclasses.replace(draft, config=resolved)
+
+
+def _resolve_model(model: VideoModel) -> VideoModel:
+    has_path = is_path(model.family, model.weights)
+    return dataclasses.replace(
+        model,
+        weights=absolute_path(model.weights) if has_path else model.weights,
+        class_names={head: absolute_path(path) for head, path in model.class_names.items()},
+    )
 
 
 def read_stored_trials(path: Path) -> Trials:

@@ -73,20 +73,25 @@ class Sampling:
     """Which frames of a video make a clip; always chosen by time, never by frame number."""
 
     __pydantic_config__ = _STRICT
-    mode: Literal["uniform", "center", "windows"] = "uniform"
+    mode: Literal["uniform", "center", "windows", "first", "segments", "spread"] = "uniform"
     """How the frames of a clip are spread over the video, or over the span that the manifest gives.
 
     Choices:
         uniform: One clip: frames at the middles of `num_frames` equal parts of the span.
         center: One clip: frames `1 / fps` seconds apart around the middle of the span.
         windows: Several clips: a window of `num_frames / fps` seconds slides over the span by `stride_seconds`.
+        first: One clip: frames `1 / fps` seconds apart from the start of the span on.
+        segments: One clip: middle frames of `num_frames` equal segments, counted and rounded in whole frames.
+        spread: `num_clips` clips: windows of `num_frames / fps` seconds from start to end; one is in the middle.
     """
     num_frames: Count = 16
     """Length of a clip. [frames]"""
     fps: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
-    """Frame rate within a clip, for `center` and `windows`. [frames per second]"""
+    """Frame rate within a clip, for all modes but `uniform` and `segments`. [frames per second]"""
     stride_seconds: Seconds = 2.0
-    """Time from the start of a window to the start of the next. [seconds]"""
+    """Time from the start of a window to the start of the next, for `windows`. [seconds]"""
+    num_clips: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Number of clips of a video, for `spread`. [clips]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +155,19 @@ class Video:
     sampling: Sampling = field(default_factory=Sampling)
     """Which frames make a clip."""
     size: Annotated[int, Field(ge=8, le=2**14)] = 224
-    """Short side after resizing, and side of the square centre crop. [pixels]"""
+    """Side of the square crop. [pixels]"""
+    short_side: Annotated[int, Field(ge=8, le=2**14)] | None = None
+    """Short side after resizing, at least `size`; null: `size`. Annotations want null. [pixels]"""
+    crop: Literal["center", "left", "right"] = "center"
+    """Where the square is on the long side. Annotations want the centre.
+
+    Choices:
+        center: In the middle.
+        left: At the left, or at the top of a picture that is higher than wide.
+        right: At the right, or at the bottom.
+    """
+    splits: list[str] | None = None
+    """Splits whose videos are used; null: all."""
     resize_filter: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
     """Resampling filter, with antialiasing; another filter gives other features.
 
@@ -160,6 +177,11 @@ class Video:
         lanczos: Windowed sinc over more pixels; the sharpest, with faint rings at edges.
         box: Plain mean of the pixels that a new pixel covers.
     """
+
+    @property
+    def is_central(self) -> bool:
+        """Whether a clip shows the whole central square of its video."""
+        return self.crop == "center" and self.short_side in (None, self.size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -389,6 +411,134 @@ class Trials:
     """Seed of a `random` or `optuna` search."""
 
 
+VideoFamily = Literal["vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoModel:
+    """A pre-trained video classifier to evaluate."""
+
+    __pydantic_config__ = _STRICT
+    family: VideoFamily
+    """Which architecture.
+
+    Choices:
+        vivit: ViViT, joint attention over space and time (Arnab et al., ICCV 2021, model 1).
+        videomae: VideoMAE, joint attention without a class token (Tong et al., NeurIPS 2022).
+        timesformer: TimeSformer, attention over time and then over space (Bertasius et al., ICML 2021).
+        motionformer: Motionformer, attention along trajectories (Patrick et al., NeurIPS 2021).
+        vjepa2: V-JEPA 2 with its probe for classification (Assran et al., 2025).
+    """
+    weights: str
+    """Id on the Hugging Face hub, folder with `config.json` and `model.safetensors`, file of a state dict, or
+    `random:SEED`."""
+    size: str | None = None
+    """Name of the size, such as `base` or `tiny`, for a file or random weights; null: the family's usual one."""
+    settings: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
+    """Settings of the library's configuration that differ from the checkpoint's or the size's, by its names."""
+    fps: Annotated[float, Field(gt=0, le=1e4)] | Literal["uniform"] | None = None
+    """Frame rate that the weights were trained on; null: the published model's. [frames per second]
+
+    Choices:
+        uniform: No rate: frames spread over the whole video, as for Something-Something.
+    """
+    class_names: dict[str, str] = field(default_factory=dict)
+    """For weights without names: a text file with a class name per line per head: `class`, or `verb` and `noun`."""
+    r: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
+    """Tokens removed per block for this model; null: `evaluate.axes.r`."""
+    reducer: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
+    """Further settings of the token reducer, such as `order`, `scope`, `threshold` (used by `hybrid` alone) or
+    `proportional_attention`; null: as published."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateAxes:
+    """The grid of points: every r above 0 with every mode and schedule; r = 0 is always evaluated, once."""
+
+    __pydantic_config__ = _STRICT
+    r: list[Annotated[int, Field(ge=0, lt=2**31)]] = field(default_factory=lambda: [0])
+    """Tokens removed per block, on average over the blocks; at most half of a block's tokens are. [tokens]"""
+    mode: list[Literal["merge", "drop", "hybrid", "random_merge", "random_drop"]] = field(
+        default_factory=lambda: ["merge"]
+    )
+    """What happens to the removed tokens.
+
+    Choices:
+        merge: The most similar pairs become their mean (ToMe).
+        drop: One token of each of the most similar pairs is dropped.
+        hybrid: As `merge`, but a token less similar than `threshold` replaces its partner.
+        random_merge: As `merge`, with random pairs: a control.
+        random_drop: As `drop`, with random tokens: a control.
+    """
+    schedule: list[Literal["constant", "decreasing", "increasing"]] = field(default_factory=lambda: ["constant"])
+    """How removal is spread over the blocks.
+
+    Choices:
+        constant: The same number in every block.
+        decreasing: From twice the average in the first block to none in the last.
+        increasing: From none in the first block to twice the average in the last.
+    """
+    seed: list[Seed] = field(default_factory=lambda: [0])
+    """Seeds of the random modes; the other modes need none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate:
+    """What `vidflow evaluate` measures: pre-trained classifiers, or a finished trial, on a split, without training."""
+
+    __pydantic_config__ = _STRICT
+    models: dict[str, VideoModel] = field(default_factory=dict)
+    """Classifiers by name."""
+    axes: EvaluateAxes = field(default_factory=EvaluateAxes)
+    """Token reduction."""
+    split: str = "val"
+    """Split that is measured."""
+    protocol: Literal["centre", "paper", "multiview"] = "centre"
+    """Which clips of a video are seen.
+
+    Choices:
+        centre: One clip in the middle of the video and the central square, normalised as the checkpoint wants.
+        paper: As the released configurations of "Video, How Do Your Tokens Merge?" for `data_set`, pixels included.
+        multiview: `num_clips` clips, each in one or three squares; the mean of their probabilities decides.
+    """
+    data_set: Literal["k400", "ssv2", "epic"] | None = None
+    """Whose preset `paper` follows.
+
+    Choices:
+        k400: The first clip; short side 256, central square of 224.
+        ssv2: Middle frames of equal segments; short side 224, left square.
+        epic: The first clip of the action; short side 224, central square.
+    """
+    num_clips: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Clips of a video for `multiview`; models whose `fps` is `uniform` see one. [clips]"""
+    three_crops: bool = True
+    """Whether `multiview` sees a clip in the left, central and right square, or in the central one alone."""
+    fit_head: str | None = None
+    """Split, such as `train`, on whose labels the last layer of every model is fitted first, without token reduction;
+    for weights whose classifier knows other classes. null: the checkpoint's own layer."""
+    trial: str | None = None
+    """Instead of `models`: folder or MLflow run of a finished trial, measured on `split` of this configuration's
+    features of the same name; they may be of another manifest."""
+    attention: Literal["fused", "eager"] = "fused"
+    """How attention is computed.
+
+    Choices:
+        fused: With the fused kernel, which never holds the table of all pairs of tokens.
+        eager: With that table, as in the published timings.
+    """
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format in which the models run.
+
+    Choices:
+        auto: bfloat16 on a GPU, float32 on a CPU.
+        float32: Single precision, as published.
+        bfloat16: Half the memory; the range of float32 with 8 bits of precision.
+        float16: Half the memory; 11 bits of precision, numbers up to 65504.
+    """
+    clips_per_batch: Count = 8
+    """Size of a batch of a model. It changes no prediction. [clips]"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """The page at the end."""
@@ -476,6 +626,8 @@ class Config:
     """Feature sets by name."""
     trials: Trials = field(default_factory=Trials)
     """The sweep."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """Pre-trained classifiers."""
     report: Report = field(default_factory=Report)
     """The page."""
     tracking: Tracking = field(default_factory=Tracking)

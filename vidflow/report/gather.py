@@ -117,10 +117,17 @@ def _predict_command(config: Config, trial: TrialResult, run_id: str | None) -> 
 
 
 def _provenance(config: Config, stages: list[Address]) -> dict[str, str]:
-    packages = ("vidflow", "torch", "timm", "ray", "mlflow", "webdataset", "pyarrow", "av")
     return {
         **{f"fingerprint {address.directory.parent.name}": address.fingerprint for address in stages},
         "encoder": f"{encoder_title(config.encoder)}, {config.encoder.weights}",
+        **describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, str]:
+    """Return what any result depends on: code, versions, hardware, time."""
+    packages = ("vidflow", "torch", "timm", "ray", "mlflow", "webdataset", "pyarrow", "av")
+    return {
         "git": _git_revision(),
         "versions": ", ".join(f"{name} {version(name)}" for name in packages),
         "python": platform.python_version(),

@@ -26,6 +26,7 @@ class ChosenClip:
         annotations: Path of the dense ground truth, or empty.
         annotations_sha256: Its digest, or empty.
         stamps: Path -> size and time of the last write, of each of these files when it was scanned.
+        video: Hash of the video's content and the span of its row; the clips of a row share it.
     """
 
     key: str
@@ -38,6 +39,7 @@ class ChosenClip:
     annotations: str
     annotations_sha256: str
     stamps: dict[str, tuple[int, int]]
+    video: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ def choose_clips(
     num_frames: int,
     fps: float,
     stride_seconds: float,
+    num_clips: int = 1,
 ) -> tuple[list[ChosenClip], list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
 
@@ -85,10 +88,12 @@ def choose_clips(
                 num_frames=num_frames,
                 fps=fps,
                 stride_seconds=stride_seconds,
+                num_clips=num_clips,
                 frames_in_file=scan.num_frames,
+                seconds_in_file=scan.end_seconds - scan.start_seconds,
             )
             number = numbers.get(item.label, -1)
-            kept.add([_clip(item, scans, tuple(times.tolist()), number) for times in grids], span)
+            kept.add([_clip(item, scans, span, tuple(times.tolist()), number) for times in grids], span)
         except VideoError as error:
             rejects.append(
                 Reject(
@@ -169,7 +174,11 @@ def _usable_scan(item: VideoItem, scans: Mapping[ScanInput, ScannedVideo]) -> Sc
 
 
 def _clip(
-    item: VideoItem, scans: Mapping[ScanInput, ScannedVideo], times: tuple[float, ...], label_index: int
+    item: VideoItem,
+    scans: Mapping[ScanInput, ScannedVideo],
+    span: tuple[float, float],
+    times: tuple[float, ...],
+    label_index: int,
 ) -> ChosenClip:
     files = [scans[each] for each in inputs_of(item)]
     return ChosenClip(
@@ -183,6 +192,7 @@ def _clip(
         annotations=str(item.annotations or ""),
         annotations_sha256=files[1].sha256 if len(files) > 1 else "",
         stamps={file.path: (file.num_bytes, file.modified_ns) for file in files},
+        video=fingerprint([files[0].sha256, span]),
     )
 
 

@@ -24,7 +24,7 @@ from vidflow.config.fingerprints import (
     synth_settings,
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
-from vidflow.errors import VidflowError
+from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
 from vidflow.records import Reject, StageManifest, VideoItem
@@ -83,6 +83,12 @@ class Experiment:
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
         self._said: set[str] = set()
+
+    def with_config(self, config: Config) -> "Experiment":
+        """Return the experiment with some settings replaced, for the same command line, which runs on."""
+        other = Experiment(config, self._settings)
+        other.runs_on = True
+        return other
 
     def command(self, name: str) -> str:
         """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell."""
@@ -146,12 +152,30 @@ class Experiment:
 
     @functools.cached_property
     def rows(self) -> tuple[list[VideoItem], list[Reject]]:
-        """The rows of the manifest of videos, and those that are malformed.
+        """The rows of the manifest of videos that `video.splits` names, and those that are malformed.
 
         Raises:
-            ConfigError: If the manifest cannot be read.
+            ConfigError: If the manifest cannot be read, has none of these splits, or has annotations of other squares.
             DamagedError: If the manifest of the rendered videos is damaged.
         """
+        items, rejects = self._read_rows()
+        video = self.config.video
+        if video.splits is not None:
+            found = sorted({item.split for item in items})
+            if missing := [split for split in video.splits if split not in found]:
+                raise ConfigError(
+                    f"video.splits: no row of split {', '.join(missing)}; got {', '.join(found) or 'none'}"
+                )
+            items = [item for item in items if item.split in video.splits]
+        if not video.is_central and (bare := [item for item in items if item.annotations is not None]):
+            raise ConfigError(
+                f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(bare)} rows have "
+                f"annotations, such as {bare[0].path}; annotations are cut to the whole central square only: leave "
+                "the two settings out, or the annotations"
+            )
+        return items, rejects
+
+    def _read_rows(self) -> tuple[list[VideoItem], list[Reject]]:
         video = self.config.video
         if video.manifest is not None:
             listing = read_source(

@@ -127,6 +127,11 @@ class VideoPredictor:
                 "frame wants one that was trained with `unmerge: true`"
             )
         clip = features["clip"]
+        if "crop" in clip:
+            raise VidflowError(
+                "the trial was trained on other squares than the whole central one (video.crop, video.short_side); "
+                "prediction frame by frame takes the central square only"
+            )
 
         def prepare(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "S S 3"]:
             square = crop_square(frame, clip["size"], clip["resize_filter"])

@@ -3,8 +3,9 @@
 Axes: T frames of a clip, H and W pixels, 3 the channels red, green, blue.
 """
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -18,6 +19,7 @@ from vidflow.video import ffmpeg
 
 Decoder = Literal["decord", "pyav"]
 ResizeFilter = Literal["bilinear", "bicubic", "lanczos", "box"]
+Crop = Literal["center", "left", "right"]
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -44,9 +46,11 @@ def decode_clip(
     decoder: Decoder,
     size: int,
     resize_filter: ResizeFilter,
+    short_side: int | None = None,
+    crop: Crop = "center",
     opened: ffmpeg.Pictures | None = None,
 ) -> Clip:
-    """Decode frames, resize the short side of each to `size` and crop the central square.
+    """Decode frames, resize the short side of each and crop a square; see `crop_square`.
 
     PyAV returns the same frames as decoding the file from the start. With `decoder="decord"`, PyAV still makes the
     frames if:
@@ -66,6 +70,8 @@ def decode_clip(
         decoder: Preferred decoder.
         size: Side of the square, in pixels.
         resize_filter: Resampling filter, antialiased.
+        short_side: Short side after resizing, in pixels; None is `size`.
+        crop: Where the square is on the long side.
         opened: Function that `ffmpeg.probed` yielded, if the file is still open.
 
     Raises:
@@ -73,7 +79,8 @@ def decode_clip(
             changed.
     """
     wanted = sorted(set(indices.tolist()))
-    frames, name = _decode(path, info, wanted, decoder, size, resize_filter, opened)
+    cut = functools.partial(crop_square, size=size, resize_filter=resize_filter, short_side=short_side, crop=crop)
+    frames, name = _decode(path, info, wanted, decoder, cut, opened)
     return Clip(
         frames=np.stack([frames[index] for index in indices.tolist()]),
         pts_seconds=info.pts_seconds[indices],
@@ -83,15 +90,24 @@ def decode_clip(
     )
 
 
-def crop_square(frame: Frame, size: int, resize_filter: ResizeFilter) -> UInt8[np.ndarray, "size size 3"]:
-    """Resize the short side to `size` and keep the centre, in one step.
+def crop_square(
+    frame: Frame,
+    size: int,
+    resize_filter: ResizeFilter,
+    short_side: int | None = None,
+    crop: Crop = "center",
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Resize the short side to `short_side`, by default `size`, and keep a square of `size`, in one step.
 
-    The crop is the exact central square. Its edges are not rounded to whole pixels of the resized
-    picture, so ground truth in fractions of the crop stays exact.
+    The edges of the square are not rounded to whole pixels of the resized picture, so ground truth in fractions of the
+    central square stays exact. `left` is the top of a picture that is higher than wide. Along the short side the square
+    is always in the middle.
     """
     height, width = frame.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
+    side = min(height, width) * size / (short_side or size)
+    where = {"left": 0.0, "center": 0.5, "right": 1.0}[crop]
+    left = (width - side) * (where if width > height else 0.5)
+    top = (height - side) * (where if height > width else 0.5)
     square = Image.fromarray(np.ascontiguousarray(frame)).resize(
         (size, size), _pillow_filter(resize_filter), box=(left, top, left + side, top + side)
     )
@@ -117,8 +133,7 @@ def _decode(
     info: VideoInfo,
     wanted: Sequence[int],
     decoder: Decoder,
-    size: int,
-    resize_filter: ResizeFilter,
+    cut: Callable[[Frame], Frame],
     opened: ffmpeg.Pictures | None,
 ) -> tuple[dict[int, Frame], str]:
     """Return each wanted frame, cropped, and the name of the decoder that made them all."""
@@ -130,10 +145,10 @@ def _decode(
         else:
             for _ in opened(wanted) if opened else ffmpeg.pictures(path, info, wanted):
                 pass  # raises an error if a frame is damaged
-            return {index: crop_square(frame, size, resize_filter) for index, frame in frames}, name
+            return {index: cut(frame) for index, frame in frames}, name
     # One at a time: all frames of a 4K clip at full size would fill the memory.
     shown = ffmpeg.decode(path, info, wanted, opened=opened)
-    return {index: crop_square(frame, size, resize_filter) for index, frame in shown}, ffmpeg.PYAV_VERSION
+    return {index: cut(frame) for index, frame in shown}, ffmpeg.PYAV_VERSION
 
 
 def _decode_with_decord(path: Path, info: VideoInfo, wanted: Sequence[int]) -> tuple[list[tuple[int, Frame]], str]:

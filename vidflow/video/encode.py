@@ -41,6 +41,8 @@ def encode_clip(
     resize_filter: Literal["bilinear", "bicubic", "lanczos", "box"],
     image_format: Literal["jpg", "png"],
     jpeg_quality: int,
+    short_side: int | None = None,
+    crop: Literal["center", "left", "right"] = "center",
     annotations: str = "",
 ) -> EncodedClip:
     """Decode the frames on display at `times` and compress each.
@@ -49,10 +51,12 @@ def encode_clip(
         path: Video file.
         times: Times in seconds on the video's clock.
         decoder: Preferred decoder.
-        size: Side of the square after resizing the short side and cropping the centre, in pixels.
+        size: Side of the square after resizing the short side and cropping, in pixels.
         resize_filter: Resampling filter.
         image_format: `jpg` (4:4:4, chroma is not subsampled) or `png`.
         jpeg_quality: 1 to 100.
+        short_side: Short side after resizing, in pixels; None is `size`. Annotations want None.
+        crop: Where the square is on the long side. Annotations want the centre.
         annotations: Path of the video's dense ground truth, or empty.
 
     Raises:
@@ -60,7 +64,17 @@ def encode_clip(
     """
     with _probe_cached(path) as (info, opened):
         indices = frames_at(info.pts_seconds, np.asarray(times))
-        clip = decode_clip(path, info, indices, decoder=decoder, size=size, resize_filter=resize_filter, opened=opened)
+        clip = decode_clip(
+            path,
+            info,
+            indices,
+            decoder=decoder,
+            size=size,
+            resize_filter=resize_filter,
+            short_side=short_side,
+            crop=crop,
+            opened=opened,
+        )
     metadata = {
         "pts_seconds": clip.pts_seconds.tolist(),
         "codec": info.codec,

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 from vidflow.errors import VideoError
 from vidflow.records import VideoItem
 
-Mode = Literal["uniform", "center", "windows"]
+Mode = Literal["uniform", "center", "windows", "first", "segments", "spread"]
 
 # Frame times are multiples of at least a microsecond in every container; sums of doubles stray by far less.
 _TOLERANCE_SECONDS = 1e-6
@@ -63,6 +63,48 @@ def window_times(
     return [_clip_times(start + window * stride_seconds + offsets, start, end) for window in range(int(num_windows))]
 
 
+def first_times(start: float, end: float, *, num_frames: int, fps: float) -> Float64[np.ndarray, " T"]:
+    """Return `num_frames` times `1 / fps` apart from `start` on; after the end, the last frame is repeated.
+
+    start                              end
+      x    x    x    x                         num_frames = 4
+    """
+    return _clip_times(start + np.arange(num_frames) / fps, start, end)
+
+
+def segment_times(start: float, end: float, *, num_frames: int, frame_seconds: float) -> Float64[np.ndarray, " T"]:
+    """Return the times of the middle frames of `num_frames` equal segments of the frames of [start, end).
+
+    Segments are counted in frames, from the first to the last, and rounded to whole frames, half to even. Exact for
+    videos of constant frame rate.
+
+    Source: the loader for Something-Something of the released video transformers: with s = (frames - 1) / T, segment i
+    gives the frame (round(s i) + round(s (i + 1))) // 2.
+    """
+    num_shown = max(1, round((end - start) / frame_seconds))
+    edges = np.round((num_shown - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64)
+    # The middle of a frame's time, where rounding cannot reach the next frame.
+    return _clip_times(start + ((edges[:-1] + edges[1:]) // 2 + 0.5) * frame_seconds, start, end)
+
+
+def spread_times(
+    start: float, end: float, *, num_frames: int, fps: float, num_clips: int
+) -> list[Float64[np.ndarray, " T"]]:
+    """Return the times of `num_clips` windows of `num_frames / fps` seconds, spread evenly from `start` to `end`.
+
+    One window is in the middle. In a span that is shorter than a window, the last frame is repeated.
+
+        start                              end
+          [ x  x  x  x ]
+                    [ x  x  x  x ]                 num_clips = 3
+                              [ x  x  x  x ]
+    """
+    slack = max(0.0, end - start - num_frames / fps)
+    starts = [slack / 2] if num_clips == 1 else np.linspace(0.0, slack, num_clips).tolist()
+    offsets = (np.arange(num_frames) + 0.5) / fps
+    return [_clip_times(start + each + offsets, start, end) for each in starts]
+
+
 def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
     """Return the index of the frame on display at each time: the last frame that has started.
 
@@ -108,18 +150,22 @@ def choose_clip_times(
     num_frames: int,
     fps: float,
     stride_seconds: float,
+    num_clips: int,
     frames_in_file: int,
+    seconds_in_file: float,
 ) -> list[Float64[np.ndarray, " T"]]:
-    """Return the times of every clip of a manifest row; `windows` may give many, the others give one.
+    """Return the times of every clip of a manifest row; `windows` and `spread` may give many, the others give one.
 
     Args:
         item: The row, for messages.
         span: Its start and end from `row_span`, in seconds.
         mode: How to sample the span.
         num_frames: Frames per clip, at least 1.
-        fps: Frames per second within a clip, for `center` and `windows`.
+        fps: Frames per second within a clip, for all modes but `uniform` and `segments`.
         stride_seconds: Distance between the starts of two windows.
+        num_clips: Number of clips for `spread`.
         frames_in_file: Frames of the whole video.
+        seconds_in_file: Its length.
 
     Raises:
         VideoError: `TooManyWindows` if there are more windows than frames. Many must then show the same frames, and
@@ -131,6 +177,12 @@ def choose_clip_times(
             return [uniform_times(start, end, num_frames=num_frames)]
         case "center":
             return [center_times(start, end, num_frames=num_frames, fps=fps)]
+        case "first":
+            return [first_times(start, end, num_frames=num_frames, fps=fps)]
+        case "segments":
+            return [segment_times(start, end, num_frames=num_frames, frame_seconds=seconds_in_file / frames_in_file)]
+        case "spread":
+            return spread_times(start, end, num_frames=num_frames, fps=fps, num_clips=num_clips)
         case "windows":
             num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
             if num_windows > max(1, frames_in_file):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -133,22 +134,24 @@ def resolve_reducer(reduction: Reducer, family: Family, shape: ClipShape) -> Blo
         scope=reduction.scope or facts.scopes[0],
         proportional_attention=facts.proportional_attention if proportional is None else proportional,
     )
-    group = shape.group(reducer.scope)
-    reducer.check(group, num_frames=1)
-    left = [before - after for before, after in pairwise(reducer.tokens_left(group))]
-    wanted = reducer.merges(depth=shape.depth, num_patches=group.num_patches)
+    one = shape.group(reducer.scope)
+    reducer.check(one, num_frames=1)
+    left = [before - after for before, after in pairwise(reducer.tokens_left(one))]
+    wanted = reducer.merges(depth=shape.depth, num_patches=one.num_patches)
     if capped := [index for index in range(shape.depth) if left[index] < wanted[index]]:
-        log.warning(
-            "%s: blocks %s remove %s tokens per %s instead of %s, for no block can remove more than half; tokens per "
-            "clip: %s",
-            family,
-            capped,
-            [left[index] for index in capped],
-            "clip" if reducer.scope == "clip" else "frame",
-            [wanted[index] for index in capped],
-            tokens_per_block(shape, reducer),
+        group = "clip" if reducer.scope == "clip" else "frame"
+        fewer, more = ([series[index] for index in capped] for series in (left, wanted))
+        _warn_once(
+            f"{family}: blocks {capped} remove {fewer} tokens per {group} instead of {more}, for no block can remove "
+            f"more than half; tokens per clip: {tokens_per_block(shape, reducer)}"
         )
     return reducer
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Say something once, however many reducers it is true of: modes and seeds do not change it."""
+    log.warning("%s", message)
 
 
 def _tested_walk(recipe: VideoRecipe, model: LoadedModel) -> ClipWalk:

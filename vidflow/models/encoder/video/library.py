@@ -125,7 +125,8 @@ def _from_pretrained(kind: Any, source: Source, config: Any, options: Mapping[st
         raise VidflowError(
             f"the weights {source.text!r} do not fit the model of their configuration and encoder.settings: {error}"
         ) from error
-    problems = [f"missing {key}" for key in sorted(report["missing_keys"])]
+    # V-JEPA 2's predictor is for pre-training alone: no output of ours needs it, and we save none.
+    problems = [f"missing {key}" for key in sorted(report["missing_keys"]) if ".predictor." not in f".{key}"]
     leftover = [key.removeprefix(f"{kind.base_model_prefix}.") for key in sorted(report["unexpected_keys"])]
     problems += [f"unexpected {key}" for key in leftover if not key.startswith(_HEADS)]
     if problems:
@@ -172,9 +173,21 @@ def _unreachable(source: Source, error: Exception) -> VidflowError:
     return VidflowError(f"encoder.weights is {source.text!r}, of which the files are not {where}: {error}")
 
 
+def save_library_model(model: Any, folder: Path) -> None:
+    """Save a model as a folder with `config.json` and `model.safetensors`."""
+    with _quiet():
+        model.save_pretrained(folder)
+
+
 def library_version() -> str:
     """Return the version of transformers."""
     return version("transformers")
 
 
-__all__ = ["library_config", "library_version", "load_library_model", "transformers_package"]
+__all__ = [
+    "library_config",
+    "library_version",
+    "load_library_model",
+    "save_library_model",
+    "transformers_package",
+]

@@ -64,7 +64,7 @@ def load_video_model(recipe: VideoRecipe, *, has_head: bool, device: torch.devic
     names = {"class": tuple(model.config.id2label[index] for index in range(model.config.num_labels))}
     return LoadedModel(
         backbone=_library_backbone(recipe, model, has_head),
-        geometry=_geometry(recipe, source, settings),
+        geometry=clip_geometry(recipe, source, settings),
         shape=shape_of(recipe.family, settings, num_classes=[len(each) for each in names.values()] if has_head else ()),
         settings={key: value for key, value in model.config.to_diff_dict().items() if key not in _IDLE_SETTINGS},
         class_names=names if has_head else {},
@@ -77,13 +77,22 @@ def outline_of(recipe: VideoRecipe) -> tuple[ClipGeometry, ClipShape]:
     Raises:
         VidflowError: The library or the configuration is missing, or does not fit.
     """
+    settings = settings_of(recipe, has_head=False)
+    return clip_geometry(recipe, source_of(recipe.weights), settings), shape_of(recipe.family, settings)
+
+
+def settings_of(recipe: VideoRecipe, *, has_head: bool) -> Mapping[str, Any]:
+    """Return the configuration of a model without loading its weights.
+
+    Raises:
+        VidflowError: The library or the configuration is missing, or does not fit.
+    """
     facts_of(recipe.family)
     source = source_of(recipe.weights)
     if recipe.family == "motionformer":
-        settings = asdict(motionformer_config(recipe, has_head=False))
-    else:
-        settings = library_config(recipe, source).to_dict()
-    return _geometry(recipe, source, settings), shape_of(recipe.family, settings)
+        return asdict(motionformer_config(recipe, has_head=has_head))
+    settings: Mapping[str, Any] = library_config(recipe, source).to_dict()
+    return settings
 
 
 def _own_model(recipe: VideoRecipe, source: Source, has_head: bool, device: torch.device) -> LoadedModel:
@@ -91,7 +100,7 @@ def _own_model(recipe: VideoRecipe, source: Source, has_head: bool, device: torc
     settings, classes = asdict(model.config), model.config.num_labels or {}
     return LoadedModel(
         backbone=motionformer_backbone(model),
-        geometry=_geometry(recipe, source, settings),
+        geometry=clip_geometry(recipe, source, settings),
         shape=shape_of(recipe.family, settings, num_classes=tuple(classes.values())),
         settings=settings,
         class_names={head: tuple(f"LABEL_{index}" for index in range(count)) for head, count in classes.items()},
@@ -120,7 +129,7 @@ def _library_backbone(recipe: VideoRecipe, model: Any, has_head: bool) -> Backbo
         ) from error
 
 
-def _geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) -> ClipGeometry:
+def clip_geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) -> ClipGeometry:
     """Return the clips of a model; the checkpoint's own file decides on mean and standard deviation."""
     facts = facts_of(recipe.family)
     num_frames, tubelet, side, patch = geometry_of(recipe.family, settings)
@@ -138,4 +147,4 @@ def _geometry(recipe: VideoRecipe, source: Source, settings: Mapping[str, Any]) 
     )
 
 
-__all__ = ["LoadedModel", "load_video_model", "outline_of"]
+__all__ = ["LoadedModel", "clip_geometry", "load_video_model", "outline_of", "settings_of"]

@@ -1,0 +1,1 @@
+"""Evaluate pre-trained video classifiers on a split, with token reduction."""

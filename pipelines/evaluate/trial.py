@@ -1,0 +1,78 @@
+"""Measure a finished trial on another split or manifest: `evaluate.trial`."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from pipelines.ray_pool import log
+from vidflow.config.fingerprints import fingerprint
+from vidflow.config.load import config_to_yaml
+from vidflow.config.tracking_uri import store_uri
+from vidflow.errors import ConfigError, VidflowError
+from vidflow.stages.experiment import Experiment
+from vidflow.store.features import FeatureReader
+from vidflow.tracking import FeatureData, Tracker, explain_failures, fetch_file
+from vidflow.training.measure import measure_trial
+from vidflow.training.snapshot import BEST
+from vidflow.training.trial import load_trial
+
+CHECKPOINT = f"checkpoint/{BEST}"
+
+
+def evaluate_trial(experiment: Experiment, trial: str) -> None:
+    """Print the metrics of a trial on `evaluate.split` of this experiment's features, and log them as a run.
+
+    Args:
+        experiment: The experiment; its feature set with the name of the trial's must be extracted.
+        trial: The trial's folder, or its MLflow run.
+
+    Raises:
+        VidflowError: There is no such trial, or the features are missing or do not fit it.
+    """
+    config, uri, split = experiment.config, store_uri(experiment.config), experiment.config.evaluate.split
+    with experiment.exclusive(), tempfile.TemporaryDirectory() as folder:
+        path = _checkpoint(trial, uri, Path(folder))
+        _, identity = load_trial(path)
+        name = str(identity.settings["features"])
+        if name not in config.features:
+            raise ConfigError(f"features: got {', '.join(config.features)}; the trial was trained on {name!r}")
+        address = experiment.features[name] if experiment.shards is not None else None
+        if address is None or experiment.manifest(address) is None:
+            raise VidflowError(
+                f"{experiment.root}: the features {name!r} of this configuration are not finished; run "
+                f"`{experiment.command('shard')}` and `{experiment.command('extract')}` first"
+            )
+        reader = FeatureReader(address.directory)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        metrics, num_clips = measure_trial(path, reader, split, device=device)
+    print(f"{identity.settings['task']} of trial {identity.key} on split {split}, {num_clips} clips:")
+    print("\n".join(f"  {key:<24} {value:.6g}" for key, value in metrics.items()))
+    with explain_failures(uri):
+        tracker = Tracker(uri, config.tracking.experiment)
+        run_id = tracker.sweep_run(
+            fingerprint(["evaluate", identity.key, address.identity, split]),
+            name=f"{config.report.title}: trial on {split}",
+            params={"trial": identity.key, "split": split, "num_clips": num_clips},
+            config_yaml=config_to_yaml(config),
+            datasets=[
+                FeatureData(
+                    name=name, identity=address.identity, place=str(address.directory), clips={split: num_clips}
+                )
+            ],
+        )
+        tracker.finish(run_id, "FINISHED", metrics={f"{split}/{key}": value for key, value in metrics.items()})
+    log.info("evaluate: MLflow run %s; all runs: %s", run_id, experiment.command("ui"))
+
+
+def _checkpoint(trial: str, uri: str, folder: Path) -> Path:
+    path = Path(trial)
+    if path.exists():
+        return path / BEST if path.is_dir() else path
+    if os.sep in trial:
+        raise ConfigError(f"evaluate.trial: {trial}: no such folder; wanted a trial's folder or its MLflow run")
+    return fetch_file(uri, trial, CHECKPOINT, folder)
+
+
+__all__ = ["evaluate_trial"]
