@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 
 from pipelines.entry import run_stage
@@ -68,14 +68,16 @@ class Sweep:
         self._runs.open(len(self._trials))
         with TrialRecorder(self._runs, store_uri(self._config), self._end_stopped) as recorder:
             errors = self._train(recorder)
-            self._end_all(recorder, errors)
+            self._end(recorder, [key for key in self._trials if key not in errors])
         self._check_ended(errors)
         self._commit([self._result(trial) for trial in self._trials.values()], time.monotonic() - started)
 
     def _train(self, recorder: TrialRecorder) -> dict[str, str]:
         """Run the trials without a result, and return the errors of those that failed, by key."""
-        self._end_all(recorder)  # what a kill of an earlier run has left open
+        for key in self._trials:
+            self._end_stopped(key)
         finished = self._finished()
+        self._end(recorder, finished)  # what a kill of an earlier run has left open
         waiting = [trial for key, trial in self._trials.items() if key not in finished]
         if finished:
             log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
@@ -131,11 +133,10 @@ class Sweep:
         """Record after which epoch this sweep's scheduler stopped a trial."""
         publish_json(self._address.directory / STOPPED, {"epochs": {**self._stopped(), key: epoch}})
 
-    def _end_all(self, recorder: TrialRecorder, failed: Collection[str] = ()) -> None:
-        """Mark the trials that the scheduler has stopped as over, and close the runs of all trials that are over."""
-        for key, trial in list(self._trials.items()):
-            if key not in failed:
-                recorder.end(trial, self._experiment.trial(trial))
+    def _end(self, recorder: TrialRecorder, keys: Iterable[str]) -> None:
+        """Close the runs of trials, each if it is over or the scheduler has stopped it."""
+        for key in keys:
+            recorder.end(self._trials[key], self._experiment.trial(self._trials[key]))
         recorder.drain()
 
     def _end_stopped(self, key: str) -> None:

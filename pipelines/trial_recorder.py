@@ -16,7 +16,7 @@ from vidflow.training.snapshot import load_result, write_failure
 
 
 class TrialRecorder:
-    """Opens, continues and closes the runs of trials; an error of the store is raised by a later call."""
+    """Opens, continues and closes the runs of trials; an error of the store is raised by every later call."""
 
     def __init__(self, runs: SweepRuns, uri: str, end_stopped: Callable[[str], None]) -> None:
         """Start the thread.
@@ -63,12 +63,17 @@ class TrialRecorder:
             VidflowError: If the store has failed.
         """
         while self._waiting:
-            self._waiting.popleft().result()
+            self._take_first()
 
     def _submit(self, write: Callable[..., Any], *arguments: Any) -> None:
         while self._waiting and self._waiting[0].done():
-            self._waiting.popleft().result()
+            self._take_first()
         self._waiting.append(self._thread.submit(self._run, write, *arguments))
+
+    def _take_first(self) -> None:
+        """Drop the first write, unless it has failed: Tune may take the first error that it sees for a trial's own."""
+        self._waiting[0].result()
+        self._waiting.popleft()
 
     def _run(self, write: Callable[..., Any], *arguments: Any) -> None:
         with explain_failures(self._uri):

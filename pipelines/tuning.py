@@ -69,7 +69,8 @@ def run_trials(
 
     Raises:
         KeyboardInterrupt: If the command was interrupted.
-        VidflowError: If the search ended too early.
+        VidflowError: If the search ended too early, or the runs cannot be stored.
+        OSError: If a disk is full.
     """
     # Without this, Tune takes Ctrl-C as the normal end of the search and returns without an error.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -122,6 +123,8 @@ def run_trials(
         with shown(view.table):
             ran = tuner.fit()
     except tune.TuneError as error:
+        if (ours := _error_behind(error)) is not None:
+            raise ours  # noqa: B904 - Tune's error holds only its traceback, as text
         # The error's message is the traceback of an error in the driver; its last line says what went wrong.
         raise VidflowError(
             f"the search was interrupted: {str(error).strip().splitlines()[-1]}; what is committed stays, and the same "
@@ -130,6 +133,14 @@ def run_trials(
     raise_if_interrupted()
     if len(ran) < num_samples:
         raise VidflowError(f"the search ended after {len(ran)} of {num_samples} trials; the same command continues it")
+
+
+def _error_behind(error: BaseException) -> VidflowError | OSError | None:
+    """Return the error for the user that a callback raised, because of which Tune raised another; None without one."""
+    behind = error.__context__
+    while behind is not None and not isinstance(behind, VidflowError | OSError):
+        behind = behind.__context__
+    return behind
 
 
 class StoppingScheduler(AsyncHyperBandScheduler):

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def finished(finished_experiment):
-    return finished_experiment.config, finished_experiment.untouched
+    return finished_experiment.config, finished_experiment.root
 
 
 def test_the_report_says_which_trial_is_best_and_how_to_use_it(finished, finished_experiment):
@@ -32,9 +32,9 @@ def test_the_report_says_which_trial_is_best_and_how_to_use_it(finished, finishe
 
 def test_a_sweep_that_is_named_by_its_folder_and_by_its_config_is_shown_once(finished_experiment, here, tmp_path):
     config, root = finished_experiment.config, finished_experiment.root
-    (sweep,) = finished_experiment.untouched.glob("sweeps/*")  # other tests add sweeps to the root
+    (sweep,) = root.glob("sweeps/*")
     page = tmp_path / "pages" / "all.html"
-    done = here("compare", root / "sweeps" / sweep.name, config, "--to", page)
+    done = here("compare", sweep, config, "--to", page)
     assert done.returncode == 0, done.stderr
     assert f"compare: 1 sweep -> {page}" in done.stderr
     text = page.read_text()

@@ -12,7 +12,7 @@ import vidflow
 @pytest.fixture(scope="module")
 def features(finished_experiment):
     """The folder of a finished feature set."""
-    return next(finished_experiment.untouched.glob("features/*/"))
+    return next(finished_experiment.root.glob("features/*/"))
 
 
 def test_hugging_face_datasets_reads_what_was_exported(here, finished_experiment, features, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from vidflow.training.snapshot import Snapshot, TrialIdentity, read_tensors, wri
 @pytest.fixture
 def root(finished_experiment, tmp_path) -> Path:
     """A copy of a finished experiment's root, below a folder `runs`."""
-    return shutil.copytree(finished_experiment.untouched, tmp_path / "runs" / "tiny")
+    return shutil.copytree(finished_experiment.root, tmp_path / "runs" / "tiny")
 
 
 def rows_of(text: str, title: str) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from vidflow.video.ffmpeg import probe, stream_frames, write_h264
 @pytest.fixture(scope="module")
 def finished(finished_experiment) -> Path:
     """The root of a small experiment."""
-    return finished_experiment.untouched
+    return finished_experiment.root
 
 
 @dataclasses.dataclass

@@ -24,13 +24,13 @@ TOP = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def best(finished_experiment) -> Path:
     """The folder of the best trial."""
-    return vidflow.load(finished_experiment.untouched).file.parent
+    return vidflow.load(finished_experiment.root).file.parent
 
 
 def run_id_of(experiment, trial: Path) -> str:
     import mlflow
 
-    client = mlflow.MlflowClient(default_uri(experiment.untouched))
+    client = mlflow.MlflowClient(default_uri(experiment.root))
     ids = [each.experiment_id for each in client.search_experiments()]
     return client.search_runs(ids, f"tags.`vidflow.trial_key` = '{trial.name}'")[0].info.run_id
 
@@ -41,9 +41,9 @@ def test_the_examples_of_the_readme_run(finished_experiment, best, monkeypatch):
     assert len(blocks) == 3
     places = {
         "conf/demo.yaml": str(finished_experiment.config),
-        "sqlite:///runs/demo/mlflow.db": default_uri(finished_experiment.untouched),
+        "sqlite:///runs/demo/mlflow.db": default_uri(finished_experiment.root),
         "RUN_ID": run_id_of(finished_experiment, best),
-        "video.mp4": str(next(finished_experiment.untouched.glob("videos/*/val_*.mp4"))),
+        "video.mp4": str(next(finished_experiment.root.glob("videos/*/val_*.mp4"))),
     }
     printed = ""
     for block in blocks:
@@ -79,7 +79,7 @@ def test_the_notebook_runs(finished_experiment):
 
 
 def test_a_trial_is_loaded_by_file_folder_run_and_config(finished_experiment, best):
-    uri = default_uri(finished_experiment.untouched)
+    uri = default_uri(finished_experiment.root)
     digests = {
         vidflow.load(best).model.trial_sha256,
         vidflow.load(best / "best.safetensors").model.trial_sha256,
@@ -99,7 +99,7 @@ def test_the_sampler_gives_the_order_in_which_a_trial_reads_its_clips(finished_e
             return super().__getitem__(index)
 
     read: list[int] = []
-    reader = Recording(next(finished_experiment.untouched.glob("features/*/")))
+    reader = Recording(next(finished_experiment.root.glob("features/*/")))
     _, metadata = read_tensors(best / "best.safetensors")
     from vidflow.config.schema import Trial
 

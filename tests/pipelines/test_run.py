@@ -1,12 +1,15 @@
+import contextlib
 import json
 import os
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
+from tiny_experiment import TINY
 
 from vidflow.store.layout import publish_json, read_json
 
@@ -22,8 +25,32 @@ def runs(root: Path) -> list:
 
 @pytest.fixture(scope="module")
 def finished(finished_experiment):
-    """A small experiment that has run to its end, and what the command said; tests add to its root."""
+    """A small experiment that has run to its end, and what the command said."""
     return finished_experiment.config, finished_experiment.root, finished_experiment.said
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(root, folder / "root"))
+
+
+def own_copy(experiment, in_one_ray, folder: Path) -> tuple[Path, Path]:
+    """Return config and root of a copy whose stages are all done, as its videos are scanned where they lie now."""
+    copy, config = copy_of(experiment.root, folder), folder / "tiny.yaml"
+    config.write_text(TINY.format(root=copy))
+    assert in_one_ray("shard", config).returncode == 0
+    return config, copy
+
+
+@pytest.fixture(scope="module")
+def grown(finished_experiment, in_one_ray, tmp_path_factory):
+    """A copy of the experiment to which tests add."""
+    return own_copy(finished_experiment, in_one_ray, tmp_path_factory.mktemp("grown"))
+
+
+@pytest.fixture(scope="module")
+def mended(finished_experiment, in_one_ray, tmp_path_factory):
+    """A copy of the experiment that each test harms and makes whole again."""
+    return own_copy(finished_experiment, in_one_ray, tmp_path_factory.mktemp("mended"))
 
 
 def test_run_makes_every_stage_and_names_the_page(finished):
@@ -39,7 +66,7 @@ def test_run_makes_every_stage_and_names_the_page(finished):
 
 def test_the_log_of_a_whole_run_is_plain_lines_of_ours_alone(finished):
     _, root, said = finished
-    ours = re.compile(r"\d\d:\d\d:\d\d (checking|ray|synth|scan|shard|extract|sweep|report)\b.*")
+    ours = re.compile(r"\d\d:\d\d:\d\d (checking|ray|synth|scan|shard|extract|sweep|report|best trial of|all runs)\b.*")
     assert [line for line in said.splitlines() if not ours.fullmatch(line)] == []
     assert "\r" not in said
     assert "\x1b" not in said
@@ -110,7 +137,7 @@ def test_the_manifest_of_the_sweep_names_every_run(finished):
         run = client.get_run(run_id)
         assert (run.data.tags["vidflow.trial_key"], run.info.experiment_id) == (key, details["experiment_id"])
         assert run.data.tags["mlflow.parentRunId"] == details["run_id"]
-    assert list(details["runs"]) == details["trials"]
+    assert details["runs"].keys() == set(details["trials"])
 
 
 def test_a_trial_whose_recording_was_cut_is_completed_by_the_same_command(mended, in_one_ray):
@@ -124,7 +151,7 @@ def test_a_trial_whose_recording_was_cut_is_completed_by_the_same_command(mended
     client.update_run(cut.info.run_id, status="RUNNING")
     for path in root.glob("sweeps/*/manifest.json"):
         path.unlink()
-    done = in_one_ray("sweep", config, f"root={root}")
+    done = in_one_ray("sweep", config)
     assert done.returncode == 0, done.stderr
     again = client.get_run(cut.info.run_id)
     assert again.info.status == "FINISHED"
@@ -148,14 +175,14 @@ def test_the_same_command_again_does_nothing_and_says_so(finished, vidflow):
     assert len(runs(root)) == count
 
 
-def test_other_resources_recompute_nothing(finished, in_one_ray):
-    config, _, _ = finished
+def test_other_resources_recompute_nothing(grown, in_one_ray):
+    config, _ = grown
     done = in_one_ray("run", config, "resources.shard.workers=1", "resources.frames_per_batch=8")
     assert done.stderr.count("already done") == 5
 
 
-def test_another_encoder_recomputes_features_and_leaves_shards_alone(finished, in_one_ray):
-    config, root, _ = finished
+def test_another_encoder_recomputes_features_and_leaves_shards_alone(grown, in_one_ray):
+    config, root = grown
     shards = snapshot(root, "shards/*/*")
     done = in_one_ray("extract", config, "encoder.weights=random:1")
     assert done.returncode == 0, done.stderr
@@ -163,8 +190,8 @@ def test_another_encoder_recomputes_features_and_leaves_shards_alone(finished, i
     assert len(list(root.glob("features/*"))) == 2
 
 
-def test_a_repeated_sweep_adds_no_run_and_trains_nothing(finished, in_one_ray):
-    config, root, _ = finished
+def test_a_repeated_sweep_adds_no_run_and_trains_nothing(grown, in_one_ray):
+    config, root = grown
     shutil.rmtree(root / "sweeps")
     before, count = snapshot(root, "trials/*/*"), len(runs(root))
     assert in_one_ray("sweep", config).returncode == 0
@@ -189,23 +216,10 @@ def say_another_source(entry: Path) -> None:
     publish_json(entry, {**read_json(entry), "details": {"source": "0" * 64}})
 
 
-def copy_of(root: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(root, folder / "root"))
-
-
 def contents(root: Path, *patterns: str) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes() for pattern in patterns for path in sorted(root.glob(pattern))
     }
-
-
-@pytest.fixture(scope="module")
-def mended(finished_experiment, in_one_ray, tmp_path_factory):
-    """A copy of the experiment that each test harms and makes whole again."""
-    config = finished_experiment.config
-    copy = copy_of(finished_experiment.untouched, tmp_path_factory.mktemp("mended"))
-    assert in_one_ray("shard", config, f"root={copy}").returncode == 0  # its videos are scanned where they lie now
-    return config, copy
 
 
 MADE = (
@@ -238,11 +252,11 @@ def test_the_same_command_makes_again_what_is_gone_or_cut_and_nothing_else(mende
         path = sorted(copy.glob(pattern))[0]
         harm(path)
         harmed.add(str(path.relative_to(copy)))
-    shown = in_one_ray("run", config, f"root={copy}", "--print")
+    shown = in_one_ray("run", config, "--print")
     assert shown.returncode == 0, shown.stderr
     assert "synth                     " in shown.stdout
     assert " done " not in shown.stdout
-    done = in_one_ray("run", config, f"root={copy}")
+    done = in_one_ray("run", config)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert contents(copy, *MADE) == before
@@ -259,7 +273,7 @@ def test_the_same_command_makes_again_what_is_gone_or_cut_and_nothing_else(mende
         name for name in times if name.startswith("reports/")
     }
     assert len(runs(copy)) == count
-    assert in_one_ray("run", config, f"root={copy}").stderr.count("already done") == 5
+    assert in_one_ray("run", config).stderr.count("already done") == 5
 
 
 @pytest.mark.slow
@@ -268,7 +282,7 @@ def test_an_altered_feature_file_ends_the_sweep_with_its_name_and_the_next_run_m
     before, times = contents(copy, "features/*/*.arrow"), snapshot(copy, "features/*/*.arrow")
     victim = next(copy.glob("features/*/*-000001.arrow"))
     alter(victim)
-    more = [f"root={copy}", "trials.trial.epochs=1"]
+    more = ["trials.trial.epochs=1"]
     done = in_one_ray("sweep", config, *more)
     assert done.returncode == 1
     assert f"{victim}: its bytes are not those that were written" in done.stderr.splitlines()[-1]
@@ -285,13 +299,13 @@ def test_an_altered_shard_is_found_before_it_is_encoded_and_shard_makes_it_again
     config, copy = mended
     before, tar = contents(copy, "shards/*/*.tar"), next(copy.glob("shards/*/shard-000001.tar"))
     alter(tar)
-    assert "already done" in in_one_ray("shard", config, f"root={copy}").stderr
-    done = in_one_ray("extract", config, f"root={copy}", "encoder.weights=random:2")
+    assert "already done" in in_one_ray("shard", config).stderr
+    done = in_one_ray("extract", config, "encoder.weights=random:2")
     assert done.returncode == 1
     assert "shard-000001.tar: its bytes are not those that were written" in done.stderr
     assert "Traceback" not in done.stderr
-    assert in_one_ray("extract", config, f"root={copy}", "encoder.weights=random:2").returncode == 1
-    done = in_one_ray("shard", config, f"root={copy}")
+    assert in_one_ray("extract", config, "encoder.weights=random:2").returncode == 1
+    done = in_one_ray("shard", config)
     assert done.returncode == 0, done.stderr
     assert contents(copy, "shards/*/*.tar") == before
 
@@ -307,12 +321,12 @@ def test_an_altered_prediction_or_table_ends_the_report_and_the_next_run_makes_i
     alter(next(copy.glob("shards/*/clips.parquet")))
     for page in copy.glob("reports/*/report.html"):  # an earlier test may have left one of other settings
         page.unlink()
-    done = in_one_ray("report", config, f"root={copy}")
+    done = in_one_ray("report", config)
     assert done.returncode == 1
     assert "predictions.safetensors: its bytes are not those that were written" in done.stderr
     assert "Traceback" not in done.stderr
     for _ in range(2):  # what lies behind the first damage is found by the second
-        done = in_one_ray("run", config, f"root={copy}")
+        done = in_one_ray("run", config)
         assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr
     assert contents(copy, *MADE) == before
@@ -338,8 +352,8 @@ def children_of(root: Path, title: str) -> list:
     return [run for run in runs(root) if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
 
 
-def test_asha_stops_trials_early_and_each_is_tracked_to_where_it_came(finished, in_one_ray):
-    config, root, _ = finished
+def test_asha_stops_trials_early_and_each_is_tracked_to_where_it_came(grown, in_one_ray):
+    config, root = grown
     # By the loss, which has no ties: a rate of 1e-6 cannot keep up with 1e-2.
     search = ["trials.scheduler=asha", "trials.asha_grace_epochs=1", "trials.trial.epochs=5", "report.title=asha"]
     search += ["trials.objective=val/loss", "trials.mode=min"]
@@ -361,23 +375,43 @@ def test_asha_stops_trials_early_and_each_is_tracked_to_where_it_came(finished, 
     assert epochs == [5] * 4
 
 
-def test_optuna_draws_from_a_range_and_a_repeated_search_adds_nothing(finished, in_one_ray):
-    config, root, _ = finished
+def test_a_store_that_fails_ends_the_sweep_with_one_sentence_and_the_same_command_goes_on(grown, in_one_ray):
+    config, root = grown
+    command = ["sweep", config, "trials.axes={core: [mean], seed: [5, 6]}", "report.title=refused"]
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON metrics BEGIN SELECT RAISE(ABORT, 'no more'); END"
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as store:
+        store.execute(refuse)
+        store.commit()
+        done = in_one_ray(*command)
+        store.execute("DROP TRIGGER refuse")
+        store.commit()
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("vidflow: the runs cannot be stored by sqlite:")
+    assert last.count("the same command resumes from here") == done.stderr.count("cannot be stored") == 1
+    done = in_one_ray(*command)
+    assert done.returncode == 0, done.stderr
+    assert {run.info.status for run in children_of(root, "refused")} == {"FINISHED"}
+
+
+def test_optuna_draws_from_a_range_and_a_repeated_search_adds_nothing(grown, in_one_ray):
+    config, root = grown
     search = ["trials.algorithm=optuna", "trials.num_samples=3", "trials.trial.core=mean", "report.title=optuna"]
     axes = "trials.axes={learning_rate: {low: 1e-4, high: 1e-2, log: true}}"
     assert in_one_ray("sweep", config, axes, *search).returncode == 0
     rates = {float(run.data.params["learning_rate"]) for run in children_of(root, "optuna")}
     assert len(rates) == 3
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
-    shutil.rmtree(next(path.parent for path in root.glob("sweeps/*/started.json")) / "tune")
-    for manifest in root.glob("sweeps/*/manifest.json"):
-        manifest.unlink()
+    sweep = next(path.parent for path in root.glob("sweeps/*/started.json"))
+    shutil.rmtree(sweep / "tune")
+    (sweep / "manifest.json").unlink()
     assert in_one_ray("sweep", config, axes, *search).returncode == 0
     assert {float(run.data.params["learning_rate"]) for run in children_of(root, "optuna")} == rates
 
 
-def test_a_trial_that_cannot_go_on_is_one_line_and_the_others_are_reported(finished, in_one_ray):
-    config, root, _ = finished
+def test_a_trial_that_cannot_go_on_is_one_line_and_the_others_are_reported(grown, in_one_ray):
+    config, root = grown
     # Of the second the loss is not finite, and Tune is told to try three times.
     axes = "trials.axes={core: [mean], learning_rate: [2e-3, 1e30]}"
     command = [config, axes, "trials.trial.epochs=3", "report.title=half"]
@@ -399,8 +433,8 @@ def test_a_trial_that_cannot_go_on_is_one_line_and_the_others_are_reported(finis
     assert {run.info.status for run in children_of(root, "half")} == {"FINISHED", "FAILED"}
 
 
-def test_algm_is_calibrated_on_training_frames_into_settings(finished, in_one_ray):
-    config, _, _ = finished
+def test_algm_is_calibrated_on_training_frames_into_settings(grown, in_one_ray):
+    config, _ = grown
     algm = "features.fewer={depths: [2], reducer: {name: algm, settings: {global_block: 1}}}"
     done = in_one_ray("calibrate", config, algm)
     assert done.returncode == 0, done.stderr

@@ -123,6 +123,17 @@ def test_a_cut_snapshot_is_reported_as_damaged(tmp_path, length):
         read_snapshot(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "is_best"), [(LAST, (True,)), (BEST, (True, False))])
+def test_a_trial_whose_files_are_damaged_can_still_be_marked_as_failed(tmp_path, name, is_best):
+    _write(tmp_path, *is_best)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-1])
+    result = write_failure(tmp_path, key="k" * 16, settings={"core": "mean"}, error="boom")
+    assert result == load_result(tmp_path)
+    assert (result.status, result.history) == ("failed", ())
+    assert result.error.startswith(f"boom; {path}: ")
+
+
 def test_a_folder_without_an_epoch_has_no_snapshot_and_no_result(tmp_path):
     assert read_snapshot(tmp_path) is None
     assert load_result(tmp_path) is None

@@ -54,6 +54,7 @@ class Tracker:
         self._logged_epochs: dict[str, set[int]] = {}
         self._trials: dict[str, dict[str, Run]] = {}
         self._found: dict[str, Run] = {}
+        self._models: dict[str, str] = {}
 
     def sweep_run(
         self,
@@ -272,6 +273,8 @@ class Tracker:
 
     def _open_model(self, run_id: str) -> str:
         """Find or create the model of a run; a kill may have left one that the run does not name yet."""
+        if run_id in self._models:
+            return self._models[run_id]
         run = self._found[run_id]
         named = [output.model_id for output in run.outputs.model_outputs] if run.outputs is not None else []
         query = f"source_run_id = '{run_id}'"
@@ -285,7 +288,8 @@ class Tracker:
             )
         if model.model_id not in named:
             self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-        return str(model.model_id)
+        self._models[run_id] = str(model.model_id)
+        return self._models[run_id]
 
 
 def _check_key(key: str) -> None:

@@ -188,8 +188,13 @@ def write_result(directory: Path, status: Literal["completed", "stopped"]) -> Tr
 
 
 def write_failure(directory: Path, *, key: str, settings: Mapping[str, Setting], error: str) -> TrialResult:
-    """Mark a trial as failed; the epochs it finished stay in its history."""
-    snapshot = read_snapshot(directory)
+    """Mark a trial as failed; the epochs it finished stay in its history, unless its files are damaged."""
+    try:
+        snapshot = read_snapshot(directory)
+        if snapshot is not None:
+            publish_best(directory, snapshot)
+    except VidflowError as damage:  # the failure counts all the same
+        snapshot, error = None, f"{error}; {damage}"
     if snapshot is None:
         result = TrialResult(
             key=key,
@@ -201,7 +206,6 @@ def write_failure(directory: Path, *, key: str, settings: Mapping[str, Setting],
             error=error,
         )
     else:
-        publish_best(directory, snapshot)
         result = dataclasses.replace(_result_of(snapshot, directory, "failed"), error=error)
     _publish_result(result)
     return result
