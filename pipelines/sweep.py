@@ -74,7 +74,7 @@ class Sweep:
 
     def _train(self, recorder: TrialRecorder) -> dict[str, str]:
         """Run the trials without a result, and return the errors of those that failed, by key."""
-        self._end_all(recorder)  # what a kill of an earlier run has left open
+        self._end_all(recorder, self._failed_before())  # what a kill of an earlier run has left open
         finished = self._finished()
         waiting = [trial for key, trial in self._trials.items() if key not in finished]
         if finished:
@@ -121,6 +121,16 @@ class Sweep:
                 or (result.status == "stopped" and len(result.history) >= stopped.get(key, math.inf))
             )
         }
+
+    def _failed_before(self) -> list[str]:
+        """Return the keys of the trials that an earlier run marked as failed; they are tried again."""
+        results = {key: load_result(self._experiment.trial(trial).directory) for key, trial in self._trials.items()}
+        stopped = self._stopped()
+        return [
+            key
+            for key, result in results.items()
+            if result is not None and result.status == "failed" and key not in stopped
+        ]
 
     def _stopped(self) -> dict[str, int]:
         """Return key -> epoch of the trials that this sweep's scheduler has stopped."""
@@ -182,9 +192,9 @@ class Sweep:
         return result
 
     def _score(self, result: TrialResult) -> float:
-        """Return the objective with the sign for which more is better."""
+        """Return the objective with the sign for which more is better; a trial that failed is behind all others."""
         metric, mode = objective_of(self._config.trials, self._trials[result.key].task)
-        if result.best is None:
+        if result.best is None or result.status == "failed":
             return -math.inf
         return result.best.metrics[metric] * (1 if mode == "max" else -1)
 
@@ -243,11 +253,12 @@ class Sweep:
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:
-        """Yield a line about the best trial of each task."""
+        """Yield a line about the best trial of each task, unless all its trials failed."""
         for task in self._tasks():
             best = self._best(task, results)
             metric, _ = objective_of(self._config.trials, task)
-            yield f"best {self._runs.name(self._trials[best.key])}: {metric} {abs(self._score(best)):.3f}"
+            if best.best is not None and best.status != "failed":
+                yield f"best {self._runs.name(self._trials[best.key])}: {metric} {best.best.metrics[metric]:.3f}"
 
     def _tasks(self) -> list[TaskName]:
         return list(dict.fromkeys(trial.task for trial in self._trials.values()))

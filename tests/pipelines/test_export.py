@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -7,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import vidflow
+from pipelines import export
+from vidflow.store.features import FeatureReader, unmerge
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,17 @@ def test_hugging_face_datasets_reads_what_was_exported(here, finished_experiment
                 np.testing.assert_array_equal(row[name], clip[name].numpy())
     assert set(loaded) == {"train", "val"}
     assert pq.read_table(folder / "data" / "val-00000-of-00001.parquet")["tokens"].type is not None
+
+
+def test_clips_without_prefix_tokens_are_exported(features):
+    """Some encoders have none, such as VideoMAE."""
+    reader = FeatureReader(features)
+    clips = [replace(reader[row], prefix=reader[row].prefix[:, :0]) for row in range(3)]
+    schema = export._schema(reader, unmerge(clips[0]).shape, clips[0].prefix.shape)
+    table = export._to_table(clips, schema)
+    stored = table["prefix"].to_pylist()
+    assert [np.shape(each) for each in stored] == [clips[0].prefix.shape[:2]] * 3
+    np.testing.assert_array_equal(np.array(table["tokens"].to_pylist(), np.float16), [unmerge(clip) for clip in clips])
 
 
 def test_npz_files_hold_the_clips_that_the_table_lists(here, features, tmp_path):
