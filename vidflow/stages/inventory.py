@@ -77,7 +77,7 @@ class MadeTrial:
         metric: What ranks it.
         mode: Whether more of that is better.
         score: That metric at its best epoch; None if it has none.
-        metrics: All metrics of its best epoch.
+        metrics: All metrics of its best epoch, and those on the test split.
         best_epoch: That epoch; 0 if it has none.
         num_epochs: Epochs that it has finished.
         num_parameters: Trained parameters.
@@ -211,7 +211,7 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         metric=metric,
         mode=mode,
         score=None if best is None else best.metrics.get(metric),
-        metrics={} if best is None else best.metrics,
+        metrics={} if best is None else {**best.metrics, **({} if result is None else result.test)},
         best_epoch=0 if best is None else best.epoch,
         num_epochs=len(history),
         num_parameters=identity.get("num_parameters", 0),
