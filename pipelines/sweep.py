@@ -11,7 +11,8 @@ from pipelines.plan.record import PLAN, StageCost, compare_with_plan
 from pipelines.ray_pool import check_cluster, log, ray_session
 from pipelines.sweep_runs import SweepRuns
 from pipelines.trial_recorder import TrialRecorder
-from pipelines.tuning import RunLogger, run_trials
+from pipelines.tune_callbacks import RunLogger
+from pipelines.tuning import run_trials
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tasks import TaskName
