@@ -33,9 +33,10 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         text = self.format(record)
-        if _terminals:
+        terminal = _terminals[-1:]  # a slice, because another thread may end the view now
+        if terminal:
             # Lines are left as they are, because people copy the commands in them.
-            _terminals[-1].print(Text(text), soft_wrap=True)
+            terminal[0].print(Text(text), soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 

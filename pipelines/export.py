@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -178,7 +179,8 @@ def _to_lists(arrays: Sequence[np.ndarray]) -> pa.Array:
         raise VidflowError(f"clips have arrays of the shapes {sorted(shapes)}, wanted one shape; use --format npz")
     whole = np.stack(arrays)
     values = pa.array(whole.reshape(-1))
-    for size in reversed(whole.shape[1:]):
-        offsets = np.arange(0, len(values) + 1, size) if size else np.zeros(whole.shape[0] + 1)
+    for axis in reversed(range(1, whole.ndim)):
+        num_lists = math.prod(whole.shape[:axis])
+        offsets = np.arange(num_lists + 1) * whole.shape[axis]
         values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
     return values

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def main(parsed: argparse.Namespace, file: str) -> None:
             facts.append(_RANDOM)
         head = [f"Made by `vidflow init` from {source.absolute()} with the preset {preset}.", *facts, _HELP]
         lines = [
-            f"# vidflow run {output}",
+            f"# {shlex.join(['vidflow', 'run', str(output)])}",
             "#",
             *(line for text in head for line in _format_comment(text)),
             "",
@@ -71,7 +72,11 @@ def main(parsed: argparse.Namespace, file: str) -> None:
         raise ConfigError(
             f"{source}: not usable with the preset {preset}; nothing was written:\n{error}{layout}"
         ) from error
-    print("\n".join([f"wrote {' and '.join(map(str, new))}", *facts, f"next: vidflow run {output}"]))
+    print(
+        "\n".join(
+            [f"wrote {' and '.join(map(str, new))}", *facts, f"next: {shlex.join(['vidflow', 'run', str(output)])}"]
+        )
+    )
 
 
 def _check_new(output: Path, new: Sequence[Path]) -> None:

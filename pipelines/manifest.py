@@ -86,7 +86,7 @@ def main(parsed: argparse.Namespace) -> None:
         aside.unlink(missing_ok=True)
     root = root_of(listing.items, to)
     print(f"wrote {to}")
-    print(f"next: vidflow init {to}{f' --video-root {shlex.quote(str(root))}' if root else ''}")
+    print(f"next: {shlex.join(['vidflow', 'init', str(to), *(['--video-root', str(root)] if root else [])])}")
 
 
 def describe(listing: Listing) -> list[str]:

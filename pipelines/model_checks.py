@@ -7,7 +7,7 @@ cache folder, under a key of everything that the check reads.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vidflow.config.fingerprints import fingerprint
@@ -134,10 +134,22 @@ def _locate_note(config: Config, even: Sequence[str]) -> Path | None:
         "trials": asdict(config.trials),
         "clips": [config.video.size, config.video.sampling.num_frames],
         "even": list(even),
-        "versions": [version(name) for name in ("torch", "timm")],
-        "sources": [[str(path), path.stat().st_mtime_ns] for path in sorted(_SOURCES.rglob("*.py"))],
+        "versions": [_version(name) for name in ("torch", "timm", "transformers")],
+        "weights": _stamps(sorted(Path(config.encoder.weights).glob("*.json"))),
+        "sources": _stamps([Path(__file__), *sorted(_SOURCES.rglob("*.py"))]),
     }
     return folder / "models" / f"{fingerprint(about)}.json"
+
+
+def _stamps(files: Sequence[Path]) -> list[list[object]]:
+    return [[str(file), file.stat().st_mtime_ns] for file in files]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # transformers is not always installed
+        return ""
 
 
 __all__ = ["ModelSizes", "check_models"]

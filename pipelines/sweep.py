@@ -11,7 +11,8 @@ from pipelines.plan.record import PLAN, StageCost, compare_with_plan
 from pipelines.ray_pool import check_cluster, log, ray_session
 from pipelines.sweep_runs import SweepRuns
 from pipelines.trial_recorder import TrialRecorder
-from pipelines.tuning import RunLogger, run_trials
+from pipelines.tune_callbacks import RunLogger
+from pipelines.tuning import run_trials
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tasks import TaskName
@@ -183,9 +184,9 @@ class Sweep:
         return result
 
     def _score(self, result: TrialResult) -> float:
-        """Return the objective with the sign for which more is better."""
+        """Return the objective with the sign for which more is better; a trial that failed is behind all others."""
         metric, mode = objective_of(self._config.trials, self._trials[result.key].task)
-        if result.best is None:
+        if result.best is None or result.status == "failed":
             return -math.inf
         return result.best.metrics[metric] * (1 if mode == "max" else -1)
 
@@ -244,11 +245,12 @@ class Sweep:
         )
 
     def _describe_best(self, results: Sequence[TrialResult]) -> Iterator[str]:
-        """Yield a line about the best trial of each task."""
+        """Yield a line about the best trial of each task, unless all its trials failed."""
         for task in self._tasks():
             best = self._best(task, results)
             metric, _ = objective_of(self._config.trials, task)
-            yield f"best {self._runs.name(self._trials[best.key])}: {metric} {abs(self._score(best)):.3f}"
+            if best.best is not None and best.status != "failed":
+                yield f"best {self._runs.name(self._trials[best.key])}: {metric} {best.best.metrics[metric]:.3f}"
 
     def _tasks(self) -> list[TaskName]:
         return list(dict.fromkeys(trial.task for trial in self._trials.values()))

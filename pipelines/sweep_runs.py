@@ -112,9 +112,8 @@ class SweepRuns:
             return
         metric = self._objectives[address.fingerprint]
         self._tracker.log_history(run_id, [self._named(metric, epoch) for epoch in result.history])
-        tags: dict[str, str] = {"vidflow.status": result.status}
-        if result.error:
-            tags[_NOTE] = f"**Failed**: {result.error}"
+        # Without an error the text is empty, which replaces that of an earlier try that failed.
+        tags = {"vidflow.status": result.status, _NOTE: f"**Failed**: {result.error}" if result.error else ""}
         if result.best is None:
             self._tracker.finish(run_id, "FAILED", tags=tags, content=content)
             return
@@ -145,7 +144,7 @@ class SweepRuns:
         metrics, tags = {}, {_NOTE: self._describe(best)}
         for task, result in best.items():
             metric, _ = objective_of(self._config.trials, task)
-            if result.best is not None:
+            if result.best is not None and result.status != "failed":
                 metrics[f"best/{metric}"] = result.best.metrics[metric]
                 tags |= _baseline_tag(self.baselines[task], metric)
         self._tracker.finish(self.run_id, "FINISHED" if is_complete else "FAILED", metrics=metrics, tags=tags)
@@ -195,8 +194,8 @@ class SweepRuns:
 
     def _best_line(self, task: TaskName, result: TrialResult) -> str:
         metric, _ = objective_of(self._config.trials, task)
-        if result.best is None:
-            return f"- Best trial ({task}): none has finished an epoch"
+        if result.best is None or result.status == "failed":
+            return f"- Best trial ({task}): all failed"
         baseline = self.baselines.get(task, {}).get(metric)
         without = f"; {baseline:.3f} without looking at the frames" if baseline is not None else ""
         link = f"[{self._names[result.key]}](#{self._page(self.trial_ids[result.key])})"

@@ -347,6 +347,26 @@ def test_a_run_is_recorded_only_once_it_has_its_content_and_its_end(uri: str) ->
     assert not again.is_recorded(trial, "c1")  # the trial was trained on since
 
 
+def test_a_run_that_failed_says_so_no_more_once_it_has_finished(uri: str) -> None:
+    for status, note in (("FAILED", "**Failed**: disk full"), ("FINISHED", "")):
+        tracker = Tracker(uri, "demo")
+        sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
+        trial = tracker.trial_run(sweep, "t", name="t", params={})
+        assert MlflowClient(uri).get_run(trial).info.status == "RUNNING"
+        tracker.finish(trial, status, tags={"note": note, "unneeded": ""})
+    run = MlflowClient(uri).get_run(trial)
+    assert (run.info.status, run.data.tags["note"]) == ("FINISHED", "")
+    assert "unneeded" not in run.data.tags
+
+
+def test_a_run_of_the_users_own_below_a_sweep_is_left_alone(uri: str) -> None:
+    sweep, _ = run_sweep(uri)
+    client = MlflowClient(uri)
+    own = client.create_run(client.get_run(sweep).info.experiment_id, tags={"mlflow.parentRunId": sweep})
+    run_sweep(uri)
+    assert client.get_run(own.info.run_id).info.status == "RUNNING"
+
+
 def test_the_page_of_an_experiment_is_its_runs_in_the_training_view(uri: str, tmp_path: Path) -> None:
     server = "http://127.0.0.1:5000"
     assert find_page(default_uri(tmp_path / "none"), "demo", server) is None

@@ -127,7 +127,7 @@ def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
         metric, mode = objective_of(trials, child.task)
         scored += [(value if mode == "max" else -value, metric, child) for value in child.values_of(metric)]
     if not scored:
-        raise VidflowError(f"run {run_id}: a sweep without a trial that has finished an epoch")
+        raise VidflowError(f"run {run_id}: a sweep without a finished trial")
     score, metric, best = max(scored, key=lambda each: each[0])
     log.info("best trial of run %s: %s, %s %.3f -> run %s", run_id, best.name, metric, abs(score), best.run_id)
     return fetch_file(uri, best.run_id, checkpoint, folder)

@@ -3,10 +3,13 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
+
+from vidflow.stages.finish import address_of, publish_manifest, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,19 @@ def test_two_sweeps_stand_side_by_side_with_their_scores(finished, here, tmp_pat
     shutil.rmtree(other / "features")
     assert here("compare", root, other, "--to", page).returncode == 0
     assert "it is not known whether the clips are the same" in page.read_text()
+
+
+def test_features_with_clips_left_out_for_now_are_found(finished, here, tmp_path):
+    other, page = tmp_path / "other", tmp_path / "all.html"
+    shutil.copytree(finished[1], other)
+    (features,), (sweep,) = other.glob("features/*/"), other.glob("sweeps/*/")
+    made = replace(read_manifest(features), edition="retry")
+    publish_manifest(address_of(features, made), made)
+    swept = read_manifest(sweep)
+    settings = {**swept.settings, "features": {"base": address_of(features, made).identity}}
+    publish_manifest(address_of(sweep, swept), replace(swept, settings=settings))
+    assert here("compare", other, "--to", page).returncode == 0
+    assert "it is not known whether the clips are the same" not in page.read_text()
 
 
 def test_all_words_that_name_no_sweep_are_refused_at_once(finished, here, tmp_path):

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import vidflow
+from pipelines import export
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,14 @@ def test_hugging_face_datasets_reads_what_was_exported(here, finished_experiment
                 np.testing.assert_array_equal(row[name], clip[name].numpy())
     assert set(loaded) == {"train", "val"}
     assert pq.read_table(folder / "data" / "val-00000-of-00001.parquet")["tokens"].type is not None
+
+
+def test_clips_without_prefix_tokens_are_exported():
+    """Some encoders have none, such as VideoMAE."""
+    bare = export._to_lists([np.zeros((3, 0, 4), np.float16)] * 2)
+    assert [np.shape(each) for each in bare.to_pylist()] == [(3, 0)] * 2
+    full = np.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4)
+    np.testing.assert_array_equal(export._to_lists(list(full)).to_pylist(), full)
 
 
 def test_npz_files_hold_the_clips_that_the_table_lists(here, features, tmp_path):

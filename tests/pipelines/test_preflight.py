@@ -1,5 +1,6 @@
 """What is wrong with an experiment, of every kind, is said in one message before anything starts."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pipelines import model_checks
 from pipelines.preflight import CHECKS, Flight, find_problems
 from vidflow.config.load import draft_config
+from vidflow.config.schema import Config, Encoder
 from vidflow.stages.experiment import Experiment
 
 ALL_KINDS = {
@@ -114,3 +116,12 @@ def test_every_check_reads_settings_that_exist(tiny):
         value = config
         for part in key.split("."):
             value = getattr(value, part)
+
+
+def test_a_passed_check_is_forgotten_when_the_model_in_a_folder_changes(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    config = Config(encoder=Encoder(family="videomae", weights=str(tmp_path)))
+    note = model_checks._locate_note(config, [])
+    assert model_checks._locate_note(config, []) == note
+    os.utime(tmp_path / "config.json", ns=(0, 0))
+    assert model_checks._locate_note(config, []) != note

@@ -430,7 +430,10 @@ def test_a_trial_that_cannot_go_on_is_one_line_and_the_others_are_reported(grown
     assert "core=mean learning_rate=0.002 done" not in done.stderr
     assert f"report: {root}" in done.stderr
     assert "already done" not in in_one_ray("report", *command).stderr.partition("report")[0]
-    assert {run.info.status for run in children_of(root, "half")} == {"FINISHED", "FAILED"}
+    runs = {run.info.status: run for run in children_of(root, "half")}
+    assert set(runs) == {"FINISHED", "FAILED"}
+    assert "**Failed**: " in runs["FAILED"].data.tags["mlflow.note.content"]
+    assert "mlflow.note.content" not in runs["FINISHED"].data.tags
 
 
 def test_algm_is_calibrated_on_training_frames_into_settings(grown, in_one_ray):

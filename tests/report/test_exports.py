@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_page import SECTION, TRIALS
+from test_page import SECTION, TRIALS, Page, report
 
 from vidflow.report.exports import trials_csv, trials_tex
+from vidflow.report.page import render_page
 
 ODD = "50%_a&b $x"
 
@@ -20,6 +21,18 @@ def test_the_csv_has_a_row_per_trial_with_its_run_its_settings_and_its_metrics()
     assert (best["rank"], best["score"], best["interval_low"], best["mlflow_run"]) == ("1", "0.864", "0.814", "f00d")
     assert (best["setting.core"], best["setting.num_heads"], best["train/loss"]) == ("gru", "", "0.136")
     assert rows[3]["status"] == "failed"
+
+
+def test_the_best_epochs_score_on_the_test_split_is_in_the_csv_and_on_the_page() -> None:
+    epochs = list(TRIALS[1].history)
+    epochs[-1] = dataclasses.replace(epochs[-1], metrics={**epochs[-1].metrics, "test/top1": 0.811})
+    tested = dataclasses.replace(SECTION, trials=[dataclasses.replace(TRIALS[1], history=tuple(epochs)), *TRIALS[2:]])
+    rows = list(csv.DictReader(io.StringIO(trials_csv([tested], {}))))
+    assert [row["test/top1"] for row in rows] == ["0.811", "", ""]
+    assert (
+        "On the test split, on which nothing was chosen, its best epoch gets 81.1"
+        in Page(render_page(report(trials=tested.trials))).text
+    )
 
 
 def test_the_latex_table_has_the_best_in_bold_the_trivial_answer_and_no_failed_trial() -> None:

@@ -54,6 +54,12 @@ def make_shards(experiment: Experiment) -> None:
     experiment.published("shard")
 
 
+def test_a_recommended_command_has_the_users_words_but_no_password(config):
+    words = ["my conf.yaml", "tracking.uri=http://me:hunter2@host:5000"]
+    said = Experiment(config, words).command("rejects list")
+    assert said == "vidflow rejects list 'my conf.yaml' tracking.uri=http://host:5000"
+
+
 def test_shards_are_known_once_every_video_is_scanned_and_no_longer_when_one_changes(config):
     experiment = Experiment(config)
     assert experiment.shards is None

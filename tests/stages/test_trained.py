@@ -12,7 +12,9 @@ from vidflow.stages.trained import FinishedSweep, predict_command, read_sweep
 from vidflow.store.layout import TRIAL_RESULT, publish_json
 
 
-def finish_sweep(root: Path, trials: dict[str, tuple[str, list[dict[str, float]]]], **ranking: str) -> FinishedSweep:
+def finish_sweep(
+    root: Path, trials: dict[str, tuple[str, list[dict[str, float]]]], *, failed: str = "", **ranking: str
+) -> FinishedSweep:
     """A finished sweep of trials, each with its task and the metrics of its epochs, the first of which is the best."""
     for key, (task, epochs) in trials.items():
         history = [EpochResult(epoch=n, metrics=m, is_best=n == 1) for n, m in enumerate(epochs, 1)]
@@ -20,7 +22,7 @@ def finish_sweep(root: Path, trials: dict[str, tuple[str, list[dict[str, float]]
         result = TrialResult(
             key=key,
             settings=settings,
-            status="completed",
+            status="failed" if key == failed else "completed",
             history=tuple(history),
             num_parameters=1,
             directory=root / "trials" / key,
@@ -56,8 +58,10 @@ def test_the_best_trial_is_that_of_the_objective_of_the_config(tmp_path):
     sweep = finish_sweep(tmp_path / "one", trials)
     assert sweep.best_trial().key == "b"
     assert sweep.runs["b"] == "run of b"
+    # As in the report, what a trial scored before it failed does not count.
+    assert finish_sweep(tmp_path / "half", trials, failed="b").best_trial().key == "a"
     assert finish_sweep(tmp_path / "two", trials, objective="val/loss", mode="min").best_trial().key == "a"
-    with pytest.raises(VidflowError, match="no trial of this sweep has finished an epoch"):
+    with pytest.raises(VidflowError, match="no trial of this sweep has succeeded"):
         finish_sweep(tmp_path / "three", {"c": trials["c"]}).best_trial()
 
 

@@ -62,6 +62,7 @@ def _csv_row(section: TaskSection, rank: int, row: RankedTrial, runs: Mapping[st
         "mlflow_run": runs.get(result.key),
         **{f"setting.{name}": value for name, value in result.settings.items()},
         **(result.best.metrics if result.best else {}),
+        **result.test,
     }
 
 

@@ -120,6 +120,7 @@ def view_section(section: TaskSection, *, prefix: str) -> dict[str, Any]:
         "ranked": ranked,
         "best": best,
         "baseline": baseline,
+        "test": best.result.test.get(section.objective.replace("val/", "test/", 1)) if best else None,
         "change": lambda row: _change(section, row),
         "rivals": _rivals(ranked, best),
         "failed": [row for row in ranked if row.failed],

@@ -14,7 +14,7 @@ from vidflow.records import StageManifest, TrialResult
 from vidflow.report.tables import RankedTrial, rank_trials
 from vidflow.stages.cost import sample_counts
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.finish import manifest_seal, read_manifest
+from vidflow.stages.finish import address_of, manifest_seal, read_manifest
 from vidflow.stages.trained import predict_command
 from vidflow.store.features import FeatureReader
 from vidflow.training.snapshot import load_result
@@ -203,10 +203,18 @@ def _best(sweep: FoundSweep, task: TaskName, objective: Objective, ranked: Seque
 
 def _read_features(sweep: FoundSweep, name: str) -> FeaturesUsed | None:
     """Return a feature set; None if it was removed, or made again with other clips."""
-    directory = sweep.root / "features" / sweep.settings["features"][name]
-    manifest = read_manifest(directory)
-    if manifest is None:
+    made = ((folder, read_manifest(folder)) for folder in sorted((sweep.root / "features").glob("*/")))
+    found = next(
+        (
+            (folder, manifest)
+            for folder, manifest in made
+            if manifest is not None and address_of(folder, manifest).identity == sweep.settings["features"][name]
+        ),
+        None,
+    )
+    if found is None:
         return None
+    directory, manifest = found
     reader = FeatureReader(directory)
     return FeaturesUsed(
         tokens_per_frame=float(sample_counts(reader).mean()),

@@ -24,6 +24,7 @@ from vidflow.config.fingerprints import (
     synth_settings,
 )
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
+from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
@@ -91,8 +92,11 @@ class Experiment:
         return other
 
     def command(self, name: str) -> str:
-        """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell."""
-        return shlex.join(["vidflow", *name.split(), *self._settings])
+        """Return the command line that runs another vidflow command on this experiment, ready to paste into a shell.
+
+        A password in `tracking.uri` is left out, as the line goes into logs.
+        """
+        return shlex.join(["vidflow", *name.split(), *map(without_credentials, self._settings)])
 
     def then(self, name: str) -> str:
         """Return the end of a stage's closing line: the command that comes next, unless it starts by itself."""

@@ -78,6 +78,11 @@ def peek_manifest(directory: Path) -> StageManifest | None:
     return StageManifest(**value) if value is not None and value.keys() == set(_FIELDS) else None
 
 
+def address_of(directory: Path, manifest: StageManifest) -> Address:
+    """Return the address at which a stage was made, from what its manifest says."""
+    return Address(directory=directory, settings=manifest.settings, edition=manifest.edition)
+
+
 def manifest_seal(manifest: StageManifest) -> str:
     """Return the digest of a manifest's values."""
     return seal_of(_as_json(manifest))

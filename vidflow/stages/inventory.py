@@ -18,8 +18,7 @@ from vidflow.config.schema import Trials
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import Mode, TaskName
 from vidflow.records import EpochResult, TrialStatus
-from vidflow.stages.address import Address
-from vidflow.stages.finish import peek_manifest
+from vidflow.stages.finish import address_of, peek_manifest
 from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
 from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, has_size
 
@@ -78,7 +77,7 @@ class MadeTrial:
         metric: What ranks it.
         mode: Whether more of that is better.
         score: That metric at its best epoch; None if it has none.
-        metrics: All metrics of its best epoch.
+        metrics: All metrics of its best epoch, and those on the test split.
         best_epoch: That epoch; 0 if it has none.
         num_epochs: Epochs that it has finished.
         num_parameters: Trained parameters.
@@ -173,14 +172,14 @@ def _features(directory: Path, sweeps: list[FinishedSweep], trials: list[MadeTri
     if manifest is None:
         return _folder(directory, num_trials=num_trials)
     settings, encoder = manifest.settings, manifest.details["metadata"]["encoder"]
-    address = Address(directory=directory, settings=settings, edition=manifest.edition)
+    identity = address_of(directory, manifest).identity
     return _folder(
         directory,
         name=manifest.stage.partition("/")[2],
         made_from=settings.get("shards") or settings.get("dense", ""),
         encoder=f"{encoder['name']}@{encoder['img_size']}",
         reducer=(settings.get("reducer") or settings["features"]["reducer"])["name"],
-        used_by=tuple(sweep.directory.name for sweep in sweeps if address.identity in sweep.features.values()),
+        used_by=tuple(sweep.directory.name for sweep in sweeps if identity in sweep.features.values()),
         num_trials=num_trials,
     )
 
@@ -212,7 +211,7 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         metric=metric,
         mode=mode,
         score=None if best is None else best.metrics.get(metric),
-        metrics={} if best is None else best.metrics,
+        metrics={} if best is None else {**best.metrics, **({} if result is None else result.test)},
         best_epoch=0 if best is None else best.epoch,
         num_epochs=len(history),
         num_parameters=identity.get("num_parameters", 0),

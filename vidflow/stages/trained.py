@@ -59,11 +59,11 @@ class FinishedSweep:
         return None if result.best is None else result.best.metrics.get(self.objective_of(task_of(result)).metric)
 
     def best(self) -> dict[TaskName, TrialResult]:
-        """Return the best trial of each task."""
+        """Return the best trial of each task; those that failed do not count."""
         best: dict[TaskName, TrialResult] = {}
         for result in self.results():
             task, score = task_of(result), self.score(result)
-            if score is None:
+            if score is None or result.status == "failed":
                 continue
             known = best.get(task)
             sign = 1 if self.objective_of(task).mode == "max" else -1
@@ -75,11 +75,11 @@ class FinishedSweep:
         """Return the best trial of a sweep over one task.
 
         Raises:
-            VidflowError: If no trial has finished an epoch, or the sweep has several tasks.
+            VidflowError: If no trial has succeeded, or the sweep has several tasks.
         """
         best = list(self.best().values())
         if not best:
-            raise VidflowError(f"{self.directory}: no trial of this sweep has finished an epoch")
+            raise VidflowError(f"{self.directory}: no trial of this sweep has succeeded")
         if len(best) > 1:
             commands = {task: predict_command(str(each.directory), task=task) for task, each in self.best().items()}
             lines = [f"  {self.describe(result)}: {commands[task_of(result)]}" for result in best]

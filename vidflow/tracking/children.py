@@ -34,7 +34,7 @@ class ChildRun:
 
 
 def find_children(uri: str, run_id: str) -> list[ChildRun] | None:
-    """Return the trials of a sweep's run; None if the run is not that of a sweep.
+    """Return the finished trials of a sweep's run, without those that failed; None if the run is not that of a sweep.
 
     Args:
         uri: Address of the store, as `check_uri` allows.
@@ -66,7 +66,7 @@ def find_children(uri: str, run_id: str) -> list[ChildRun] | None:
             values_of=partial(values_of, child.info.run_id),
         )
         for child in found
-        if TRIAL_KEY in child.data.tags
+        if TRIAL_KEY in child.data.tags and child.info.status == "FINISHED"
     ]
 
 

@@ -86,8 +86,10 @@ class Tracker:
         run_id = str(run.info.run_id)
         self.log_file(run_id, without_credentials(config_yaml).encode(), "config.yaml")
         children = self._search(f"tags.`{PARENT}` = '{run_id}'") if found else []
-        self._trials[run_id] = {child.data.tags[TRIAL_KEY]: child for child in reversed(children)}
-        self._found |= {child.info.run_id: child for child in children}
+        # Users may add runs of their own below it.
+        trials = [child for child in children if TRIAL_KEY in child.data.tags]
+        self._trials[run_id] = {child.data.tags[TRIAL_KEY]: child for child in reversed(trials)}
+        self._found |= {child.info.run_id: child for child in trials}
         return run_id
 
     def show_first(self, view: RunsView) -> None:
@@ -193,7 +195,7 @@ class Tracker:
             metrics: Metrics of the whole run, such as `best/val/top1`; without a model, values that the run already
                 has are skipped.
             step: Epoch that they belong to.
-            tags: Tags to add; new values replace old ones.
+            tags: Tags to add; new values replace old ones, and an empty value is not added.
             model_id: Model that the metrics belong to.
             data: Feature set that they were measured on.
             content: Digest of all that was written to the run, for `is_recorded`.
@@ -205,7 +207,7 @@ class Tracker:
             for k, v in metrics.items()
             if model_id is not None or run.data.metrics.get(k) != v
         ]
-        changed = {k: v for k, v in _stored(tags, _MAX_TAG).items() if run.data.tags.get(k) != v}
+        changed = {k: v for k, v in _stored(tags, _MAX_TAG).items() if run.data.tags.get(k, "") != v}
         if content:
             changed[_RECORDED] = content
         if news or changed:
