@@ -103,7 +103,7 @@ def finished_experiment(tmp_path_factory: pytest.TempPathFactory, vidflow: Calla
             shutil.rmtree(folder, ignore_errors=True)  # where it failed in another process
             folder.mkdir()
             config.write_text(TINY.format(root=root))
-            done = vidflow("run", config)
+            done = vidflow("run", config, timeout=1000)  # the limit of the test that asks first is lower
             assert done.returncode == 0, done.stderr
             shutil.copytree(root, untouched)
             said.write_text(done.stderr)
