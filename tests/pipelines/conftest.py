@@ -33,9 +33,7 @@ def vidflow() -> Callable[..., Done]:
     def run(*arguments: object) -> Done:
         command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, cwd=Path.cwd()
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=Path.cwd())
 
     return run
 
