@@ -16,6 +16,7 @@ from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError
+from vidflow.report.formats import format_bytes
 
 _SECONDS = 5.0
 _GIB = 2**30
@@ -88,8 +89,8 @@ def find_small_disk(config: Config, sizes: ModelSizes, num_clips: dict[str, int]
     place = nearest_existing(Path(config.root))
     if place is not None and need > (free := shutil.disk_usage(place).free):
         yield (
-            f"root: the features of {max(num_clips.values())} clips take {need / 1e9:.1f} GB, {place} has "
-            f"{free / 1e9:.1f} GB left; free some space, name another root, or store fewer depths"
+            f"root: the features of {max(num_clips.values())} clips take {format_bytes(need)}, {place} has "
+            f"{format_bytes(free)} left; free some space, name another root, or store fewer depths"
         )
 
 

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from pipelines.display import Waiting, shown
 from pipelines.entry import run_stage
 from pipelines.ray_pool import log
 from vidflow.config.tracking_uri import store_uri
@@ -23,7 +24,7 @@ def main(experiment: Experiment) -> None:
     """Write the page to disk and to the parent run."""
     started = time.monotonic()
     config = experiment.config
-    with experiment.exclusive():
+    with experiment.exclusive(), shown(Waiting("report: writing")):
         experiment.check_features()
         sweep = experiment.finished(experiment.sweep)
         results = [_load(experiment.root / "trials" / key) for key in sweep.details["trials"]]

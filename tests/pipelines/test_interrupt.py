@@ -34,7 +34,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def wait_until(driver: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while not happened():
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline
@@ -50,7 +50,7 @@ def epochs_done(root: Path) -> int:
 
 def send(driver: subprocess.Popen[str], number: int, *, group: bool) -> str:
     os.killpg(driver.pid, number) if group else driver.send_signal(number)
-    return driver.communicate(timeout=60)[1]
+    return driver.communicate(timeout=200)[1]
 
 
 @pytest.mark.slow

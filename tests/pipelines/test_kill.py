@@ -69,17 +69,32 @@ def start(config: Path, root: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(root.parent / "stderr.txt").open("w"))
 
 
-def workers() -> list[int]:
-    """Processes in which Ray is at work on something of ours."""
-    found = []
+def parents() -> dict[int, int]:
+    """The parent of each process of this machine."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                name = (entry / "cmdline").read_bytes().split(b"\0")[0]
+                # After the name, which is in parentheses and may hold anything, come the state and the parent.
+                found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if name.startswith(b"ray::_Actor") or name.startswith(b"ray::ImplicitFunc"):
-                found.append(int(entry.name))
+    return found
+
+
+def workers(driver: int) -> list[int]:
+    """Processes in which the driver's own Ray is at work on something; another Ray of this machine is not ours."""
+    found, parent_of = [], parents()
+    for number in parent_of:
+        try:
+            name = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        above = number
+        while above not in (0, driver):
+            above = parent_of.get(above, 0)
+        if above == driver and name.startswith((b"ray::_Actor", b"ray::ImplicitFunc")):
+            found.append(number)
     return found
 
 
@@ -108,7 +123,7 @@ def test_ten_kills_leave_the_bytes_of_an_undisturbed_run_and_no_second_mlflow_ru
         driver = driver or start(config, stormy)
         wait_for_progress(driver, stormy, stage, rng)
         assert driver.poll() is None, f"over before {stage}, {victim}: {(tmp_path / 'stderr.txt').read_text()[-2000:]}"
-        if victim == "worker" and (found := workers()):
+        if victim == "worker" and (found := workers(driver.pid)):
             os.kill(rng.choice(found), signal.SIGKILL)
         else:
             driver.kill()

@@ -69,7 +69,6 @@ def show(page: str, folder: Path, name: str, *, height: int = 900) -> tuple[str,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_browser_shows_the_runs_with_metric_core_features_and_seed(started, finished_experiment, tmp_path):
     busy, said, page = started
     assert f"port {busy} is busy, so the UI is at port " in said
