@@ -97,6 +97,8 @@ def _recognize(source: Path) -> SourceFormat:
             return "mmaction"
         case ".gz" | ".tgz" | ".zst" | ".bz2" | ".xz" | ".zip":
             raise ConfigError(f"{source}: got a compressed archive, which cannot be read in place; unpack it to a .tar")
+        case _ if is_video(source):
+            raise ConfigError(f"{source}: got one video; wanted the folder that holds the folders of the classes")
         case _:
             raise ConfigError(f"{source}: got a file of another kind; {_KINDS}")
 
