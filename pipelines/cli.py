@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,10 +65,24 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if words[0].startswith("-"):
         parser.parse_args(words)  # prints help or version, or refuses, and exits
     if words[0] not in commands:
-        parser.error(f"there is no command {words[0]!r}; {nearest_hint(words[0], list(commands))}")
+        parser.error(f"there is no command {words[0]!r}; {_hint_command(words, list(commands))}")
     parsed = commands[words[0]].parse_intermixed_args(words[1:])
     parsed.command = words[0]
     return parsed
+
+
+def _hint_command(words: Sequence[str], commands: Sequence[str]) -> str:
+    """Say what to type instead of words that begin with no command."""
+    first, *others = words
+    if named := next((word for word in others if word in commands), None):
+        rest = list(words)
+        rest.remove(named)
+        return f"the command comes first: vidflow {shlex.join([named, *rest])}"
+    if Path(first).is_dir():
+        return f"to start with a folder of videos: vidflow init {shlex.quote(first)}"
+    if Path(first).suffix in (".yaml", ".yml"):
+        return f"to run a config: vidflow run {shlex.join(words)}"
+    return nearest_hint(first, commands)
 
 
 def load(command: str) -> Run:
@@ -311,7 +326,7 @@ def _count(text: str) -> int:
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else -1
     if not 0 <= value < 2**16:
         raise argparse.ArgumentTypeError(f"got {text}, wanted a port from 0, which is any free one, to 65535")
     return value

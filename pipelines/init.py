@@ -27,6 +27,10 @@ _RANDOM = (
     "The encoder has RANDOM weights: enough to try things without a network, not for results. A real encoder: "
     "encoder.name=vit_small_patch16_dinov3.lvd1689m encoder.weights=hub encoder.mean=null encoder.std=null"
 )
+_HUB = (
+    "The first run downloads the encoder's weights from the Hugging Face hub. Without a network, add "
+    "encoder.weights=random:0 to the command: random weights, enough to try things, not for results."
+)
 _HELP = "`vidflow settings` explains every setting; `vidflow plan` forecasts time and space."
 
 
@@ -55,6 +59,8 @@ def main(parsed: argparse.Namespace, file: str) -> None:
         facts = describe(listing)
         if values["encoder"]["weights"].startswith("random:"):
             facts.append(_RANDOM)
+        if values["encoder"]["weights"] == "hub":
+            facts.append(_HUB)
         head = [f"Made by `vidflow init` from {source.absolute()} with the preset {preset}.", *facts, _HELP]
         lines = [
             f"# {shlex.join(['vidflow', 'run', str(output)])}",

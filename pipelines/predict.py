@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -24,9 +25,10 @@ from PIL import Image
 
 from pipelines.display import Bar, shown
 from pipelines.predict_files import check_files, check_folders, check_local, read_state, write_state
-from vidflow.errors import VideoError, VidflowError
+from vidflow.errors import ConfigError, VideoError, VidflowError
 from vidflow.loading import load, load_file
 from vidflow.stages.predict import FramePrediction
+from vidflow.stages.sources import is_config
 from vidflow.store.layout import publish
 from vidflow.video.drawing import draw_prediction
 from vidflow.video.ffmpeg import write_h264
@@ -49,6 +51,11 @@ def main(arguments: argparse.Namespace) -> None:
         VidflowError: The trial, the source, the state or the queries cannot be used, or a prediction is not finite. Or
             an output cannot be written, or is an input.
     """
+    if is_config(arguments.source):
+        words = shlex.join([arguments.source, arguments.trial])
+        raise ConfigError(
+            f"{arguments.source}: got a config as the video; the config comes first: vidflow predict {words}"
+        )
     if arguments.json is not None:
         check_local("--json", Path(arguments.json))
     check_folders({"--out": arguments.out, "--save-state": arguments.save_state}, depth=arguments.depth)

@@ -186,7 +186,7 @@ def test_clip_settings_hold_what_changes_a_frame():
 def test_a_pipe_that_nobody_writes_to_is_refused_and_one_of_the_shell_is_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), tmp_path):
-        with pytest.raises(ConfigError, match="got a folder, pipe or device, wanted a YAML file"):
+        with pytest.raises(ConfigError, match=r"got a (folder|pipe or device), wanted a YAML file"):
             load_config([path])
     reader, writer = os.pipe()
     os.write(writer, b"root: here")

@@ -122,6 +122,33 @@ def test_an_unknown_command_gets_the_nearest_name(here):
     assert "did you mean `extract`?" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["mine.yaml", "run"], "vidflow run mine.yaml"),
+        (["mine.yaml", "root=a b"], "vidflow run mine.yaml 'root=a b'"),
+        (["conf"], "vidflow init conf"),
+        (["run", "conf"], "vidflow init conf"),
+        (["predict", "clip.mp4", "mine.yaml"], "vidflow predict mine.yaml clip.mp4"),
+        (["ui", "mine.yaml", "--port", "high"], "got high, wanted a port"),
+    ],
+)
+def test_words_in_the_wrong_place_are_answered_with_what_to_type(here, words, hint):
+    done = here(*words)
+    assert done.returncode == 2
+    assert hint in done.stderr
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line_with_what_to_type(vidflow, tiny, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    done = vidflow("run", tiny, "encoder.name=vit_small_patch16_dinov3.lvd1689m", "encoder.weights=hub")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "(Connection refused)" in done.stderr.replace("[Errno 111] ", "")
+    assert "add encoder.weights=random:0" in done.stderr
+
+
 def test_the_bare_command_prints_help_and_the_version_has_an_option(here):
     bare = here()
     assert (bare.returncode, bare.stderr) == (0, "")

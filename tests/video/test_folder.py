@@ -6,6 +6,7 @@ import pytest
 
 from vidflow.errors import ConfigError
 from vidflow.video.folder import list_folder
+from vidflow.video.sources import read_source
 
 
 def fill(folder, *names):
@@ -59,6 +60,15 @@ def test_a_flat_folder_has_no_labels_but_annotations_where_they_are(tmp_path):
     assert {item.label for item in items.values()} == {""}
     assert items["a.mp4"].annotations == tmp_path / "a.npz"
     assert items["b.MOV"].annotations is None
+
+
+def test_animations_are_videos_and_other_files_are_named(tmp_path):
+    fill(tmp_path, "cat/a.mp4", "cat/b.gif", "dog/a.MPG", "dog/a.npz", "dog/b.wmv", "dog/.DS_Store")
+    listing = read_source(tmp_path)
+    assert len(listing.items) == 4
+    assert not any("not read" in note for note in listing.notes)
+    fill(tmp_path, "dog/list.txt", "x.npz")
+    assert "2 other files are not read, such as dog/list.txt" in read_source(tmp_path).notes[-1]
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,11 @@ def config_to_yaml(config: Config) -> str:
 def _read_yaml(path: Path) -> _Source:
     # A shell passes `<(command)` as a pipe below /dev/fd. Reading any other pipe may block for ever.
     if path.exists() and not path.is_file() and path.parent not in _DESCRIPTORS and str(path) != "/dev/stdin":
-        raise ConfigError(f"{path}: got a folder, pipe or device, wanted a YAML file")
+        if path.is_dir():
+            raise ConfigError(
+                f"{path}: got a folder, wanted a YAML file; to make one for its videos: vidflow init {path}"
+            )
+        raise ConfigError(f"{path}: got a pipe or device, wanted a YAML file")
     try:
         text = path.read_text()
         _check_size(yaml.compose(text, yaml.CSafeLoader))

@@ -56,6 +56,23 @@ def list_folder(
     return split_by_name(folder, named, seed=seed), False
 
 
+def name_others(folder: Path, items: Iterable[VideoItem]) -> list[str]:
+    """Return a sentence about the files below a folder that are neither videos nor annotations, if there are any."""
+    folder = folder.absolute()
+    used = {path for item in items for path in (item.path, item.annotations)}
+    below = (path for path in sorted(folder.rglob("*")) if path not in used and path.is_file())
+    others = [
+        name for path in below if not (name := path.relative_to(folder).as_posix()).split("/")[-1].startswith(".")
+    ]
+    if not others:
+        return []
+    files = "file is" if len(others) == 1 else "files are"
+    example = f": {others[0]}" if len(others) == 1 else f", such as {others[0]}"
+    return [
+        f"{len(others)} other {files} not read{example}. Names of videos end in {', '.join(sorted(VIDEO_SUFFIXES))}."
+    ]
+
+
 def _list_splits(
     folder: Path, splits: dict[str, str], parts: dict[str, list[Path]], split_names: Collection[str]
 ) -> list[VideoItem]:
@@ -112,4 +129,4 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-__all__ = ["FOLDER_RULE", "is_video", "list_folder", "validate_on_test"]
+__all__ = ["FOLDER_RULE", "is_video", "list_folder", "name_others", "validate_on_test"]

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from vidflow.errors import ConfigError
 
-VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
+VIDEO_SUFFIXES = {
+    *{".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"},
+    *{".webm", ".wmv"},
+}
+"""How names of video files end, in small letters."""
 
 # Publishers' names of the splits, and the names used here.
 SPLITS = {

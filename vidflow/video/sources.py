@@ -7,7 +7,7 @@ from typing import assert_never
 from vidflow.config.schema import Published, SourceFormat
 from vidflow.errors import ConfigError
 from vidflow.video.datasets import adapt
-from vidflow.video.folder import FOLDER_RULE, is_video, list_folder
+from vidflow.video.folder import FOLDER_RULE, is_video, list_folder, name_others
 from vidflow.video.listing import Listing
 from vidflow.video.lists import list_mmaction
 from vidflow.video.manifest import SUFFIXES, read_manifest
@@ -54,7 +54,8 @@ def read_source(
         case "folder":
             items, has_splits = list_folder(source, split_names=split_names, seed=split_seed)
             rule = "Split by the sub-folders." if has_splits else f"Split by names: {VALIDATION_RULE}."
-            return Listing(items=items, notes=[f"{FOLDER_RULE[0].upper()}{FOLDER_RULE[1:]}.", rule])
+            others = name_others(source, items)
+            return Listing(items=items, notes=[f"{FOLDER_RULE[0].upper()}{FOLDER_RULE[1:]}.", rule, *others])
         case "webdataset":
             return list_tars(source, _find_tars(source), split_names=split_names, seed=split_seed)
         case "mmaction":
@@ -96,6 +97,8 @@ def _recognize(source: Path) -> SourceFormat:
             return "mmaction"
         case ".gz" | ".tgz" | ".zst" | ".bz2" | ".xz" | ".zip":
             raise ConfigError(f"{source}: got a compressed archive, which cannot be read in place; unpack it to a .tar")
+        case _ if is_video(source):
+            raise ConfigError(f"{source}: got one video; wanted the folder that holds the folders of the classes")
         case _:
             raise ConfigError(f"{source}: got a file of another kind; {_KINDS}")
 

@@ -11,6 +11,11 @@ from vidflow.models.encoder.architecture import hub_location
 # How long to wait for an answer of the hub.
 _SECONDS = 5.0
 
+# The bases of HfHubHTTPError are OSError and the base error of the HTTP client, which differs between versions of
+# huggingface_hub (requests, httpx, httpx2). The client raises it without a network, at a proxy, if a connection breaks.
+HUB_FAILURES: tuple[type[Exception], ...] = (EntryNotFoundError, OfflineModeIsEnabled, *HfHubHTTPError.__bases__)
+"""What huggingface_hub raises if a file does not exist or the hub cannot be reached."""
+
 
 def hub_file(name: str) -> Path:
     """Return the path of a timm model's published weights; they are downloaded on first use.
@@ -25,7 +30,7 @@ def hub_file(name: str) -> Path:
             # If the hub was unreachable before, look in the cache only: each attempt to connect takes half a minute.
             offline = isinstance(problem, LocalEntryNotFoundError)
             return Path(hf_hub_download(repo, candidate, local_files_only=offline))
-        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        except HUB_FAILURES as error:
             problem = problem or error
     raise VidflowError(
         f"the weights of {name!r} are neither in the Hugging Face cache nor reachable at {repo!r}: {problem}. "
@@ -47,15 +52,22 @@ def check_hub(name: str) -> None:
     for each in files:
         try:
             get_hf_file_metadata(hf_hub_url(repo, each), timeout=_SECONDS)
-        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        except EntryNotFoundError as error:
             problem = problem or error
+        except HUB_FAILURES as error:
+            problem = error
+            break  # the hub would not answer for the other name either
         else:
             return
-    reason = str(problem).strip().splitlines()[0]
     raise VidflowError(
-        f"encoder.weights: got hub, but the weights of {name!r} are neither in the Hugging Face cache nor reachable at "
-        f"{repo!r} ({reason}); download them once with a connection, or name a local file"
+        f"encoder.weights: got hub, but the weights of {name!r} are not in the Hugging Face cache and cannot be "
+        f"downloaded from {repo!r} ({_first_line(problem)}). Download them once with a connection, or add "
+        "encoder.weights=FILE.safetensors; to try things without them, add encoder.weights=random:0"
     )
 
 
-__all__ = ["check_hub", "hub_file"]
+def _first_line(problem: Exception | None) -> str:
+    return str(problem).strip().partition("\n")[0] or type(problem).__name__
+
+
+__all__ = ["HUB_FAILURES", "check_hub", "hub_file"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from vidflow.config.encoder import VIDEO_SUFFIXES
 from vidflow.errors import VidflowError
+from vidflow.models.encoder.hub import HUB_FAILURES
 from vidflow.models.encoder.video.families import Fps
 
 _PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
@@ -74,7 +74,7 @@ def snapshot_of(source: Source) -> list[Path]:
             folder = Path(snapshot_download(source.text, allow_patterns=["*.json", "*.safetensors"]))
             if not any(folder.glob("*.safetensors")):
                 folder = Path(snapshot_download(source.text, allow_patterns=["*.json", "*.bin"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        except HUB_FAILURES as error:
             raise VidflowError(
                 f"the weights {source.text!r} are neither in the Hugging Face cache nor reachable: {error}. Download "
                 "them once with a connection (HF_HUB_OFFLINE unset), or give encoder.weights a local folder"
@@ -127,7 +127,7 @@ def _preprocessor_path(source: Source) -> Path | None:
         for name in _PREPROCESSORS:
             try:
                 return Path(hf_hub_download(source.text, name))
-            except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled):
+            except HUB_FAILURES:
                 continue
     return None
 
