@@ -87,9 +87,18 @@ def _hint_command(words: Sequence[str], commands: Sequence[str]) -> str:
 
 def load(command: str) -> Run:
     """Import and return the function that runs a stage or a tool."""
-    module = "pipelines.plan.command" if command == "plan" else f"pipelines.{command}"
-    run: Run = importlib.import_module(module).main
+    if command == "plan":
+        return run_plan
+    run: Run = importlib.import_module(f"pipelines.{command}").main
     return run
+
+
+def run_plan(experiment: Experiment) -> None:
+    """Forecast an experiment by measuring; of an evaluation, print the points and what each costs."""
+    if experiment.config.evaluate.models:
+        importlib.import_module("pipelines.evaluate.command").show(experiment)
+    else:
+        importlib.import_module("pipelines.plan.command").main(experiment)
 
 
 def run_bench(parsed: argparse.Namespace) -> None:

@@ -66,6 +66,8 @@ def find_problems(flight: Flight) -> list[str]:
 
 def list_steps(command: str, draft: Draft, experiment: Experiment) -> tuple[str, ...]:
     """Return the stages of a command that are to do; all of them while that is not known. A tool is a step itself."""
+    if command == "plan" and draft.config.evaluate.models:
+        return ()  # the points of an evaluation are counted, not measured
     stages = STAGES if command == "run" else (command,)
     if draft.problems or command not in (*STAGES, "run"):
         return stages

@@ -80,6 +80,7 @@ def test_points_are_shown_with_their_costs_and_nothing_starts(config, here, tmp_
     assert "3 points of 1 models on split val" in done.stdout
     assert "36 28 20 12" in done.stdout
     assert not (tmp_path / "root").exists()
+    assert here("plan", config).stdout == done.stdout
 
 
 def test_a_configuration_without_models_is_refused_before_any_work(here, tmp_path):
@@ -120,7 +121,7 @@ def test_a_fitted_last_layer_makes_accuracy_mean_something(vidflow, tmp_path):
     root = tmp_path / "root"
     smaller = ["video.synthetic.num_train=300", "video.synthetic.num_val=100", "evaluate.models.vivit.r=[32]"]
     fewer = ["evaluate.models.videomae.r=[]", "evaluate.axes.mode=[merge,drop]"]
-    done = vidflow("evaluate", "conf/evaluate_demo.yaml", f"root={root}", *smaller, *fewer, timeout=1100)
+    done = vidflow("evaluate", "conf/evaluate_demo.yaml", f"root={root}", *smaller, *fewer)
     assert done.returncode == 0, done.stderr
     (page,) = root.glob("evaluations/*/report.html")
     rows = list(csv.DictReader((page.parent / "points.csv").open()))
