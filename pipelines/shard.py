@@ -160,8 +160,8 @@ def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> 
     if problem := limit_problem(config, work, built):
         write_rejects(work.address, [*work.rejects, *built])
         raise TooManyRejectsError(
-            f"{problem}; see {work.address.directory / REJECTS_TABLE}, repair the videos or raise the limit; "
-            "what is done is kept"
+            f"{problem}; see {work.address.directory / REJECTS_TABLE}. Repair the videos, or add "
+            "shards.max_reject_fraction=1 to continue without them; what is done is kept"
         )
 
 
