@@ -36,6 +36,7 @@ def filled(folder: Path, *, but: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # some twenty commands
 def test_a_full_disk_ends_each_stage_with_one_sentence_and_loses_nothing(small_disk, tmp_path, vidflow):
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY.format(root=small_disk / "root"))
