@@ -48,7 +48,7 @@ def test_the_format_decides_where_the_content_does_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a.tar.gz", "compressed archive"), ("a.mp4", "a file of another kind"), ("", "no such file or folder")],
+    [("a.tar.gz", "compressed archive"), ("a.mp4", "got one video; wanted the folder"), ("", "no such file or folder")],
 )
 def test_other_files_are_refused(tmp_path, name, message):
     (tmp_path / (name or "there")).touch()
