@@ -80,7 +80,11 @@ def main(parsed: argparse.Namespace, file: str) -> None:
         ) from error
     print(
         "\n".join(
-            [f"wrote {' and '.join(map(str, new))}", *facts, f"next: {shlex.join(['vidflow', 'run', str(output)])}"]
+            [
+                f"wrote {' and '.join(map(str, new))}",
+                *facts,
+                f"next: {shlex.join(['vidflow', 'run', str(output)])} (vidflow plan says how long it takes)",
+            ]
         )
     )
 

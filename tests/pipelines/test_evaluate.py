@@ -92,9 +92,9 @@ def test_a_configuration_without_models_is_refused_before_any_work(here, tmp_pat
 
 
 def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_experiment):
-    (features,) = finished_experiment.untouched.glob("features/*/")
+    (features,) = finished_experiment.root.glob("features/*/")
     reader = FeatureReader(features)
-    for path in finished_experiment.untouched.glob("trials/*/best.safetensors"):
+    for path in finished_experiment.root.glob("trials/*/best.safetensors"):
         best = load_result(path.parent).best.metrics
         measured, num_clips = measure_trial(path, reader, "val")
         assert {f"val/{name}": value for name, value in measured.items()}.items() <= best.items()
