@@ -6,16 +6,17 @@ Source: "Video, How Do Your Tokens Merge?" (Pollard and Wray, 2025), whose timin
 """
 
 import dataclasses
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.bench.clock import ROUNDS, Ratio, Target, bench_targets, median, ratio, take_turns
-from pipelines.bench.workers import peak_mib
 from vidflow.config.schema import Config
 from vidflow.models.encoder.build import EncoderDtype
 from vidflow.models.encoder.video import AttentionKind, VideoEncoder, VideoRecipe, build_video_encoder, with_reduction
@@ -89,6 +90,7 @@ def measure_video(config: Config) -> Iterator[str]:
     """Yield the lines of every model and way of attending, on each device."""
     num_threads = max(1, int(config.resources.extract.num_cpus))
     torch.set_num_threads(num_threads)
+    logging.getLogger("vidflow.models").setLevel(logging.ERROR)  # `left` shows where r is capped
     yield f"video: {LEGEND}"
     for target in bench_targets():
         if target.device.type == "cuda" and target.dtype == torch.float32:
@@ -160,7 +162,7 @@ def added_mib(recipe: VideoRecipe, num_merged: int | None, target: Target, num_t
     """Return the memory that encoding one clip adds to that of the loaded model, at its peak."""
     if target.device.type == "cuda":
         return _added_on_gpu(recipe, num_merged, target)
-    # A process's peak never falls, so each measurement has its own.
+    # In a process of its own, whose allocator has kept no memory of other work.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_added_in_process, (recipe, num_merged, target, num_threads))
 
@@ -168,9 +170,18 @@ def added_mib(recipe: VideoRecipe, num_merged: int | None, target: Target, num_t
 def _added_in_process(recipe: VideoRecipe, num_merged: int | None, target: Target, num_threads: int) -> float:
     torch.set_num_threads(num_threads)
     encoder = _with_merging(_build(recipe, target), num_merged)
-    before = peak_mib()
-    encoder.encode(_clip(encoder))
-    return peak_mib() - before
+    clip = _clip(encoder)
+    # Building the model took more than encoding does; Linux lets a process forget its peak.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_mib("VmRSS")
+    encoder.encode(clip)
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(name: str) -> float:
+    """Return a line of Linux's account of this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def _added_on_gpu(recipe: VideoRecipe, num_merged: int | None, target: Target) -> float:
