@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from pipelines.model_checks import ModelSizes
-from pipelines.placement import PARTS, Machine, check_fit, count_fitting, place_workers, this_machine
+from pipelines.placement import PARTS, Machine, Part, check_fit, count_fitting, place_workers, this_machine
 from vidflow.config.paths import nearest_existing
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
@@ -98,13 +98,14 @@ def find_tight_memory(config: Config, sizes: ModelSizes, steps: Sequence[str]) -
     """Yield rough warnings that all workers together may need more memory than this machine has."""
     if _ray_address(config) != "local":
         return
-    for step, part, need in (
+    needs: tuple[tuple[str, Part, int], ...] = (
         ("extract", "extract", sizes.encoder_bytes),
         ("sweep", "trials", _batch_bytes(config, sizes)),
-    ):
+    )
+    for step, part, need in needs:
         own = getattr(config.resources, part)
         machine = Machine(os.cpu_count() or 1, 0)
-        number = count_fitting(place_workers(config.resources, part, [machine]), [machine])  # type: ignore[arg-type]
+        number = count_fitting(place_workers(config.resources, part, [machine]), [machine])
         number = min(own.workers or number, number)
         if step in steps and number * need > _memory():
             yield (

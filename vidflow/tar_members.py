@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 _ADDRESS = re.compile(r"(.+\.tar)#(\d{1,18})\+(\d{1,18})#([^/#]+)", re.DOTALL | re.IGNORECASE)
@@ -95,7 +95,7 @@ class _Window(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any, /) -> int:
         wanted = max(0, min(len(buffer), self._num_bytes - self._at))
         self._stream.seek(self._offset + self._at)
         data = self._stream.read(wanted)

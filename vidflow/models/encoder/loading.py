@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.conversion import fit_to_model
@@ -53,6 +54,31 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
         listed = "\n  ".join([*problems, *_better_name(name, problems)])
         raise VidflowError(f"{path} does not fit encoder {name!r}; {len(problems)} tensors differ:\n  {listed}")
     vit.load_state_dict(state, strict=False)
+
+
+def load_strictly(model: nn.Module, found: Mapping[str, Any], *, path: Path, name: str) -> None:
+    """Load the state dict of a video transformer; its names and shapes must be those of the model.
+
+    Args:
+        model: The model.
+        found: What the file holds.
+        path: The file, for messages.
+        name: The model's name, for messages.
+
+    Raises:
+        VidflowError: Tensors do not fit; the message lists all of them, and the model is unchanged.
+    """
+    wanted = model.state_dict()
+    problems = [f"missing {key}" for key in sorted(wanted.keys() - found.keys())]
+    problems += [f"unexpected {key}" for key in sorted(found.keys() - wanted.keys())]
+    problems += tensor_faults({key: value for key, value in found.items() if key in wanted}, wanted)
+    if problems:
+        listed = "\n  ".join(problems)
+        raise VidflowError(
+            f"{path} does not fit a {name} of encoder.size and encoder.settings; {len(problems)} tensors differ:\n"
+            f"  {listed}"
+        )
+    model.load_state_dict(found)
 
 
 def _is_wanted(key: str) -> bool:

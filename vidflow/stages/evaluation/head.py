@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video import VideoClassifier
-from vidflow.models.encoder.video.library import save_library_model
+from vidflow.models.encoder.video.stock import save_library_model
 
 _PENALTY = 1e-3
 _MAX_STEPS = 500

@@ -78,9 +78,24 @@ def split_heads(tokens: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor,
     return heads.transpose(1, 2)
 
 
+def separate_projections(
+    query: nn.Module, key: nn.Module, value: nn.Module, *, num_heads: int
+) -> Callable[[Float[Tensor, "B S D"]], Heads]:
+    """Return the function that projects tokens to heads with three layers."""
+
+    def project(tokens: Tensor) -> Heads:
+        return (
+            split_heads(query(tokens), num_heads),
+            split_heads(key(tokens), num_heads),
+            split_heads(value(tokens), num_heads),
+        )
+
+    return project
+
+
 def join_heads(heads: Float[Tensor, "B h S d"]) -> Float[Tensor, "B S D"]:
     """Put the channels of all heads side by side."""
     return heads.transpose(1, 2).flatten(2)
 
 
-__all__ = ["AttentionPart", "Backbone", "Block", "Heads", "join_heads", "split_heads"]
+__all__ = ["AttentionPart", "Backbone", "Block", "Heads", "join_heads", "separate_projections", "split_heads"]

@@ -171,9 +171,10 @@ def facts_of(family: str) -> FamilyFacts:
     Raises:
         VidflowError: There is no such family.
     """
-    if family not in FAMILIES:
-        raise VidflowError(f"encoder.family is {family!r}; wanted one of {', '.join(get_args(Family))}")
-    return FAMILIES[family]  # type: ignore[index]
+    for name, facts in FAMILIES.items():
+        if name == family:
+            return facts
+    raise VidflowError(f"encoder.family is {family!r}; wanted one of {', '.join(get_args(Family))}")
 
 
 def preset_of(family: str, name: str | None) -> Mapping[str, Any]:

@@ -11,11 +11,11 @@ from vidflow.models.encoder.video.blocks import Backbone
 from vidflow.models.encoder.video.cost import ClipShape, geometry_of, shape_of
 from vidflow.models.encoder.video.families import facts_of
 from vidflow.models.encoder.video.geometry import ClipGeometry
-from vidflow.models.encoder.video.library import library_config, library_version, load_library_model
 from vidflow.models.encoder.video.motionformer import motionformer_backbone
 from vidflow.models.encoder.video.motionformer_weights import load_motionformer, motionformer_config
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source, preprocessor_of, published_fps, source_of
+from vidflow.models.encoder.video.stock import library_config, library_version, load_library_model
 from vidflow.models.encoder.video.timesformer import timesformer_backbone
 from vidflow.models.encoder.video.videomae import videomae_backbone
 from vidflow.models.encoder.video.vivit import vivit_backbone

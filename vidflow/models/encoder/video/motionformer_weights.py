@@ -15,12 +15,11 @@ from torch import Tensor
 
 from vidflow.config.encoder import VIDEO_SUFFIXES
 from vidflow.errors import VidflowError
-from vidflow.models.encoder.loading import read_checkpoint
+from vidflow.models.encoder.loading import load_strictly, read_checkpoint
 from vidflow.models.encoder.video.families import NUM_CLASSES, preset_of
 from vidflow.models.encoder.video.motionformer import Motionformer, MotionformerConfig
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source
-from vidflow.models.tensor_checks import tensor_faults
 from vidflow.models.weights import random_seed
 
 _UNUSED = "patch_embed."
@@ -76,16 +75,7 @@ def _from_file(path: Path, config: MotionformerConfig, *, has_head: bool) -> Mot
     model = Motionformer(
         replace(config, table_size=_table_size(found, config), num_labels=_classes(found) if has_head else None)
     )
-    wanted = model.state_dict()
-    problems = [f"missing {key}" for key in sorted(wanted.keys() - found.keys())]
-    problems += [f"unexpected {key}" for key in sorted(found.keys() - wanted.keys())]
-    problems += tensor_faults({key: value for key, value in found.items() if key in wanted}, wanted)
-    if problems:
-        raise VidflowError(
-            f"{path} does not fit a motionformer of encoder.size and encoder.settings; {len(problems)} tensors "
-            "differ:\n  " + "\n  ".join(problems)
-        )
-    model.load_state_dict(found)
+    load_strictly(model, found, path=path, name="motionformer")
     return model
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vidflow.models.encoder.video.blocks import AttentionPart, Backbone, Block, Heads, split_heads
+from vidflow.models.encoder.video.blocks import AttentionPart, Backbone, Block, separate_projections
 from vidflow.models.encoder.video.depth import first_blocks
 
 
@@ -48,14 +48,9 @@ def videomae_backbone(model: nn.Module, *, has_head: bool) -> Backbone:
 
 def _block(layer: Any) -> Block:
     attention = layer.attention.attention
-
-    def project(tokens: Tensor) -> Heads:
-        queries, keys, values = (
-            split_heads(part(tokens), attention.num_attention_heads)
-            for part in (attention.query, attention.key, attention.value)
-        )
-        return queries, keys, values
-
+    project = separate_projections(
+        attention.query, attention.key, attention.value, num_heads=attention.num_attention_heads
+    )
     return Block(
         attention=AttentionPart(norm=layer.layernorm_before, project=project, output=layer.attention.output.dense),
         mlp_norm=layer.layernorm_after,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vidflow.models.encoder.video.blocks import AttentionPart, Backbone, Block, Heads, split_heads
+from vidflow.models.encoder.video.blocks import AttentionPart, Backbone, Block, separate_projections
 from vidflow.models.encoder.video.depth import first_blocks
 
 
@@ -40,14 +40,9 @@ def vivit_backbone(model: nn.Module, *, has_head: bool) -> Backbone:
 
 def _block(layer: Any) -> Block:
     attention = layer.attention
-
-    def project(tokens: Tensor) -> Heads:
-        queries, keys, values = (
-            split_heads(part(tokens), attention.num_attention_heads)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        return queries, keys, values
-
+    project = separate_projections(
+        attention.q_proj, attention.k_proj, attention.v_proj, num_heads=attention.num_attention_heads
+    )
     return Block(
         attention=AttentionPart(norm=layer.layernorm_before, project=project, output=attention.o_proj),
         mlp_norm=layer.layernorm_after,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vidflow.models.encoder.video.blocks import AttentionPart, Backbone, Block, Heads, split_heads
+from vidflow.models.encoder.video.blocks import AttentionPart, Backbone, Block, separate_projections
 from vidflow.models.encoder.video.depth import first_blocks
 
 _BASE = 10000.0
@@ -71,14 +71,9 @@ def _rotate_part(part: Float[Tensor, "B h S w"], angles: Float[Tensor, "B 1 S ha
 
 def _block(layer: Any) -> Block:
     attention = layer.attention
-
-    def project(tokens: Tensor) -> Heads:
-        queries, keys, values = (
-            split_heads(part(tokens), attention.num_attention_heads)
-            for part in (attention.query, attention.key, attention.value)
-        )
-        return queries, keys, values
-
+    project = separate_projections(
+        attention.query, attention.key, attention.value, num_heads=attention.num_attention_heads
+    )
     return Block(
         attention=AttentionPart(norm=layer.norm1, project=project, output=attention.proj),
         mlp_norm=layer.norm2,

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from vidflow.errors import VidflowError
-from vidflow.models.encoder.loading import read_checkpoint
+from vidflow.models.encoder.loading import load_strictly, read_checkpoint
 from vidflow.models.encoder.video.families import NUM_CLASSES, preset_of
 from vidflow.models.encoder.video.recipe import VideoRecipe
 from vidflow.models.encoder.video.sources import Source
-from vidflow.models.tensor_checks import tensor_faults
 from vidflow.models.weights import random_seed
 
 # Class of the configuration, of the bare model and of the classifier.
@@ -71,7 +70,8 @@ def load_library_model(recipe: VideoRecipe, source: Source, *, has_head: bool) -
         torch.manual_seed(random_seed(source.text) if source.kind == "random" else 0)
         model: nn.Module = kind(config, **options)
     if source.kind == "file":
-        _load_file(model, Path(source.text))
+        path = Path(source.text)
+        load_strictly(model, read_checkpoint(path), path=path, name=type(model).__name__)
     return model
 
 
@@ -152,20 +152,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if has_bar:
             logging.enable_progress_bar()
-
-
-def _load_file(model: nn.Module, path: Path) -> None:
-    """Load a file of a state dict strictly."""
-    found, wanted = read_checkpoint(path), model.state_dict()
-    problems = [f"missing {key}" for key in sorted(wanted.keys() - found.keys())]
-    problems += [f"unexpected {key}" for key in sorted(found.keys() - wanted.keys())]
-    problems += tensor_faults({key: value for key, value in found.items() if key in wanted}, wanted)
-    if problems:
-        raise VidflowError(
-            f"{path} does not fit a {type(model).__name__} of encoder.size and encoder.settings; {len(problems)} "
-            "tensors differ:\n  " + "\n  ".join(problems)
-        )
-    model.load_state_dict(found)
 
 
 def _unreachable(source: Source, error: Exception) -> VidflowError:
