@@ -1,4 +1,4 @@
-"""Ten SIGKILLs at random moments, of the driver or of a worker: the same command ends in the same bytes."""
+"""SIGKILLs at random moments: the same command ends in the same bytes, and in the same runs."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import mlflow
@@ -43,6 +44,10 @@ KILLS = [
 ]
 
 
+RAY = ("raylet", "gcs_server")
+SECONDS_TO_NOTICE = 180
+
+
 def digests(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -64,8 +69,8 @@ def runs_and_epochs(root: Path) -> list[tuple]:
     )
 
 
-def start(config: Path, root: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(config), f"root={root}", *BIGGER]
+def start(config: Path, root: Path, settings: list[str] = BIGGER) -> subprocess.Popen:
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(config), f"root={root}", *settings]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(root.parent / "stderr.txt").open("w"))
 
 
@@ -82,19 +87,22 @@ def parents() -> dict[int, int]:
     return found
 
 
-def workers(driver: int) -> list[int]:
-    """Processes in which the driver's own Ray is at work on something; another Ray of this machine is not ours."""
-    found, parent_of = [], parents()
+def processes(driver: int) -> dict[str, list[int]]:
+    """Processes of the driver by their kind; another Ray of this machine is not ours."""
+    found, parent_of = {"driver": [driver]}, parents()
     for number in parent_of:
         try:
-            name = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[0]
+            name = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        above = number
+        above = parent_of[number]
         while above not in (0, driver):
             above = parent_of.get(above, 0)
-        if above == driver and name.startswith((b"ray::_Actor", b"ray::ImplicitFunc")):
-            found.append(number)
+        kind = Path(name).name
+        if above == driver and kind in RAY:
+            found.setdefault(kind, []).append(number)
+        elif above == driver and name.startswith(("ray::_Actor", "ray::ImplicitFunc")):
+            found.setdefault("worker", []).append(number)
     return found
 
 
@@ -123,7 +131,7 @@ def test_ten_kills_leave_the_bytes_of_an_undisturbed_run_and_no_second_mlflow_ru
         driver = driver or start(config, stormy)
         wait_for_progress(driver, stormy, stage, rng)
         assert driver.poll() is None, f"over before {stage}, {victim}: {(tmp_path / 'stderr.txt').read_text()[-2000:]}"
-        if victim == "worker" and (found := workers(driver.pid)):
+        if victim == "worker" and (found := processes(driver.pid).get("worker")):
             os.kill(rng.choice(found), signal.SIGKILL)
         else:
             driver.kill()
@@ -135,3 +143,46 @@ def test_ten_kills_leave_the_bytes_of_an_undisturbed_run_and_no_second_mlflow_ru
         assert start(config, stormy).wait() == 0
     assert digests(stormy) == digests(calm)
     assert runs_and_epochs(stormy) == runs_and_epochs(calm)
+
+
+def end_of(driver: subprocess.Popen, seconds: float) -> int | None:
+    """The driver's exit status; None if it goes on."""
+    try:
+        return driver.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def stage_of(log: Path) -> str:
+    """The stage that the driver named last."""
+    words = [line.split()[1].strip(":") for line in log.read_text().splitlines() if len(line.split()) > 2]
+    return next((word for word in reversed(words) if word in ("synth", "scan", "shard", "extract", "sweep")), "start")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)  # each kill costs the start of a Ray
+def test_a_hundred_kills_of_any_process_leave_the_same_bytes_and_the_same_runs(tmp_path):
+    config, log, settings = tmp_path / "tiny.yaml", tmp_path / "stderr.txt", [*BIGGER, "trials.trial.epochs=4"]
+    config.write_text(TINY.format(root=tmp_path / "unused"))
+    assert start(config, tmp_path / "calm", settings).wait() == 0
+    rng, kills = random.Random(1), Counter()
+    while kills.total() < 100:
+        root, driver = tmp_path / f"storm-{kills.total()}", None
+        while driver is None or (status := end_of(driver, rng.uniform(1, 30))) != 0:
+            if driver is None or status is not None:
+                assert driver is None or "Traceback" not in log.read_text(), log.read_text()[-3000:]
+                driver = start(config, root, settings)
+                continue
+            if kills.total() == 100:
+                continue
+            found = processes(driver.pid)
+            kind = rng.choice(sorted(found))
+            kills[stage_of(log), kind] += 1
+            os.kill(rng.choice(found[kind]), signal.SIGKILL)
+            if kind == "driver":
+                driver = None if driver.wait() else driver
+            elif kind in RAY:
+                assert end_of(driver, SECONDS_TO_NOTICE) not in (0, None), f"{kind} is gone: {log.read_text()[-2000:]}"
+        print(f"{root.name}: done after {kills.total()} kills", dict(kills), flush=True)
+        assert digests(root) == digests(tmp_path / "calm")
+        assert runs_and_epochs(root) == runs_and_epochs(tmp_path / "calm")
