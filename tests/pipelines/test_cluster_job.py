@@ -3,10 +3,8 @@
 Nodes are killed and join while it runs; a killed node is replaced, as an autoscaler does.
 """
 
-import contextlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from typing import Any
 import mlflow
 import pytest
 from cluster import Cluster, Node, running_cluster
+from jobs import Job, submitted, wait_for_job_server
 from mlflow_server import serve
 from tiny_experiment import TINY
 
@@ -26,9 +25,6 @@ from vidflow.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
-PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LONG_ENOUGH_TO_MEET_A_FAULT = [
     "video.synthetic.num_train=160",
     "video.synthetic.num_val=40",
@@ -45,44 +41,6 @@ FAULTS = {
     "a node joins in shard": [("join", "shard")],
     "a node dies in each stage": [("kill", "shard"), ("kill", "extract"), ("kill", "sweep")],
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command that runs on the head; `ray job submit` shows its lines and ends when it ends."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
-
-
-@contextlib.contextmanager
-def submitted(cluster: Cluster, *words: str) -> Iterator[Job]:
-    """Send this checkout to the job server and run a command in it."""
-    environment = {**cluster.environment, "RAY_ADDRESS": cluster.address, "PATH": PATH}
-    command = [RAY, "job", "submit", "--address", cluster.address, "--working-dir", str(ROOT), "--", *words]
-    log = cluster.folder / f"job{time.monotonic_ns()}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        yield Job(process, log)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for_job_server(cluster: Cluster) -> None:
-    """Submit until a job runs: the head's agent, which runs jobs, starts after the head itself."""
-    deadline = time.monotonic() + 180
-    while True:
-        with submitted(cluster, "true") as job:
-            if job.process.wait(120) == 0:
-                return
-        assert time.monotonic() < deadline, job.said
-        time.sleep(1)
 
 
 @dataclass(frozen=True)
@@ -169,7 +127,7 @@ def test_a_job_on_a_cluster_makes_what_one_machine_makes(
         cluster.add(2)
         wait_for_job_server(cluster)
         settings = [*LONG_ENOUGH_TO_MEET_A_FAULT, f"root={root}", f"tracking.uri={server}"]
-        with submitted(cluster, "python", "-m", "pipelines.run", str(one_machine.config), *settings) as job:
+        with submitted(cluster, sys.executable, "-m", "pipelines.run", str(one_machine.config), *settings) as job:
             for what, stage in FAULTS[fault]:
                 wait_for_work(job, root, stage)
                 if what == "kill":
