@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,13 @@ from pathlib import Path
 import psutil
 
 PORT = 6379
-# Ray takes a node for dead after seconds instead of about a minute.
-QUICK = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+# Ray takes a node for dead after seconds instead of about a minute, and exports numbers every second.
+QUICK = {
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+    "metrics_report_interval_ms": 1000,
+}
 
 
 @dataclass
@@ -83,6 +89,8 @@ class Cluster:
     def _start(self, ip: str, options: list[str], num_cpus: float, num_gpus: int, hide: list[str]) -> psutil.Process:
         command = [*hide, sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats"]
         command += [f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", "--object-store-memory=100000000"]
+        # Not the fixed port of Ray, which another cluster of this machine may have taken.
+        command += [f"--dashboard-agent-listen-port={_free_port(ip)}"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return self._find(ip)
@@ -115,6 +123,12 @@ class Cluster:
                 process.kill()
 
 
+def _free_port(ip: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((ip, 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def running_cluster(*, head_cpus: float = 0, dashboard: bool = False) -> Iterator[Cluster]:
     """Start a head, and end it and all nodes at the end.
@@ -134,6 +148,7 @@ def running_cluster(*, head_cpus: float = 0, dashboard: bool = False) -> Iterato
     cluster = Cluster(folder, port, environment)
     options = ["--head", "--node-ip-address=127.0.0.2", f"--port={port}", f"--temp-dir={folder}"]
     options += [f"--system-config={json.dumps(QUICK)}", f"--include-dashboard={dashboard}"]
+    options += [f"--dashboard-port={_free_port('127.0.0.1')}"]
     try:
         cluster._start("127.0.0.2", options, head_cpus, 0, [])
         yield cluster
