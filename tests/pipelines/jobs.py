@@ -28,7 +28,17 @@ class Job:
 @contextlib.contextmanager
 def submitted(cluster: Cluster, *words: str) -> Iterator[Job]:
     """Send this checkout to the job server and run a command in it."""
-    command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", cluster.address, "--working-dir", str(ROOT), "--", *words]
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "job",
+        "submit",
+        "--address",
+        cluster.address,
+        "--working-dir",
+        str(ROOT),
+        "--",
+        *words,
+    ]
     log = cluster.folder / f"job{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=cluster.environment, stdout=output, stderr=subprocess.STDOUT)

@@ -26,11 +26,10 @@ from vidflow.tracking import Tracker
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG_ENOUGH_TO_MEET_A_FAULT = [
-    "video.synthetic.num_train=160",
+    "video.synthetic.num_train=80",
     "video.synthetic.num_val=40",
     "shards.clips_per_shard=8",
-    "trials.trial.epochs=6",
-    "trials.axes.seed=[0,1]",
+    "trials.trial.epochs=8",
 ]
 PUBLISHED = {"shard": "shards/*/*.tar", "extract": "features/*/*.arrow", "sweep": "trials/*/*.safetensors"}
 FAULTS = {
