@@ -1,4 +1,6 @@
-"""Wait until a Ray cluster has a number of machines: `ray job submit --working-dir . -- python infra/wait_for_nodes.py 3`.
+"""Wait until a Ray cluster has a number of machines, the head included.
+
+    ray job submit --working-dir . -- python infra/wait_for_nodes.py 3
 
 `ray up` returns when the head runs, and the other machines join while they are being installed. Work may be submitted
 before: workers start on machines as they join. Wait if a job should not start with a part of them.

@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -85,13 +83,6 @@ def test_ray_up_fills_in_the_cluster_and_wants_every_machine_at_once() -> None:
     validate_config(prepared)
     (machines,) = prepared["available_node_types"].values()
     assert machines["min_workers"] == machines["max_workers"] == len(prepared["provider"]["worker_ips"])
-
-
-def test_waiting_for_nodes_wants_a_number() -> None:
-    command = [sys.executable, str(INFRA / "wait_for_nodes.py"), "three"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "usage: wait_for_nodes.py NUMBER_OF_MACHINES [SECONDS]"
 
 
 def test_every_node_asks_for_the_token() -> None:

@@ -78,7 +78,7 @@ class Cluster:
         """
         self._last += 1
         ip = f"127.0.0.{self._last}"
-        # A folder of its own, as on a machine of its own: nodes that share one remove each other's copies of a job's code.
+        # A folder of its own, as on another machine: nodes that share one remove each other's copies of a job's code.
         options = [f"--address={self.address}", f"--node-ip-address={ip}", f"--temp-dir={self.folder / ip}"]
         hide = (
             [] if root is None else ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {root} && exec "$@"', "-"]

@@ -1,4 +1,4 @@
-"""How a job of KubeRay's ends: what a retry cannot repair is STOPPED, which KubeRay does not retry."""
+"""What infra/ adds to jobs: a job that waits for nodes, and ends that KubeRay does not retry."""
 
 import re
 import sys
@@ -7,6 +7,19 @@ from pathlib import Path
 import pytest
 from cluster import running_cluster
 from jobs import submitted, wait_for_job_server
+
+
+@pytest.mark.slow
+def test_a_job_waits_until_the_nodes_are_there_and_names_them() -> None:
+    with running_cluster(dashboard=True) as cluster:
+        cluster.add(1)
+        wait_for_job_server(cluster)
+        with submitted(cluster, sys.executable, "infra/wait_for_nodes.py", "2") as job:
+            assert job.process.wait(120) == 0, job.said
+            assert "2 of 2 machines: 127.0.0.2, 127.0.0.3" in job.said
+        with submitted(cluster, sys.executable, "infra/wait_for_nodes.py", "3", "2") as job:
+            assert job.process.wait(120) == 1
+            assert "wanted 3 machines, got 2 after 2 s" in job.said
 
 
 @pytest.mark.slow
