@@ -1,4 +1,4 @@
-"""The deployment files as tests read them: documents, pinned versions, and all commands that a reader is told to run."""
+"""The deployment files as tests read them: documents, versions, and the commands that readers are told to run."""
 
 import itertools
 import re
