@@ -1,12 +1,8 @@
-"""The deployment files say what Ray, KubeRay, MLflow and our own command line understand, and agree with each other."""
+"""The deployment files say what Ray, MLflow and our own command line understand, and agree with each other."""
 
 import importlib.util
-import itertools
 import json
 import re
-import shlex
-import tomllib
-from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -19,82 +15,14 @@ import yaml
 from mlflow.cli import cli as mlflow_cli
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
+from templates import INFRA, PROJECT, ROOT, YAML_FILES, commands, commands_of, load_one, pins
 
 from pipelines.cli import parse
 from vidflow import __version__
-from vidflow.config.load import load_config
-from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import check_uri
 from vidflow.errors import ConfigError
-
-ROOT = Path(__file__).parents[2]
-INFRA = ROOT / "infra"
-YAML_FILES = sorted(INFRA.rglob("*.yaml"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def load_one(name: str, kind: str | None = None) -> Any:
-    """Return the document of a file, or the one of a kind."""
-    documents = [d for d in yaml.safe_load_all((INFRA / name).read_text()) if kind is None or d["kind"] == kind]
-    assert len(documents) == 1
-    return documents[0]
-
-
-def pins(name: str) -> dict[str, Version]:
-    """Return package -> version of a constraints file."""
-    lines = [line for line in (INFRA / name).read_text().splitlines() if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    return {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
-
-
-def commands() -> Iterator[list[str]]:
-    """Yield the words of every command that README, Dockerfile and templates tell a person or a machine to run."""
-    readme = re.findall(r"^    (\S.*)$", (INFRA / "README.md").read_text(), re.MULTILINE)
-    comments = [
-        re.split(r"\s{3,}", line[4:])[0]
-        for path in INFRA.rglob("*")
-        if path.is_file() and path.suffix != ".md"
-        for line in path.read_text().splitlines()
-        if line.startswith("#   ")
-    ]
-    cluster = load_one("ray-cluster.yaml")
-    started = [command for key, value in cluster.items() if key.endswith("_commands") for command in value]
-    submitted = [load_one("kuberay/rayjob.yaml", "RayJob")["spec"]["entrypoint"]]
-    for text in [*readme, *comments, *started, *submitted]:
-        words = shlex.split(text)
-        starts = [
-            0,
-            *(i + 1 for i, word in enumerate(words) if word in ("&&", "--") or word.endswith(";")),
-            len(words) + 1,
-        ]
-        for start, end in itertools.pairwise(starts):
-            command = words[start : end - 1]
-            yield command[next((i for i, word in enumerate(command) if not re.match(r"[A-Z_]+=", word)), 0) :]
-
-
-def commands_of(program: str) -> list[list[str]]:
-    found = [command[1:] for command in commands() if command and Path(command[0]).name == program]
-    assert found, f"no command starts {program}"
-    return found
-
-
-def pod_specs() -> dict[str, Any]:
-    cluster = load_one("kuberay/rayjob.yaml", "RayJob")["spec"]["rayClusterSpec"]
-    groups = {"head": cluster["headGroupSpec"], **{g["groupName"]: g for g in cluster["workerGroupSpecs"]}}
-    return {name: group["template"]["spec"] for name, group in groups.items()}
-
-
-@pytest.fixture
-def experiment(tmp_path: Path) -> Config:
-    """The experiment of the ConfigMap, as `vidflow` reads it where the shared volume is a folder of the test."""
-    (key, text), *others = load_one("kuberay/experiment.yaml", "ConfigMap")["data"].items()
-    assert not others
-    (tmp_path / key).write_text(text.replace("/srv/vidflow/", f"{tmp_path}/"))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/manifest.csv").touch()
-    return load_config([tmp_path / key])
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: str(path.relative_to(INFRA)))
@@ -110,7 +38,7 @@ def test_every_vidflow_command_exists() -> None:
         for command in commands_of("docker")
         if command[0] == "run"
     ]
-    for arguments in [*commands_of("vidflow"), *images]:
+    for arguments in [*commands_of("vidflow"), *commands_of("vidflow-job"), *images]:
         if arguments[1:] != ["..."]:
             parse(arguments)  # leaves with SystemExit where a command or an option is unknown
 
@@ -125,13 +53,16 @@ def test_every_submitted_module_is_a_stage_of_ours() -> None:
 
 @pytest.mark.parametrize(("program", "tree"), [("ray", ray_cli), ("mlflow", mlflow_cli)])
 def test_commands_of_ray_and_mlflow_have_only_options_that_exist(program: str, tree: click.Group) -> None:
-    server = load_one("mlflow/compose.yaml")["services"]["mlflow"]["command"]
-    for words in commands_of("ray") if program == "ray" else [server[1:]]:
+    servers = [
+        load_one("mlflow/compose.yaml")["services"]["mlflow"]["command"],
+        load_one("mlflow/kubernetes.yaml", "Deployment")["spec"]["template"]["spec"]["containers"][0]["command"],
+    ]
+    for words in commands_of("ray") if program == "ray" else [server[1:] for server in servers]:
         command: click.Command = tree
         while isinstance(command, click.Group):
             command, words = command.commands[words[0]], words[1:]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
+        assert {word.split("=")[0] for word in words if re.match("--?[a-z]", word)} <= known
 
 
 def test_files_named_in_commands_are_there() -> None:
@@ -147,44 +78,19 @@ def test_ray_cluster_follows_the_schema_of_ray_and_mounts_files_that_exist() -> 
     assert [path.name for path in local if not path.exists() and path.name != PROJECT["readme"]] == []
 
 
+def test_ray_up_fills_in_the_cluster_and_wants_every_machine_at_once() -> None:
+    prepared = prepare_config(load_one("ray-cluster.yaml"))
+    validate_config(prepared)
+    (machines,) = prepared["available_node_types"].values()
+    assert machines["min_workers"] == machines["max_workers"] == len(prepared["provider"]["worker_ips"])
+
+
 def test_every_node_asks_for_the_token() -> None:
     cluster = load_one("ray-cluster.yaml")
     starts = [c for kind in ("head", "worker") for c in cluster[f"{kind}_start_ray_commands"] if "ray start" in c]
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token ray start" in command for command in starts)
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert load_one("kuberay/rayjob.yaml", "RayJob")["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-
-
-def test_rayjob_finds_its_experiment_where_it_is_mounted() -> None:
-    _, command, path = shlex.split(load_one("kuberay/rayjob.yaml", "RayJob")["spec"]["entrypoint"])
-    config_map = load_one("kuberay/experiment.yaml", "ConfigMap")
-    head = pod_specs()["head"]
-    volume = next(v["name"] for v in head["volumes"] if v.get("configMap") == {"name": config_map["metadata"]["name"]})
-    mount = next(m["mountPath"] for m in head["containers"][0]["volumeMounts"] if m["name"] == volume)
-    assert command == "run"
-    assert path in {f"{mount}/{key}" for key in config_map["data"]}
-
-
-def test_pods_share_one_volume_one_image_and_one_user() -> None:
-    claim = load_one("kuberay/rayjob.yaml", "PersistentVolumeClaim")
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for spec in pod_specs().values():
-        (container,) = spec["containers"]
-        volumes = {volume["name"]: volume for volume in spec["volumes"]}
-        assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
-        assert volumes["root"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-        assert {"name": "root", "mountPath": "/srv/vidflow"} in container["volumeMounts"]
-        assert container["image"] == f"registry.example.com/vidflow:{__version__}"
-        assert spec["securityContext"]["runAsNonRoot"]
-        assert spec["securityContext"]["runAsUser"] == 1000
-
-
-def test_experiment_of_the_rayjob_is_valid_and_lies_on_the_shared_volume(experiment: Config, tmp_path: Path) -> None:
-    assert Path(experiment.root).is_relative_to(tmp_path)
-    assert Path(experiment.video.manifest or "").is_relative_to(tmp_path)
-    assert experiment.tracking.uri is not None
-    check_uri(experiment.tracking.uri, num_hosts=3)
 
 
 def test_sqlite_is_refused_with_several_hosts_as_the_readme_says() -> None:
@@ -192,22 +98,13 @@ def test_sqlite_is_refused_with_several_hosts_as_the_readme_says() -> None:
         check_uri("sqlite:////srv/vidflow/mlflow.db", num_hosts=2)
 
 
-def test_a_worker_pod_holds_a_worker_of_every_stage(experiment: Config) -> None:
-    limits = pod_specs()["gpu"]["containers"][0]["resources"]["limits"]
-    for stage in (experiment.resources.shard, experiment.resources.extract, experiment.resources.trials):
-        assert stage.num_cpus <= float(limits["cpu"])
-        assert stage.num_gpus == "auto" or stage.num_gpus <= float(limits["nvidia.com/gpu"])
+def test_a_server_gets_no_advice_to_run_vidflow_ui() -> None:
+    assert [c for c in commands_of("vidflow") if c[0] == "ui"] == [["ui", "conf/demo.yaml"]], "the laptop's own store"
+    for path in (path for path in INFRA.rglob("*") if path.is_file() and path.suffix != ".md"):
+        assert "vidflow ui" not in path.read_text(), path
 
 
-def test_versions_in_templates_are_the_pinned_ones() -> None:
-    pinned = pins("constraints.txt")
-    cluster = load_one("kuberay/rayjob.yaml", "RayJob")["spec"]["rayClusterSpec"]
-    assert cluster["rayVersion"] == str(pinned["ray"])
-    image = load_one("mlflow/compose.yaml")["services"]["mlflow"]["image"]
-    assert image == f"ghcr.io/mlflow/mlflow:v{pinned['mlflow']}-full"
-
-
-def test_compose_publishes_on_the_loopback_and_holds_no_password() -> None:
+def test_compose_publishes_on_the_loopback_and_holds_no_secret() -> None:
     compose = load_one("mlflow/compose.yaml")
     server, database = compose["services"]["mlflow"], compose["services"]["postgres"]
     assert server["ports"] == ["${MLFLOW_BIND:-127.0.0.1}:5000:5000"]
@@ -215,9 +112,24 @@ def test_compose_publishes_on_the_loopback_and_holds_no_password() -> None:
     secrets = {k: v for s in (server, database) for k, v in s["environment"].items() if "PASSWORD" in k}
     assert len(secrets) == 2
     assert all(value.startswith("${POSTGRES_PASSWORD:?") for value in secrets.values())
+    passed_on = {k: v for k, v in server["environment"].items() if k.startswith("AWS_")}
+    assert set(passed_on) >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert set(passed_on.values()) == {None}, "compose passes the variable on, if there is one"
     assert not re.search(r"://[^/\s]*:[^/\s]*@", (INFRA / "mlflow/compose.yaml").read_text())
     volumes = {mount.split(":")[0] for service in (server, database) for mount in service["volumes"]}
     assert volumes == set(compose["volumes"])
+
+
+def test_compose_and_kubernetes_run_the_same_images_which_are_those_of_the_pinned_mlflow() -> None:
+    def default(image: str) -> str:
+        return re.sub(r"\$\{\w+:-(.*)\}", r"\1", image)
+
+    services = load_one("mlflow/compose.yaml")["services"]
+    composed = {default(service["image"]) for service in services.values()}
+    assert composed == {"postgres:17", f"ghcr.io/mlflow/mlflow:v{pins('constraints.txt')['mlflow']}-full"}
+    pods: list[Any] = [load_one("mlflow/kubernetes.yaml", kind)["spec"] for kind in ("StatefulSet", "Deployment")]
+    pods.append(load_one("mlflow/kubernetes.yaml", "CronJob")["spec"]["jobTemplate"]["spec"])
+    assert {pod["template"]["spec"]["containers"][0]["image"] for pod in pods} == composed
 
 
 def test_nothing_binds_every_interface_without_saying_why_just_above() -> None:
@@ -235,14 +147,13 @@ def test_constraints_pin_every_direct_dependency_at_a_version_it_allows() -> Non
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-def test_cluster_constraints_pin_what_the_default_extra_of_ray_adds() -> None:
-    pinned, added = pins("constraints.txt"), pins("constraints-cluster.txt")
-    assert not pinned.keys() & added.keys()
+def test_constraints_pin_what_the_default_extra_of_ray_adds() -> None:
+    pinned = pins("constraints.txt")
     needed = [Requirement(text) for text in requires("ray") or [] if 'extra == "default"' in text]
     needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": "default"})]
     assert needed
     for requirement in needed:
-        assert (pinned | added)[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
 def test_dockerfile_runs_our_script_as_another_user_than_root_and_copies_what_the_context_holds() -> None:
