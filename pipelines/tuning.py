@@ -21,7 +21,9 @@ from ray.tune.search.optuna import OptunaSearch
 from pipelines.display import shown
 from pipelines.interrupts import raise_if_interrupted
 from pipelines.placement import Placement, usable_device
-from pipelines.ray_pool import count_workers, log, place
+from pipelines.ray_pool import log
+from pipelines.ray_session import count_workers, place
+from pipelines.room import wait_for_room
 from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
@@ -86,6 +88,7 @@ def run_trials(
             note_stopped(callback.key_of(trial), epoch)
             view.stopped.add(trial.trial_id)
 
+    wait_for_room("sweep", placement)
     log.info("sweep: up to %d trials at a time, each %s", count_workers(placement), placement.words)
     tuner = tune.Tuner(
         tune.with_resources(
