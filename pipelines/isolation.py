@@ -64,11 +64,10 @@ def leave_out_killers(
         if not found[number]:
             raise VidflowError(
                 f"{name}: {unit.file} killed {placement.attempts} workers, but none of its {num_clips(unit)} clips "
-                f"kills one alone; give workers of resources.{placement.part} more memory, or put fewer clips in a shard"
+                f"kills one alone; give resources.{placement.part} fewer workers or more memory, or use smaller shards"
             )
-        log.warning(
-            "%s: %s: %d of %d clips kill their worker; left out", name, unit.file, len(found[number]), num_clips(unit)
-        )
+        num_all, num_left_out = num_clips(unit), len(found[number])
+        log.warning("%s: %s: %d of %d clips kill their worker; left out", name, unit.file, num_left_out, num_all)
     return [dataclasses.replace(unit, left_out=tuple(sorted(found[number]))) for number, unit in enumerate(units)]
 
 

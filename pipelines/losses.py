@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import ray.exceptions
 from ray._private import state
-from ray.core.generated.common_pb2 import ActorDeathCause, ActorDiedErrorContext
 
 from vidflow.errors import VidflowError
 
@@ -45,11 +44,11 @@ def explain_loss(handle: Any, error: Exception) -> Loss:
         return Loss(is_own=False, is_silent=True)
     if not isinstance(error, ray.exceptions.ActorDiedError):
         return Loss(is_own=False)
-    cause: ActorDeathCause | None = state.state.actor_table(handle._actor_id.hex()).get("DeathCause")
+    cause: Any = state.state.actor_table(handle._actor_id.hex()).get("DeathCause")
     match cause.WhichOneof("context") if cause is not None else None:
         case "actor_died_error_context":
-            assert cause is not None
-            return Loss(is_own=cause.actor_died_error_context.reason == ActorDiedErrorContext.WORKER_DIED)
+            context = cause.actor_died_error_context
+            return Loss(is_own=context.reason == context.WORKER_DIED)
         case "oom_context":
             return Loss(is_own=True)
         case "runtime_env_failed_context" | "actor_unschedulable_context" | "creation_task_failure_context":

@@ -6,8 +6,8 @@ no unit is left to hand out, idle and unplaced actors go, and other commands on 
 
 Not Ray Data, which moves rows between operators and counts failures in blocks: our units are files that workers commit
 one by one, and the unit that kills its worker must be known. Not `ray.util.ActorPool`, which has a fixed number of
-actors and loses the unit of one that dies. Not placement groups, which reserve resources before work starts: that is how
-two commands block each other.
+actors and loses the unit of one that dies. Not placement groups, which reserve resources before work starts: so two
+commands would block each other.
 """
 
 import logging

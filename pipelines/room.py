@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import ray
 
@@ -10,7 +11,7 @@ from pipelines.ray_session import list_machines
 from vidflow.errors import VidflowError
 
 _SECONDS_BETWEEN_LOOKS = 2.0
-_SECONDS_TO_FIRST_LINE = 10.0
+_SECONDS_TO_FIRST_LINE = 20.0
 _SECONDS_BETWEEN_LINES = 60.0
 log = logging.getLogger("vidflow")
 
@@ -46,7 +47,7 @@ class RoomWatch:
         misfit = find_misfit(self._placement, list_machines())
         if not misfit:
             self._fitted = now
-            self._say(f"{self._name}: waits for {self._placement.words}: all that fit are in use or starting")
+            self._say(f"{self._name}: no worker yet; the CPUs and GPUs that it takes are in use or it still starts")
         elif now - self._fitted >= self._placement.wait_seconds:
             raise VidflowError(
                 f"{misfit}; waited {self._placement.wait_seconds:g} s for another (resources.wait_for_nodes_seconds); "
@@ -77,7 +78,7 @@ def wait_for_room(name: str, placement: Placement) -> None:
     """
     if not find_misfit(placement, list_machines()):
         return
-    demand = ray.remote(_Demand).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus).remote()
+    demand: Any = ray.remote(_Demand).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus).remote()
     watch = RoomWatch(name, placement)
     try:
         while find_misfit(placement, list_machines()):

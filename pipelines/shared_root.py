@@ -128,12 +128,12 @@ def _find_problem(home: Home) -> str:
 
 
 def _check_nodes(proof: Proof) -> None:
-    ask = ray.remote(answer).options(num_cpus=0, max_retries=0)
-    asked = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(proof): node
-        for node in ray.nodes()
-        if node["Alive"]
-    }
+    ask = ray.remote(answer)
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(proof)] = node
     ended, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_SECONDS_TO_ANSWER)
     problems = []
     for ref in ended:

@@ -1,0 +1,171 @@
+"""Nodes that are lost, frozen, added or without the root, and commands that share a cluster: the same bytes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster import Cluster, Node, running_cluster
+from tiny_experiment import TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SMALL_SHARDS = ["shards.clips_per_shard=3"]
+FILES = ("shards/*/*.tar", "shards/*/*.parquet", "features/*/*.arrow", "features/*/*.parquet")
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for pattern in FILES
+        for path in sorted(root.glob(pattern))
+    }
+
+
+class Commands:
+    """Commands on one cluster, or on this machine alone."""
+
+    def __init__(self, folder: Path, cluster: Cluster | None = None) -> None:
+        self.folder, self.config = folder, folder / "tiny.yaml"
+        self.config.write_text(TINY.format(root=folder / "root"))
+        self._environment = {**(cluster.environment if cluster else os.environ), "OMP_NUM_THREADS": "1"}
+        if cluster is not None:
+            self._environment["RAY_ADDRESS"] = cluster.address
+
+    def start(self, command: str, *settings: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "pipelines.cli", command, str(self.config), *SMALL_SHARDS, *settings]
+        return subprocess.Popen(words, env=self._environment, stderr=subprocess.PIPE, text=True)
+
+    def run(self, command: str, *settings: str) -> tuple[int, str]:
+        return ended(self.start(command, *settings))
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, said = process.communicate(timeout=400)
+    print(said)
+    return process.returncode, said
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait until something is so while a command is at work."""
+    end = time.monotonic() + 120
+    while not what():
+        assert process.poll() is None, ended(process)
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def workers(node: Node) -> list[psutil.Process]:
+    """Return the processes of a node that hold a worker, idle or not."""
+    return [each for each in node.raylet.children(recursive=True) if each.name().startswith("ray::_Actor")]
+
+
+def num_files(root: Path, pattern: str) -> int:
+    return len(list(root.glob(pattern)))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a run on this machine alone, up to the features."""
+    commands = Commands(tmp_path_factory.mktemp("calm"))
+    for command in ("synth", "shard", "extract"):
+        assert commands.run(command)[0] == 0
+    return commands.folder / "root"
+
+
+@pytest.fixture
+def videos(calm: Path, tmp_path: Path) -> Path:
+    """A root in which the videos are there already."""
+    (tmp_path / "root").mkdir()
+    subprocess.run(["cp", "-a", calm / "videos", tmp_path / "root"], check=True)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+def test_a_node_killed_in_shard_and_in_extract_and_one_that_joins_change_no_byte(cluster, calm, videos, tmp_path):
+    first, second = cluster.add(1), cluster.add(1)
+    commands = Commands(tmp_path, cluster)
+    sharding = commands.start("shard")
+    wait_for(lambda: num_files(videos, "shards/*/*.tar") > 2 and workers(first), sharding)
+    first.kill()
+    code, said = ended(sharding)
+    assert code == 0
+    assert f"a worker was lost with its node {first.ip}; another gets its unit" in said
+    extracting = commands.start("extract")
+    wait_for(lambda: num_files(videos, "features/*/*.arrow") > 0, extracting)
+    third = cluster.add(1)
+    wait_for(lambda: workers(third), extracting)  # it joined in the middle, and has work
+    second.kill()
+    code, said = ended(extracting)
+    assert code == 0
+    assert f"node {second.ip}" in said
+    assert digests(videos) == digests(calm)
+
+
+def test_a_frozen_node_gives_its_unit_back(cluster, calm, videos, tmp_path):
+    first, _ = cluster.add(1), cluster.add(1)
+    sharding = Commands(tmp_path, cluster).start("shard")
+    wait_for(lambda: num_files(videos, "shards/*/*.tar") > 2 and workers(first), sharding)
+    first.freeze()
+    code, said = ended(sharding)
+    assert code == 0
+    assert f"a worker was lost with its node {first.ip}" in said
+    found, wanted = digests(videos), digests(calm)
+    assert found == {name: digest for name, digest in wanted.items() if name.startswith("shards")}
+
+
+def test_two_commands_where_one_fits_both_end(cluster, calm, tmp_path):
+    cluster.add(1)
+    both = []
+    for name in ("one", "two"):
+        (tmp_path / name / "root").mkdir(parents=True)
+        subprocess.run(["cp", "-a", calm / "videos", tmp_path / name / "root"], check=True)
+        both.append(Commands(tmp_path / name, cluster).start("shard"))
+    assert [ended(process)[0] for process in both] == [0, 0]
+    assert digests(tmp_path / "one" / "root") == digests(tmp_path / "two" / "root")
+
+
+def test_workers_that_leave_cpus_unused_and_workers_that_wait_for_a_machine(cluster, videos, tmp_path):
+    cluster.add(3), cluster.add(3)
+    commands = Commands(tmp_path, cluster)
+    assert commands.run("shard", "resources.shard.num_cpus=2")[0] == 0
+    gpus = ["resources.device=cpu", "resources.extract.num_gpus=1"]
+    code, said = commands.run("extract", *gpus, "resources.wait_for_nodes_seconds=4")
+    assert code == 1
+    assert "resources.extract.num_gpus: no worker fits, each takes 1 CPU and 1 GPU; the machines have" in said
+    assert "waited 4 s for another (resources.wait_for_nodes_seconds)" in said
+    assert "Traceback" not in said
+    waiting = commands.start("extract", *gpus)
+    time.sleep(15)
+    assert waiting.poll() is None
+    node = cluster.add(1, num_gpus=1)  # as an autoscaler would
+    wait_for(lambda: workers(node), waiting)
+    code, said = ended(waiting)
+    assert code == 0
+    assert "waits up to 600 s for another" in said
+
+
+def test_a_node_that_does_not_share_the_root_is_named_also_if_it_joins_later(cluster, videos, tmp_path):
+    cluster.add(1)
+    commands = Commands(tmp_path, cluster)
+    sharding = commands.start("shard")
+    wait_for(lambda: num_files(videos, "shards/*/*.tar") > 0, sharding)
+    apart = cluster.add(1, root=tmp_path / "root")
+    code, said = ended(sharding)
+    named = f"root: {videos} is not shared by node {apart.ip} (it does not see the file that this command wrote there)"
+    assert code == 1
+    assert named in said
+    code, said = commands.run("shard")
+    assert code == 1
+    assert named in said
+    assert "Traceback" not in said
+    assert not list(videos.glob(".nodes"))
