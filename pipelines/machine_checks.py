@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 from pipelines.model_checks import ModelSizes
 from pipelines.placement import PARTS, Machine, Part, check_fit, count_fitting, place_workers, ray_address, this_machine
+from vidflow.config.load import Draft
 from vidflow.config.paths import nearest_existing
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
@@ -51,12 +52,12 @@ def find_silent_cluster(config: Config) -> Iterator[str]:
         yield f"resources.ray_address: no Ray answers at {address} ({error}); start it, or leave the address out"
 
 
-def find_relative_root(config: Config) -> Iterator[str]:
-    """Yield that `root` is relative on a cluster, where it lies in a temporary folder or elsewhere on every node."""
-    if ray_address(config) != "local" and "://" not in config.root and not Path(config.root).is_absolute():
+def find_relative_root(draft: Draft) -> Iterator[str]:
+    """Yield that `root` is relative on a cluster: in a job it would lie in a folder that Ray deletes."""
+    if draft.is_root_relative and (address := ray_address(draft.config)) != "local":
         yield (
-            f"root: got {config.root}, wanted an absolute path on a cluster ({ray_address(config)}), because every "
-            "node has its own working folder; name a folder that all nodes share"
+            f"root: got a relative path ({draft.config.root}), wanted an absolute one on a cluster ({address}), because a "
+            "job's own folder is temporary and on one node; name a folder that all nodes share"
         )
 
 
