@@ -56,8 +56,8 @@ def find_relative_root(draft: Draft) -> Iterator[str]:
     """Yield that `root` is relative on a cluster: in a job it would lie in a folder that Ray deletes."""
     if draft.is_root_relative and (address := ray_address(draft.config)) != "local":
         yield (
-            f"root: got a relative path ({draft.config.root}), wanted an absolute one on a cluster ({address}), because a "
-            "job's own folder is temporary and on one node; name a folder that all nodes share"
+            f"root: got a relative path ({draft.config.root}), wanted an absolute one on a cluster ({address}): "
+            "a job's own folder is temporary and on one node; name a folder that all nodes share"
         )
 
 

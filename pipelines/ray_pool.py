@@ -101,6 +101,11 @@ class WorkerPool:
         self._num_failed_starts = 0
         self._room = RoomWatch(name, placement)
 
+    @property
+    def num_workers(self) -> int:
+        """Number of workers that have answered and are not lost."""
+        return len(self._idle) + len(self._running)
+
     def map(
         self,
         units: Sequence[Any],
@@ -139,8 +144,7 @@ class WorkerPool:
                     yield result
                 num_done, num_rejects = self._look(totals, watch)
                 bar.update(num_done, num_rejects)
-                num_workers = len(self._idle) + len(self._running)
-                metrics.note(num_done, num_rejects, num_waiting=len(waiting), num_workers=num_workers)
+                metrics.note(num_done, num_rejects, num_waiting=len(waiting), num_workers=self.num_workers)
         self._resize(0)
 
     def close(self) -> None:

@@ -14,8 +14,13 @@ from pathlib import Path
 import psutil
 
 PORT = 6379
-# Ray takes a node for dead after seconds instead of about a minute.
-QUICK = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+# Ray takes a node for dead after seconds instead of about a minute, and exports numbers every second.
+QUICK = {
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+    "metrics_report_interval_ms": 1000,
+}
 
 
 @dataclass
