@@ -105,6 +105,17 @@ def answer(proof: Proof | None) -> Home:
     return home
 
 
+def check_here(proof: Proof | None) -> None:
+    """Check this node; runs on the node, where a worker cannot answer before it starts.
+
+    Raises:
+        VidflowError: If the node does not share the root.
+    """
+    home = answer(proof)
+    if proof is not None and home.problem:
+        raise VidflowError(_message(proof, [f"{home.ip} ({home.problem})"]))
+
+
 def check_home(home: Home) -> None:
     """Check what a node answered; runs in the command.
 
@@ -112,7 +123,7 @@ def check_home(home: Home) -> None:
         VidflowError: If the node does not share the root.
     """
     if problem := _find_problem(home):
-        raise VidflowError(_message([problem]))
+        raise VidflowError(_message(_session[0][0], [problem]))
 
 
 def _find_problem(home: Home) -> str:
@@ -142,18 +153,17 @@ def _check_nodes(proof: Proof) -> None:
         except ray.exceptions.RayError:
             silent.append(ref)
     if found := sorted(filter(None, problems)):
-        raise VidflowError(_message(found))
+        raise VidflowError(_message(proof, found))
     if silent:
         ips = ", ".join(sorted(asked[ref]["NodeManagerAddress"] for ref in silent))
         log.warning("ray: no answer from %s; it gets work when it answers", ips)
 
 
-def _message(problems: list[str]) -> str:
-    folder = _session[0][0].folder.parent
-    shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+def _message(proof: Proof, problems: list[str]) -> str:
+    nodes = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
     return (
-        f"root: {folder} is not shared by node {shown}; mount the same storage at this path on every node, or take the "
-        "node out of the cluster"
+        f"root: {proof.folder.parent} is not shared by node {nodes}; mount the same storage at this path on every "
+        "node, or take the node out of the cluster"
     )
 
 
@@ -165,4 +175,4 @@ def _read(path: Path) -> str:
     return "" if value is None else str(value["word"])
 
 
-__all__ = ["Home", "Proof", "answer", "check_home", "checked_root", "session_proof"]
+__all__ = ["Home", "Proof", "answer", "check_here", "check_home", "checked_root", "session_proof"]
