@@ -94,6 +94,8 @@ class WorkerPool:
         """
         session_counts()  # first, so that it is there before the workers have something to count
         self._build, self._placement, self._name, self._keeps_idle = build, placement, name, keeps_idle
+        self._waiting: deque[_Work] = deque()
+        self._killers: list[Any] | None = None
         self._idle: list[_Placed] = []
         self._starting: dict[Any, Any] = {}  # an actor's first answer -> the actor
         self._running: dict[Any, _Running] = {}
@@ -128,23 +130,22 @@ class WorkerPool:
             VidflowError: If there is such a unit and `killers` is None, or no machine can hold a worker for too long.
         """
         sizes = [1] * len(units) if sizes is None else sizes
-        waiting = deque(_Work(unit, size) for unit, size in zip(units, sizes, strict=True))
+        self._waiting = deque(_Work(unit, size) for unit, size in zip(units, sizes, strict=True))
+        self._killers = killers
         fitting = min(len(units), count_workers(self._placement))
         log.info("%s: %d worker%s, each %s", self._name, fitting, "s" * (fitting != 1), self._placement.words)
         bar, watch, totals = Bar(self._name, sum(sizes), unit=counted, num_workers=fitting), Watch(), (0, 0)
         metrics = PoolMetrics(self._name)
         with shown(bar):
-            while waiting or self._running:
-                self._drop_killers(waiting, killers)
-                self._resize(len(waiting))
-                while waiting and self._idle:
-                    self._hand_out(waiting.popleft())
-                for work, result, rejects in self._collect(waiting, bar):
+            while self._waiting or self._running:
+                self._resize(len(self._waiting))
+                self._hand_out()
+                for work, result, rejects in self._collect(bar):
                     totals = (totals[0] + work.size, totals[1] + rejects)
                     yield result
                 num_done, num_rejects = self._look(totals, watch)
                 bar.update(num_done, num_rejects)
-                metrics.note(num_done, num_rejects, num_waiting=len(waiting), num_workers=self.num_workers)
+                metrics.note(num_done, num_rejects, num_waiting=len(self._waiting), num_workers=self.num_workers)
         self._resize(0)
 
     def close(self) -> None:
@@ -175,15 +176,19 @@ class WorkerPool:
             .remote(self._build)
         )
 
-    def _hand_out(self, work: _Work) -> None:
-        running = _Running(self._idle.pop(), work)
-        self._running[running.actor.handle.work.remote(work.unit, session_counts(), running.slot)] = running
+    def _hand_out(self) -> None:
+        while self._waiting and self._idle:
+            work = self._waiting.popleft()
+            if work.num_kills >= self._placement.attempts:  # of the last one it was known only now
+                self._give_back(work)
+                continue
+            running = _Running(self._idle.pop(), work)
+            self._running[running.actor.handle.work.remote(work.unit, session_counts(), running.slot)] = running
 
-    def _collect(self, waiting: deque[_Work], bar: Bar) -> Iterator[tuple[_Work, Any, int]]:
+    def _collect(self, bar: Bar) -> Iterator[tuple[_Work, Any, int]]:
         """Wait for the next answer, and yield a unit's result and number of rejects if it is one."""
-        ended, _ = ray.wait(
-            [*self._running, *self._starting, *self._doubts], num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS
-        )
+        asked = [*self._running, *self._starting, *self._doubts]
+        ended = ray.wait(asked, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)[0] if asked else []
         if self._idle or self._running:
             self._room.note_worker()
         elif not ended:
@@ -193,7 +198,7 @@ class WorkerPool:
                 self._welcome(ref)
             elif ref in self._doubts:
                 self._clear_doubt(ref)
-            elif (got := self._take(ref, waiting, bar)) is not None:
+            elif (got := self._take(ref, bar)) is not None:
                 yield got
 
     def _welcome(self, ref: Any) -> None:
@@ -213,14 +218,14 @@ class WorkerPool:
         check_home(home)
         self._idle.append(_Placed(handle, home))
 
-    def _take(self, ref: Any, waiting: deque[_Work], bar: Bar) -> tuple[_Work, Any, int] | None:
+    def _take(self, ref: Any, bar: Bar) -> tuple[_Work, Any, int] | None:
         """Return what a unit gave; None if its worker is lost and the unit waits again."""
         running = self._running.pop(ref)
         try:
             result, rejects = ray.get(ref)
         except LOST as error:
             self._lose(running, error)
-            waiting.append(running.work)
+            self._give_back(running.work)
             bar.num_retries += 1
             return None
         except ray.exceptions.RayTaskError as error:
@@ -261,15 +266,16 @@ class WorkerPool:
         if work.num_kills < self._placement.attempts:
             log.warning("%s: a worker died on one unit; attempt %d follows", self._name, work.num_kills + 1)
 
-    def _drop_killers(self, waiting: deque[_Work], killers: list[Any] | None) -> None:
-        """Take units out that have killed too many workers."""
-        for work in [work for work in waiting if work.num_kills >= self._placement.attempts]:
-            if killers is None:
-                raise VidflowError(
-                    f"{self._name}: {work.num_kills} workers died on {shorten(repr(work.unit))}: {work.reason}"
-                )
-            waiting.remove(work)
-            killers.append(work.unit)
+    def _give_back(self, work: _Work) -> None:
+        """Let a unit wait again, unless it has killed too many workers."""
+        if work.num_kills < self._placement.attempts:
+            self._waiting.append(work)
+        elif self._killers is not None:
+            self._killers.append(work.unit)
+        else:
+            raise VidflowError(
+                f"{self._name}: {work.num_kills} workers died on {shorten(repr(work.unit))}: {work.reason}"
+            )
 
     def _look(self, totals: tuple[int, int], watch: Watch) -> tuple[int, int]:
         """Return what is done and rejected of the units that are over and of those in progress."""
