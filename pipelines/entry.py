@@ -140,10 +140,10 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             with shown(Waiting(f"{stage}: loading")):
                 run = load(stage)
             if len(stages) > 1 and stage != "report":
-                from pipelines import ray_pool
+                from pipelines import ray_session
 
-                session.enter_context(ray_pool.ray_session(config))
-                ray_pool.check_cluster(config, waiting)
+                session.enter_context(ray_session.ray_session(config))
+                ray_session.check_cluster(config, waiting)
             try:
                 run(experiment)
             except FailedTrialsError as error:

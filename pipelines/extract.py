@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from pipelines.commit import commit_units
 from pipelines.entry import run_stage
 from pipelines.placement import Placement, usable_device
-from pipelines.ray_pool import commit_units, log, place, ray_session
+from pipelines.ray_pool import log
+from pipelines.ray_session import place, ray_session
 from vidflow.config.encoder import encoder_title
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet
@@ -121,6 +123,7 @@ def _make(
         num_clips=lambda unit: unit.num_clips,
         # A shard can be made again with more clips, for example if a video could not be read before.
         is_current=lambda unit, entry: entry.details.get("source") == unit.source_sha256,
+        isolates=isinstance(units[0], ExtractUnit),
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
     finish_stage(

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from pipelines.model_checks import ModelSizes
-from pipelines.placement import PARTS, Machine, Part, check_fit, count_fitting, place_workers, this_machine
+from pipelines.placement import PARTS, Machine, Part, check_fit, count_fitting, place_workers, ray_address, this_machine
+from vidflow.config.load import Draft
 from vidflow.config.paths import nearest_existing
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
@@ -24,7 +25,7 @@ _GIB = 2**30
 
 def find_misfits(config: Config, steps: Sequence[str]) -> Iterator[str]:
     """Yield which workers do not fit on this machine; a cluster says so when it is joined."""
-    if _ray_address(config) != "local":
+    if ray_address(config) != "local":
         return
     machines: list[Machine] | None = None
     for part in dict.fromkeys(part for step in steps for part in PARTS.get(step, ())):
@@ -41,7 +42,7 @@ def find_misfits(config: Config, steps: Sequence[str]) -> Iterator[str]:
 
 def find_silent_cluster(config: Config) -> Iterator[str]:
     """Yield that a Ray cluster with an address does not answer."""
-    address = _ray_address(config)
+    address = ray_address(config)
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return
@@ -49,6 +50,15 @@ def find_silent_cluster(config: Config) -> Iterator[str]:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
     except (OSError, OverflowError) as error:
         yield f"resources.ray_address: no Ray answers at {address} ({error}); start it, or leave the address out"
+
+
+def find_relative_root(draft: Draft) -> Iterator[str]:
+    """Yield that `root` is relative on a cluster: in a job it would lie in a folder that Ray deletes."""
+    if draft.is_root_relative and (address := ray_address(draft.config)) != "local":
+        yield (
+            f"root: got a relative path ({draft.config.root}), wanted an absolute one on a cluster ({address}): "
+            "a job's own folder is temporary and on one node; name a folder that all nodes share"
+        )
 
 
 def find_silent_server(config: Config) -> Iterator[str]:
@@ -70,7 +80,7 @@ def find_silent_server(config: Config) -> Iterator[str]:
 
 def find_small_memory(config: Config, sizes: ModelSizes, steps: Sequence[str]) -> Iterator[str]:
     """Yield that one batch of a trial alone is larger than this machine's memory."""
-    if "sweep" in steps and _ray_address(config) == "local" and (need := _batch_bytes(config, sizes)) > _memory():
+    if "sweep" in steps and ray_address(config) == "local" and (need := _batch_bytes(config, sizes)) > _memory():
         yield (
             f"trials.trial.batch_size: one batch of tokens takes {need / _GIB:.1f} GiB, this machine has "
             f"{_memory() / _GIB:.1f} GiB of memory; use smaller batches, fewer depths or shorter clips"
@@ -96,7 +106,7 @@ def find_small_disk(config: Config, sizes: ModelSizes, num_clips: dict[str, int]
 
 def find_tight_memory(config: Config, sizes: ModelSizes, steps: Sequence[str]) -> Iterator[str]:
     """Yield rough warnings that all workers together may need more memory than this machine has."""
-    if _ray_address(config) != "local":
+    if ray_address(config) != "local":
         return
     needs: tuple[tuple[str, Part, int], ...] = (
         ("extract", "extract", sizes.encoder_bytes),
@@ -123,7 +133,3 @@ def _batch_bytes(config: Config, sizes: ModelSizes) -> int:
 
 def _memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _ray_address(config: Config) -> str:
-    return config.resources.ray_address or os.environ.get("RAY_ADDRESS") or "local"

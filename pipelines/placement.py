@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from vidflow.config.schema import Resources
+from vidflow.config.schema import Config, Resources
 from vidflow.errors import ConfigError, VidflowError
 
 Part = Literal["shard", "extract", "trials"]
@@ -50,6 +50,7 @@ class Placement:
         num_gpus: GPUs, or a share of one.
         workers: Largest number of workers; None is as many as fit.
         attempts: How often a unit of work is tried if its worker dies.
+        wait_seconds: How long workers wait for a machine that can hold one.
         device: Where it computes.
         words: The same for the log, such as `1 CPU and 1 GPU (of 2 GPUs, H100)`.
     """
@@ -59,6 +60,7 @@ class Placement:
     num_gpus: float
     workers: int | None
     attempts: int
+    wait_seconds: float = 0.0
     device: Device
     words: str
 
@@ -73,6 +75,7 @@ def place_workers(resources: Resources, part: Part, machines: Sequence[Machine])
         num_gpus=num_gpus,
         workers=own.workers,
         attempts=own.attempts,
+        wait_seconds=resources.wait_for_nodes_seconds,
         device="cuda" if num_gpus and resources.device != "cpu" else "cpu",
         words=f"{own.num_cpus:g} CPU{_describe_gpus(resources, part, num_gpus, machines)}",
     )
@@ -89,20 +92,43 @@ def check_fit(placement: Placement, machines: Sequence[Machine], resources: Reso
     Raises:
         ConfigError: If it does not; Ray would wait for a better machine for ever.
     """
-    key = f"resources.{placement.part}"
+    check_device(placement, resources)
+    if resources.device == "cuda" and placement.part != "shard" and not _sum_gpus(machines):
+        raise ConfigError("resources.device: got cuda, but there is no GPU; use auto or cpu, or give workers GPUs")
+    if problem := find_misfit(placement, machines):
+        raise ConfigError(problem)
+
+
+def check_device(placement: Placement, resources: Resources) -> None:
+    """Check that workers take a GPU if `resources.device` asks for one.
+
+    Raises:
+        ConfigError: If they take none.
+    """
     if resources.device == "cuda" and placement.part != "shard" and not placement.num_gpus:
-        reason = "there is no GPU" if not _sum_gpus(machines) else f"{key}.num_gpus is 0"
-        raise ConfigError(f"resources.device: got cuda, but {reason}; use auto or cpu, or give workers GPUs")
+        raise ConfigError(
+            f"resources.device: got cuda, but resources.{placement.part}.num_gpus is 0; use auto or cpu, or give "
+            "workers GPUs"
+        )
+
+
+def find_misfit(placement: Placement, machines: Sequence[Machine]) -> str:
+    """Return why no worker fits on these machines; empty if one does."""
     if count_fitting(placement, machines):
-        return
+        return ""
     largest = (
         ", ".join(f"{each.num_cpus:g} CPU and {each.num_gpus:g} GPU" for each in dict.fromkeys(machines)) or "none"
     )
     name = "num_gpus" if placement.num_gpus > max((each.num_gpus for each in machines), default=0) else "num_cpus"
-    raise ConfigError(
-        f"{key}.{name}: no worker fits, each takes {placement.num_cpus:g} CPU and {placement.num_gpus:g} GPU; the "
-        f"machines have {largest}"
+    return (
+        f"resources.{placement.part}.{name}: no worker fits, each takes {placement.num_cpus:g} CPU and "
+        f"{placement.num_gpus:g} GPU; the machines have {largest}"
     )
+
+
+def ray_address(config: Config) -> str:
+    """Return the address of the cluster that the settings or `RAY_ADDRESS` name; `local` if neither names one."""
+    return config.resources.ray_address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def usable_device(placement: Placement) -> Device:
@@ -130,7 +156,9 @@ def this_machine() -> list[Machine]:
 
 
 def _choose_gpus(resources: Resources, part: Part, machines: Sequence[Machine]) -> float:
-    if part == "shard" or resources.device == "cpu" or not _sum_gpus(machines):
+    # A GPU that is asked for by name may be one that the cluster does not have yet.
+    is_wanted = resources.device == "cuda" or (resources.device == "auto" and _sum_gpus(machines) > 0)
+    if part == "shard" or not is_wanted:
         return 0.0
     return 1.0 if part == "extract" else _TRIAL_SHARE
 
@@ -139,7 +167,7 @@ def _describe_gpus(resources: Resources, part: Part, num_gpus: float, machines: 
     """Return which GPUs a worker has, or why it has none."""
     there, names = _sum_gpus(machines), dict.fromkeys(each.gpu for each in machines if each.gpu)
     if num_gpus:
-        of = ", ".join([f"{there:g} GPU{'s' * (there != 1)}", *names])
+        of = ", ".join([f"{there:g} GPU{'s' * (there != 1)}" if there else "none yet", *names])
         return f" and {num_gpus:g} GPU (of {of})" + (
             ", computing on CPU: resources.device is cpu" if resources.device == "cpu" else ""
         )
@@ -172,9 +200,12 @@ __all__ = [
     "Machine",
     "Part",
     "Placement",
+    "check_device",
     "check_fit",
     "count_fitting",
+    "find_misfit",
     "place_workers",
+    "ray_address",
     "this_machine",
     "usable_device",
 ]

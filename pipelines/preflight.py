@@ -152,6 +152,11 @@ CHECKS = (
     Check(_WORK - {"bench"}, ("root", "tracking.uri"), _check_root),
     Check(_WORK, ("resources",), lambda flight: machine_checks.find_misfits(flight.draft.config, flight.steps)),
     Check(_WORK - {"plan", "calibrate"}, ("resources.ray_address",), _of(machine_checks.find_silent_cluster)),
+    Check(
+        _WORK - {"plan", "calibrate"},
+        ("root", "resources.ray_address"),
+        lambda flight: machine_checks.find_relative_root(flight.draft),
+    ),
     Check(_MODELS - {"sweep"}, ("encoder.family", "encoder.weights"), _check_weights),
     Check(_MODELS, ("encoder", "features", "video.sampling"), _check_models),
     Check(

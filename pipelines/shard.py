@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from pipelines.commit import commit_units
 from pipelines.entry import run_stage
-from pipelines.ray_pool import commit_units, log, map_units, place, ray_session
+from pipelines.isolation import map_isolated
+from pipelines.ray_pool import log
+from pipelines.ray_session import place, ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject, StageManifest
@@ -15,7 +18,7 @@ from vidflow.stages.clips import ShardUnit
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage, publish_manifest, write_rejects
 from vidflow.stages.reject_limit import built_rejects, count_reasons, first_of_each_reason, limit_problem
-from vidflow.stages.scan import VideoScanner
+from vidflow.stages.scan import VideoScanner, refuse_scan
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.shard_work import ShardWork, edition_of
 from vidflow.stages.transient import is_due
@@ -71,8 +74,8 @@ def _scan(experiment: Experiment) -> ShardWork:
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
     build = functools.partial(VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
-    sizes = [len(unit) for unit in units]
-    for rows in map_units(build, units, place(config, "shard"), name="scan", sizes=sizes, counted="files"):
+    give_up = functools.partial(refuse_scan, experiment.limits)
+    for rows in map_isolated(build, units, place(config, "shard"), name="scan", counted="files", give_up=give_up):
         index.add(rows)
     experiment.published("scan")
     seconds = time.monotonic() - started
@@ -92,6 +95,7 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
         name="shard",
         num_clips=lambda unit: len(unit.clips),
         is_current=lambda _, entry: not is_due(entry, limits),
+        isolates=True,
     )
     rejects = [Reject(**row) for entry in entries for row in entry.rejects]
     _check_rejects(config, work, rejects)

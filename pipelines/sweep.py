@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 from pipelines.entry import run_stage
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
-from pipelines.ray_pool import check_cluster, log, ray_session
+from pipelines.ray_pool import log
+from pipelines.ray_session import check_cluster, ray_session
 from pipelines.sweep_runs import SweepRuns
 from pipelines.trial_recorder import TrialRecorder
 from pipelines.tune_callbacks import RunLogger

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.entry import run_stage
-from pipelines.ray_pool import log, map_units, place, ray_session
+from pipelines.ray_pool import log, map_units
+from pipelines.ray_session import place, ray_session
 from vidflow.config.schema import Config
 from vidflow.counts import Count
 from vidflow.errors import ConfigError

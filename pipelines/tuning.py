@@ -21,7 +21,10 @@ from ray.tune.search.optuna import OptunaSearch
 from pipelines.display import shown
 from pipelines.interrupts import raise_if_interrupted
 from pipelines.placement import Placement, usable_device
-from pipelines.ray_pool import count_workers, log, place
+from pipelines.ray_pool import log
+from pipelines.ray_session import count_workers, place
+from pipelines.room import wait_for_room
+from pipelines.shared_root import Proof, check_here, session_proof
 from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
@@ -86,10 +89,11 @@ def run_trials(
             note_stopped(callback.key_of(trial), epoch)
             view.stopped.add(trial.trial_id)
 
+    wait_for_room("sweep", placement)
     log.info("sweep: up to %d trials at a time, each %s", count_workers(placement), placement.words)
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(train, config=config, features=features, placement=placement),
+            tune.with_parameters(train, config=config, features=features, placement=placement, proof=session_proof()),
             {"cpu": placement.num_cpus, "gpu": placement.num_gpus},
         ),
         param_space=space,
@@ -155,9 +159,17 @@ class StoppingScheduler(AsyncHyperBandScheduler):
         return decision
 
 
-def train(settings: dict[str, Any], *, config: Config, features: dict[str, Address], placement: Placement) -> None:
+def train(
+    settings: dict[str, Any],
+    *,
+    config: Config,
+    features: dict[str, Address],
+    placement: Placement,
+    proof: Proof | None = None,
+) -> None:
     """Train one trial and report every epoch to Tune, or the message of a failure that another try cannot change."""
     try:
+        check_here(proof)
         for result in _results(trial_of(config, settings), config, features, placement):
             tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
     except VidflowError as error:

@@ -9,7 +9,7 @@ _VideoReason = Literal[
 ]
 _DamageReason = Literal["Truncated", "Corrupt", "DecodeError", "NonFinite"]
 _ClipReason = Literal["Annotations", "SpanOutside", "TooManyWindows", "Leak", "Duplicate", "LabelConflict"]
-_ProcessReason = Literal["Timeout", "OutOfMemory", "DecoderCrashed", "DecoderFailed"]
+_ProcessReason = Literal["Timeout", "OutOfMemory", "DecoderCrashed", "DecoderFailed", "WorkerDied"]
 RejectReason = Literal[RowReason, _FileReason, _VideoReason, _DamageReason, _ClipReason, _ProcessReason]
 """Why an input is left out."""
 

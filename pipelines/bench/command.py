@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipelines import extract, shard, synth
 from pipelines.bench import GROUPS, cached, cores, read, reduction, stages, video
-from pipelines.ray_pool import ray_session
+from pipelines.ray_session import ray_session
 from vidflow.config.schema import Config
 from vidflow.stages.experiment import Experiment
 

@@ -17,7 +17,8 @@ from pipelines import extract, sweep
 from pipelines.bench import workers
 from pipelines.bench.clock import ROUNDS
 from pipelines.placement import Placement
-from pipelines.ray_pool import Worker, WorkerPool, log, place
+from pipelines.ray_pool import Worker, WorkerPool, log
+from pipelines.ray_session import count_workers, place
 from vidflow.config.search import draw_candidates
 from vidflow.files import file_sha256
 from vidflow.stages.address import locate_trial
@@ -138,8 +139,8 @@ def measure_sweep(experiment: Experiment) -> Row:
     units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
     placement = place(config, "trials")
     build = functools.partial(workers.TrialBench, config, features, placement)
-    pool = WorkerPool(build, placement, num_units=len(units), name="bare trials")
-    num_workers = pool.num_actors
+    pool = WorkerPool(build, placement, name="bare trials")
+    num_workers = min(len(units), count_workers(placement))
     ideal = sum(pool.map(units)) / num_workers
     pool.close()
     started = time.monotonic()
@@ -179,7 +180,7 @@ def measure_memory(experiment: Experiment) -> Iterator[str]:
 def _peak_memory(build: Callable[[], Worker], units: Sequence[Any], placement: Placement) -> float:
     """Return the peak resident memory (MiB) of one fresh worker and its decoder after the units."""
     alone = dataclasses.replace(placement, workers=1)
-    pool = WorkerPool(build, alone, num_units=1, name="memory")
+    pool = WorkerPool(build, alone, name="memory")
     try:
         peak: float = max(pool.map([("memory", unit) for unit in units]))
         return peak
@@ -197,8 +198,9 @@ def _compare(
     loop: str,
 ) -> Row:
     """Let loop and stage take turns on the same units in the same workers."""
-    pool = WorkerPool(build, placement, num_units=len(units), name=stage)
-    chosen = [units[index % len(units)] for index in range(2 * pool.num_actors)]
+    pool = WorkerPool(build, placement, name=stage, keeps_idle=True)
+    num_workers = min(len(units), count_workers(placement))
+    chosen = [units[index % len(units)] for index in range(2 * num_workers)]
     rounds: list[tuple[float, float]] = []
     try:
         _wall(pool, "bare", chosen)  # warms up the workers and the page cache

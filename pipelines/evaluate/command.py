@@ -13,7 +13,8 @@ from pipelines.evaluate.heads import fit_heads
 from pipelines.evaluate.page import write_page
 from pipelines.evaluate.trial import evaluate_trial
 from pipelines.evaluate.units import evaluate_units, resolved_dtype
-from pipelines.ray_pool import log, ray_session
+from pipelines.ray_pool import log
+from pipelines.ray_session import ray_session
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from pipelines.commit import commit_units
 from pipelines.placement import Placement, usable_device
-from pipelines.ray_pool import commit_units, place
+from pipelines.ray_session import place
 from vidflow.config.schema import Config
 from vidflow.stages.evaluation.models import FOLDER
 from vidflow.stages.evaluation.worker import Answer, EvaluateUnit, Evaluator, ModelSetup

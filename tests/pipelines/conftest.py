@@ -64,7 +64,7 @@ def here() -> Callable[..., Done]:
 @pytest.fixture(scope="session")
 def in_one_ray(here: Callable[..., Done]) -> Iterator[Callable[..., Done]]:
     """The command line in this process, whose commands share one Ray and have one worker per stage."""
-    from pipelines.ray_pool import ray_session
+    from pipelines.ray_session import ray_session
     from vidflow.config.schema import Config
 
     one = [f"resources.{stage}.workers=1" for stage in ("shard", "extract", "trials")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.placement import Machine, check_fit, count_fitting, place_workers
+from pipelines.placement import Machine, check_device, check_fit, count_fitting, find_misfit, place_workers
 from vidflow.config.schema import Resources, StageResources
 from vidflow.errors import ConfigError
 
@@ -79,6 +79,17 @@ def test_workers_take_gpus_where_there_are_any_and_say_why_where_not(part, resou
 def test_workers_that_fit_no_machine_are_refused(resources, machines, problem):
     with pytest.raises(ConfigError, match=problem):
         check_fit(place_workers(resources, "extract", machines), machines, resources)
+
+
+def test_a_gpu_that_is_asked_for_is_waited_for_on_a_cluster_that_has_none_yet():
+    placement = place_workers(Resources(device="cuda"), "extract", BARE)
+    check_device(placement, Resources(device="cuda"))
+    assert (placement.num_gpus, placement.wait_seconds) == (1, 600)
+    assert placement.words == "1 CPU and 1 GPU (of none yet)"
+    assert "no worker fits, each takes 1 CPU and 1 GPU; the machines have 2 CPU and 0 GPU" in find_misfit(
+        placement, BARE
+    )
+    assert not find_misfit(placement, WITH_GPUS)
 
 
 @pytest.mark.slow

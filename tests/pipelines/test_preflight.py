@@ -125,3 +125,13 @@ def test_a_passed_check_is_forgotten_when_the_model_in_a_folder_changes(tmp_path
     assert model_checks._locate_note(config, []) == note
     os.utime(tmp_path / "config.json", ns=(0, 0))
     assert model_checks._locate_note(config, []) != note
+
+
+def test_a_relative_root_is_refused_on_a_cluster_alone(tiny, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not find(tiny, ("shard",), "root=runs/here")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    (problem,) = find(tiny, ("shard",), "root=runs/here")
+    assert problem.startswith("root: got a relative path (")
+    assert "wanted an absolute one on a cluster (auto)" in problem
+    assert not find(tiny, ("shard",))

@@ -7,7 +7,7 @@ import sys
 import pytest
 import ray
 
-from pipelines.ray_pool import ray_session
+from pipelines.ray_session import ray_session
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 
@@ -16,7 +16,8 @@ import contextlib, os, sys
 from pathlib import Path
 import ray
 import psutil  # Ray brings it
-from pipelines.ray_pool import map_units, place, ray_session
+from pipelines.ray_pool import map_units
+from pipelines.ray_session import place, ray_session
 from vidflow.config.load import load_config
 
 config = load_config([Path(sys.argv[1])])

@@ -1,6 +1,7 @@
 """Sharding in one worker, from videos to committed tars."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from vidflow.files import file_state
 from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.shard import ShardBuilder
+from vidflow.stages.transient import Limits, is_due
 from vidflow.store.layout import committed_entry
 from vidflow.store.shards import read_shard
 from vidflow.video.ffmpeg import write_h264
@@ -56,3 +58,21 @@ def test_one_decoder_process_serves_all_shards_and_a_broken_video_is_a_reject(tm
     assert [reject["path"] for reject in first.rejects] == [str(videos[1])]
     assert committed_entry(tmp_path / "shards", "b.tar") == second
     assert [sample.key for sample in read_shard(tmp_path / "shards" / "b.tar")] == ["2", "3"]
+
+
+def test_a_part_of_a_unit_commits_nothing_and_a_clip_that_kills_its_worker_is_a_reject(tmp_path):
+    videos = [tmp_path / f"{number}.mp4" for number in range(3)]
+    for number, video in enumerate(videos):
+        write_h264(video, np.full((6, 32, 32, 3), 40 * number, np.uint8), fps=10)
+    shards = tmp_path / "shards"
+    builder = ShardBuilder(directory=shards, timeout_seconds=60, memory_mib=2048, **ENCODING)
+    unit = unit_of(videos, "a.tar")
+    tried = builder(replace(unit, only=(1, 3))).details["members"]
+    assert sorted(name for name in tried if name.endswith(".json")) == ["1.json", "2.json"]
+    assert list(shards.iterdir()) == []
+    entry = builder(replace(unit, left_out=(1,)))
+    assert [sample.key for sample in read_shard(shards / "a.tar")] == ["0", "2"]
+    assert [(reject["key"], reject["reason"]) for reject in entry.rejects] == [("1", "WorkerDied")]
+    limits = Limits(timeout_seconds=60, memory_mib=2048)
+    assert not is_due(entry, limits)
+    assert is_due(entry, replace(limits, memory_mib=4096))

@@ -130,3 +130,11 @@ def test_bytes_that_changed_since_the_scan_never_carry_its_digest(tmp_path, vide
 
 def test_final_rejects_name_no_edition():
     assert edition_of([Reject(key="k", path="", stage="shard", reason="Corrupt", message="")]) == ""
+
+
+def test_a_file_whose_disk_fails_in_the_middle_is_a_reject(tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.symlink_to("/proc/self/mem")  # a regular file, and reading its first byte gives EIO
+    (row,) = VideoScanner(**LIMITS)([as_video(broken)])
+    assert row.reason == "Unreadable"
+    assert "Input/output error" in row.message

@@ -64,11 +64,13 @@ class Draft:
         config: The settings; those that are not valid have their defaults.
         problems: What is wrong with the others; each begins with its key and a colon, or with its file.
         unsure: Keys whose value in `config` may not be what the user means.
+        is_root_relative: Whether `root` was relative as the user wrote it; in `config` it is absolute.
     """
 
     config: Config
     problems: tuple[str, ...] = ()
     unsure: frozenset[str] = frozenset()
+    is_root_relative: bool = False
 
     def is_sure(self, key: str) -> bool:
         """Return whether a setting, and everything below and above it, is what the user means."""
@@ -255,7 +257,8 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
             tracking, uri=keep_credentials(tracking.uri) if tracking.uri and draft.is_sure("tracking.uri") else None
         ),
     )
-    return dataclasses.replace(draft, config=resolved)
+    is_relative = not Path(config.root).expanduser().is_absolute() and "://" not in config.root
+    return dataclasses.replace(draft, config=resolved, is_root_relative=is_relative)
 
 
 def _resolve_model(model: VideoModel) -> VideoModel:

@@ -601,6 +601,8 @@ class Resources:
     """Encoding."""
     trials: StageResources = field(default_factory=StageResources)
     """Training."""
+    wait_for_nodes_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """How long to wait on a cluster for a machine that can hold a worker, as an autoscaler may bring it. [seconds]"""
     frames_per_batch: Count = 64
     """Size of a batch of the encoder. [frames]"""
     decode_timeout_seconds: Seconds = 60.0

@@ -44,10 +44,19 @@ class ChosenClip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardUnit:
-    """One tar to make: its name and its clips, sorted by key."""
+    """One tar to make.
+
+    Attributes:
+        file: Its name.
+        clips: Its clips, sorted by key.
+        only: Try only these of them, from a first to a last (exclusive) position, and commit nothing.
+        left_out: Positions of clips that kill their worker; they become rejects.
+    """
 
     file: str
     clips: tuple[ChosenClip, ...]
+    only: tuple[int, int] | None = None
+    left_out: tuple[int, ...] = ()
 
 
 def list_class_names(items: Sequence[VideoItem]) -> list[str]:

@@ -21,9 +21,10 @@ from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.encoder.clip_encoder import ClipEncoder, Encoded, TokenArrays
 from vidflow.records import ClipTokens, Reject
+from vidflow.stages.killers import file_to_write, is_wanted, refuse_killer
 from vidflow.store.digests import check_once
 from vidflow.store.features import write_features
-from vidflow.store.layout import FileEntry, publish_entry
+from vidflow.store.layout import FileEntry, publish_entry, remove
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import decompress
 
@@ -37,12 +38,16 @@ class ExtractUnit:
         shard: Name of the shard.
         source_sha256: Digest of the shard.
         num_clips: Clips in it, for the progress.
+        only: Try only these of them, from a first to a last (exclusive) position, and commit nothing.
+        left_out: Positions of clips that kill their worker; they become rejects.
     """
 
     file: str
     shard: str
     source_sha256: str
     num_clips: int = 1
+    only: tuple[int, int] | None = None
+    left_out: tuple[int, ...] = ()
 
 
 class Extractor:
@@ -91,8 +96,8 @@ class Extractor:
         started = time.perf_counter()
         check_once(self._shards / unit.shard, unit.source_sha256)
         rejects: list[Reject] = []
-        path = self._directory / unit.file
-        samples = read_shard(self._shards / unit.shard)
+        path = self._directory / file_to_write(unit.file, unit.only)
+        samples = _take_samples(read_shard(self._shards / unit.shard), unit, rejects, count)
         num_clips = write_features(path, self._encode(samples, rejects, count), self._metadata)
         entry = FileEntry(
             file=path.name,
@@ -103,7 +108,10 @@ class Extractor:
             rejects=[asdict(reject) for reject in rejects],
             details={"source": unit.source_sha256},
         )
-        publish_entry(self._directory, entry)
+        if unit.only is None:
+            publish_entry(self._directory, entry)
+        else:
+            remove(path)
         return entry
 
     def encode(self, clips: UInt8[Tensor, "B T H W 3"]) -> Encoded:
@@ -132,6 +140,18 @@ class Extractor:
             images = [image for sample in batch for image in sample.images]
             frames = np.stack(list(self._decompressors.map(decompress, images)))
             yield batch, torch.from_numpy(frames.reshape(len(batch), -1, *frames.shape[1:]))
+
+
+def _take_samples(
+    samples: Iterator[ShardSample], unit: ExtractUnit, rejects: list[Reject], count: Count
+) -> Iterator[ShardSample]:
+    """Yield the samples to encode; those that kill their worker become rejects."""
+    for position, sample in enumerate(samples):
+        if position in unit.left_out:
+            rejects.append(refuse_killer(sample.key, sample.metadata["source"], stage="extract"))
+            count(1, num_rejects=1)
+        elif is_wanted(position, unit.only):
+            yield sample
 
 
 def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor, "B h w 3"]:

@@ -12,6 +12,7 @@ from vidflow.counts import Count, uncounted
 from vidflow.errors import DamagedError, RejectReason, VideoError
 from vidflow.files import FileState, file_state
 from vidflow.records import VideoItem
+from vidflow.stages.killers import MESSAGE
 from vidflow.stages.transient import TRANSIENT, Limits, try_twice
 from vidflow.store.rows import read_rows, write_rows
 from vidflow.video.sandbox import Sandbox
@@ -119,15 +120,7 @@ class VideoScanner:
 
     def _scan(self, path: str, is_video: bool) -> ScannedVideo:
         limits, state = self._limits, file_state(path)
-        row = ScannedVideo(
-            path=path,
-            is_video=is_video,
-            num_bytes=state.num_bytes,
-            modified_ns=state.modified_ns,
-            changed_ns=state.changed_ns,
-            timeout_seconds=limits.timeout_seconds,
-            memory_mib=limits.memory_mib,
-        )
+        row = _empty_row(ScanInput(path, is_video), limits, state)
         try:
             sha256, info = try_twice(
                 lambda: self._sandbox.call(scan_file, Path(path), limits.timeout_seconds, is_video=is_video)
@@ -146,6 +139,25 @@ class VideoScanner:
             start_seconds=float(info.pts_seconds[0]),
             end_seconds=info.duration_seconds,
         )
+
+
+def _empty_row(scanned: ScanInput, limits: Limits, state: FileState) -> ScannedVideo:
+    """Return the row of an input of which nothing but its state is known."""
+    return ScannedVideo(
+        path=scanned.path,
+        is_video=scanned.is_video,
+        num_bytes=state.num_bytes,
+        modified_ns=state.modified_ns,
+        changed_ns=state.changed_ns,
+        timeout_seconds=limits.timeout_seconds,
+        memory_mib=limits.memory_mib,
+    )
+
+
+def refuse_scan(limits: Limits, scanned: ScanInput) -> list[ScannedVideo]:
+    """Return the row of an input that kills the worker that scans it."""
+    row = _empty_row(scanned, limits, file_state(scanned.path))
+    return [replace(row, reason="WorkerDied", message=f"{scanned.path}: {MESSAGE}")]
 
 
 class VideoIndex:

@@ -12,8 +12,9 @@ from vidflow.errors import VideoError
 from vidflow.files import FileState, file_sha256, file_state
 from vidflow.records import Reject
 from vidflow.stages.clips import ChosenClip, ShardUnit
+from vidflow.stages.killers import file_to_write, is_wanted, refuse_killer
 from vidflow.stages.transient import TRANSIENT, Limits, describe_attempt, try_twice
-from vidflow.store.layout import FileEntry, publish_entry
+from vidflow.store.layout import FileEntry, publish_entry, remove
 from vidflow.store.shards import ShardSample, write_shard
 from vidflow.tar_members import short_name
 from vidflow.video.encode import EncodedClip
@@ -43,12 +44,12 @@ class ShardBuilder:
         started = time.perf_counter()
         rejects: list[Reject] = []
         states: dict[str, FileState] = {}
-        path = self._directory / unit.file
+        path = self._directory / file_to_write(unit.file, unit.only)
         samples = self._samples(unit, rejects, states, count)
         self._sandbox.start()  # here, because it would die with the thread that decodes ahead
         members = write_shard(path, make_ahead(samples))
         entry = FileEntry(
-            file=unit.file,
+            file=path.name,
             num_bytes=path.stat().st_size,
             sha256=file_sha256(path),
             num_clips=len(unit.clips) - len(rejects),
@@ -56,13 +57,23 @@ class ShardBuilder:
             rejects=[asdict(reject) for reject in rejects],
             details={"members": members, **describe_attempt(self._limits, states)},
         )
-        publish_entry(self._directory, entry)
+        if unit.only is None:
+            publish_entry(self._directory, entry)
+        else:
+            remove(path)
         return entry
 
     def _samples(
         self, unit: ShardUnit, rejects: list[Reject], states: dict[str, FileState], count: Count
     ) -> Iterator[ShardSample]:
-        for clip in unit.clips:
+        for position, clip in enumerate(unit.clips):
+            if not is_wanted(position, unit.only):
+                continue
+            if position in unit.left_out:
+                states.update({path: file_state(path) for path in clip.stamps})
+                rejects.append(refuse_killer(clip.key, clip.path, stage="shard"))
+                count(1, num_rejects=1)
+                continue
             sample = self._sample(clip, rejects, states)
             count(1, num_rejects=sample is None)
             if sample is not None:

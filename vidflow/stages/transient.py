@@ -11,7 +11,7 @@ from vidflow.store.layout import FileEntry
 Result = TypeVar("Result")
 KILLED: tuple[RejectReason, ...] = ("Timeout", "OutOfMemory", "DecoderCrashed")
 """Reasons to try again at once: the machine may be the cause, not the input."""
-TRANSIENT: tuple[RejectReason, ...] = (*KILLED, "Unreadable", "Changed")
+TRANSIENT: tuple[RejectReason, ...] = (*KILLED, "WorkerDied", "Unreadable", "Changed")
 """Reasons that may go away."""
 
 
