@@ -3,12 +3,12 @@
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
 from pipelines.placement import Placement, usable_device
 from pipelines.ray_pool import commit_units, place
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.stages.evaluation.models import FOLDER
 from vidflow.stages.evaluation.worker import Answer, EvaluateUnit, Evaluator, ModelSetup
@@ -32,7 +32,7 @@ def evaluate_units(
         split: Split whose clips are evaluated.
         answer: What is stored of a batch; None is the logits.
     """
-    directory, placement = Path(config.root) / FOLDER, place(config, "extract")
+    directory, placement = root_path(config) / FOLDER, place(config, "extract")
     for folder in dict.fromkeys(unit.file.split("/")[0] for unit in units):
         remove_leftovers(directory / folder)
     entries, _ = commit_units(
@@ -61,7 +61,7 @@ def build_evaluator(
     torch.set_num_threads(num_threads)
     return Evaluator(
         setups,
-        directory=Path(config.root) / FOLDER,
+        directory=root_path(config) / FOLDER,
         split=split,
         device=usable_device(placement),
         dtype=config.evaluate.dtype,

@@ -17,6 +17,7 @@ import pyarrow as pa
 from jaxtyping import Float16, Int64
 
 from vidflow.errors import VidflowError
+from vidflow.objects import is_mirror
 from vidflow.records import ClipTokens
 from vidflow.store.digests import check_once, settled_state
 from vidflow.store.layout import publish, read_stage
@@ -161,6 +162,8 @@ def open_features(path: Path, sha256: str) -> FeatureFile:
         DamagedError: As `FeatureFile`.
         VidflowError: As `FeatureFile`.
     """
+    if is_mirror(path):
+        check_once(path, sha256)  # here, as the state is that of a current copy
     state = settled_state(path)
     return FeatureFile(path, sha256) if state is None else _open_settled(path, sha256, state)
 
