@@ -39,8 +39,7 @@ from vidflow.stages.scan import ScanInput, VideoIndex, list_inputs
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
 from vidflow.store.digests import check_once
-from vidflow.store.hold import exclusive
-from vidflow.store.layout import TRIAL_RESULT, list_sizes, read_listed, store
+from vidflow.store.layout import TRIAL_RESULT, exclusive, list_sizes, read_listed, store
 from vidflow.video.manifest import read_manifest as read_video_manifest
 from vidflow.video.sources import read_source
 

@@ -25,6 +25,7 @@ from typing import Any
 from vidflow import objects
 from vidflow.errors import DamagedError
 from vidflow.files import file_sha256
+from vidflow.store.hold import exclusive as exclusive
 
 STAGE_MANIFEST = "manifest.json"
 TRIAL_RESULT = "result.json"
