@@ -56,14 +56,14 @@ def fetch(path: Path) -> Path:
         # One process of a node copies, the others wait for it.
         fcntl.flock(marker, fcntl.LOCK_EX)
         if not _is_copy(path, state):
-            _make_room(path, state.num_bytes)
+            _make_room(path, state.num_bytes, needed=state.num_bytes)
             _copy(path, state)
     return path
 
 
 def store(local: Path, path: Path) -> None:
     """Write a local file as the object of a mirror; the file becomes the mirror."""
-    _make_room(path, local.stat().st_size)
+    _make_room(path, local.stat().st_size, needed=0)
     state = write_object(path, local)
     os.utime(local, (state.modified_seconds, state.modified_seconds))
     local.replace(path)
@@ -125,15 +125,21 @@ def _note_of(path: Path) -> Path:
     return cache / f"{scheme}:" / ".used" / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
-def _make_room(path: Path, num_bytes: int) -> None:
-    """Remove copies until a file of this size fits under the bound; look only now and then, as looking takes time."""
+def _make_room(path: Path, num_bytes: int, *, needed: int) -> None:
+    """Remove copies until all files fit under the bound; look only now and then, as looking takes time.
+
+    Args:
+        path: A mirror.
+        num_bytes: Size of the file that is new.
+        needed: How much of it is not on the disk yet.
+    """
     cache = split_mirror(path)[0]
     limit = int(float(os.environ.get(CACHE_LIMIT) or _DEFAULT_GIB) * (1 << 30))
     first = cache not in _unseen
     _unseen[cache] = _unseen.get(cache, 0) + num_bytes
     if first or _unseen[cache] > _LOOK_SHARE * limit:
         _unseen[cache] = 0
-        _evict(cache, limit - num_bytes)
+        _evict(cache, limit - needed)
 
 
 def _evict(cache: Path, limit: int) -> None:

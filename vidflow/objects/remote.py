@@ -2,11 +2,13 @@
 
 Credentials come from the environment alone, as the libraries of the stores read them (`AWS_ACCESS_KEY_ID`,
 `GOOGLE_APPLICATION_CREDENTIALS`, roles of the machine, ...). `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another
-server than Amazon's. Failures that may pass are tried again for `PATIENCE_SECONDS`. An answer that is shorter than the
-object counts as such a failure.
+server than Amazon's. Failures that may pass are tried again for `PATIENCE_SECONDS`. An answer that is cut counts as such
+a failure.
 """
 
 import functools
+import hashlib
+import io
 import logging
 import os
 import random
@@ -15,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from vidflow.errors import VidflowError
 from vidflow.objects.mirror import object_url, split_mirror
@@ -66,27 +68,29 @@ def list_objects(folder: Path, *, recursive: bool = False) -> dict[Path, ObjectS
 def read_object(path: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> bytes | None:
     """Return the bytes of a small object; None if there is none."""
 
+    checker = _Reading()
+
     def call(files: Any, key: str) -> bytes | None:
+        data = io.BytesIO()
         try:
-            with files.open_input_file(key) as stream:
-                data: bytes = stream.read()
-                _check_size(len(data), stream.size())
+            checker.copy(files, key, data)
         except FileNotFoundError:
             return None
-        return data
+        return data.getvalue()
 
     return _try("read", path, call, patience_seconds)
 
 
-def download(path: Path, state: ObjectState, to: Path) -> None:
+def download(path: Path, state: ObjectState, to: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """Write the bytes of an object into a local file."""
+    checker = _Reading()
 
     def call(files: Any, key: str) -> None:
-        with files.open_input_stream(key) as stream, to.open("wb") as file:
-            shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+        with to.open("wb") as file:
+            checker.copy(files, key, file)
         _check_size(to.stat().st_size, state.num_bytes)
 
-    _try("read", path, call)
+    _try("read", path, call, patience_seconds)
 
 
 def write_object(path: Path, source: Path | bytes, *, patience_seconds: float = PATIENCE_SECONDS) -> ObjectState:
@@ -128,6 +132,43 @@ def move_object(path: Path, to: Path) -> None:
         FileNotFoundError: If there is none.
     """
     _try("renamed", path, lambda files, key: files.move(key, split_mirror(to)[2]))
+
+
+class _Reading:
+    """Reads an object and compares it with the digest that its server gives, as far as that is known.
+
+    pyarrow fills an answer that is too short with zeros, so its size says nothing. The ETag of an S3 object that was
+    written in one part is the MD5 of its bytes, unless its bucket has keys of its own. Then two attempts that ask
+    for other pieces agree, which two short answers do not.
+    """
+
+    def __init__(self) -> None:
+        self._digests: list[str] = []
+
+    def copy(self, files: Any, key: str, to: BinaryIO) -> None:
+        """Write the bytes of an object.
+
+        Raises:
+            OSError: If they are not those of the digest.
+        """
+        digest, attempt = hashlib.md5(usedforsecurity=False), len(self._digests)
+        with files.open_input_file(key) as stream:
+            chunk_bytes = min(_CHUNK_BYTES >> attempt % 3, stream.size() // (attempt + 1) + 1)
+            while data := stream.read(chunk_bytes):
+                digest.update(data)
+                to.write(data)
+            wanted = stream.metadata().get("ETag", b"").decode().strip('"')
+        bucket, got = key.partition("/")[0], digest.hexdigest()
+        if got == wanted or bucket in _other_tags or not re.fullmatch("[0-9a-f]{32}", wanted):
+            return
+        if got not in self._digests[-1:]:
+            self._digests.append(got)
+            raise OSError("the answer is cut or altered")
+        _other_tags.add(bucket)
+
+
+# Buckets whose ETags are not digests of the bytes.
+_other_tags: set[str] = set()
 
 
 def _check_size(got: int, wanted: int) -> None:
@@ -193,5 +234,6 @@ def _connect(scheme: str) -> Any:
         request_timeout=_SILENT_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # it is tried again here
         background_writes=False,
+        allow_delayed_open=True,  # a small object is then one request
         allow_bucket_creation=False,
     )
