@@ -87,7 +87,10 @@ def _explain(error: OSError, root: Path) -> str:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         folder = _find_full_folder(error, root)
-        return f"no space left in {folder} ({reason}, {_free(folder)} bytes free); free some space there"
+        # The system's words, as libraries add theirs.
+        return (
+            f"no space left in {folder} ({os.strerror(error.errno)}, {_free(folder)} bytes free); free some space there"
+        )
     if error.errno in _REFUSED:
         return f"{error.filename or root}: {reason}; correct the disk or its permissions"
     return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -1,10 +1,14 @@
 """Where an experiment's files are on this node: on a disk, or mirrored from an object store."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vidflow.config.schema import Config
 from vidflow.objects import CACHE_LIMIT, to_path
+
+Built = TypeVar("Built")
 
 
 def root_path(config: Config) -> Path:
@@ -22,4 +26,10 @@ def bound_cache(config: Config) -> None:
     os.environ[CACHE_LIMIT] = str(config.resources.cache_gib)
 
 
-__all__ = ["bound_cache", "place_path", "root_path"]
+def build_bounded(config: Config, build: Callable[..., Built], **arguments: Any) -> Built:
+    """Build a worker on a node whose cache is bounded."""
+    bound_cache(config)
+    return build(**arguments)
+
+
+__all__ = ["bound_cache", "build_bounded", "place_path", "root_path"]

@@ -2,8 +2,7 @@
 
 Credentials come from the environment alone, as the libraries of the stores read them (`AWS_ACCESS_KEY_ID`,
 `GOOGLE_APPLICATION_CREDENTIALS`, roles of the machine, ...). `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another
-server than Amazon's. Failures that may pass are tried again for `PATIENCE_SECONDS`. An answer that is cut counts as such
-a failure.
+server than Amazon's. Failures that may pass, such as an answer that is cut, are tried again for `PATIENCE_SECONDS`.
 """
 
 import functools
@@ -67,7 +66,6 @@ def list_objects(folder: Path, *, recursive: bool = False) -> dict[Path, ObjectS
 
 def read_object(path: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> bytes | None:
     """Return the bytes of a small object; None if there is none."""
-
     checker = _Reading()
 
     def call(files: Any, key: str) -> bytes | None:
