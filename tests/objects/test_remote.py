@@ -1,6 +1,7 @@
 """Objects behind a server that refuses, is slow, or cuts its answers."""
 
 import hashlib
+import os
 import time
 
 import pytest
@@ -49,6 +50,8 @@ def test_what_is_published_is_listed_read_fetched_and_removed(root):
     put(root / "a" / "b" / "y.bin", b"y")
     assert list_files(root / "a") == [root / "a" / "x.bin", root / "a" / "x.bin.json"]
     assert list_files(root, "**/*.bin") == [root / "a" / "b" / "y.bin", root / "a" / "x.bin"]
+    assert list_files(root, "*/*.bin") == [root / "a" / "x.bin"]
+    assert list_files(root, "*") == []
     assert list_folders(root) == [root / "a"]
     (root / "a" / "x.bin").unlink()  # the node's copy alone
     assert fetch(root / "a" / "x.bin").read_bytes() == DATA
@@ -88,11 +91,11 @@ def test_a_slow_answer_is_waited_for(root, proxy):
     assert fetch(root / "x.bin").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("fault", ["refuse", "cut", "short"])
-def test_a_store_that_goes_on_failing_is_one_sentence_and_no_file(root, proxy, fault, monkeypatch):
+# Not "short": what pyarrow puts in the place of missing bytes can happen to be these bytes, which is no failure.
+@pytest.mark.parametrize("fault", ["refuse", "cut"])
+def test_a_store_that_goes_on_failing_is_one_sentence_and_no_file(root, proxy, fault):
     put(root / "x.bin")
     (root / "x.bin").unlink()
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 3.0)
     proxy.fault = times(10**6, fault)
     with pytest.raises(VidflowError) as said:
         remote.download(root / "x.bin", object_state(root / "x.bin"), root / "y.bin", patience_seconds=3)
@@ -102,7 +105,7 @@ def test_a_store_that_goes_on_failing_is_one_sentence_and_no_file(root, proxy, f
     assert "\n" not in text
 
 
-def test_what_the_store_refuses_for_ever_is_said_at_once(root, proxy, monkeypatch):
+def test_what_the_store_refuses_for_ever_is_said_at_once(root):
     started = time.monotonic()
     with pytest.raises(VidflowError, match="s3://no-such-bucket/x: cannot be written"):
         write_object(root.parents[0].parent / "no-such-bucket" / "x", b"x")
@@ -113,8 +116,6 @@ def test_a_damaged_copy_is_copied_again_and_a_damaged_object_set_aside(root):
     digest = put(root / "x.bin")
     state = (root / "x.bin").stat()
     (root / "x.bin").write_bytes(DATA[::-1])
-    import os
-
     os.utime(root / "x.bin", ns=(state.st_mtime_ns, state.st_mtime_ns))
     check_once(root / "x.bin", digest)
     assert (root / "x.bin").read_bytes() == DATA
@@ -153,8 +154,6 @@ def test_another_writers_bytes_replace_an_old_copy(root):
 
 
 def test_a_node_that_cannot_write_its_cache_says_which_node(root, tmp_path):
-    import os
-
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(
         VidflowError, match=rf"^{os.uname().nodename}: the cache .* cannot be written .*resources.cache"

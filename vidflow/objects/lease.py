@@ -32,6 +32,7 @@ RENEW_SECONDS = 15.0
 DEAD_SECONDS = 90.0
 # So a holder knows that it has lost its lease before others take it.
 _RENEWAL_PATIENCE_SECONDS = 25.0
+_DELETION_PATIENCE_SECONDS = 3.0
 LEASES = ".lease"
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def lease(root: Path, holder: str, *, wait_seconds: float) -> Iterator[None]:
     finally:
         renewal.stop()
         if renewal.lost is None:
-            delete_object(own)
+            _delete(own)
 
 
 def _acquire(root: Path, own: Path, content: bytes, wait_seconds: float) -> None:
@@ -73,8 +74,7 @@ def _acquire(root: Path, own: Path, content: bytes, wait_seconds: float) -> None
             found = {path: state for path, state in list_objects(own.parent).items() if state is not None}
             others = _living(own, found)
         except BaseException:
-            with contextlib.suppress(VidflowError):
-                delete_object(own)
+            _delete(own)
             raise
         if not others:
             return
@@ -89,6 +89,12 @@ def _acquire(root: Path, own: Path, content: bytes, wait_seconds: float) -> None
             log.info("%s: in use by %s; waiting for up to %.0f s", object_url(root), holder, wait_seconds)
             waits = True
         time.sleep(random.uniform(0.3, 1.5))
+
+
+def _delete(own: Path) -> None:
+    """Delete one's own lease, which otherwise dies by itself."""
+    with contextlib.suppress(VidflowError):
+        delete_object(own, patience_seconds=_DELETION_PATIENCE_SECONDS)
 
 
 def _living(own: Path, found: dict[Path, ObjectState]) -> list[Path]:

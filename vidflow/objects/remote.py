@@ -111,7 +111,7 @@ def write_object(path: Path, source: Path | bytes, *, patience_seconds: float = 
     return _try("written", path, call, patience_seconds)
 
 
-def delete_object(path: Path) -> None:
+def delete_object(path: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """Delete an object; it may be missing."""
 
     def call(files: Any, key: str) -> None:
@@ -120,7 +120,7 @@ def delete_object(path: Path) -> None:
         except FileNotFoundError:
             return
 
-    _try("deleted", path, call)
+    _try("deleted", path, call, patience_seconds)
 
 
 def move_object(path: Path, to: Path) -> None:
@@ -231,7 +231,6 @@ def _connect(scheme: str) -> Any:
         connect_timeout=_CONNECT_SECONDS,
         request_timeout=_SILENT_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # it is tried again here
-        background_writes=False,
         allow_delayed_open=True,  # a small object is then one request
         allow_bucket_creation=False,
     )

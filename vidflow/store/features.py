@@ -223,9 +223,13 @@ class FeatureReader:
     def check_files(self) -> None:
         """Compare every file with its digest now, instead of when it is first opened.
 
+        Objects are compared when a node copies them: to copy all now would only fill this node's cache.
+
         Raises:
             DamagedError: If a file is missing or damaged.
         """
+        if is_mirror(self.directory):
+            return
         with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
             for _ in pool.map(lambda item: check_once(self.directory / item[0], item[1]), self._digests.items()):
                 pass

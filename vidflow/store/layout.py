@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import stat
 import time
@@ -265,13 +266,18 @@ def has_files(folder: Path) -> bool:
 
 
 def list_files(directory: Path, pattern: str = "*") -> list[Path]:
-    """Return the files below a folder, sorted; a pattern with `**/` finds those in its sub-folders too."""
+    """Return the files below a folder that match a pattern of `Path.glob`, sorted."""
     if not objects.is_mirror(directory):
         return sorted(path for path in directory.glob(pattern) if path.is_file())
-    recursive = pattern.startswith("**/")
-    found = objects.list_objects(directory, recursive=recursive)
-    pattern = pattern.removeprefix("**/")
-    return sorted(path for path, state in found.items() if state is not None and path.match(pattern))
+    found = objects.list_objects(directory, recursive="/" in pattern)
+    parts = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+    words = re.split(r"(\*\*/|\*|\?)", pattern)
+    wanted = re.compile("".join(parts.get(word, re.escape(word)) for word in words), re.DOTALL)
+    return sorted(
+        path
+        for path, state in found.items()
+        if state is not None and wanted.fullmatch(path.relative_to(directory).as_posix())
+    )
 
 
 def list_folders(directory: Path) -> list[Path]:
