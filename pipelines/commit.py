@@ -74,6 +74,3 @@ def commit_units(
         killers = None  # it was found, so nothing kills any more
     done.update((entry.file, entry) for entry in made)
     return [done[unit.file] for unit in units], made
-
-
-__all__ = ["FileUnit", "commit_units"]

@@ -86,10 +86,21 @@ class _Output:
 def _explain(error: OSError, root: Path) -> str:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
-        return f"no space left in {_find_full_folder(error, root)} ({reason}); free some space there"
+        folder = _find_full_folder(error, root)
+        # The system's words, as libraries add theirs.
+        return (
+            f"no space left in {folder} ({os.strerror(error.errno)}, {_free(folder)} bytes free); free some space there"
+        )
     if error.errno in _REFUSED:
         return f"{error.filename or root}: {reason}; correct the disk or its permissions"
     return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def _free(folder: str) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,}"
+    except OSError:  # the folder is gone, as is that of a file which could not be made
+        return "?"
 
 
 def _find_full_folder(error: OSError, root: Path) -> str:

@@ -18,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vidflow.objects import show_urls
+
 SECONDS_TO_FIRST_LINE = 1.0
 SECONDS_BETWEEN_LINES = 10.0
 _REFRESHES_PER_SECOND = 4
@@ -32,7 +34,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        text = self.format(record)
+        text = show_urls(self.format(record))
         terminal = _terminals[-1:]  # a slice, because another thread may end the view now
         if terminal:
             # Lines are left as they are, because people copy the commands in them.

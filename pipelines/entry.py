@@ -20,6 +20,7 @@ from vidflow.config.load import Draft, draft_config, join_problems
 from vidflow.config.schema import STAGES
 from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError, FailedTrialsError, VidflowError
+from vidflow.objects import show_urls
 from vidflow.stages.experiment import Experiment
 
 Run = Callable[[Experiment], None]
@@ -90,7 +91,7 @@ def run_configured(
         if show and not draft.problems:
             # Some problems, such as a manifest that cannot be read, hide the state of the stages.
             with contextlib.suppress(*[ConfigError] * bool(problems)):
-                print(without_credentials(progress.describe(experiment)))
+                print(show_urls(without_credentials(progress.describe(experiment))))
         if problems:
             raise ConfigError(join_problems(problems))
         if not show:
@@ -109,7 +110,7 @@ def exit_code(run: Callable[[], None], *, resumes: bool = False) -> int:
         with interruptible(message), explain_system_failures(Path(), resumes=resumes), explain_output_failures():
             run()
     except VidflowError as error:
-        print(f"vidflow: {error}", file=sys.stderr)
+        print(show_urls(f"vidflow: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(message, file=sys.stderr)
@@ -131,6 +132,9 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
     experiment.runs_on = len(stages) > 1
     failure: FailedTrialsError | None = None
     with contextlib.ExitStack() as session:
+        if waiting and set(waiting) <= set(STAGES):
+            # For the whole command, so that no other command comes between two stages.
+            session.enter_context(experiment.exclusive())
         for stage in stages:
             if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
                 continue

@@ -15,6 +15,7 @@ from pipelines.ray_pool import log
 from pipelines.ray_session import place, ray_session
 from vidflow.config.encoder import encoder_title
 from vidflow.config.fingerprints import clip_settings
+from vidflow.config.roots import bound_cache
 from vidflow.config.schema import Config, FeatureSet
 from vidflow.counts import Count
 from vidflow.errors import VidflowError
@@ -156,6 +157,7 @@ def build_token_reducer(
     config: Config, name: str, dense: Path, directory: Path, metadata: dict[str, Any]
 ) -> TokenReducer:
     """Build the worker that reduces cached tokens."""
+    bound_cache(config)
     torch.set_num_threads(max(1, int(config.resources.extract.num_cpus)))
     reducer = config.features[name].reducer
     made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
@@ -172,6 +174,7 @@ def build_extractor(
     placement: Placement,
 ) -> Extractor:
     """Build the worker, with its encoder, device and threads, on the machine where it runs."""
+    bound_cache(config)
     num_threads = max(1, int(placement.num_cpus))
     torch.set_num_threads(num_threads)
     encoder = build_clip_encoder(config.encoder, features, device=usable_device(placement))

@@ -12,11 +12,13 @@ from typing import Any
 
 from vidflow.config.search import draw_candidates
 from vidflow.errors import ConfigError
+from vidflow.objects import show_urls, to_path
 from vidflow.report.formats import format_bytes, format_magnitude, format_metric
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.inventory import Inventory, MadeFolder, MadeTrial, is_root, take_inventory
 from vidflow.stages.sources import is_config, open_experiment
 from vidflow.stages.trained import predict_command
+from vidflow.store.layout import list_folders
 
 _RUNS = Path("runs")
 _ALWAYS = ("core", "features", "seed")
@@ -47,12 +49,12 @@ def _find_roots(places: Sequence[str]) -> tuple[list[Path], frozenset[str]]:
         if not is_root(experiment.root):
             raise ConfigError(f"{experiment.root}: nothing here yet; make it with `{experiment.command('run')}`")
         return [experiment.root], frozenset(_current_keys(experiment))
-    return [root for place in places for root in _roots_in(Path(place))], frozenset()
+    return [root for place in places for root in _roots_in(to_path(place))], frozenset()
 
 
 def _roots_in(folder: Path) -> list[Path]:
     """Return the folder, or the roots directly in it."""
-    roots = [folder] if is_root(folder) else [each for each in sorted(folder.glob("*/")) if is_root(each)]
+    roots = [folder] if is_root(folder) else [each for each in list_folders(folder) if is_root(each)]
     if not roots:
         raise ConfigError(f"{folder}: no experiment here; wanted its root, such as runs/demo, or its config")
     return roots
@@ -114,8 +116,8 @@ def _describe(inventory: Inventory, current: frozenset[str]) -> str:
 
 
 def _short(path: Path) -> str:
-    """Return a path relative to the current folder, if it is below that."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    """Return a path relative to the current folder, if it is below that, or the address of an object."""
+    return show_urls(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _used_by(each: MadeFolder, names: dict[str, str]) -> str:

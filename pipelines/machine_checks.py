@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -13,10 +12,12 @@ from pipelines.model_checks import ModelSizes
 from pipelines.placement import PARTS, Machine, Part, check_fit, count_fitting, place_workers, ray_address, this_machine
 from vidflow.config.load import Draft
 from vidflow.config.paths import nearest_existing
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError
+from vidflow.objects import is_object_url
 from vidflow.report.formats import format_bytes
 
 _SECONDS = 5.0
@@ -96,7 +97,7 @@ def find_small_disk(config: Config, sizes: ModelSizes, num_clips: dict[str, int]
         num_clips: Name of a feature set that is to be made, without token reduction -> its number of clips.
     """
     need = sum(sizes.clip_bytes[name] * number for name, number in num_clips.items())
-    place = nearest_existing(Path(config.root))
+    place = None if is_object_url(config.root) else nearest_existing(root_path(config))
     if place is not None and need > (free := shutil.disk_usage(place).free):
         yield (
             f"root: the features of {max(num_clips.values())} clips take {format_bytes(need)}, {place} has "

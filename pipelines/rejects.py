@@ -1,7 +1,7 @@
 """Which inputs each stage left out, and why: `vidflow rejects list|retry|export CONFIG.yaml`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipelines.predict_files import check_local
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.objects import show_urls
 from vidflow.records import Reject
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
@@ -16,7 +17,7 @@ from vidflow.stages.reject_limit import count_reasons, on_one_line
 from vidflow.stages.scan import list_inputs
 from vidflow.stages.shard_work import ShardWork
 from vidflow.stages.transient import TRANSIENT
-from vidflow.store.layout import committed_entry, publish
+from vidflow.store.layout import committed_entries, committed_entry, publish, remove
 
 Action = Literal["list", "retry", "export"]
 _COLUMNS = ("stage", "reason", "path", "message")
@@ -65,12 +66,12 @@ def collect(experiment: Experiment) -> list[Reject]:
         for address in experiment.features.values():
             if experiment.manifest(address) is not None:
                 rejects += read_rejects(address)
-    return rejects
+    return [replace(each, path=show_urls(each.path), message=show_urls(each.message)) for each in rejects]
 
 
 def _build_rejects(work: ShardWork) -> list[Reject]:
     """Return the rejects of the shards, read from their own manifests, which exist even if the stage did not finish."""
-    entries = [committed_entry(work.address.directory, unit.file) for unit in work.units]
+    entries = committed_entries(work.address.directory, [unit.file for unit in work.units])
     return [Reject(**row) for entry in entries if entry is not None for row in entry.rejects]
 
 
@@ -101,7 +102,7 @@ def _drop_transient(work: ShardWork, file: str) -> bool:
     entry = committed_entry(work.address.directory, file)
     if entry is None or not any(row["reason"] in TRANSIENT for row in entry.rejects):
         return False
-    (work.address.directory / f"{file}.json").unlink()
+    remove(work.address.directory / f"{file}.json")
     return True
 
 

@@ -11,6 +11,7 @@ from pipelines.entry import run_stage
 from pipelines.isolation import map_isolated
 from pipelines.ray_pool import log
 from pipelines.ray_session import place, ray_session
+from vidflow.config.roots import build_bounded
 from vidflow.config.schema import Config
 from vidflow.errors import TooManyRejectsError
 from vidflow.records import Reject, StageManifest
@@ -72,7 +73,7 @@ def _scan(experiment: Experiment) -> ShardWork:
     """Hash and probe the files that are not scanned yet, then choose clips."""
     config, index, inputs = experiment.config, experiment.index, experiment.list_unscanned()
     units = [inputs[start : start + VIDEOS_PER_SCAN] for start in range(0, len(inputs), VIDEOS_PER_SCAN)]
-    build = functools.partial(VideoScanner, **asdict(experiment.limits))
+    build = functools.partial(build_bounded, config, VideoScanner, **asdict(experiment.limits))
     started = time.monotonic()
     give_up = functools.partial(refuse_scan, experiment.limits)
     for rows in map_isolated(build, units, place(config, "shard"), name="scan", counted="files", give_up=give_up):
@@ -136,6 +137,8 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
 def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBuilder]:
     """Return a function that builds a worker of this stage."""
     return functools.partial(
+        build_bounded,
+        config,
         ShardBuilder,
         directory=directory,
         timeout_seconds=config.resources.decode_timeout_seconds,

@@ -24,7 +24,7 @@ from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import publish_manifest
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import publish_json, read_json
+from vidflow.store.layout import list_sizes, publish_json, read_json
 from vidflow.tracking import explain_failures
 from vidflow.training.snapshot import load_result, read_snapshot, write_result
 
@@ -194,7 +194,7 @@ class Sweep:
     def _commit(self, results: Sequence[TrialResult], wall_seconds: float) -> None:
         failed = [result for result in results if result.status == "failed"]
         worker_seconds = sum(epoch.seconds for result in results for epoch in result.history)
-        num_bytes = sum(file.stat().st_size for result in results for file in result.directory.iterdir())
+        num_bytes = sum(sum(list_sizes(result.directory).values()) for result in results)
         taken = StageCost(seconds=worker_seconds, num_bytes=num_bytes)
         plan = {} if failed else compare_with_plan(self._experiment, taken)
         self._runs.finish(

@@ -22,7 +22,7 @@ from vidflow.report.results import read_classified
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
-from vidflow.store.layout import TRIAL_RESULT
+from vidflow.store.layout import TRIAL_RESULT, fetch
 from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, Tracker
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST
@@ -119,7 +119,9 @@ class SweepRuns:
             return
         self._log_confusion(run_id, result)
         columns = model_columns(trial.task)
-        model_id = self._tracker.log_model(run_id, code=MODEL_CODE, file=result.directory / BEST, columns=columns)
+        model_id = self._tracker.log_model(
+            run_id, code=MODEL_CODE, file=fetch(result.directory / BEST), columns=columns
+        )
         self._tracker.finish(
             run_id,
             "FAILED" if result.status == "failed" else "FINISHED",

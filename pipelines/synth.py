@@ -17,7 +17,7 @@ from vidflow.files import file_sha256
 from vidflow.records import StageManifest, VideoItem
 from vidflow.stages.experiment import VIDEOS_MANIFEST, Experiment
 from vidflow.stages.finish import publish_manifest
-from vidflow.store.layout import STAGE_MANIFEST, has_size, read_json, remove_leftovers
+from vidflow.store.layout import STAGE_MANIFEST, list_sizes, make_folder, read_json, remove_leftovers, store
 from vidflow.video.manifest import write_manifest
 from vidflow.video.synthetic import VideoSpec, list_videos, video_path, write_video
 
@@ -37,19 +37,23 @@ def main(experiment: Experiment) -> None:
         )
     with experiment.exclusive():
         started = time.monotonic()
-        address.directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(address.directory)
         before = read_json(address.directory / STAGE_MANIFEST) or {}
         sizes = {row["file"]: row["num_bytes"] for row in before.get("files", ())}
-        listed = _list_videos(config)
+        found, listed = list_sizes(address.directory), _list_videos(config)
         annotated = config.video.synthetic.annotations
-        waiting = [video for video in listed if not _is_whole(video_path(address.directory, video), sizes, annotated)]
+        waiting = [
+            video for video in listed if not _is_whole(video_path(address.directory, video), found, sizes, annotated)
+        ]
         worker_seconds = _render(config, address.directory, waiting)
         items = _list_items(address.directory, listed, annotated)
         table = address.directory / VIDEOS_MANIFEST
+        make_folder(table.parent)
         write_manifest(table, items)
+        store(table)
         wall_seconds = time.monotonic() - started
-        num_bytes = sum(item.path.stat().st_size for item in items)
+        found = list_sizes(address.directory)
+        num_bytes = sum(found[item.path.name] for item in items)
         paths = [path for item in items for path in (item.path, item.annotations) if path is not None]
         manifest = StageManifest(
             stage="synth",
@@ -61,7 +65,7 @@ def main(experiment: Experiment) -> None:
             # The seconds of a killed run are not known, because single videos have no manifest.
             worker_seconds=before.get("worker_seconds", 0.0) + worker_seconds,
             wall_seconds=wall_seconds,
-            files=[{"file": path.name, "num_bytes": path.stat().st_size} for path in [*paths, table]],
+            files=[{"file": path.name, "num_bytes": found[path.name]} for path in [*paths, table]],
             details={"table_sha256": file_sha256(table)},
         )
         publish_manifest(address, manifest)
@@ -109,17 +113,21 @@ def _list_items(directory: Path, listed: Sequence[VideoSpec], annotated: bool) -
     ]
 
 
-def _is_whole(video: Path, sizes: Mapping[str, int], annotations: bool) -> bool:
+def _is_whole(video: Path, found: Mapping[str, int], sizes: Mapping[str, int], annotations: bool) -> bool:
     """Whether a video and its ground truth exist and have the sizes in the stage's manifest, if there is a manifest."""
-    paths = [video, video.with_suffix(".npz")] if annotations else [video]
-    return all(path.exists() and has_size(path, sizes.get(path.name, path.stat().st_size)) for path in paths)
+    names = [video.name, video.with_suffix(".npz").name] if annotations else [video.name]
+    return all(name in found and found[name] == sizes.get(name, found[name]) for name in names)
 
 
 def _build_renderer(directory: Path, settings: dict[str, Any]) -> Callable[[Sequence[VideoSpec], Count], float]:
     def render(videos: Sequence[VideoSpec], count: Count) -> float:
         started = time.perf_counter()
+        make_folder(directory)
         for video in videos:
-            write_video(directory, video, **settings)
+            item = write_video(directory, video, **settings)
+            for path in (item.annotations, item.path):  # the video last
+                if path is not None:
+                    store(path)
             count(1)
         return time.perf_counter() - started
 

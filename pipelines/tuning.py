@@ -28,6 +28,7 @@ from pipelines.shared_root import Proof, check_here, session_proof
 from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
+from vidflow.config.roots import bound_cache
 from vidflow.config.schema import Config, Range, Scalar, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
@@ -178,6 +179,7 @@ def train(
 
 def _results(trial: Trial, config: Config, features: dict[str, Address], placement: Placement) -> Iterator[EpochResult]:
     keep_freed_memory()
+    bound_cache(config)
     torch.set_num_threads(max(1, int(placement.num_cpus)))
     address = locate_trial(config, trial, features[trial.features])
     device = torch.device(usable_device(placement))

@@ -1,8 +1,10 @@
 """Files of any origin: open them without blocking, detect changes by size and times, and hash them.
 
-A path may be the address of a file inside a tar: see `vidflow.tar_members`. Its state is that of the tar.
+A path may be the address of a file inside a tar: see `vidflow.tar_members`. Its state is that of the tar. It may also
+stand for an object: see `vidflow.objects`. Its state is then that of the object, and it is copied before it is opened.
 """
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -12,7 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vidflow.errors import VideoError
+from vidflow.objects import fetch, is_mirror, object_state
 from vidflow.tar_members import find_member, open_member
+
+# Whether this process asks no object store.
+_copies_only = False
 
 
 class FileState(NamedTuple):
@@ -31,11 +37,30 @@ class FileState(NamedTuple):
 def file_state(path: str | Path) -> FileState:
     """Return the state of a file; (-1, 0, 0) if it cannot be reached."""
     member = find_member(path)
+    file = member.tar if member else path
+    if is_mirror(file) and not _copies_only:
+        state = object_state(Path(file))
+        return FileState(-1, 0, 0) if state is None else FileState(state.num_bytes, state.modified_seconds * 10**9, 0)
     try:
-        status = os.stat(member.tar if member else path)
+        status = os.stat(file)
     except OSError:
         return FileState(-1, 0, 0)
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def make_local(path: str | Path) -> None:
+    """Copy the object that a path stands for to this node; nothing to do for a file, or if there is no such object."""
+    member = find_member(path)
+    file = Path(member.tar if member else path)
+    if is_mirror(file) and not _copies_only:
+        with contextlib.suppress(FileNotFoundError):  # whoever opens it says so
+            fetch(file)
+
+
+def use_copies_only() -> None:
+    """Read objects in this process by the copies that others have made: for a process that has no time to wait."""
+    global _copies_only
+    _copies_only = True
 
 
 def open_if_regular(path: Path) -> BinaryIO | None:
@@ -60,6 +85,7 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         VideoError: `Missing`, `NotAFile` or `Unreadable`; `Changed` if the tar is not as the address says.
     """
+    make_local(path)
     if (member := find_member(path)) is not None:
         tar = open_regular(member.tar)
         if member.is_there(tar):

@@ -11,9 +11,11 @@ import torch
 from vidflow.config.load import read_stored_trials
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
+from vidflow.objects import is_mirror, to_path
 from vidflow.stages.predict import VideoPredictor
 from vidflow.stages.sources import is_config, open_experiment
 from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_sweep, read_sweeps
+from vidflow.store.layout import exists, has_files
 from vidflow.training.snapshot import BEST
 from vidflow.training.trial import load_trial
 
@@ -37,12 +39,12 @@ def load(
     Raises:
         VidflowError: There is no such trial, it is damaged, or its encoder cannot be rebuilt.
     """
-    path = Path(trial)
+    path = to_path(trial)
     if is_config(path):
         return load_file(_best_of_config([str(trial), *settings]) / BEST, weights=weights)
     if settings:
         raise VidflowError(f"got {' '.join(settings)} beside {trial}; settings change a config (.yaml), nothing else")
-    if path.exists():
+    if is_mirror(path) or path.exists():
         return load_file(_find_file(path), weights=weights)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if os.sep in str(trial) or not uri:
@@ -83,11 +85,11 @@ def _best_of_config(settings: Sequence[str]) -> Path:
 
 def _find_file(path: Path) -> Path:
     """Return the `best.safetensors` that a file or folder stands for."""
-    if not path.is_dir() or (path / BEST).exists():
-        return path / BEST if path.is_dir() else path
+    if not has_files(path) or exists(path / BEST):
+        return path / BEST if has_files(path) else path
     if (sweep := read_sweep(path)) is not None:
         return _choose(sweep) / BEST
-    if not (path / SWEEPS).is_dir():
+    if not has_files(path / SWEEPS):
         return path / BEST  # not there, which is what the message says
     match list(read_sweeps(path)):
         case []:

@@ -6,7 +6,6 @@ first decodes the videos and runs the encoder. Validation and snapshots are the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from pipelines.bench.workers import decode_frames
 from pipelines.extract import build_extractor
 from pipelines.placement import place_workers, this_machine
 from vidflow.config.encoder import encoder_title
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.config.tasks import facts_of
@@ -149,7 +149,7 @@ class _Source:
     def __init__(self, config: Config, name: str, clips: Sequence[ChosenClip]) -> None:
         features = config.features[name]
         dense = dense_features(features) if is_reduced_from_cache(features) else features
-        nowhere = Path(config.root) / "bench"
+        nowhere = root_path(config) / "bench"
         metadata = {"class_names": [], "fingerprint": "", "num_frames": config.video.sampling.num_frames}
         placement = place_workers(config.resources, "extract", this_machine())
         self._extractor: Extractor = build_extractor(config, dense, nowhere, nowhere, metadata, placement)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int64
 
 from pipelines.bench.clock import ROUNDS, Ratio, Work, median, ratio, take_turns
+from vidflow.config.roots import root_path
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.stages.experiment import Experiment
@@ -107,7 +108,7 @@ def measure_read(experiment: Experiment) -> Iterator[str]:
     )
     yield HEADER
     config = experiment.config
-    folder = Path(config.root) / "bench"
+    folder = root_path(config) / "bench"
     for name, clips in RANDOM.items():
         yield from map(str, measure_set(name, make_random(folder / name, clips), folder / f"{name}.lmdb"))
     name = next(iter(config.features))

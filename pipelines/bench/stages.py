@@ -19,6 +19,7 @@ from pipelines.bench.clock import ROUNDS
 from pipelines.placement import Placement
 from pipelines.ray_pool import Worker, WorkerPool, log
 from pipelines.ray_session import count_workers, place
+from vidflow.config.roots import root_path
 from vidflow.config.search import draw_candidates
 from vidflow.files import file_sha256
 from vidflow.stages.address import locate_trial
@@ -67,7 +68,7 @@ def measure_stages(experiment: Experiment) -> Iterator[str]:
 def measure_shard(experiment: Experiment) -> Row:
     """Compare sharding with a loop that decodes and compresses, in the same workers."""
     config, units = experiment.config, experiment.scanned_shards.units
-    build = functools.partial(workers.ShardBench, config, str(Path(config.root) / "bench"))
+    build = functools.partial(workers.ShardBench, config, str(root_path(config) / "bench"))
     return _compare("shard", build, units, place(config, "shard"), "clips/s", len(units[0].clips), "decode and JPEG")
 
 
@@ -77,7 +78,7 @@ def measure_extract(experiment: Experiment) -> Row:
     name = next(iter(config.features))
     units, placement = extract.extract_units(experiment.finished(work.address)), place(config, "extract")
     build = functools.partial(
-        workers.ExtractBench, config, name, str(work.address.directory), str(Path(config.root) / "bench"), placement
+        workers.ExtractBench, config, name, str(work.address.directory), str(root_path(config) / "bench"), placement
     )
     return _compare("extract", build, units, placement, "clips/s", len(work.units[0].clips), "encoder on memory")
 
@@ -135,7 +136,7 @@ def measure_sweep(experiment: Experiment) -> Row:
     """Compare the sweep's wall time with its trials' bare time, shared evenly among the same number of workers."""
     config, features = experiment.config, experiment.features
     candidates = draw_candidates(config)[0]
-    bare_root = dataclasses.replace(config, root=str(Path(config.root) / "bare"))
+    bare_root = dataclasses.replace(config, root=str(root_path(config) / "bare"))
     units = [(trial, locate_trial(bare_root, trial, features[trial.features]).directory) for trial in candidates]
     placement = place(config, "trials")
     build = functools.partial(workers.TrialBench, config, features, placement)
@@ -162,7 +163,7 @@ def measure_memory(experiment: Experiment) -> Iterator[str]:
     config, work = experiment.config, experiment.finished_shards
     shard, units = work.units[0], extract.extract_units(experiment.finished(work.address))
     few = dataclasses.replace(shard, clips=shard.clips[: max(1, len(shard.clips) // 10)])
-    scratch = str(Path(config.root) / "bench")
+    scratch = str(root_path(config) / "bench")
     packing, encoding = place(config, "shard"), place(config, "extract")
     shard_build = functools.partial(workers.ShardBench, config, scratch)
     extract_build = functools.partial(

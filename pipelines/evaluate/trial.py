@@ -11,8 +11,10 @@ from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.objects import is_mirror, to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
+from vidflow.store.layout import has_files
 from vidflow.tracking import FeatureData, Tracker, explain_failures, fetch_file
 from vidflow.training.measure import measure_trial
 from vidflow.training.snapshot import BEST
@@ -67,9 +69,9 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
 
 
 def _checkpoint(trial: str, uri: str, folder: Path) -> Path:
-    path = Path(trial)
-    if path.exists():
-        return path / BEST if path.is_dir() else path
+    path = to_path(trial)
+    if is_mirror(path) or path.exists():
+        return path / BEST if has_files(path) else path
     if os.sep in trial:
         raise ConfigError(f"evaluate.trial: {trial}: no such folder; wanted a trial's folder or its MLflow run")
     return fetch_file(uri, trial, CHECKPOINT, folder)

@@ -3,13 +3,13 @@
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
 from pipelines.commit import commit_units
 from pipelines.placement import Placement, usable_device
 from pipelines.ray_session import place
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.stages.evaluation.models import FOLDER
 from vidflow.stages.evaluation.worker import Answer, EvaluateUnit, Evaluator, ModelSetup
@@ -33,7 +33,7 @@ def evaluate_units(
         split: Split whose clips are evaluated.
         answer: What is stored of a batch; None is the logits.
     """
-    directory, placement = Path(config.root) / FOLDER, place(config, "extract")
+    directory, placement = root_path(config) / FOLDER, place(config, "extract")
     for folder in dict.fromkeys(unit.file.split("/")[0] for unit in units):
         remove_leftovers(directory / folder)
     entries, _ = commit_units(
@@ -62,7 +62,7 @@ def build_evaluator(
     torch.set_num_threads(num_threads)
     return Evaluator(
         setups,
-        directory=Path(config.root) / FOLDER,
+        directory=root_path(config) / FOLDER,
         split=split,
         device=usable_device(placement),
         dtype=config.evaluate.dtype,

@@ -22,6 +22,7 @@ from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
+from vidflow.files import file_state
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.spread import spread
@@ -153,7 +154,7 @@ def probe_videos(experiment: Experiment, directory: Path) -> tuple[list[VideoIte
         started = time.perf_counter()
         items.append(write_video(directory, video, **settings))
         seconds.append(time.perf_counter() - started)
-    num_bytes = sum(item.path.stat().st_size for item in items) / len(items)
+    num_bytes = sum(file_state(item.path).num_bytes for item in items) / len(items)
     return items, Rate(seconds=float(np.mean(seconds[1:] or seconds)), num_bytes=num_bytes)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vidflow.config.fingerprints import fingerprint
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
@@ -29,7 +30,7 @@ class StageCost:
 def locate_plan(config: Config) -> Path:
     """Return the path of an experiment's plan; the sweep's folder is not known before the videos are scanned."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("root", "resources", "report")}
-    return Path(config.root) / "plans" / fingerprint(settings) / PLAN
+    return root_path(config) / "plans" / fingerprint(settings) / PLAN
 
 
 def compare_with_plan(experiment: Experiment, sweep: StageCost) -> dict[str, float]:

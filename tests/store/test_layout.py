@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vidflow.errors import VidflowError
 from vidflow.files import file_sha256
 from vidflow.store.layout import (
     FileEntry,
     committed_entry,
-    exclusive,
     list_file,
     publish,
     publish_entry,
@@ -133,17 +131,3 @@ def test_a_stage_is_not_finished_where_a_file_of_it_is_not_there(tmp_path, harm)
             (tmp_path / name).rmdir()
         (tmp_path / name).write_bytes(data)
     assert read_stage(tmp_path) is not None
-
-
-def test_a_root_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from vidflow.store.layout import exclusive\n"
-        "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(VidflowError, match=f"in use by process {holder.pid}"), exclusive(tmp_path):
-            pass
-        holder.kill()
-    with exclusive(tmp_path):
-        pass

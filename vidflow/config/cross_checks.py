@@ -16,12 +16,15 @@ from vidflow.config.paths import (
     is_url,
     nearest_existing,
 )
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, SplitNames
 from vidflow.config.search import draw_candidates
 from vidflow.config.tracking_uri import check_uri, show_value, split_credentials, sqlite_file, store_uri
 from vidflow.errors import ConfigError
+from vidflow.objects import is_object_url
 
 _MAX_PATH = 4096
+TABLES = (".csv", ".jsonl", ".parquet")
 _CANDIDATES = (
     "features",
     "video.sampling.num_frames",
@@ -53,9 +56,16 @@ def _source_problems(config: Config) -> list[str]:
     if problems:
         return problems
     manifest = config.video.manifest
-    if manifest is not None and not (is_file(manifest) or is_folder(manifest)):
+    if manifest is not None and is_object_url(manifest):
+        if Path(manifest).suffix not in TABLES:
+            problems.append(f"video.manifest: got {show_value(manifest)}, wanted a table there, such as *.csv")
+    elif manifest is not None and not (is_file(manifest) or is_folder(manifest)):
         problems.append(f"video.manifest: no such file or folder: {show_value(manifest)}")
-    elif manifest is not None and Path(absolute_path(config.root)).is_relative_to(absolute_path(manifest)):
+    elif (
+        manifest is not None
+        and not is_object_url(config.root)
+        and Path(absolute_path(config.root)).is_relative_to(absolute_path(manifest))
+    ):
         problems.append(
             f"root: got {show_value(config.root)}, which is inside the folder of videos, video.manifest = "
             f"{show_value(manifest)}; wanted another place, so that what is made is not taken for your videos"
@@ -98,19 +108,12 @@ def _path_problems(config: Config) -> list[str]:
     """Return the problems of paths that their text shows, and of a root that is not a folder."""
     values = (config.root, config.video.manifest, config.video.video_root, config.encoder.weights)
     paths = dict(zip(PATHS, values, strict=True))
-    problems = []
-    for key, path in paths.items():
-        if path is None:
-            continue
-        if is_url(path):
-            problems.append(f"{key}: got {show_value(path)}, wanted a path on a disk: {NO_URLS}")
-        elif any(ord(letter) < ord(" ") for letter in path) or not path:
-            problems.append(f"{key}: got {show_value(path)}, wanted a path without control characters")
-        elif len(os.fsencode(path)) >= _MAX_PATH:
-            problems.append(f"{key}: got a path of {len(path)} letters, wanted fewer than {_MAX_PATH}")
-        elif path.startswith("~") and not has_home(path):
-            problems.append(f"{key}: got {show_value(path)}, wanted a user who has a home folder behind `~`")
-    if problems:
+    problems = [
+        f"{key}: got {problem}"
+        for key, path in paths.items()
+        if path is not None and (problem := _path_problem(key, path)) is not None
+    ]
+    if problems or is_object_url(config.root):
         return problems
     root = Path(absolute_path(config.root))
     # MLflow and Tune put the folder's name into addresses and parse it out of them again.
@@ -123,10 +126,54 @@ def _path_problems(config: Config) -> list[str]:
     return problems
 
 
+def _path_problem(key: str, path: str) -> str | None:
+    """Return what is wrong with the text of one path."""
+    if key != "encoder.weights" and is_object_url(path):
+        return None if (problem := _url_problem(path)) is None else f"{show_value(path)}, {problem}"
+    if is_url(path):
+        return f"{show_value(path)}, wanted a path on a disk: {NO_URLS}"
+    if any(ord(letter) < ord(" ") for letter in path) or not path:
+        return f"{show_value(path)}, wanted a path without control characters"
+    if len(os.fsencode(path)) >= _MAX_PATH:
+        return f"a path of {len(path)} letters, wanted fewer than {_MAX_PATH}"
+    if path.startswith("~") and not has_home(path):
+        return f"{show_value(path)}, wanted a user who has a home folder behind `~`"
+    return None
+
+
+def _url_problem(url: str) -> str | None:
+    """Return what is wrong with the address of an object or prefix."""
+    bucket, *parts = url.partition("://")[2].rstrip("/").split("/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+", bucket):
+        return "wanted the name of a bucket after `://`"
+    if any(part in ("", ".", "..") for part in parts):
+        return "wanted it without empty parts and without `.` and `..`"
+    if not re.fullmatch(r"[\w./ =+@,()\[\]~-]*", "/".join(parts)):  # no `%?#`, and no control characters
+        return "wanted letters, digits and plain marks only"
+    return None
+
+
+def _store_problems(config: Config) -> list[str]:
+    """Return the problems of an experiment in an object store."""
+    if config.resources.cache is not None and not Path(config.resources.cache).is_absolute():
+        return [
+            f"resources.cache: got {show_value(config.resources.cache)}, wanted an absolute path, the same on all nodes"
+        ]
+    if is_object_url(config.root) and config.tracking.uri is None:
+        return [
+            f"tracking.uri: required, as root = {show_value(config.root)} cannot hold the runs; wanted the http:// "
+            "address of an MLflow server, or sqlite:///FILE on a disk of this machine"
+        ]
+    return []
+
+
 def writing_problem(config: Config) -> str | None:
     """Return why nothing can be written under the root or beside the sqlite file; None if writing works."""
     uri = store_uri(config)
-    places = {"root": Path(config.root)}
+    places = {"root": root_path(config)}
+    if is_object_url(config.root):
+        # The cache is checked like a root on a disk, and the store itself by what is written to it first: the lease.
+        places = {"resources.cache": places["root"]}
     if uri.startswith("sqlite:"):
         places["tracking.uri"] = sqlite_file(uri).parent
     for key, path in places.items():
@@ -155,5 +202,6 @@ CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] 
     (("video.size", "video.short_side"), _square_problems),
     (("video.manifest", "trials.splits"), _split_problems),
     (("tracking",), _tracking_problems),
+    (("root", "tracking", "resources.cache"), _store_problems),
 )
 """The settings that a check reads, and the check: it returns the problems that concern more than one field."""

@@ -28,6 +28,7 @@ from vidflow.config.tracking_uri import (
     without_credentials,
 )
 from vidflow.errors import ConfigError
+from vidflow.objects import is_object_url
 
 _REQUIRED = "???"
 """OmegaConf's mark of a value that must be given."""
@@ -237,6 +238,8 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
     has_path = is_path(encoder.family, encoder.weights)
 
     def absolute(key: str, path: str) -> str:
+        if is_object_url(path):
+            return path.rstrip("/")
         return absolute_path(path) if draft.is_sure(key) else path
 
     resolved = dataclasses.replace(

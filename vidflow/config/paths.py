@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
-NO_URLS = "object stores and other URLs are not supported"
+NO_URLS = "object stores and other URLs are not supported here"
 
 
 def is_url(path: str) -> bool:

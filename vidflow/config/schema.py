@@ -120,7 +120,7 @@ class Video:
     __pydantic_config__ = _STRICT
     manifest: str | None = None
     """Folder of videos, CSV, JSONL or Parquet file with the columns `path,label,split`, WebDataset tars, mmaction2 list
-    or published annotations; null: the videos that `synthetic` describes."""
+    or published annotations; null: the videos that `synthetic` describes. A table may be in an object store."""
     format: SourceFormat | None = None
     """What `manifest` is; null: what its name and content show. Published data sets must be named.
 
@@ -609,6 +609,11 @@ class Resources:
     """Wall time that one video may take to decode. [seconds]"""
     decode_memory_mib: Annotated[int, Field(ge=256, lt=2**31)] = 4096
     """Memory that the decoder may take for one video. [MiB]"""
+    cache: str | None = None
+    """Folder on every node for copies of objects, if `root` or videos are in an object store; null:
+    `~/.cache/vidflow/objects`."""
+    cache_gib: Annotated[float, Field(gt=0, le=1e9)] = 50.0
+    """Size of that folder; the copies that were not used for longest are removed first. [GiB]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -617,7 +622,8 @@ class Config:
 
     __pydantic_config__ = _STRICT
     root: str = "runs/default"
-    """Folder that holds everything the experiment makes, shared by all hosts of the cluster."""
+    """Folder that holds everything the experiment makes, shared by all hosts of the cluster; or a prefix of an object
+    store, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`."""
     video: Video = field(default_factory=Video)
     """Videos and clips."""
     shards: Shards = field(default_factory=Shards)

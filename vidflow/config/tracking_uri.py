@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.errors import ConfigError
 
@@ -40,7 +41,7 @@ def sqlite_file(uri: str) -> Path:
 
 def store_uri(config: Config) -> str:
     """Return the address of the store that keeps an experiment's runs."""
-    return config.tracking.uri or default_uri(config.root)
+    return config.tracking.uri or default_uri(root_path(config))
 
 
 def check_uri(uri: str, *, num_hosts: int) -> None:

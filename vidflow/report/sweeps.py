@@ -10,6 +10,7 @@ from vidflow.config.load import load_config
 from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.objects import to_path
 from vidflow.records import StageManifest, TrialResult
 from vidflow.report.tables import RankedTrial, rank_trials
 from vidflow.stages.cost import sample_counts
@@ -17,6 +18,7 @@ from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import address_of, manifest_seal, read_manifest
 from vidflow.stages.trained import predict_command
 from vidflow.store.features import FeatureReader
+from vidflow.store.layout import list_folders
 from vidflow.training.snapshot import load_result
 
 PAGE = "report.html"
@@ -110,7 +112,7 @@ def find_sweeps(words: Sequence[str], overrides: Sequence[str] = ()) -> list[Fou
     problems = []
     for word in words:
         try:
-            for sweep in _find(Path(word), overrides):
+            for sweep in _find(to_path(word), overrides):
                 found.setdefault(sweep.directory.resolve(), sweep)
         except VidflowError as error:
             problems.append(str(error))
@@ -139,8 +141,8 @@ def read_bests(sweep: FoundSweep) -> list[SweepBest]:
 def _find(path: Path, overrides: Sequence[str]) -> list[FoundSweep]:
     if path.is_file():
         return [_of_config(path, overrides)]
-    folders = sorted(path.glob("sweeps/*")) if (path / "sweeps").is_dir() else [path]
-    made = {folder: read_manifest(folder) for folder in folders if folder.is_dir()}
+    folders = list_folders(path / "sweeps") or [path]
+    made = {folder: read_manifest(folder) for folder in folders}
     sweeps = {folder: each for folder, each in made.items() if each is not None and each.stage == "sweep"}
     if not sweeps:
         raise ConfigError(
@@ -203,7 +205,7 @@ def _best(sweep: FoundSweep, task: TaskName, objective: Objective, ranked: Seque
 
 def _read_features(sweep: FoundSweep, name: str) -> FeaturesUsed | None:
     """Return a feature set; None if it was removed, or made again with other clips."""
-    made = ((folder, read_manifest(folder)) for folder in sorted((sweep.root / "features").glob("*/")))
+    made = ((folder, read_manifest(folder)) for folder in list_folders(sweep.root / "features"))
     found = next(
         (
             (folder, manifest)
@@ -227,7 +229,7 @@ def _read_features(sweep: FoundSweep, name: str) -> FeaturesUsed | None:
 
 def _find_report(sweep: FoundSweep) -> Path | None:
     seal = manifest_seal(sweep.manifest)
-    for folder in sorted(sweep.root.glob("reports/*")):
+    for folder in list_folders(sweep.root / "reports"):
         made = read_manifest(folder)
         if made is not None and made.details["sweep"] == seal:
             return folder / PAGE

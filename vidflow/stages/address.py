@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.config.fingerprints import fingerprint, trial_settings
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import objective_of
 
@@ -38,4 +39,4 @@ def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
     """Return the address of a trial on these features."""
     objective = objective_of(config.trials, trial.task)
     settings = trial_settings(trial, features.identity, *objective, config.trials.splits)
-    return Address(directory=Path(config.root) / "trials" / fingerprint(settings), settings=settings)
+    return Address(directory=root_path(config) / "trials" / fingerprint(settings), settings=settings)

@@ -23,11 +23,13 @@ from vidflow.config.fingerprints import (
     sweep_settings,
     synth_settings,
 )
+from vidflow.config.roots import bound_cache, place_path, root_path
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
 from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
+from vidflow.objects import is_mirror
 from vidflow.records import Reject, StageManifest, VideoItem
 from vidflow.stages.address import Address, locate_trial
 from vidflow.stages.clips import choose_clips, content_digest, cut_shards, list_class_names
@@ -37,7 +39,7 @@ from vidflow.stages.scan import ScanInput, VideoIndex, list_inputs
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
 from vidflow.store.digests import check_once
-from vidflow.store.layout import TRIAL_RESULT, exclusive, read_listed
+from vidflow.store.layout import TRIAL_RESULT, exclusive, list_sizes, read_listed, store
 from vidflow.video.manifest import read_manifest as read_video_manifest
 from vidflow.video.sources import read_source
 
@@ -78,7 +80,8 @@ class Experiment:
         """
         self.config = config
         self._settings = tuple(settings)
-        self.root = Path(config.root)
+        self.root = root_path(config)
+        bound_cache(config)
         self.runs_on = False
         """Whether this command goes on by itself from one stage to the next."""
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
@@ -104,13 +107,16 @@ class Experiment:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Lock the root for this process, and forget what was read before, as another process may have changed it.
+        """Hold the root for this process, and forget what was read before, as another process may have changed it.
+
+        A command that runs several stages holds it for all of them, and reads again once.
 
         Raises:
             VidflowError: If another process holds it.
         """
-        with exclusive(self.root):
-            self.published("synth")
+        with exclusive(self.root) as is_new:
+            if is_new:
+                self.published("synth")
             yield
 
     def published(self, step: Step) -> None:
@@ -183,20 +189,31 @@ class Experiment:
         video = self.config.video
         if video.manifest is not None:
             listing = read_source(
-                Path(video.manifest),
+                place_path(self.config, video.manifest),
                 format_name=video.format,
-                video_root=Path(video.video_root) if video.video_root else None,
+                video_root=place_path(self.config, video.video_root) if video.video_root else None,
                 split_names=self.config.trials.splits.used,
                 split_seed=video.split_seed,
                 published=video.published,
                 tracks=self.root / "tracks",
             )
+            self._store_tracks()
             self._say_once(listing.notes)
             return listing.items, listing.rejects
         table = self.videos.directory / VIDEOS_MANIFEST
         if (rendered := self.manifest(self.videos)) is not None:
             check_once(table, rendered.details["table_sha256"])
         return read_video_manifest(table)
+
+    def _store_tracks(self) -> None:
+        """Write tracks that were made on this node into the object store, for the others."""
+        folder = self.root / "tracks"
+        if not is_mirror(folder) or not folder.is_dir():
+            return
+        there = list_sizes(folder)
+        for path in sorted(folder.glob("*.npz")):
+            if there.get(path.name) != path.stat().st_size:
+                store(path)
 
     def _say_once(self, notes: Sequence[str]) -> None:
         """Log how the videos were listed; they are listed again when a stage locks the root."""

@@ -1,14 +1,24 @@
 """The end of a stage: write its tables, and last its manifest, which marks the stage as finished."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from vidflow.objects import show_urls
 from vidflow.records import Reject, StageManifest
 from vidflow.stages.address import Address
 from vidflow.store.features import CLIPS_TABLE, ClipRow
-from vidflow.store.layout import STAGE_MANIFEST, FileEntry, publish_json, read_sealed, read_stage, seal_of
+from vidflow.store.layout import (
+    STAGE_MANIFEST,
+    FileEntry,
+    exists,
+    list_sizes,
+    publish_json,
+    read_sealed,
+    read_stage,
+    seal_of,
+)
 from vidflow.store.rows import read_rows, write_rows
 
 REJECTS_TABLE = "rejects.parquet"
@@ -38,7 +48,8 @@ def finish_stage(
     """
     write_rows(address.directory / CLIPS_TABLE, ClipRow, clips)
     write_rejects(address, rejects)
-    beside = [address.directory / f"{entry.file}.json" for entry in entries]
+    sizes = list_sizes(address.directory)  # not of local copies, as other nodes have made some of the files
+    beside = [f"{entry.file}.json" for entry in entries]
     manifest = StageManifest(
         stage=stage,
         fingerprint=address.fingerprint,
@@ -53,7 +64,7 @@ def finish_stage(
         files=[
             {"file": e.file, "num_bytes": e.num_bytes, "sha256": e.sha256, "num_clips": e.num_clips} for e in entries
         ],
-        entries=[{"file": path.name, "num_bytes": path.stat().st_size} for path in beside],
+        entries=[{"file": name, "num_bytes": sizes[name]} for name in beside],
         tables=[CLIPS_TABLE, REJECTS_TABLE],
         details=details,
     )
@@ -90,13 +101,15 @@ def manifest_seal(manifest: StageManifest) -> str:
 
 def write_rejects(address: Address, rejects: Sequence[Reject]) -> None:
     """Publish the stage's table of rejects."""
-    write_rows(address.directory / REJECTS_TABLE, Reject, rejects)
+    # With the addresses of objects, as the paths of their copies mean nothing elsewhere.
+    shown = [replace(each, path=show_urls(each.path), message=show_urls(each.message)) for each in rejects]
+    write_rows(address.directory / REJECTS_TABLE, Reject, shown)
 
 
 def read_rejects(address: Address) -> list[Reject]:
     """Return the stage's table of rejects; empty for a stage that has none."""
     path = address.directory / REJECTS_TABLE
-    return read_rows(path, Reject) if path.exists() else []
+    return read_rows(path, Reject) if exists(path) else []
 
 
 def _as_json(manifest: StageManifest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from vidflow.config.tasks import Mode, TaskName
 from vidflow.records import EpochResult, TrialStatus
 from vidflow.stages.finish import address_of, peek_manifest
 from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
-from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, has_size
+from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, fetch, have_sizes, list_folders, list_sizes
 
 State = Literal["done", "unfinished", "damaged", "unreadable"]
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -138,19 +138,19 @@ def take_inventory(root: Path) -> Inventory:
 
 def _keys(folder: Path) -> Iterator[Path]:
     """Yield the folders that are named after a hash."""
-    if folder.is_dir():
-        yield from (each for each in sorted(folder.iterdir()) if _KEY.fullmatch(each.name) and each.is_dir())
+    yield from (each for each in list_folders(folder) if _KEY.fullmatch(each.name))
 
 
 def _folder(directory: Path, **known: Any) -> MadeFolder:
     """Return the facts that all stages share, and those that are given."""
     manifest = peek_manifest(directory)
     if manifest is None:
-        num_bytes = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
-        state: State = "unreadable" if (directory / STAGE_MANIFEST).exists() else "unfinished"
+        sizes = list_sizes(directory)
+        state: State = "unreadable" if STAGE_MANIFEST in sizes else "unfinished"
+        num_bytes = sum(sizes.values())
         return MadeFolder(key=directory.name, directory=directory, state=state, num_bytes=num_bytes, **known)
     listed = [*manifest.files, *manifest.entries]
-    is_whole = all(has_size(directory / row["file"], row["num_bytes"]) for row in listed)
+    is_whole = have_sizes(directory, listed)
     return MadeFolder(
         key=directory.name,
         directory=directory,
@@ -225,7 +225,7 @@ def _read_header(directory: Path) -> tuple[dict[str, Any], tuple[EpochResult, ..
     """Return what the header of a trial's weights says of the trial, and the epochs of its snapshot."""
     for name in (LAST, BEST):
         try:
-            with safe_open(directory / name, framework="np") as stored:
+            with safe_open(fetch(directory / name), framework="np") as stored:
                 metadata = json.loads((stored.metadata() or {})["vidflow"])
         except (OSError, SafetensorError, KeyError, ValueError):  # not there, or damaged; the other file may do
             continue

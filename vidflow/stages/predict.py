@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vidflow.config.fingerprints import STAGE_VERSIONS
 from vidflow.errors import VidflowError
+from vidflow.files import make_local
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution
@@ -24,6 +25,7 @@ from vidflow.models.tasks import Task
 from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.weights import CHECKPOINT_SUFFIXES
+from vidflow.objects import is_object_url, to_path
 from vidflow.stages.extract import fit_frames
 from vidflow.video.decode import crop_square
 from vidflow.video.ffmpeg import SampledFrame, stream_frames
@@ -162,7 +164,7 @@ class VideoPredictor:
         """Continue a stream and yield its predictions; `model.reset()` starts a new stream.
 
         Args:
-            source: Video file, number of a camera, or URL of a stream.
+            source: Video file, object of an object store, number of a camera, or URL of a stream.
             fps: Frames per second to predict; None is `self.fps`.
             start_seconds: Where to start on the video's clock; None is its first frame.
             max_frames: Maximum number of frames to predict; None is all.
@@ -175,6 +177,8 @@ class VideoPredictor:
             VideoError: The source cannot be read.
         """
         self._check_queries(queries)
+        source = str(to_path(source)) if is_object_url(source) else source
+        make_local(source)
         frames = stream_frames(source, fps=fps or self.fps, start_seconds=start_seconds, every_frame=every_frame)
         asked: dict[str, Any] | None = None
         last: FramePrediction | None = None

@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 
 from vidflow.counts import Count, uncounted
 from vidflow.errors import DamagedError, RejectReason, VideoError
-from vidflow.files import FileState, file_state
+from vidflow.files import FileState, file_state, make_local
 from vidflow.records import VideoItem
 from vidflow.stages.killers import MESSAGE
 from vidflow.stages.transient import TRANSIENT, Limits, try_twice
+from vidflow.store.layout import list_files
 from vidflow.store.rows import read_rows, write_rows
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import check_unchanged, scan_file
@@ -122,6 +123,7 @@ class VideoScanner:
         limits, state = self._limits, file_state(path)
         row = _empty_row(ScanInput(path, is_video), limits, state)
         try:
+            make_local(path)
             sha256, info = try_twice(
                 lambda: self._sandbox.call(scan_file, Path(path), limits.timeout_seconds, is_video=is_video)
             )
@@ -173,7 +175,7 @@ class VideoIndex:
         self.directory = directory
         self._limits = limits
         self._rows: dict[ScanInput, ScannedVideo] = {}
-        for part in sorted(directory.glob("*.parquet")):
+        for part in list_files(directory, "*.parquet"):
             try:
                 rows = read_rows(part, ScannedVideo)
             except DamagedError as error:

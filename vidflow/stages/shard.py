@@ -9,7 +9,7 @@ from typing import Any
 from vidflow.ahead import make_ahead
 from vidflow.counts import Count, uncounted
 from vidflow.errors import VideoError
-from vidflow.files import FileState, file_sha256, file_state
+from vidflow.files import FileState, file_sha256, file_state, make_local
 from vidflow.records import Reject
 from vidflow.stages.clips import ChosenClip, ShardUnit
 from vidflow.stages.killers import file_to_write, is_wanted, refuse_killer
@@ -116,6 +116,8 @@ class ShardBuilder:
         )
 
     def _encode(self, clip: ChosenClip) -> EncodedClip:
+        for path in clip.stamps:
+            make_local(path)
         encoded: EncodedClip = self._sandbox.call(
             encode_unchanged,
             Path(clip.path),

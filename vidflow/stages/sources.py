@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vidflow.config.load import load_config
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.objects import to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import peek_manifest
 
@@ -39,7 +40,7 @@ def find_features(source: str | Path, *settings: str, name: str | None = None) -
         VidflowError: If the feature set is not finished.
     """
     if not is_config(source):
-        return _check_folder(Path(source), settings, name)
+        return _check_folder(to_path(source), settings, name)
     experiment = open_experiment([str(source), *settings])
     names = list(experiment.config.features)
     if name not in names if name is not None else len(names) > 1:

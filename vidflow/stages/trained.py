@@ -16,7 +16,7 @@ from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.finish import peek_manifest
-from vidflow.store.layout import TRIAL_RESULT, read_sealed
+from vidflow.store.layout import TRIAL_RESULT, list_folders, read_sealed
 
 SWEEPS, TRIALS = "sweeps", "trials"
 _RESULT_FIELDS = {field.name for field in fields(TrialResult)} - {"directory"} | {"files"}
@@ -126,7 +126,7 @@ def read_sweep(directory: Path) -> FinishedSweep | None:
 
 def read_sweeps(root: Path) -> Iterator[FinishedSweep]:
     """Yield the finished sweeps below a root, in the order of their names."""
-    for directory in sorted((root / SWEEPS).glob("*/")):
+    for directory in list_folders(root / SWEEPS):
         if (sweep := read_sweep(directory)) is not None:
             yield sweep
 

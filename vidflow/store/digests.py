@@ -14,6 +14,7 @@ from pathlib import Path
 from vidflow.config.paths import cache_folder
 from vidflow.errors import DamagedError, VidflowError
 from vidflow.files import file_sha256
+from vidflow.objects import fetch, is_mirror
 from vidflow.store.layout import damage
 
 # Two changes within this time can leave the same time of change, so a check so soon after a change is not recorded.
@@ -41,6 +42,8 @@ def check_once(path: Path, sha256: str) -> None:
         DamagedError: If it is missing or its bytes do not have the digest.
         VidflowError: If it cannot be read.
     """
+    if is_mirror(path):
+        _check_copy(path, sha256)
     try:
         status = os.stat(path)
         note = _note_of(path)
@@ -57,6 +60,24 @@ def check_once(path: Path, sha256: str) -> None:
         raise damage(path, f"its bytes are not those that were written (sha256 {got}, wanted {sha256})")
     if note is not None and is_settled:
         _write(note, stamp)
+
+
+def _check_copy(path: Path, sha256: str) -> None:
+    """Copy an object to this node; if the copy is damaged, copy it once more, as the object may be whole.
+
+    Raises:
+        DamagedError: If there is no such object.
+    """
+    try:
+        fetch(path)
+        note, status = _note_of(path), os.stat(path)
+        if note is not None and _read(note) == " ".join(map(str, (*_state(status), sha256))):
+            return
+        if file_sha256(path) != sha256:
+            path.unlink()
+            fetch(path)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: gone; `vidflow run` makes it again") from error
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:

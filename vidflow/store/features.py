@@ -17,6 +17,7 @@ import pyarrow as pa
 from jaxtyping import Float16, Int64
 
 from vidflow.errors import VidflowError
+from vidflow.objects import is_mirror
 from vidflow.records import ClipTokens
 from vidflow.store.digests import check_once, settled_state
 from vidflow.store.layout import publish, read_stage
@@ -161,6 +162,8 @@ def open_features(path: Path, sha256: str) -> FeatureFile:
         DamagedError: As `FeatureFile`.
         VidflowError: As `FeatureFile`.
     """
+    if is_mirror(path):
+        check_once(path, sha256)  # here, as the state is that of a current copy
     state = settled_state(path)
     return FeatureFile(path, sha256) if state is None else _open_settled(path, sha256, state)
 
@@ -220,9 +223,13 @@ class FeatureReader:
     def check_files(self) -> None:
         """Compare every file with its digest now, instead of when it is first opened.
 
+        Objects are compared when a node copies them: to copy all now would only fill this node's cache.
+
         Raises:
             DamagedError: If a file is missing or damaged.
         """
+        if is_mirror(self.directory):
+            return
         with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
             for _ in pool.map(lambda item: check_once(self.directory / item[0], item[1]), self._digests.items()):
                 pass

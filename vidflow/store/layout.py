@@ -2,29 +2,41 @@
 
 A manifest is a JSON file with a digest of its own content, the seal. A manifest that is truncated or altered counts as
 missing. So does a manifest that lists a file that is missing or has another size.
+
+A path may be the mirror of an object (see `vidflow.objects`). Then the file is written as an object before it gets its
+name, which is the commit, and readers ask the store, never the mirror alone. A file that is to be opened by its path is
+fetched first. All files under an experiment's root are read, written, listed and removed by the functions here.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vidflow.errors import DamagedError, VidflowError
+from vidflow import objects
+from vidflow.errors import DamagedError
 from vidflow.files import file_sha256
+from vidflow.store.hold import exclusive as exclusive
 
 STAGE_MANIFEST = "manifest.json"
 TRIAL_RESULT = "result.json"
 LAST = "last.safetensors"
 BEST = "best.safetensors"
 _SEAL = "seal"
+# Requests to an object store at the same time.
+_NUM_REQUESTS = 16
+# Other commands may be copying objects into the same mirror now.
+_LEFTOVER_SECONDS = 86400.0
 log = logging.getLogger(__name__)
 
 
@@ -57,13 +69,17 @@ def publish(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the complete new one, even if the writer is killed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    is_mirror = objects.is_mirror(path)
+    make_folder(path.parent)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield aside
-        _sync(aside)
-        aside.replace(path)
-        _sync(path.parent)
+        if is_mirror:
+            objects.store(aside, path)
+        else:
+            _sync(aside)
+            aside.replace(path)
+            _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -79,10 +95,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
     A file that is truncated or altered is set aside and counts as missing.
     """
-    if not path.is_file():
-        return None
-    value = read_sealed(path)
-    if value is None:
+    data = read_bytes(path)
+    value = None if data is None else _parse_sealed(data)
+    if data is not None and value is None:
         log.warning("%s: truncated or altered, so it counts as missing; %s", path, set_aside(path))
     return value
 
@@ -92,8 +107,13 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
     The file is not set aside, so it may belong to somebody else.
     """
+    data = read_bytes(path)
+    return None if data is None else _parse_sealed(data)
+
+
+def _parse_sealed(data: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes()) if path.is_file() else None
+        value = json.loads(data)
         return value if isinstance(value, dict) and value.pop(_SEAL, None) == seal_of(value) else None
     except (ValueError, RecursionError):
         return None
@@ -108,17 +128,38 @@ def read_listed(path: Path) -> dict[str, Any] | None:
     if value is None:
         return None
     listed = [*value.get("files", ()), *value.get("entries", ())]
-    folder = str(path.parent)  # text, because `Path` is slow for 10,000 files
-    return value if all(has_size(f"{folder}/{row['file']}", row["num_bytes"]) for row in listed) else None
+    return value if not listed or have_sizes(path.parent, listed) else None
+
+
+def have_sizes(folder: Path, rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether all files that a manifest lists in its folder exist, with the sizes that it says."""
+    if not objects.is_mirror(folder):
+        name = str(folder)  # text, because `Path` is slow for 10,000 files
+        return all(has_size(f"{name}/{row['file']}", row["num_bytes"]) for row in rows)
+    sizes = list_sizes(folder)
+    return all(sizes.get(row["file"]) == row["num_bytes"] for row in rows)
+
+
+def list_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file in a folder by its name; empty if there is no such folder."""
+    if objects.is_mirror(folder):
+        found = objects.list_objects(folder)
+        return {path.name: state.num_bytes for path, state in found.items() if state is not None}
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
 
 
 def list_file(path: Path, name: str | None = None) -> dict[str, Any]:
-    """Return the row of a file in a manifest, under another name if one is given."""
+    """Return the row of a file in a manifest, under another name if it has not got its name yet."""
+    if name is None:
+        path = fetch(path)
     return {"file": name or path.name, "num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def has_size(path: Path | str, num_bytes: int) -> bool:
     """Return whether a regular file exists and has this size."""
+    if objects.is_mirror(path):
+        state = objects.object_state(Path(path))
+        return state is not None and state.num_bytes == num_bytes
     try:
         status = os.stat(path)
     except OSError:
@@ -141,7 +182,11 @@ def set_aside(path: Path) -> str:
     """Rename a damaged file to NAME.damaged, so that it counts as missing; return a phrase that says so."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
-        path.replace(aside)
+        if objects.is_mirror(path):
+            objects.move_object(path, aside)
+            path.unlink(missing_ok=True)
+        else:
+            path.replace(aside)
     except FileNotFoundError:
         return "it is gone"
     except OSError as error:
@@ -157,11 +202,25 @@ def publish_entry(directory: Path, entry: FileEntry) -> None:
 
 def committed_entry(directory: Path, file: str) -> FileEntry | None:
     """Return the manifest of a file; None if one of the two is missing or their sizes differ."""
+    entry = _read_entry(directory, file)
+    return entry if entry is not None and has_size(directory / file, entry.num_bytes) else None
+
+
+def committed_entries(directory: Path, files: Sequence[str]) -> list[FileEntry | None]:
+    """Return the manifest of each file as `committed_entry` does; of an object store many at a time."""
+    if not objects.is_mirror(directory):
+        return [committed_entry(directory, file) for file in files]
+    sizes = list_sizes(directory)
+    with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
+        entries = pool.map(lambda file: _read_entry(directory, file) if file in sizes else None, files)
+        return [
+            entry if entry is not None and sizes[entry.file] == entry.num_bytes else None for entry in list(entries)
+        ]
+
+
+def _read_entry(directory: Path, file: str) -> FileEntry | None:
     values = read_json(directory / f"{file}.json")
-    if values is None:
-        return None
-    entry = FileEntry(**values)
-    return entry if has_size(directory / file, entry.num_bytes) else None
+    return None if values is None else FileEntry(**values)
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
@@ -174,30 +233,80 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
 
 def remove_leftovers(directory: Path) -> None:
     """Delete the temporary files of killed writers; only the holder of the root's lock may call this."""
+    # An object store shows no half-written object. In a mirror other commands may be making copies.
+    oldest = time.time() - _LEFTOVER_SECONDS if objects.is_mirror(directory) else float("inf")
     for aside in directory.glob(".*.tmp"):
-        aside.unlink(missing_ok=True)
+        if aside.stat().st_mtime < oldest:
+            aside.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def exclusive(root: Path) -> Iterator[None]:
-    """Lock `root` for this process. The lock ends with the process, even if it is killed.
+def make_folder(folder: Path) -> None:
+    """Make a folder for files; an object store needs none, but this node's mirror does."""
+    if objects.is_mirror(folder):
+        objects.make_folder(folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Return the bytes of a small file; None if there is no such file."""
+    if objects.is_mirror(path):
+        return objects.read_object(path)
+    return path.read_bytes() if path.is_file() else None
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is a file of this name."""
+    return objects.object_state(path) is not None if objects.is_mirror(path) else path.exists()
+
+
+def has_files(folder: Path) -> bool:
+    """Return whether a folder is there; in an object store, whether anything is in it."""
+    return bool(objects.list_objects(folder)) if objects.is_mirror(folder) else folder.is_dir()
+
+
+def list_files(directory: Path, pattern: str = "*") -> list[Path]:
+    """Return the files below a folder that match a pattern of `Path.glob`, sorted."""
+    if not objects.is_mirror(directory):
+        return sorted(path for path in directory.glob(pattern) if path.is_file())
+    found = objects.list_objects(directory, recursive="/" in pattern)
+    parts = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+    words = re.split(r"(\*\*/|\*|\?)", pattern)
+    wanted = re.compile("".join(parts.get(word, re.escape(word)) for word in words), re.DOTALL)
+    return sorted(
+        path
+        for path, state in found.items()
+        if state is not None and wanted.fullmatch(path.relative_to(directory).as_posix())
+    )
+
+
+def list_folders(directory: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none if there is no such folder."""
+    if objects.is_mirror(directory):
+        return sorted(path for path, state in objects.list_objects(directory).items() if state is None)
+    return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+
+
+def remove(path: Path) -> None:
+    """Delete a file; it may be missing."""
+    if objects.is_mirror(path):
+        objects.delete_object(path)
+    path.unlink(missing_ok=True)
+
+
+def fetch(path: Path) -> Path:
+    """Return a path at which the file can be opened; an object is copied into this node's cache first.
 
     Raises:
-        VidflowError: If another process holds it.
+        FileNotFoundError: If there is no such object.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise VidflowError(
-                f"{root}: in use by process {lock.read().strip() or '?'}; wait for it, or set another `root=`"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    return objects.fetch(path) if objects.is_mirror(path) else path
+
+
+def store(path: Path) -> None:
+    """Write a local file that another program made in a mirror as its object; nothing to do on a disk."""
+    if objects.is_mirror(path):
+        objects.store(path, path)
 
 
 def _sync(path: Path) -> None:
@@ -206,13 +315,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def list_files(directory: Path, pattern: str = "*") -> list[Path]:
-    """Return the files of a folder whose names match, sorted; with `**/` in the pattern, those of its folders too."""
-    return sorted(path for path in directory.glob(pattern) if path.is_file())
-
-
-def remove(path: Path) -> None:
-    """Delete a file; it may be missing."""
-    path.unlink(missing_ok=True)

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidflow.errors import DamagedError
-from vidflow.files import file_sha256
-from vidflow.store.layout import damage, list_file, publish, publish_json, read_json, read_sealed
+from vidflow.store.layout import damage, list_file, publish, publish_json, read_bytes, read_json, read_sealed
 
 Row = TypeVar("Row")
 _REPLACED = "replaced_sha256"
@@ -56,10 +55,8 @@ def _read_intact(path: Path) -> bytes:
     """Return the bytes of a table after comparing them with the digests beside it, also while a writer replaces it."""
     listed = read_json(_digest_path(path))
     while True:
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise DamagedError(f"{path}: gone; `vidflow run` makes it again") from error
+        if (data := read_bytes(path)) is None:
+            raise DamagedError(f"{path}: gone; `vidflow run` makes it again")
         if hashlib.sha256(data).hexdigest() in _digests(listed):
             return data
         before, listed = listed, read_json(_digest_path(path))
@@ -73,7 +70,8 @@ def _read_intact(path: Path) -> bytes:
 def _intact_sha256(path: Path) -> str | None:
     """Return the digest of the present table; None if there is no table or it is damaged."""
     digests = _digests(read_sealed(_digest_path(path)))
-    found = file_sha256(path) if digests and path.is_file() else None
+    data = read_bytes(path) if digests else None
+    found = None if data is None else hashlib.sha256(data).hexdigest()
     return found if found in digests else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import webdataset as wds
 
-from vidflow.store.layout import publish
+from vidflow.store.layout import fetch, publish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, list[in
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
     """Yield the samples of a tar in its order."""
-    for members in wds.WebDataset(str(path), shardshuffle=False, empty_check=False):
+    for members in wds.WebDataset(str(fetch(path)), shardshuffle=False, empty_check=False):
         images = sorted(name for name in members if name[0].isdigit())
         yield ShardSample(
             key=members["__key__"],
@@ -73,7 +73,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 def read_images(path: Path, members: Mapping[str, Sequence[int]], key: str) -> list[bytes]:
     """Return the encoded frames of one clip; read only their bytes, by the shard's member index."""
     names = sorted(name for name in members if name.startswith(f"{key}.") and name.split(".")[1].isdigit())
-    with path.open("rb") as stream:
+    with fetch(path).open("rb") as stream:
         return [os.pread(stream.fileno(), size, offset) for offset, size in (members[name] for name in names)]
 
 

@@ -23,7 +23,7 @@ from vidflow.errors import ConfigError, DamagedError, VidflowError
 from vidflow.models.tasks import Task, TaskSpec
 from vidflow.records import EpochResult
 from vidflow.store.features import clip_order
-from vidflow.store.layout import TRIAL_RESULT, remove_leftovers
+from vidflow.store.layout import TRIAL_RESULT, remove, remove_leftovers
 from vidflow.training.batches import Splits
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer, learning_rates, load_moments, moments
@@ -90,7 +90,7 @@ def fit(
     )
     history = _resume(directory, identity, learner)
     # The mark of an earlier stop or failure is no longer true once the weights change.
-    (directory / TRIAL_RESULT).unlink(missing_ok=True)
+    remove(directory / TRIAL_RESULT)
     for epoch in range(len(history) + 1, optimisation.epochs + 1):
         started = time.perf_counter()
         order = splits.train[clip_order(len(splits.train), seed=optimisation.seed, epoch=epoch)]
@@ -131,7 +131,7 @@ def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[
         snapshot = None
     if snapshot is None:
         for name in (LAST, PREDICTIONS, BEST):
-            (directory / name).unlink(missing_ok=True)
+            remove(directory / name)
         return []
     if snapshot.identity.key != identity.key:
         raise VidflowError(

@@ -30,11 +30,14 @@ from vidflow.store.layout import BEST as BEST
 from vidflow.store.layout import LAST as LAST
 from vidflow.store.layout import (
     TRIAL_RESULT,
+    exists,
+    fetch,
     list_file,
     publish,
     publish_json,
     read_listed,
     read_sealed,
+    remove,
     seal_of,
     set_aside,
 )
@@ -125,7 +128,7 @@ def read_snapshot(directory: Path) -> Snapshot | None:
     Raises:
         DamagedError: If the file is damaged.
     """
-    if not (directory / LAST).exists():
+    if not exists(directory / LAST):
         return None
     tensors, metadata = read_tensors(directory / LAST)
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
@@ -148,6 +151,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         # Opened here first, because safetensors reports every file that it cannot open as missing.
+        fetch(path)
         with path.open("rb"), safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
@@ -183,7 +187,7 @@ def write_result(directory: Path, status: Literal["completed", "stopped"]) -> Tr
     result = _result_of(snapshot, directory, status)
     _publish_result(result)
     if status == "completed":
-        (directory / LAST).unlink()
+        remove(directory / LAST)
     return result
 
 
@@ -286,6 +290,6 @@ def _damage(path: Path, problem: str) -> DamagedError:
 def _epoch_of(path: Path) -> int:
     """Return the epoch of a file; 0 if the file is missing or damaged."""
     try:
-        return int(read_tensors(path)[1]["epoch"]) if path.exists() else 0
+        return int(read_tensors(path)[1]["epoch"]) if exists(path) else 0
     except DamagedError:
         return 0

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from vidflow.errors import ConfigError, RowReason, VideoError
 from vidflow.files import open_regular
+from vidflow.objects import is_mirror, is_object_url, mirror_path
+from vidflow.objects.mirror import default_cache, split_mirror
 from vidflow.records import Reject, VideoItem
 
 REQUIRED_COLUMNS = ("path", "label", "split")
@@ -307,7 +309,11 @@ def _absolute(path: Path) -> Path:
 
 def _resolve(named: str, roots: Sequence[Path]) -> Path:
     """Return the absolute path of a file that a manifest names; relative paths start at `roots[0]`."""
-    path = _absolute(roots[0] / named)
+    if is_object_url(named):
+        caches = [split_mirror(root)[0] for root in roots if is_mirror(root)] or [default_cache()]
+        path = _absolute(mirror_path(named, caches[0]))
+    else:
+        path = _absolute(roots[0] / named)
     if not any(path.is_relative_to(root) for root in roots):
         raise _BadRowError(
             "PathEscapes",

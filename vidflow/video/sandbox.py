@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from vidflow.errors import VideoError
+from vidflow.files import use_copies_only
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -196,6 +197,7 @@ def serve(descriptor: int, parent: int, memory_mib: int) -> None:
         memory_mib: Limit on private memory in MiB.
     """
     _limit_process(parent, memory_mib)
+    use_copies_only()
     connection: Connection = Connection(descriptor)
     # An exception outside the called function is a bug. It ends this process, which first sends the traceback.
     sys.excepthook = lambda _, error, __: connection.send(("bug", "".join(traceback.format_exception(error))))

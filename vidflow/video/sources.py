@@ -6,6 +6,7 @@ from typing import assert_never
 
 from vidflow.config.schema import Published, SourceFormat
 from vidflow.errors import ConfigError
+from vidflow.objects import is_mirror
 from vidflow.video.datasets import adapt
 from vidflow.video.folder import FOLDER_RULE, is_video, list_folder, name_others
 from vidflow.video.listing import Listing
@@ -86,7 +87,7 @@ def _recognize(source: Path) -> SourceFormat:
     """
     if source.is_dir():
         return _recognize_folder(source)
-    if not source.exists():
+    if not source.exists() and not is_mirror(source):
         raise ConfigError(f"{source}: no such file or folder; {_KINDS}")
     match source.suffix.lower():
         case ".csv" | ".jsonl" | ".parquet":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.config.fingerprints import STAGE_VERSIONS, fingerprint
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video.families import Fps
@@ -111,7 +112,7 @@ def locate_point(
     settings["model"]["settings"] = {
         key: value for key, value in model.setup.recipe.settings.items() if key not in ("id2label", "label2id")
     }
-    return Address(directory=Path(config.root) / FOLDER / fingerprint(settings), settings=settings)
+    return Address(directory=root_path(config) / FOLDER / fingerprint(settings), settings=settings)
 
 
 def with_weights(config: Config, name: str, folder: Path, fps: Fps) -> Config:

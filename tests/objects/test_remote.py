@@ -1,0 +1,161 @@
+"""Objects behind a server that refuses, is slow, or cuts its answers."""
+
+import hashlib
+import os
+import time
+
+import pytest
+
+from vidflow.errors import DamagedError, VidflowError
+from vidflow.objects import cache, list_objects, object_state, read_object, remote, write_object
+from vidflow.store.digests import check_once
+from vidflow.store.layout import (
+    committed_entries,
+    exists,
+    fetch,
+    list_files,
+    list_folders,
+    publish,
+    publish_json,
+    read_json,
+    remove,
+)
+
+pytestmark = pytest.mark.slow
+DATA = bytes(range(256)) * 5000
+
+
+def put(path, data=DATA):
+    with publish(path) as aside:
+        aside.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def times(number, fault):
+    """Return a proxy's rule: the first requests for bytes have a fault."""
+    left = [number]
+
+    def rule(method, path):
+        if method == "GET" and "list-type" not in path and left[0] > 0:
+            left[0] -= 1
+            return fault
+        return None
+
+    return rule
+
+
+def test_what_is_published_is_listed_read_fetched_and_removed(root):
+    put(root / "a" / "x.bin")
+    publish_json(root / "a" / "x.bin.json", {"n": 1})
+    put(root / "a" / "b" / "y.bin", b"y")
+    assert list_files(root / "a") == [root / "a" / "x.bin", root / "a" / "x.bin.json"]
+    assert list_files(root, "**/*.bin") == [root / "a" / "b" / "y.bin", root / "a" / "x.bin"]
+    assert list_files(root, "*/*.bin") == [root / "a" / "x.bin"]
+    assert list_files(root, "*") == []
+    assert list_folders(root) == [root / "a"]
+    (root / "a" / "x.bin").unlink()  # the node's copy alone
+    assert fetch(root / "a" / "x.bin").read_bytes() == DATA
+    assert read_json(root / "a" / "x.bin.json") == {"n": 1}
+    remove(root / "a" / "x.bin")
+    assert not exists(root / "a" / "x.bin")
+    with pytest.raises(FileNotFoundError):
+        fetch(root / "a" / "x.bin")
+    assert list_objects(root / "nothing") == {}
+    assert committed_entries(root / "nothing", ["a"]) == [None]
+
+
+@pytest.mark.parametrize("fault", ["refuse", "cut", "short"])
+def test_an_answer_that_fails_twice_is_asked_for_again(root, proxy, fault):
+    put(root / "x.bin")
+    (root / "x.bin").unlink()
+    proxy.fault = times(2, fault)
+    assert fetch(root / "x.bin").read_bytes() == DATA
+    proxy.fault = times(2, fault)
+    assert read_object(root / "x.bin") == DATA
+
+
+def test_a_bucket_whose_tags_are_no_digests_is_read(root, proxy, monkeypatch):
+    monkeypatch.setattr(remote, "_other_tags", set())
+    put(root / "x.bin")
+    proxy.fault = lambda method, path: "tag"
+    assert read_object(root / "x.bin") == DATA
+    asked = len(proxy.seen)
+    assert read_object(root / "x.bin") == DATA
+    assert len(proxy.seen) - asked <= 2  # not twice again
+
+
+def test_a_slow_answer_is_waited_for(root, proxy):
+    put(root / "x.bin")
+    (root / "x.bin").unlink()
+    proxy.fault = lambda method, path: "slow" if method == "GET" else None
+    assert fetch(root / "x.bin").read_bytes() == DATA
+
+
+# Not "short": what pyarrow puts in the place of missing bytes can happen to be these bytes, which is no failure.
+@pytest.mark.parametrize("fault", ["refuse", "cut"])
+def test_a_store_that_goes_on_failing_is_one_sentence_and_no_file(root, proxy, fault):
+    put(root / "x.bin")
+    (root / "x.bin").unlink()
+    proxy.fault = times(10**6, fault)
+    with pytest.raises(VidflowError) as said:
+        remote.download(root / "x.bin", object_state(root / "x.bin"), root / "y.bin", patience_seconds=3)
+    text = str(said.value)
+    assert text.startswith(f"s3://bucket/{root.name}/x.bin: cannot be read (")
+    assert "check the object store" in text
+    assert "\n" not in text
+
+
+def test_what_the_store_refuses_for_ever_is_said_at_once(root):
+    started = time.monotonic()
+    with pytest.raises(VidflowError, match="s3://no-such-bucket/x: cannot be written"):
+        write_object(root.parents[0].parent / "no-such-bucket" / "x", b"x")
+    assert time.monotonic() - started < 3
+
+
+def test_a_damaged_copy_is_copied_again_and_a_damaged_object_set_aside(root):
+    digest = put(root / "x.bin")
+    state = (root / "x.bin").stat()
+    (root / "x.bin").write_bytes(DATA[::-1])
+    os.utime(root / "x.bin", ns=(state.st_mtime_ns, state.st_mtime_ns))
+    check_once(root / "x.bin", digest)
+    assert (root / "x.bin").read_bytes() == DATA
+    put(root / "x.bin", DATA[::-1])
+    with pytest.raises(DamagedError, match=r"not those that were written.*x\.bin\.damaged"):
+        check_once(root / "x.bin", digest)
+    assert not exists(root / "x.bin")
+    assert exists(root / "x.bin.damaged")
+
+
+def test_a_full_cache_loses_what_was_not_used_for_longest_but_nothing_without_an_object(root, monkeypatch):
+    monkeypatch.setenv(cache.CACHE_LIMIT, str(3.5 * len(DATA) / 2**30))
+    monkeypatch.setattr(cache, "_KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_unseen", {})
+    own = root / "tune" / "state.json"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(DATA)
+    for name in "ab":
+        put(root / name)
+        time.sleep(0.05)
+    fetch(root / "a")
+    time.sleep(0.05)
+    put(root / "c")
+    assert own.exists()
+    assert (root / "a").exists()
+    assert not (root / "b").exists()
+    assert fetch(root / "b").read_bytes() == DATA
+
+
+def test_another_writers_bytes_replace_an_old_copy(root):
+    put(root / "x.json", b"old")
+    other = root.parents[2] / "other" / "s3:" / root.relative_to(root.parents[1])
+    time.sleep(1.1)
+    put(other / "x.json", b"new")
+    assert fetch(root / "x.json").read_bytes() == b"new"
+
+
+def test_a_node_that_cannot_write_its_cache_says_which_node(root, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(
+        VidflowError, match=rf"^{os.uname().nodename}: the cache .* cannot be written .*resources.cache"
+    ):
+        put(root / "x.bin")

@@ -1,0 +1,169 @@
+"""The whole line on an object store: the same bytes as on a disk, whatever store, network and other commands do."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from object_server import BUCKET, connect, environment, misbehaving, serve_objects
+from pyarrow.fs import FileSelector
+from tiny_experiment import TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+SAME = (".mp4", ".tar", ".arrow", "best.safetensors", "predictions.safetensors", "clips.parquet")
+
+
+@pytest.fixture(scope="module")
+def object_port():
+    with serve_objects() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(object_port, monkeypatch):
+    with misbehaving(object_port) as proxy:
+        for name, value in environment(proxy.port).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+def on_objects(folder: Path, name: str) -> Path:
+    """Write the config of a tiny experiment whose root is a prefix; return it."""
+    config = folder / "objects.yaml"
+    workers = ", ".join(f"{stage}: {{workers: 1}}" for stage in ("shard", "extract", "trials"))
+    own = f"tracking: {{uri: 'sqlite:///{folder}/mlflow.db'}}\nresources: {{cache: {folder}/cache, {workers}}}\n"
+    config.write_text(TINY.format(root=f"s3://{BUCKET}/{name}") + own)
+    return config
+
+
+def stored(port: int, name: str) -> dict[str, str]:
+    """Return the digest of each file of a prefix whose bytes must be those of a run on a disk."""
+    files = connect(port)
+    found = files.get_file_info(FileSelector(f"{BUCKET}/{name}", recursive=True))
+    paths = [each.path for each in found if each.is_file and each.path.endswith(SAME)]
+    digests = {}
+    for path in paths:
+        with files.open_input_file(path) as stream:
+            digests[path.removeprefix(f"{BUCKET}/{name}/")] = hashlib.sha256(stream.read()).hexdigest()
+    return digests
+
+
+def on_disk(root: Path) -> dict[str, str]:
+    paths = [path for path in root.rglob("*") if path.name.endswith(SAME) and "tune" not in path.parts]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_the_line_on_an_object_store_makes_the_bytes_of_a_disk(
+    proxy, object_port, tmp_path, vidflow, finished_experiment
+):
+    config = on_objects(tmp_path, "line")
+    done = vidflow("run", config)
+    assert done.returncode == 0, done.stderr
+    assert f"s3://{BUCKET}/line/reports/" in done.stderr
+    assert str(tmp_path / "cache") not in done.stderr
+    expected = on_disk(finished_experiment.root)
+    assert len(expected) >= 60 + 3 + 3
+    assert stored(object_port, "line") == expected
+
+    proxy.seen.clear()
+    again = vidflow("run", config)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("already done") == 5
+    assert not [path for method, path in proxy.seen if method in ("PUT", "POST", "DELETE")]
+
+    shutil.rmtree(tmp_path / "cache")
+    video = next(name for name in expected if name.endswith(".mp4"))
+    predicted = vidflow("predict", config, f"s3://{BUCKET}/line/{video}")
+    assert predicted.returncode == 0, predicted.stderr
+    there = vidflow("predict", finished_experiment.config, finished_experiment.root / video)
+    assert predicted.stdout == there.stdout
+    again = vidflow("run", config, "report.title=Other")
+    assert again.returncode == 0, again.stderr
+    listed = vidflow("ls", f"s3://{BUCKET}/line")
+    assert listed.stdout.count("completed") == 2, listed.stderr
+    compared = vidflow("compare", f"s3://{BUCKET}/line", "--to", tmp_path / "page.html")
+    assert compared.returncode == 0, compared.stderr
+
+
+def test_a_store_that_refuses_cuts_and_dawdles_changes_no_byte(
+    proxy, object_port, tmp_path, vidflow, finished_experiment
+):
+    chance = random.Random(0)
+
+    def fault(method, path):
+        kind = chance.choice(["refuse", "cut", "short", "slow"])
+        # Half of a list is another list, of which no client can know.
+        is_bytes = method == "GET" and "list-type" not in path
+        return kind if chance.random() < 0.05 and (is_bytes or kind in ("refuse", "slow")) else None
+
+    proxy.fault = fault
+    done = vidflow("run", on_objects(tmp_path, "bad"))
+    assert done.returncode == 0, done.stderr
+    assert "trying for" in done.stderr
+    assert stored(object_port, "bad") == on_disk(finished_experiment.root)
+
+
+def test_a_store_that_is_away_is_one_sentence_and_the_same_command_goes_on(proxy, tmp_path, vidflow):
+    config = on_objects(tmp_path, "away")
+    assert vidflow("synth", config).returncode == 0
+    proxy.fault = lambda method, path: "refuse"
+    done = vidflow("shard", config)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"vidflow: s3://{BUCKET}/away")
+    assert "check the object store" in last
+    assert "Traceback" not in done.stderr
+    proxy.fault = lambda method, path: None
+    assert vidflow("shard", config).returncode == 0
+
+
+def test_of_two_commands_on_one_prefix_one_waits_or_is_refused_and_a_killed_one_is_forgotten(
+    proxy, object_port, tmp_path, vidflow, finished_experiment
+):
+    config = on_objects(tmp_path, "two")
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy()) as first:
+        for line in first.stderr:
+            if "shard:" in line:
+                break
+        refused = vidflow("run", config)
+        assert refused.returncode == 1
+        assert f"in use by process {first.pid} on {os.uname().nodename}" in refused.stderr
+        assert "waiting for up to 10 s" in refused.stderr
+        first.send_signal(signal.SIGKILL)
+        first.stderr.close()
+    time.sleep(1)
+    done = vidflow("run", config)
+    assert done.returncode == 0, done.stderr
+    assert stored(object_port, "two") == on_disk(finished_experiment.root)
+
+
+def test_a_manifest_and_videos_of_an_object_store_become_shards_and_rejects_show_addresses(
+    proxy, object_port, tmp_path, vidflow, finished_experiment
+):
+    files = connect(object_port)
+    videos = sorted(finished_experiment.root.glob("videos/*/*.mp4"))
+    rows = ["path,label,split"]
+    for number, video in enumerate(videos[:8]):
+        with files.open_output_stream(f"{BUCKET}/own/{video.name}") as stream:
+            stream.write(video.read_bytes() if number else b"no video")
+        path = video.name if number % 2 else f"s3://{BUCKET}/own/{video.name}"
+        rows.append(f"{path},{number % 2},{'train' if number < 6 else 'val'}")
+    rows.append(f"s3://{BUCKET}/elsewhere/x.mp4,0,train")
+    with files.open_output_stream(f"{BUCKET}/own/videos.csv") as stream:
+        stream.write("\n".join(rows).encode())
+    config = on_objects(tmp_path, "manifest")
+    own = [f"video.manifest=s3://{BUCKET}/own/videos.csv", "shards.max_reject_fraction=1"]
+    done = vidflow("shard", config, *own)
+    assert done.returncode == 0, done.stderr
+    assert "shard: 7 clips" in done.stderr
+    listed = vidflow("rejects", "list", config, *own)
+    assert f"s3://{BUCKET}/own/{videos[0].name}" in listed.stdout, listed.stderr
+    assert f"to allow it, set video.video_root=s3://{BUCKET}/elsewhere" in listed.stdout
+    assert str(tmp_path) not in listed.stdout
