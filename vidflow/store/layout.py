@@ -206,3 +206,24 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def list_files(directory: Path, pattern: str = "*") -> list[Path]:
+    """Return the files of a folder that match a pattern, sorted; of its subfolders too if the pattern has `**/`."""
+    return sorted(path for path in directory.glob(pattern) if path.is_file())
+
+
+def remove(path: Path) -> None:
+    """Delete a file; it may be missing."""
+    path.unlink(missing_ok=True)
+
+
+def fetch(path: Path) -> Path:
+    """Return a file of the root as a local file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path
