@@ -8,18 +8,20 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError
 from vidflow.store.journal import Journal, drop_record, read_record
-from vidflow.tracking.records import from_json
+from vidflow.tracking.records import EpochEnded, from_json
 from vidflow.tracking.runs import RunWriter
 from vidflow.tracking.store import FAILURES, brief_retries, reason
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
 _ANSWER_SECONDS = 10
+_MAX_TOGETHER = 64  # records
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -96,33 +98,52 @@ class Delivery:
             self._thread.result()
 
     def _run(self) -> None:
-        while (path := self._next()) is not None:
+        while paths := self._next():
             try:
                 with brief_retries(0, seconds=_ANSWER_SECONDS):
-                    values = read_record(path)
-                    if values is not None:
-                        self._open().apply(from_json(values))
-                drop_record(path)
+                    number = self._deliver(paths)
+                for path in paths[:number]:
+                    drop_record(path)
             except (*FAILURES, ConfigError) as error:
                 self._note_failure(error)
                 self._pause()
             else:
-                self._note_success()
+                self._note_success(number)
 
-    def _next(self) -> Path | None:
-        """Wait for a record; None if this is over."""
+    def _next(self) -> list[Path]:
+        """Wait for records, and return the first of those that wait; none if this is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_over)
-            return None if self._is_over else self._waiting[0]
+            return [] if self._is_over else list(islice(self._waiting, _MAX_TOGETHER))
+
+    def _deliver(self, paths: list[Path]) -> int:
+        """Write the first record; with it, if it is an epoch, all epochs that follow. Return how many were written."""
+        number, epochs = 0, []
+        for path in paths:
+            values = read_record(path)
+            record = from_json(values) if values is not None else None  # a damaged one counts as written
+            if isinstance(record, EpochEnded):
+                epochs.append(record)
+            elif epochs:
+                break
+            number += 1
+            if not isinstance(record, EpochEnded):
+                if record is not None:
+                    self._open().apply(record)
+                break
+        if epochs:
+            self._open().log_epochs(epochs)
+        return number
 
     def _open(self) -> RunWriter:
         if self._writer is None:
             self._writer = RunWriter(self._uri, self._experiment, self._journal.root)
         return self._writer
 
-    def _note_success(self) -> None:
+    def _note_success(self, delivered: int) -> None:
         with self._changed:
-            self._waiting.popleft()
+            for _ in range(delivered):
+                self._waiting.popleft()
             number = len(self._waiting)
             self._changed.notify_all()
         if self._failures_in_a_row:

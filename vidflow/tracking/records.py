@@ -90,7 +90,7 @@ class RunEnded:
         step: Epoch that they belong to.
         tags: Tags to add. `{page:RUN}` in a value becomes the page of a run in the UI.
         data: Name and digest of the feature set that the metrics were measured on; empty for none.
-        history: All epochs, as (epoch, metrics, seconds); the run gets those that it lacks.
+        history: All epochs, as `epoch`, `metrics` and `seconds`; the run gets those that it lacks.
         model: The model, as keywords of `save_model` and the `path` and `sha256` of its file; empty for none.
         content: Digest of all that was written to the run; empty if it is not to be skipped next time.
     """
@@ -102,7 +102,7 @@ class RunEnded:
     step: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     data: list[str] = field(default_factory=list)
-    history: list[list[Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     content: str = ""
 

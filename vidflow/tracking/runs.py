@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, assert_never
+from typing import assert_never
 
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -81,22 +81,34 @@ class RunWriter:
     def apply(self, record: Record) -> None:
         """Write a record. A record of a run that was deleted in the store is left out."""
         self._search_sweep(record.run.partition("/")[0])
-        if isinstance(record, RunOpened):
-            self._open(record)
-            return
-        known = self._runs.get(record.run)
-        if known is None:
-            log.warning("run %s is not in the store (any more), so nothing is added to it", record.run)
-            return
         match record:
+            case RunOpened():
+                self._open(record)
             case EpochEnded():
-                self._log_epochs(known, [(record.epoch, record.metrics, record.seconds)], record.time)
+                self.log_epochs([record])
             case FileMade():
-                self._log_file(known, record)
+                if (known := self._known(record.run)) is not None:
+                    self._log_file(known, record)
             case RunEnded():
-                self._end(known, record)
+                if (known := self._known(record.run)) is not None:
+                    self._end(known, record)
             case _:
                 assert_never(record)
+
+    def log_epochs(self, epochs: Iterable[EpochEnded]) -> None:
+        """Write epochs of any runs, those of each run in one call."""
+        by_run: dict[str, list[EpochEnded]] = {}
+        for epoch in epochs:
+            by_run.setdefault(epoch.run, []).append(epoch)
+        for run, own in by_run.items():
+            self._search_sweep(run.partition("/")[0])
+            if (known := self._known(run)) is not None:
+                self._log_epochs(known, own)
+
+    def _known(self, run: str) -> _Known | None:
+        if run not in self._runs:
+            log.warning("run %s is not in the store (any more), so nothing is added to it", run)
+        return self._runs.get(run)
 
     def ids(self, sweep: str) -> dict[str, str]:
         """Return name -> MLflow's id of a sweep's run and the runs of its trials; empty if there is no such run."""
@@ -178,23 +190,23 @@ class RunWriter:
         known.run.data.tags.update(tags or {})
         known.owed = {}
 
-    def _log_epochs(self, known: _Known, epochs: Iterable[Sequence[Any]], time: int) -> None:
+    def _log_epochs(self, known: _Known, epochs: Iterable[EpochEnded]) -> None:
         """Write the epochs that a run lacks; those of one call are in one transaction."""
         if known.epochs is None:  # the store is asked once, because there is no other writer
             history = self._client.get_metric_history(known.run.info.run_id, EPOCH_SECONDS)
             known.epochs = {metric.step for metric in history}
         points: list[Metric] = []
         numbers: list[int] = []
-        for epoch, metrics, seconds in epochs:
-            if epoch in known.epochs:
+        for each in epochs:
+            if each.epoch in known.epochs or each.epoch in numbers:
                 continue
-            values = {**metrics, EPOCH_SECONDS: seconds}
+            values = {**each.metrics, EPOCH_SECONDS: each.seconds}
             if len(points) + len(values) > _MAX_METRICS:
                 self._log(known, metrics=points)
                 known.epochs.update(numbers)
                 points, numbers = [], []
-            points += [Metric(k, v, time, epoch) for k, v in values.items()]
-            numbers.append(epoch)
+            points += [Metric(k, v, each.time, each.epoch) for k, v in values.items()]
+            numbers.append(each.epoch)
         if points:
             self._log(known, metrics=points)
             known.epochs.update(numbers)
@@ -226,7 +238,7 @@ class RunWriter:
         if record.content and run.data.tags.get(_RECORDED) == record.content and _is_over(run):
             return
         if record.history:
-            self._log_epochs(known, record.history, record.time)
+            self._log_epochs(known, [EpochEnded(run=record.run, time=record.time, **each) for each in record.history])
         model_id = self._log_model(known, record) if record.model else None
         name, digest = record.data or (None, None)
         news = [

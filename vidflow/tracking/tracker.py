@@ -204,7 +204,9 @@ class Tracker:
                 step=step,
                 tags=dict(tags),
                 data=[data.name, data.digest] if data is not None else [],
-                history=[[each.epoch, dict(each.metrics), each.seconds] for each in history],
+                history=[
+                    {"epoch": each.epoch, "metrics": dict(each.metrics), "seconds": each.seconds} for each in history
+                ],
                 model=self._describe_model(*model) if model is not None else {},
                 content=content,
             )
