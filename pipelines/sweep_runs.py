@@ -64,7 +64,8 @@ class SweepRuns:
         self._recorded: dict[str, str] | None = None
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Start to send."""
+        self._tracker.__enter__()
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -43,9 +43,13 @@ class Delivery:
         self._is_hurried = self._is_over = False
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(1, "mlflow")
-        self._thread = self._pool.submit(self._run)
+        self._thread: Future[None] = Future()
         self.problem = ""
         """Why the last try has failed; empty if it has not."""
+
+    def start(self) -> None:
+        """Start to deliver."""
+        self._thread = self._pool.submit(self._run)
 
     def add(self, path: Path) -> None:
         """Deliver one more record of the journal, at some time."""

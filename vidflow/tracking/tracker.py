@@ -83,7 +83,8 @@ class Tracker:
         return self._delivery.problem
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Start to send."""
+        self._delivery.start()
         return self
 
     def __exit__(
