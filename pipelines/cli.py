@@ -115,7 +115,11 @@ def run_evaluate(parsed: argparse.Namespace) -> None:
 
     def run(experiment: Experiment) -> None:
         command = importlib.import_module("pipelines.evaluate.command")
-        (command.show if parsed.print else command.main)(experiment)
+        if parsed.print:
+            command.show(experiment)
+        else:
+            command.main(experiment)
+            importlib.import_module("pipelines.sync").send_rest(experiment)
 
     # To print starts nothing, so nothing of the machine is checked.
     run_configured("print" if parsed.print else "evaluate", parsed.settings, run, resumes=True)
@@ -127,6 +131,13 @@ def run_rejects(parsed: argparse.Namespace) -> None:
         "rejects",
         parsed.settings,
         lambda experiment: importlib.import_module("pipelines.rejects").main(experiment, parsed.action, parsed.to),
+    )
+
+
+def run_sync(parsed: argparse.Namespace) -> None:
+    """Load the settings and send what waits to the tracking server."""
+    run_configured(
+        "sync", parsed.settings, lambda experiment: importlib.import_module("pipelines.sync").main(experiment)
     )
 
 
@@ -367,6 +378,9 @@ OWN_ARGUMENTS = {
         run_bench,
     ),
     "ui": OwnArguments("open the MLflow UI on the experiment's runs, at 127.0.0.1", add_ui, run_ui),
+    "sync": OwnArguments(
+        "send runs that wait under the root, as the tracking server was away, to the server", add_settings, run_sync
+    ),
     "rejects": OwnArguments(
         "list what was left out and why, export it as a table, or let the next run try it again",
         add_rejects,

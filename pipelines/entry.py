@@ -5,6 +5,7 @@ Callers pass in the functions that run stages, so that the stages can import thi
 
 import argparse
 import contextlib
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError, FailedTrialsError, VidflowError
 from vidflow.objects import show_urls
 from vidflow.stages.experiment import Experiment
+from vidflow.store.journal import count_waiting
 
 Run = Callable[[Experiment], None]
 Load = Callable[[str], Run]
@@ -61,6 +63,8 @@ def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool
 
     def run(experiment: Experiment) -> None:
         run_stages(STAGES if command == "run" else [command], experiment, load)
+        if command in ("run", "sweep", "report") and count_waiting(experiment.root):
+            importlib.import_module("pipelines.sync").send_rest(experiment)
 
     return exit_code(lambda: run_configured(command, settings, run, show=show, resumes=resumes), resumes=resumes)
 

@@ -75,7 +75,8 @@ def find_silent_server(config: Config) -> Iterator[str]:
         reason = getattr(error, "reason", error)
         yield (
             f"tracking.uri: cannot use {without_credentials(uri)}: no answer within {_SECONDS:g} s ({reason}); start "
-            "the server, or name another store"
+            "the server, name another store, or set tracking.when_away=journal: then runs wait under root for "
+            "`vidflow sync`"
         )
 
 

@@ -130,9 +130,13 @@ def _check_manifest(flight: Flight) -> Iterable[str]:
 
 
 def _check_server(flight: Flight) -> Iterable[str]:
-    silent = list(machine_checks.find_silent_server(flight.draft.config))
+    config = flight.draft.config
+    silent = list(machine_checks.find_silent_server(config))
+    if silent and config.tracking.when_away == "journal" and "sync" not in flight.steps:
+        log.warning("%s; tracking.when_away=journal, so runs wait under root", silent[0].partition(";")[0])
+        return []
     if not silent and not flight.show:  # `--print` does not wait for the import of MLflow
-        importlib.import_module("vidflow.tracking").check_store(store_uri(flight.draft.config))
+        importlib.import_module("vidflow.tracking").check_store(store_uri(config), config.tracking.experiment)
     return silent
 
 
@@ -164,7 +168,7 @@ CHECKS = (
         ("video.manifest", "video.video_root", "trials.trial.task", "trials.axes"),
         _check_manifest,
     ),
-    Check(frozenset({"sweep", "report", "evaluate"}), ("root", "tracking"), _check_server),
+    Check(frozenset({"sweep", "evaluate", "sync"}), ("root", "tracking"), _check_server),
 )
 
 

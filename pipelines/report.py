@@ -16,7 +16,7 @@ from vidflow.report.sweeps import PAGE
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import manifest_seal, publish_manifest
 from vidflow.store.layout import list_file, publish
-from vidflow.tracking import Tracker, explain_failures
+from vidflow.tracking import Tracker
 from vidflow.training.snapshot import load_result
 
 
@@ -34,11 +34,10 @@ def main(experiment: Experiment) -> None:
         for name, text in written.items():
             with publish(address.directory / name) as aside:
                 aside.write_text(text, encoding="utf-8")
-        uri = store_uri(config)
-        with explain_failures(uri):
-            tracker = Tracker(uri, config.tracking.experiment)
+        key = experiment.sweep.fingerprint
+        with Tracker(experiment.root, key, uri=store_uri(config), experiment=config.tracking.experiment) as tracker:
             for name in written:
-                tracker.log_file(sweep.details["run_id"], address.directory / name, name)
+                tracker.log_file(tracker.sweep, address.directory / name, name)
         files = [list_file(address.directory / name) for name in written]
         seconds = time.monotonic() - started
         manifest = StageManifest(

@@ -17,7 +17,6 @@ from pipelines.tuning import run_trials
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tasks import TaskName
-from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import DamagedError, FailedTrialsError, VidflowError
 from vidflow.records import StageManifest, TrialResult
 from vidflow.stages.address import Address
@@ -25,7 +24,6 @@ from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import publish_manifest
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import list_sizes, publish_json, read_json
-from vidflow.tracking import explain_failures
 from vidflow.training.snapshot import load_result, read_snapshot, write_result
 
 STARTED = "started.json"
@@ -41,7 +39,7 @@ def main(experiment: Experiment) -> None:
     config = experiment.config
     with experiment.exclusive():
         experiment.check_features()
-        with explain_failures(store_uri(config)), ray_session(config):
+        with ray_session(config):
             check_cluster(config, ["sweep"])
             Sweep(experiment).run()
 
@@ -50,7 +48,7 @@ class Sweep:
     """One sweep: its trials by key, and its parent run in MLflow."""
 
     def __init__(self, experiment: Experiment) -> None:
-        """Open the tracking store and list the trials known so far."""
+        """List the trials known so far."""
         self._experiment = experiment
         self._config, self._features, self._address = experiment.config, experiment.features, experiment.sweep
         before = experiment.manifest(self._address)
@@ -67,12 +65,13 @@ class Sweep:
             FailedTrialsError: If trials failed; the others are committed.
         """
         started = time.monotonic()
-        self._runs.open(len(self._trials))
-        with TrialRecorder(self._runs, store_uri(self._config), self._end_stopped) as recorder:
-            errors = self._train(recorder)
-            self._end(recorder, [key for key in self._trials if key not in errors])
-        self._check_ended(errors)
-        self._commit([self._result(trial) for trial in self._trials.values()], time.monotonic() - started)
+        with self._runs:
+            self._runs.open(len(self._trials))
+            with TrialRecorder(self._runs, self._end_stopped) as recorder:
+                errors = self._train(recorder)
+                self._end(recorder, [key for key in self._trials if key not in errors])
+            self._check_ended(errors)
+            self._commit([self._result(trial) for trial in self._trials.values()], time.monotonic() - started)
 
     def _train(self, recorder: TrialRecorder) -> dict[str, str]:
         """Run the trials without a result, and return the errors of those that failed, by key."""
@@ -206,6 +205,7 @@ class Sweep:
             raise VidflowError(f"{self._describe_failed(failed, results)}; the same command tries again")
         if plan:
             publish_json(self._address.directory / PLAN, plan)
+        ids = self._runs.ids()
         manifest = StageManifest(
             stage="sweep",
             fingerprint=self._address.fingerprint,
@@ -215,9 +215,7 @@ class Sweep:
             worker_seconds=worker_seconds,
             wall_seconds=wall_seconds,
             details={
-                "experiment_id": self._runs.experiment_id,
-                "run_id": self._runs.run_id,
-                "runs": {result.key: self._runs.trial_ids[result.key] for result in results},
+                **ids.details([result.key for result in results]),
                 "trials": [result.key for result in results],
                 "failed": [result.key for result in failed],
                 "baselines": self._runs.baselines,
@@ -226,10 +224,10 @@ class Sweep:
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %s trials in %.0f s -> MLflow run %s; %s%s",
+            "sweep: %s trials in %.0f s -> %s; %s%s",
             f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
             wall_seconds,
-            self._runs.run_id,
+            f"MLflow run {ids.run_id}" if ids.run_id else "no MLflow run yet",
             "; ".join(self._describe_best(results)),
             self._experiment.then("report"),
         )

@@ -1,5 +1,6 @@
 """The runs of one sweep in MLflow: what the parent run and the run of each trial say."""
 
+import functools
 import getpass
 import subprocess
 from collections import Counter
@@ -8,6 +9,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import vidflow
 from vidflow.config.load import config_to_yaml
@@ -23,12 +26,14 @@ from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import TRIAL_RESULT, fetch
-from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, Tracker
+from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, SweepIds, Tracker, name_run, page_of
 from vidflow.training.baselines import baseline_metrics
 from vidflow.training.snapshot import BEST
 
+MODEL_SCRIPT = Path(__file__).with_name("mlflow_model.py")
 MODEL_CODE = ModelCode(
-    script=Path(__file__).with_name("mlflow_model.py"),
+    name=MODEL_SCRIPT.name,
+    script=MODEL_SCRIPT.read_text(encoding="utf-8"),
     requirements=[f"{name}=={version(name)}" for name in ("av", "mlflow", "safetensors", "timm", "torch")],
     settings={"weights": None},
 )
@@ -38,100 +43,108 @@ _NOTE = "mlflow.note.content"
 
 
 class SweepRuns:
-    """Writes the runs of one sweep; the only writer, and every call may be repeated."""
+    """Writes the runs of one sweep, within a `with` block; the only writer, and every call may be repeated."""
 
     def __init__(self, experiment: Experiment, baselines: dict[str, dict[str, float]]) -> None:
-        """Open the tracking store.
+        """Open no run yet.
 
         Args:
             experiment: The experiment; its features are finished.
             baselines: Task -> metrics of its trivial answer, where they are known; filled as trials end.
         """
         self._experiment, self._config = experiment, experiment.config
-        self._tracker = Tracker(store_uri(self._config), self._config.tracking.experiment)
+        tracking = self._config.tracking
+        key = experiment.sweep.fingerprint
+        self._tracker = Tracker(experiment.root, key, uri=store_uri(self._config), experiment=tracking.experiment)
         self._data = {name: _feature_data(name, address) for name, address in experiment.features.items()}
         self.baselines = baselines
-        self.run_id = ""
-        self.trial_ids: dict[str, str] = {}
-        """Key -> run of the trials that were opened."""
         self._names: dict[str, str] = {}
         self._objectives: dict[str, str] = {}
+        self._opened: dict[str, str] = {}
+        self._recorded: dict[str, str] | None = None
 
-    @property
-    def experiment_id(self) -> str:
-        """MLflow's id of the experiment."""
-        return self._tracker.experiment_id
+    def __enter__(self) -> Self:
+        """Start to send."""
+        self._tracker.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the store as `Tracker` does; runs that are open when the sweep is interrupted end as killed."""
+        self._tracker.__exit__(kind, error, trace)
+
+    def ids(self) -> SweepIds:
+        """Return MLflow's ids, when the store has everything."""
+        return self._tracker.ids()
 
     def open(self, num_trials: int) -> None:
         """Find or create the parent run."""
         trials = self._config.trials
         objective = objective_of(trials, trials.trial.task)
         axes = [name for name in trials.axes if name not in _COLUMNS]
-        self.run_id = self._tracker.sweep_run(
-            self._experiment.sweep.fingerprint,
+        self._tracker.open_sweep(
             name=self._config.report.title,
             params={"algorithm": trials.algorithm, "num_trials": num_trials},
             config_yaml=config_to_yaml(self._config),
-            tags={**self._source(), _NOTE: self._describe()},
+            tags={**self._source, _NOTE: self._describe()},
             datasets=list(self._data.values()),
-        )
-        self._tracker.show_first(
-            RunsView(
+            view=RunsView(
                 metric=f"best/{objective.metric}",
                 curve=objective.metric,
                 mode=objective.mode,
                 params=(*_COLUMNS, *axes),
-            )
+            ),
         )
 
     def open_trial(self, trial: Trial, address: Address) -> str:
-        """Find or create the run of a trial."""
-        if address.fingerprint not in self.trial_ids:
-            self._names[address.fingerprint] = self.name(trial)
-            self._objectives[address.fingerprint] = objective_of(self._config.trials, trial.task).metric
-            self.trial_ids[address.fingerprint] = self._tracker.trial_run(
-                self.run_id,
-                address.fingerprint,
+        """Find or create the run of a trial, and return our name of it."""
+        key = address.fingerprint
+        if key not in self._opened:
+            self._note_words(trial, key)
+            self._opened[key] = self._tracker.open_trial(
+                key,
                 name=self.name(trial),
                 params=asdict(trial),
-                tags=self._source(),
+                tags=self._source,
                 datasets=[self._data[trial.features]],
             )
-        return self.trial_ids[address.fingerprint]
+        return self._opened[key]
 
     def log_epoch(self, key: str, result: EpochResult) -> None:
         """Log an epoch of a trial whose run is open."""
-        self._tracker.log_epoch(self.trial_ids[key], self._named(self._objectives[key], result))
+        self._tracker.log_epoch(self._opened[key], self._named(self._objectives[key], result))
 
     def record(self, trial: Trial, address: Address, result: TrialResult) -> None:
         """Close the run of a trial that is over: complete its epochs, store its model and figures, set its status."""
+        key, content = address.fingerprint, file_sha256(fetch(address.directory / TRIAL_RESULT))[:16]
         if result.best is not None:
             self._measure_baseline(trial)
-        run_id, content = self.open_trial(trial, address), file_sha256(address.directory / TRIAL_RESULT)[:16]
-        if self._tracker.is_recorded(run_id, content):
+        self._note_words(trial, key)
+        if self._recorded is None:
+            self._recorded = self._tracker.recorded()
+        if self._recorded.get(key) == content:
             return
-        metric = self._objectives[address.fingerprint]
-        self._tracker.log_history(run_id, [self._named(metric, epoch) for epoch in result.history])
+        run, metric = self.open_trial(trial, address), self._objectives[key]
         # Without an error the text is empty, which replaces that of an earlier try that failed.
         tags = {"vidflow.status": result.status, _NOTE: f"**Failed**: {result.error}" if result.error else ""}
+        history = [self._named(metric, epoch) for epoch in result.history]
         if result.best is None:
-            self._tracker.finish(run_id, "FAILED", tags=tags, content=content)
-            return
-        self._log_confusion(run_id, result)
-        columns = model_columns(trial.task)
-        model_id = self._tracker.log_model(
-            run_id, code=MODEL_CODE, file=fetch(result.directory / BEST), columns=columns
-        )
-        self._tracker.finish(
-            run_id,
-            "FAILED" if result.status == "failed" else "FINISHED",
-            metrics={f"best/{metric}": result.best.metrics[metric]},
-            step=result.best.epoch,
-            tags={**tags, **_baseline_tag(self.baselines[trial.task], metric)},
-            model_id=model_id,
-            data=self._data[trial.features],
-            content=content,
-        )
+            self._tracker.finish(run, "FAILED", tags=tags, content=content)
+        else:
+            self._log_confusion(run, result)
+            self._tracker.finish(
+                run,
+                "FAILED" if result.status == "failed" else "FINISHED",
+                metrics={f"best/{metric}": result.best.metrics[metric]},
+                step=result.best.epoch,
+                tags={**tags, **_baseline_tag(self.baselines[trial.task], metric)},
+                history=history,
+                model=(MODEL_CODE, result.directory / BEST, model_columns(trial.task)),
+                data=self._data[trial.features],
+                content=content,
+            )
+        self._recorded[key] = content
 
     def finish(self, best: Mapping[TaskName, TrialResult], *, is_complete: bool, plan: bytes = b"") -> None:
         """Close the parent run.
@@ -142,14 +155,18 @@ class SweepRuns:
             plan: The forecast beside what was paid, as JSON; empty without a forecast.
         """
         if plan:
-            self._tracker.log_file(self.run_id, plan, "plan.json")
+            self._tracker.log_file(self._tracker.sweep, plan, "plan.json")
         metrics, tags = {}, {_NOTE: self._describe(best)}
         for task, result in best.items():
             metric, _ = objective_of(self._config.trials, task)
             if result.best is not None and result.status != "failed":
                 metrics[f"best/{metric}"] = result.best.metrics[metric]
                 tags |= _baseline_tag(self.baselines[task], metric)
-        self._tracker.finish(self.run_id, "FINISHED" if is_complete else "FAILED", metrics=metrics, tags=tags)
+        self._tracker.finish(self._tracker.sweep, "FINISHED" if is_complete else "FAILED", metrics=metrics, tags=tags)
+
+    def _note_words(self, trial: Trial, key: str) -> None:
+        self._names[key] = self.name(trial)
+        self._objectives[key] = objective_of(self._config.trials, trial.task).metric
 
     def _named(self, metric: str, result: EpochResult) -> EpochResult:
         """Return an epoch with the objective first, as the UI keeps the order; `best/` has the best epoch's alone."""
@@ -161,8 +178,9 @@ class SweepRuns:
         """Return what distinguishes a trial from the others of its sweep."""
         return " ".join(f"{axis}={getattr(trial, axis)}" for axis in self._config.trials.axes) or trial.core
 
+    @functools.cached_property
     def _source(self) -> dict[str, str]:
-        """Return the tags in which MLflow says what made a run."""
+        """The tags in which MLflow says what made a run."""
         tags = {"mlflow.source.name": self._experiment.command("sweep"), "mlflow.source.type": "LOCAL"}
         if commit := _commit():
             tags["mlflow.source.git.commit"] = commit
@@ -174,7 +192,7 @@ class SweepRuns:
         """Return the description of the parent run as Markdown: what it is, data, best trial, report, commands."""
         lines = [self._best_line(task, result) for task, result in best.items()] if best else ["- Trials are running."]
         if best:
-            page = f"[report.html](#{self._page(self.run_id)}/artifacts/report.html)"
+            page = f"[report.html](#{page_of(self._tracker.sweep)}/artifacts/report.html)"
             lines.append(f"- Report: {page}, written by `{self._experiment.command('report')}`")
         return "\n".join(
             [
@@ -200,12 +218,9 @@ class SweepRuns:
             return f"- Best trial ({task}): all failed"
         baseline = self.baselines.get(task, {}).get(metric)
         without = f"; {baseline:.3f} without looking at the frames" if baseline is not None else ""
-        link = f"[{self._names[result.key]}](#{self._page(self.trial_ids[result.key])})"
+        link = f"[{self._names[result.key]}](#{page_of(name_run(self._tracker.sweep, result.key))})"
         score = f"`{metric}` {result.best.metrics[metric]:.3f} after epoch {result.best.epoch}{without}"
         return f"- Best trial ({task}): {link}, {score}. Use it: `vidflow predict {result.directory} VIDEO`"
-
-    def _page(self, run_id: str) -> str:
-        return f"/experiments/{self.experiment_id}/runs/{run_id}"
 
     def _measure_baseline(self, trial: Trial) -> None:
         """Measure a task's trivial answer, once because all trials share clips and truth."""
@@ -213,12 +228,12 @@ class SweepRuns:
             reader = FeatureReader(self._experiment.features[trial.features].directory)
             self.baselines[trial.task] = baseline_metrics(trial.task, reader, self._experiment.config.trials.splits)
 
-    def _log_confusion(self, run_id: str, result: TrialResult) -> None:
+    def _log_confusion(self, run: str, result: TrialResult) -> None:
         classified = read_classified(result)
         if classified is not None:
             features = self._experiment.features[str(result.settings["features"])]
             names = FeatureReader(features.directory).metadata["class_names"]
-            self._tracker.log_file(run_id, confusion_figure(classified.confusion, names), "confusion.png")
+            self._tracker.log_file(run, confusion_figure(classified.confusion, names), "confusion.png")
 
 
 def model_columns(task: TaskName) -> ModelColumns:

@@ -1,4 +1,4 @@
-"""Sends what trials report to their runs, in order and in a thread, so that no trial waits for the store."""
+"""Writes what trials report into the journal of their runs, in order and in a thread, so that Tune never waits."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,23 +11,21 @@ from pipelines.sweep_runs import SweepRuns
 from vidflow.config.schema import Trial
 from vidflow.records import EpochResult
 from vidflow.stages.address import Address
-from vidflow.tracking import explain_failures
 from vidflow.training.snapshot import load_result, write_failure
 
 
 class TrialRecorder:
-    """Opens, continues and closes the runs of trials; an error of the store is raised by every later call."""
+    """Opens, continues and closes the runs of trials; an error, as of a full disk, is raised by every later call."""
 
-    def __init__(self, runs: SweepRuns, uri: str, end_stopped: Callable[[str], None]) -> None:
+    def __init__(self, runs: SweepRuns, end_stopped: Callable[[str], None]) -> None:
         """Start the thread.
 
         Args:
             runs: The runs of the sweep, whose parent is open. Until `drain` returns, only the thread uses them.
-            uri: The store, for messages.
             end_stopped: Marks the trial with a key as over if the scheduler has stopped it.
         """
-        self._runs, self._uri, self._end_stopped = runs, uri, end_stopped
-        self._thread = ThreadPoolExecutor(1, "mlflow")
+        self._runs, self._end_stopped = runs, end_stopped
+        self._thread = ThreadPoolExecutor(1, "recorder")
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
@@ -57,10 +55,10 @@ class TrialRecorder:
         self._submit(self._fail, trial, address, error)
 
     def drain(self) -> None:
-        """Wait until everything is written.
+        """Wait until everything is in the journal.
 
         Raises:
-            VidflowError: If the store has failed.
+            OSError: If it cannot be written.
         """
         while self._waiting:
             self._take_first()
@@ -68,16 +66,12 @@ class TrialRecorder:
     def _submit(self, write: Callable[..., Any], *arguments: Any) -> None:
         while self._waiting and self._waiting[0].done():
             self._take_first()
-        self._waiting.append(self._thread.submit(self._run, write, *arguments))
+        self._waiting.append(self._thread.submit(write, *arguments))
 
     def _take_first(self) -> None:
         """Drop the first write, unless it has failed: Tune may take the first error that it sees for a trial's own."""
         self._waiting[0].result()
         self._waiting.popleft()
-
-    def _run(self, write: Callable[..., Any], *arguments: Any) -> None:
-        with explain_failures(self._uri):
-            write(*arguments)
 
     def _record(self, trial: Trial, address: Address) -> None:
         self._end_stopped(address.fingerprint)

@@ -152,6 +152,10 @@ class StoppingScheduler(AsyncHyperBandScheduler):
         super().__init__(**settings)
         self._note_stopped = note_stopped
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the function, as `RunLogger` does: Tune pickles it for a restore that vidflow never uses."""
+        return {**self.__dict__, "_note_stopped": None}
+
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Decide on a trial after an epoch."""
         decision = str(super().on_trial_result(tune_controller, trial, result))

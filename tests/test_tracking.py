@@ -1,12 +1,16 @@
+import contextlib
 import json
 import math
 import os
+import re
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import mlflow.pyfunc
@@ -26,11 +30,13 @@ from vidflow.tracking import (
     ModelCode,
     ModelColumns,
     RunsView,
+    SweepIds,
     Tracker,
     check_store,
-    explain_failures,
     fetch_file,
     find_page,
+    name_run,
+    page_of,
     ui_command,
 )
 
@@ -45,7 +51,8 @@ SECRET = "hunter2-not-to-be-seen"
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store as MLflow makes it; the tests copy it, because making one takes a second."""
     root = tmp_path_factory.mktemp("migrated")
-    Tracker(default_uri(root), "somebody else's")
+    with Tracker(root, "none", uri=default_uri(root), experiment="somebody else's") as tracker:
+        tracker.ids()
     return root / "mlflow.db"
 
 
@@ -62,23 +69,31 @@ def epochs(count: int) -> list[EpochResult]:
     ]
 
 
-def run_sweep(uri: str, *, num_trials: int = 3, num_epochs: int = 4) -> tuple[str, list[str]]:
-    """Do what a whole sweep does, in a process of its own as far as the tracker can tell."""
-    tracker = Tracker(uri, "demo")
-    datasets = [FeatureData(name="base", identity="a1" * 8, place="/data/features/base")]
-    sweep = tracker.sweep_run(
-        "feed", name="sweep", params={"algorithm": "grid"}, config_yaml="root: x", datasets=datasets
-    )
-    trials = []
-    for seed in range(num_trials):
-        params = {"core": "gru", "seed": seed, "num_heads": None}
-        trials.append(tracker.trial_run(sweep, f"t{seed}", name=f"seed={seed}", params=params, datasets=datasets))
-        for result in epochs(num_epochs):
-            tracker.log_epoch(trials[-1], result)
-        tracker.log_file(trials[-1], b"weights", "checkpoint/best.safetensors")
-        tracker.finish(trials[-1], "FINISHED", metrics={"best/val/top1": 0.5})
-    tracker.finish(sweep, "FINISHED")
-    return sweep, trials
+def tracker_of(uri: str, root: Path, sweep: str = "feed", experiment: str = "demo") -> Tracker:
+    return Tracker(root, sweep, uri=uri, experiment=experiment)
+
+
+def sweep_of(tracker: Tracker, **arguments: Any) -> str:
+    tracker.open_sweep(**{"name": "s", "params": {}, "config_yaml": "", **arguments})
+    return tracker.sweep
+
+
+def run_sweep(uri: str, root: Path, *, num_trials: int = 3, num_epochs: int = 4) -> tuple[str, list[str]]:
+    """Do what a whole sweep does, in a process of its own as far as the tracker can tell; return MLflow's ids."""
+    with tracker_of(uri, root) as tracker:
+        datasets = [FeatureData(name="base", identity="a1" * 8, place="/data/features/base")]
+        tracker.open_sweep(name="sweep", params={"algorithm": "grid"}, config_yaml="root: x", datasets=datasets)
+        for seed in range(num_trials):
+            params = {"core": "gru", "seed": seed, "num_heads": None}
+            trial = tracker.open_trial(f"t{seed}", name=f"seed={seed}", params=params, datasets=datasets)
+            for result in epochs(num_epochs):
+                tracker.log_epoch(trial, result)
+            tracker.log_file(trial, b"weights", "checkpoint/best.safetensors")
+            tracker.finish(trial, "FINISHED", metrics={"best/val/top1": 0.5})
+        tracker.finish(tracker.sweep, "FINISHED")
+        ids = tracker.ids()
+    assert not tracker.problem
+    return ids.run_id, [ids.trials[f"t{seed}"] for seed in range(num_trials)]
 
 
 def all_runs(uri: str, experiment: str = "demo") -> list[Run]:
@@ -99,8 +114,8 @@ def contents(uri: str) -> list[tuple[str, str, dict[str, str], dict[str, float],
     )
 
 
-def test_trials_are_children_of_their_sweep(uri: str) -> None:
-    sweep, trials = run_sweep(uri)
+def test_trials_are_children_of_their_sweep(uri: str, tmp_path: Path) -> None:
+    sweep, trials = run_sweep(uri, tmp_path)
     runs = {run.info.run_id: run for run in all_runs(uri)}
     assert set(runs) == {sweep, *trials}
     assert {runs[trial].data.tags["mlflow.parentRunId"] for trial in trials} == {sweep}
@@ -109,84 +124,92 @@ def test_trials_are_children_of_their_sweep(uri: str) -> None:
     assert runs[trials[1]].info.run_name == "seed=1"
 
 
-def test_a_repeated_sweep_changes_nothing(uri: str) -> None:
-    first = run_sweep(uri)
+def test_a_repeated_sweep_changes_nothing(uri: str, tmp_path: Path) -> None:
+    first = run_sweep(uri, tmp_path)
     before = contents(uri)
-    assert run_sweep(uri) == first
+    assert run_sweep(uri, tmp_path) == first
     assert contents(uri) == before
     for trial in first[1]:
         assert steps(uri, trial, "val/top1") == [1, 2, 3, 4]
         assert steps(uri, trial, "best/val/top1") == [0]
 
 
-def test_a_killed_trial_runs_again_in_its_run_and_gets_only_the_epochs_it_lacks(uri: str) -> None:
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="sweep", params={}, config_yaml="")
-    trial = tracker.trial_run(sweep, "t", name="t", params={})
-    tracker.log_epoch(trial, epochs(1)[0])
-    tracker.finish(trial, "KILLED")
+def test_a_killed_trial_runs_again_in_its_run_and_gets_only_the_epochs_it_lacks(uri: str, tmp_path: Path) -> None:
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        trial = tracker.open_trial("t", name="t", params={})
+        tracker.log_epoch(trial, epochs(1)[0])
+        tracker.finish(trial, "KILLED")
+        before = tracker.ids()
 
-    restored = Tracker(uri, "demo")
-    assert restored.sweep_run("feed", name="sweep", params={}, config_yaml="") == sweep
-    assert restored.trial_run(sweep, "t", name="t", params={}) == trial
     client = MlflowClient(uri)
-    assert client.get_run(trial).info.status == "RUNNING"
-    restored.log_history(trial, epochs(5))
-    assert steps(uri, trial, "train/loss") == [1, 2, 3, 4, 5]
-    assert [point.value for point in client.get_metric_history(trial, EPOCH_SECONDS)] == [
+    with tracker_of(uri, tmp_path) as restored:
+        sweep_of(restored)
+        assert restored.open_trial("t", name="t", params={}) == trial
+        assert restored.ids() == before
+        run = before.trials["t"]
+        assert client.get_run(run).info.status == "RUNNING"
+        restored.finish(trial, "FINISHED", history=epochs(5))
+    assert steps(uri, run, "train/loss") == [1, 2, 3, 4, 5]
+    assert [point.value for point in client.get_metric_history(run, EPOCH_SECONDS)] == [
         0.125,
         0.25,
         0.375,
         0.5,
         0.625,
     ]
-    restored.finish(trial, "FINISHED")
-    assert client.get_run(trial).info.status == "FINISHED"
+    assert client.get_run(run).info.status == "FINISHED"
 
 
-def test_the_same_trial_in_another_sweep_is_another_run(uri: str) -> None:
-    tracker = Tracker(uri, "demo")
-    sweeps = [tracker.sweep_run(key, name=key, params={}, config_yaml="") for key in ("one", "two")]
-    trials = [tracker.trial_run(sweep, "same", name="t", params={}) for sweep in sweeps]
-    assert len({*sweeps, *trials}) == 4
+def test_the_same_trial_in_another_sweep_is_another_run(uri: str, tmp_path: Path) -> None:
+    found = set()
+    for key in ("one", "two"):
+        with tracker_of(uri, tmp_path, key) as tracker:
+            sweep_of(tracker)
+            tracker.open_trial("same", name="t", params={})
+            ids = tracker.ids()
+            found |= {ids.run_id, *ids.trials.values()}
+    assert len(found) == 4
 
 
-def test_a_deleted_run_is_made_anew(uri: str) -> None:
-    sweep, trials = run_sweep(uri, num_trials=1)
+def test_a_deleted_run_is_made_anew(uri: str, tmp_path: Path) -> None:
+    sweep, trials = run_sweep(uri, tmp_path, num_trials=1)
     MlflowClient(uri).delete_run(trials[0])
-    assert run_sweep(uri, num_trials=1)[0] == sweep
+    assert run_sweep(uri, tmp_path, num_trials=1)[0] == sweep
     runs = {run.info.run_id for run in all_runs(uri)}
     assert len(runs) == 2
     assert trials[0] not in runs
 
 
-def test_settings_of_any_number_and_length_are_kept_and_never_changed(uri: str) -> None:
-    tracker = Tracker(uri, "demo")
+def test_settings_of_any_number_and_length_are_kept_and_never_changed(uri: str, tmp_path: Path) -> None:
     params = {f"group.{n}": "x" * (7000 if n == 0 else n) for n in range(250)}
     tags = {f"tag.{n}": str(n) for n in range(120)}
-    sweep = tracker.sweep_run("feed", name="s", params=params, tags=tags, config_yaml="")
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker, params=params, tags=tags)
+        sweep = tracker.ids().run_id
     kept = MlflowClient(uri).get_run(sweep).data
     assert {name: len(value) for name, value in kept.params.items()} == {
         name: min(len(value), 6000) for name, value in params.items()
     }
     assert tags.items() <= kept.tags.items()
 
-    changed = {**params, "group.7": "other", "new": "1"}
-    Tracker(uri, "demo").sweep_run("feed", name="s", params=changed, config_yaml="")
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker, params={**params, "group.7": "other", "new": "1"})
     again = MlflowClient(uri).get_run(sweep).data.params
     assert again["group.7"] == "x" * 7
     assert again["new"] == "1"
 
 
-def test_lineage_names_each_data_set_once(uri: str) -> None:
+def test_lineage_names_each_data_set_once(uri: str, tmp_path: Path) -> None:
     digest = "0123456789abcdef" * 4
+    datasets = [
+        FeatureData(name="base", identity=digest, place="/data/base", embed_dim=8, clips={"train": 3, "val": 2}),
+        FeatureData(name="merged", identity="beef", place="/data/merged"),
+    ]
     for _ in range(2):
-        tracker = Tracker(uri, "demo")
-        datasets = [
-            FeatureData(name="base", identity=digest, place="/data/base", embed_dim=8, clips={"train": 3, "val": 2}),
-            FeatureData(name="merged", identity="beef", place="/data/merged"),
-        ]
-        sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="", datasets=datasets)
+        with tracker_of(uri, tmp_path) as tracker:
+            sweep_of(tracker, datasets=datasets)
+            sweep = tracker.ids().run_id
     inputs = [entry.dataset for entry in MlflowClient(uri).get_run(sweep).inputs.dataset_inputs]
     assert sorted((entry.name, entry.digest, entry.source) for entry in inputs) == [
         ("base", digest[:36], '{"uri": "/data/base"}'),
@@ -199,24 +222,25 @@ def test_lineage_names_each_data_set_once(uri: str) -> None:
 
 
 def test_files_and_bytes_lie_under_their_path_beside_the_store(uri: str, tmp_path: Path) -> None:
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="root: x\n")
     (tmp_path / "made.png").write_bytes(b"picture")
-    tracker.log_file(sweep, tmp_path / "made.png", "figures/confusion.png")
-    tracker.log_file(sweep, b"old", "report.html")
-    tracker.log_file(sweep, b"new", "report.html")
-    (folder,) = (tmp_path / "mlartifacts").glob(f"{sweep}/artifacts")
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep = sweep_of(tracker, config_yaml="root: x\n")
+        tracker.log_file(sweep, tmp_path / "made.png", "figures/confusion.png")
+        tracker.log_file(sweep, b"old", "report.html")
+        tracker.log_file(sweep, b"new", "report.html")
+        run = tracker.ids().run_id
+    (folder,) = (tmp_path / "mlartifacts").glob(f"{run}/artifacts")
     kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert kept == {"figures/confusion.png": b"picture", "report.html": b"new", "config.yaml": b"root: x\n"}
 
 
 def test_a_file_comes_back_from_its_run(uri: str, tmp_path: Path) -> None:
-    _, trials = run_sweep(uri, num_trials=1)
+    _, trials = run_sweep(uri, tmp_path, num_trials=1)
     assert fetch_file(uri, trials[0], "checkpoint/best.safetensors", tmp_path).read_bytes() == b"weights"
 
 
 def test_what_cannot_be_fetched_is_named(uri: str, tmp_path: Path) -> None:
-    _, trials = run_sweep(uri, num_trials=1)
+    _, trials = run_sweep(uri, tmp_path, num_trials=1)
     for run_id, path in ((trials[0], "checkpoint/other"), ("f" * 32, "checkpoint/best.safetensors")):
         with pytest.raises(VidflowError, match=f"run {run_id}: cannot download {path} from sqlite:"):
             fetch_file(uri, run_id, path, tmp_path)
@@ -248,7 +272,7 @@ def test_a_damaged_sqlite_store_is_a_sentence_within_seconds(uri: str, tmp_path:
     harm, complaint = BAD_STORES[kind]
     harm(tmp_path / "mlflow.db")
     started = time.monotonic()
-    for use in (lambda: check_store(uri), lambda: Tracker(uri, "demo")):
+    for use in (lambda: check_store(uri, "demo"), lambda: find_page(uri, "demo", "")):
         with pytest.raises(ConfigError, match=complaint) as caught:
             use()
         assert "\n" not in str(caught.value)
@@ -257,39 +281,55 @@ def test_a_damaged_sqlite_store_is_a_sentence_within_seconds(uri: str, tmp_path:
     assert time.monotonic() - started < 20
 
 
-def test_a_sqlite_store_that_is_damaged_while_it_is_written_is_a_sentence(uri: str, tmp_path: Path) -> None:
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
-    with (tmp_path / "mlflow.db").open("r+b") as file:
-        file.truncate(4096)
-    with pytest.raises(VidflowError, match="the runs cannot be stored by sqlite"), explain_failures(uri):
+def test_records_for_a_store_that_is_damaged_meanwhile_wait_until_it_is_whole(uri: str, tmp_path: Path, caplog) -> None:
+    store = tmp_path / "mlflow.db"
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep = sweep_of(tracker)
+        assert tracker.ids().run_id
+        whole = store.read_bytes()
+        store.write_bytes(whole[:4096])
         tracker.finish(sweep, "FINISHED")
+        assert tracker.ids() == SweepIds()
+    assert len(list((tmp_path / "journal").rglob("*.json"))) == 1
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.match(
+        r"sqlite:\S+ does not store runs \(.*malformed.*\); their records wait in \S+journal/feed, and", said
+    )
+    store.write_bytes(whole)
+    with tracker_of(uri, tmp_path) as tracker:
+        run = tracker.ids().run_id
+    assert MlflowClient(uri).get_run(run).info.status == "FINISHED"
+    assert not list((tmp_path / "journal").rglob("*.json"))
 
 
 def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
-    check_store(default_uri(tmp_path))
+    check_store(default_uri(tmp_path), "demo")
 
 
-def log_model(tracker: Tracker, run: str, folder: Path) -> str:
-    (folder / "model.py").write_text(MODEL_PY)
-    code = ModelCode(script=folder / "model.py", requirements=["mlflow"], settings={"mark": " "})
+def log_model(tracker: Tracker, run: str, folder: Path, **arguments: Any) -> None:
+    code = ModelCode(name="model.py", script=MODEL_PY, requirements=["mlflow"], settings={"mark": " "})
     columns = ModelColumns(inputs={"path": "string"}, outputs={"path": "string", "classes": "any"})
-    return tracker.log_model(run, code=code, file=folder / "weights.bin", columns=columns)
+    tracker.finish(run, "FINISHED", model=(code, folder / "weights.bin", columns), **arguments)
+
+
+def models_of(uri: str, run: str) -> list[str]:
+    return [output.model_id for output in MlflowClient(uri).get_run(run).outputs.model_outputs]
 
 
 def test_a_model_is_kept_as_text_with_its_signature_and_loaded_by_running_it(uri: str, tmp_path: Path) -> None:
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={"task": "classification"}, config_yaml="")
     (tmp_path / "weights.bin").write_bytes(b"abc")
-    model_id = log_model(tracker, sweep, tmp_path)
-    tracker.finish(sweep, "FINISHED", metrics={"best/val/top1": 0.5}, step=3, model_id=model_id)
+    with tracker_of(uri, tmp_path) as tracker:
+        run = sweep_of(tracker, params={"task": "classification"})
+        log_model(tracker, run, tmp_path, metrics={"best/val/top1": 0.5}, step=3)
+        sweep = tracker.ids().run_id
     files = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".pkl", ".pickle")]
     # The weights are stored once.
     assert [path.name for path in files if path.read_bytes() == b"abc"] == ["weights.bin"]
     assert fetch_file(uri, sweep, f"{MODEL}/artifacts/weights.bin", tmp_path).read_bytes() == b"abc"
 
+    (model_id,) = models_of(uri, sweep)
     logged = MlflowClient(uri).get_logged_model(model_id)
     assert (logged.status, logged.source_run_id, logged.params) == ("READY", sweep, {"task": "classification"})
     assert [(metric.key, metric.value, metric.step) for metric in logged.metrics] == [("best/val/top1", 0.5, 3)]
@@ -301,69 +341,103 @@ def test_a_model_is_kept_as_text_with_its_signature_and_loaded_by_running_it(uri
     assert marked.predict(["x"]) == ["abc-x"]
 
 
+def test_the_packages_of_a_model_are_known_without_the_files_that_repeat_them(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"abc")
+    with tracker_of(uri, tmp_path) as tracker:
+        log_model(tracker, sweep_of(tracker), tmp_path)
+        sweep = tracker.ids().run_id
+    mlflow.set_tracking_uri(uri)
+    needed = Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{sweep}/model")).read_text().split()
+    assert "mlflow" in needed
+
+
 def test_a_run_has_one_model_even_if_its_trial_is_recorded_again(uri: str, tmp_path: Path) -> None:
     models = set()
-    for weights in (b"abc", b"cde", b"def"):
-        if weights != b"cde":  # which is recorded by the same process, such as when a stopped trial is trained further
-            tracker = Tracker(uri, "demo")
-            sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
-        (tmp_path / "weights.bin").write_bytes(weights)
-        models.add(log_model(tracker, sweep, tmp_path))
+    for process in ((b"abc", b"cde"), (b"def",)):  # a stopped trial is trained further, by the same process or another
+        with tracker_of(uri, tmp_path) as tracker:
+            sweep = sweep_of(tracker)
+            for weights in process:
+                (tmp_path / "weights.bin").write_bytes(weights)
+                log_model(tracker, sweep, tmp_path)
+                run = tracker.ids().run_id
+                models.add(tuple(models_of(uri, run)))
     assert len(models) == 1
-    assert len(MlflowClient(uri).get_run(sweep).outputs.model_outputs) == 1
+    assert [len(each) for each in models] == [1]
     mlflow.set_tracking_uri(uri)
-    assert mlflow.pyfunc.load_model(f"runs:/{sweep}/model").predict(["x"]) == ["def x"]
+    assert mlflow.pyfunc.load_model(f"runs:/{run}/model").predict(["x"]) == ["def x"]
 
 
 def test_a_model_that_a_kill_left_without_a_link_is_linked_and_not_made_twice(uri: str, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"abc")
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
-    client = MlflowClient(uri)
-    left = client.create_logged_model(tracker.experiment_id, MODEL, sweep)  # and then the process was killed
-    restored = Tracker(uri, "demo")
-    restored.sweep_run("feed", name="s", params={}, config_yaml="")
-    assert log_model(restored, sweep, tmp_path) == left.model_id
-    assert [output.model_id for output in client.get_run(sweep).outputs.model_outputs] == [left.model_id]
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        ids = tracker.ids()
+    left = MlflowClient(uri).create_logged_model(ids.experiment_id, MODEL, ids.run_id)  # and then a kill
+    with tracker_of(uri, tmp_path) as tracker:
+        log_model(tracker, sweep_of(tracker), tmp_path)
+    assert models_of(uri, ids.run_id) == [left.model_id]
 
 
-def test_a_run_is_recorded_only_once_it_has_its_content_and_its_end(uri: str) -> None:
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
-    trial = tracker.trial_run(sweep, "t", name="t", params={})
-    assert not tracker.is_recorded(trial, "c0")
-    MlflowClient(uri).set_tag(trial, "vidflow.recorded", "c0")  # a kill came before the status
+def test_a_run_is_recorded_only_once_it_has_its_content_and_its_end(uri: str, tmp_path: Path) -> None:
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        trial = tracker.open_trial("t", name="t", params={})
+        assert tracker.recorded() == {}
+        run = tracker.ids().trials["t"]
+    MlflowClient(uri).set_tag(run, "vidflow.recorded", "c0")  # a kill came before the status
 
-    restored = Tracker(uri, "demo")
-    restored.sweep_run("feed", name="s", params={}, config_yaml="")
-    assert restored.trial_run(sweep, "t", name="t", params={}) == trial
-    assert not restored.is_recorded(trial, "c0")
-    restored.finish(trial, "FINISHED", content="c0")
+    with tracker_of(uri, tmp_path) as restored:
+        sweep_of(restored)
+        assert restored.recorded() == {}
+        restored.finish(trial, "FINISHED", content="c0")
 
-    again = Tracker(uri, "demo")
-    again.sweep_run("feed", name="s", params={}, config_yaml="")
-    again.trial_run(sweep, "t", name="t", params={})
-    assert again.is_recorded(trial, "c0")
-    assert not again.is_recorded(trial, "c1")  # the trial was trained on since
+    with tracker_of(uri, tmp_path) as again:
+        sweep_of(again)
+        assert again.recorded() == {"t": "c0"}
 
 
-def test_a_run_that_failed_says_so_no_more_once_it_has_finished(uri: str) -> None:
+def test_a_run_that_failed_says_so_no_more_once_it_has_finished(uri: str, tmp_path: Path) -> None:
     for status, note in (("FAILED", "**Failed**: disk full"), ("FINISHED", "")):
-        tracker = Tracker(uri, "demo")
-        sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
-        trial = tracker.trial_run(sweep, "t", name="t", params={})
-        assert MlflowClient(uri).get_run(trial).info.status == "RUNNING"
-        tracker.finish(trial, status, tags={"note": note, "unneeded": ""})
-    run = MlflowClient(uri).get_run(trial)
-    assert (run.info.status, run.data.tags["note"]) == ("FINISHED", "")
-    assert "unneeded" not in run.data.tags
+        with tracker_of(uri, tmp_path) as tracker:
+            sweep_of(tracker)
+            trial = tracker.open_trial("t", name="t", params={})
+            run = tracker.ids().trials["t"]
+            assert MlflowClient(uri).get_run(run).info.status == "RUNNING"
+            tracker.finish(trial, status, tags={"note": note, "unneeded": ""})
+    found = MlflowClient(uri).get_run(run)
+    assert (found.info.status, found.data.tags["note"]) == ("FINISHED", "")
+    assert "unneeded" not in found.data.tags
 
 
-def test_a_run_of_the_users_own_below_a_sweep_is_left_alone(uri: str) -> None:
-    sweep, _ = run_sweep(uri)
+def test_what_is_open_when_a_sweep_is_interrupted_ends_as_killed_and_starts_again(uri: str, tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        over, _ = [tracker.open_trial(key, name=key, params={}) for key in ("over", "open")]
+        tracker.finish(over, "FINISHED")
+        raise KeyboardInterrupt
+    assert sorted(run.info.status for run in all_runs(uri)) == ["FINISHED", "KILLED", "KILLED"]
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        tracker.open_trial("open", name="open", params={})
+        tracker.ids()
+        assert sorted(run.info.status for run in all_runs(uri)) == ["FINISHED", "RUNNING", "RUNNING"]
+
+
+def test_the_page_of_a_run_is_in_a_tag_that_was_written_before_the_store_knew_the_run(uri: str, tmp_path: Path) -> None:
+    with tracker_of(uri, tmp_path) as tracker:
+        trial = name_run(sweep_of(tracker), "t")
+        tracker.open_trial("t", name="t", params={})
+        tracker.finish(tracker.sweep, "FINISHED", tags={"note": f"[best](#{page_of(trial)})"})
+        ids = tracker.ids()
+    tags = MlflowClient(uri).get_run(ids.run_id).data.tags
+    assert tags["note"] == f"[best](#/experiments/{ids.experiment_id}/runs/{ids.trials['t']})"
+
+
+def test_a_run_of_the_users_own_below_a_sweep_is_left_alone(uri: str, tmp_path: Path) -> None:
+    sweep, _ = run_sweep(uri, tmp_path)
     client = MlflowClient(uri)
     own = client.create_run(client.get_run(sweep).info.experiment_id, tags={"mlflow.parentRunId": sweep})
-    run_sweep(uri)
+    run_sweep(uri, tmp_path)
     assert client.get_run(own.info.run_id).info.status == "RUNNING"
 
 
@@ -372,43 +446,53 @@ def test_the_page_of_an_experiment_is_its_runs_in_the_training_view(uri: str, tm
     assert find_page(default_uri(tmp_path / "none"), "demo", server) is None
     assert not (tmp_path / "none").exists()
     assert find_page(uri, "demo", server) is None
-    tracker = Tracker(uri, "demo")
-    page = f"{server}/#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning"
-    assert find_page(uri, "demo", server) == page
-    tracker.show_first(RunsView(metric="best/val/top1", curve="val/top1", mode="max", params=("core", "seed")))
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        experiment_id = tracker.ids().experiment_id
+        page = f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        assert find_page(uri, "demo", server) == page
+        view = RunsView(metric="best/val/top1", curve="val/top1", mode="max", params=("core", "seed"))
+        sweep_of(tracker, view=view)
     assert find_page(uri, "demo", server) == f"{page}&viewStateShareKey=vidflow"
-    tags = MlflowClient(uri).get_experiment(tracker.experiment_id).tags
+    tags = MlflowClient(uri).get_experiment(experiment_id).tags
     state = json.loads(tags["mlflow.sharedViewState.vidflow"])
     assert state["selectedColumns"] == ["metrics.`best/val/top1`", "params.`core`", "params.`seed`"]
     assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_a_diverged_epoch_is_logged_as_it_is(uri: str) -> None:
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run("feed", name="s", params={}, config_yaml="")
-    tracker.log_epoch(sweep, EpochResult(epoch=1, metrics={"train/loss": math.nan, "val/top1": 0.5}))
-    metrics = MlflowClient(uri).get_run(sweep).data.metrics
+def test_a_diverged_epoch_is_logged_as_it_is(uri: str, tmp_path: Path) -> None:
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep = sweep_of(tracker)
+        tracker.log_epoch(sweep, EpochResult(epoch=1, metrics={"train/loss": math.nan, "val/top1": 0.5}))
+        run = tracker.ids().run_id
+    metrics = MlflowClient(uri).get_run(run).data.metrics
     assert math.isnan(metrics["train/loss"])
     assert metrics["val/top1"] == 0.5
 
 
-def test_no_secret_reaches_the_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_reaches_the_store_or_the_journal(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     address = f"https://me:{SECRET}@host/x?token={SECRET}"
-    tracker = Tracker(uri, "demo")
-    sweep = tracker.sweep_run(
-        "feed",
-        name=address,
-        params={"manifest": address},
-        tags={"from": address},
-        config_yaml=f"tracking:\n  uri: {address}\n",
-        datasets=[FeatureData(name="base", identity="beef", place=address)],
-    )
-    tracker.finish(sweep, "FINISHED")
+    for store in (f"http://me:{SECRET}@127.0.0.1:9", uri):
+        with tracker_of(store, tmp_path, "away" if store != uri else "feed") as tracker:
+            sweep_of(
+                tracker,
+                name=address,
+                params={"manifest": address},
+                tags={"from": address},
+                config_yaml=f"tracking:\n  uri: {address}\n",
+                datasets=[FeatureData(name="base", identity="beef", place=address)],
+            )
+            tracker.finish(tracker.sweep, "FINISHED", tags={"error": address})
+            run = tracker.ids().run_id
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) >= 2
+    assert len([path for path in files if "journal" in path.parts]) == 2
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
-    assert MlflowClient(uri).get_run(sweep).data.params["manifest"] == "https://host/x?token=***"
+    assert SECRET not in caplog.text
+    assert "http://127.0.0.1:9 does not store runs" in caplog.text
+    assert MlflowClient(uri).get_run(run).data.params["manifest"] == "https://host/x?token=***"
 
 
 def test_the_ui_of_a_server_is_at_the_server() -> None:
@@ -416,14 +500,12 @@ def test_the_ui_of_a_server_is_at_the_server() -> None:
         ui_command("http://u:pw@host:5000")
 
 
-def test_a_deleted_experiment_is_refused_with_what_to_do(uri: str) -> None:
-    Tracker(uri, "demo")
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("demo")
-    assert experiment is not None
-    client.delete_experiment(experiment.experiment_id)
+def test_a_deleted_experiment_is_refused_with_what_to_do(uri: str, tmp_path: Path) -> None:
+    with tracker_of(uri, tmp_path) as tracker:
+        experiment_id = tracker.ids().experiment_id
+    MlflowClient(uri).delete_experiment(experiment_id)
     with pytest.raises(ConfigError, match="'demo' was deleted"):
-        Tracker(uri, "demo")
+        check_store(uri, "demo")
 
 
 def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path: Path, uri: str) -> None:
@@ -432,17 +514,18 @@ def test_a_store_of_another_version_is_refused_with_what_to_do(tmp_path: Path, u
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     with pytest.raises(ConfigError, match=r"tracking.uri: cannot use sqlite.*mlflow db upgrade"):
-        Tracker(uri, "demo")
+        check_store(uri, "demo")
 
 
-def test_a_key_that_could_break_the_search_is_refused(uri: str) -> None:
+def test_a_key_that_could_break_the_search_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wanted letters"):
-        Tracker(uri, "demo").sweep_run("x' or 1=1", name="s", params={}, config_yaml="")
+        tracker_of(uri, tmp_path, "x' or 1=1")
 
 
 def test_making_a_store_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = Tracker(default_uri(tmp_path / "new"), "demo")
-    tracker.finish(tracker.sweep_run("feed", name="s", params={}, config_yaml=""), "FINISHED")
+    with tracker_of(default_uri(tmp_path / "new"), tmp_path) as tracker:
+        tracker.finish(sweep_of(tracker), "FINISHED")
+    assert (tmp_path / "new" / "mlflow.db").exists()
     assert capfd.readouterr() == ("", "")
 
 
@@ -454,7 +537,7 @@ def server(uri: str) -> Iterator[Server]:
 
 @pytest.mark.slow
 def test_a_server_shows_the_store_and_is_itself_a_store(uri: str, server: Server, tmp_path: Path) -> None:
-    sweep, trials = run_sweep(uri)
+    sweep, trials = run_sweep(uri, tmp_path)
     address = f"http://localhost:{server.port}"
     client = MlflowClient(address)
     assert {run.info.run_id for run in all_runs(address)} == {sweep, *trials}
@@ -463,11 +546,12 @@ def test_a_server_shows_the_store_and_is_itself_a_store(uri: str, server: Server
     assert Path(fetched).read_bytes() == b"weights"
 
     before = contents(uri)
-    assert run_sweep(address) == (sweep, trials)
+    assert run_sweep(address, tmp_path) == (sweep, trials)
     assert contents(uri) == before
 
-    tracker = Tracker(address, "made through the server")
-    other = tracker.sweep_run("feed", name="s", params={}, config_yaml="root: y\n")
+    with tracker_of(address, tmp_path, experiment="made through the server") as tracker:
+        sweep_of(tracker, config_yaml="root: y\n")
+        other = tracker.ids().run_id
     assert [entry.path for entry in client.list_artifacts(other)] == ["config.yaml"]
     assert (tmp_path / "mlartifacts").is_dir()
 
@@ -484,9 +568,10 @@ def test_the_ui_answers_this_machine_and_no_foreign_page(server: Server) -> None
     caught.value.close()
 
 
-@pytest.mark.slow
-def test_a_server_that_does_not_answer_is_given_up_within_half_a_minute() -> None:
-    started = time.monotonic()
-    with pytest.raises(ConfigError, match=r"tracking\.uri: cannot use http://127\.0\.0\.1:9"):
-        Tracker("http://u:pw@127.0.0.1:9", "demo")
-    assert time.monotonic() - started < 30  # two retries with a back-off of seconds; MLflow's default is minutes
+def test_a_server_that_does_not_answer_is_refused_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        uri = f"http://u:pw@127.0.0.1:{deaf.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(ConfigError, match=r"tracking\.uri: cannot use http://127\.0\.0\.1:\d+: "):
+            check_store(uri, "demo")
+        assert time.monotonic() - started < 8

@@ -15,7 +15,7 @@ from pipelines.evaluate.trial import evaluate_trial
 from pipelines.evaluate.units import evaluate_units, resolved_dtype
 from pipelines.ray_pool import log
 from pipelines.ray_session import ray_session
-from vidflow.config.fingerprints import fingerprint
+from vidflow.config.fingerprints import fingerprint, tracking_settings
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import store_uri
@@ -31,7 +31,7 @@ from vidflow.stages.evaluation.table import describe_model, points_table, result
 from vidflow.stages.evaluation.worker import EvaluateUnit
 from vidflow.stages.experiment import Experiment
 from vidflow.store.layout import FileEntry
-from vidflow.tracking import FeatureData, Tracker, explain_failures
+from vidflow.tracking import FeatureData, Tracker
 
 View = tuple[Point, str]
 
@@ -133,7 +133,7 @@ class Evaluation:
 
     def publish(self, results: Sequence[ModelResult]) -> Path:
         """Write the page, log every point as a run under one parent, and return where the page is."""
-        config, uri = self._config, store_uri(self._config)
+        config = self._config
         shards = {
             f"{name} {view}": each.finished_shards.address
             for name, clips in self._clips.items()
@@ -143,12 +143,12 @@ class Evaluation:
             point: fingerprint([self._address(point, view).fingerprint for view in self._clips[point.model].shards])
             for point in self._points
         }
-        key = fingerprint([list(keys.values()), asdict(config.tracking)])
+        key = fingerprint([list(keys.values()), tracking_settings(config.tracking)])
         written = write_page(self._given, results, self._experiment.root / FOLDER / key, shards)
-        with explain_failures(uri):
-            tracker = Tracker(uri, config.tracking.experiment)
-            parent = tracker.sweep_run(
-                key,
+        with Tracker(
+            self._experiment.root, key, uri=store_uri(config), experiment=config.tracking.experiment
+        ) as tracker:
+            tracker.open_sweep(
                 name=f"{config.report.title}: evaluation",
                 params={
                     "protocol": config.evaluate.protocol,
@@ -170,10 +170,10 @@ class Evaluation:
                 ],
             )
             for measured in (each for result in results for each in result.points):
-                self._log_point(tracker, parent, keys[measured.point], measured)
+                self._log_point(tracker, keys[measured.point], measured)
             for path in written:
-                tracker.log_file(parent, path, path.name)
-            tracker.finish(parent, "FINISHED")
+                tracker.log_file(tracker.sweep, path, path.name)
+            tracker.finish(tracker.sweep, "FINISHED")
         return written[0]
 
     def _address(self, point: Point, view: str) -> Address:
@@ -220,10 +220,9 @@ class Evaluation:
             matching_share=sum(shares) / len(shares) if shares else None,
         )
 
-    def _log_point(self, tracker: Tracker, parent: str, key: str, measured: PointResult) -> None:
+    def _log_point(self, tracker: Tracker, key: str, measured: PointResult) -> None:
         point, recipe = measured.point, self._models[measured.point.model].setup.recipe
-        run_id = tracker.trial_run(
-            parent,
+        run = tracker.open_trial(
             key,
             name=f"{point.model} {point.label}",
             params={
@@ -233,7 +232,7 @@ class Evaluation:
                 "tokens_per_block": ",".join(map(str, measured.cost.tokens)),
             },
         )
-        tracker.finish(run_id, "FINISHED", metrics=measured.metrics)
+        tracker.finish(run, "FINISHED", metrics=measured.metrics)
 
 
 __all__ = ["main", "show"]

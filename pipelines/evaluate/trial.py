@@ -15,7 +15,7 @@ from vidflow.objects import is_mirror, to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import has_files
-from vidflow.tracking import FeatureData, Tracker, explain_failures, fetch_file
+from vidflow.tracking import FeatureData, Tracker, fetch_file
 from vidflow.training.measure import measure_trial
 from vidflow.training.snapshot import BEST
 from vidflow.training.trial import load_trial
@@ -51,10 +51,9 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
         metrics, num_clips = measure_trial(path, reader, split, device=device)
     print(f"{identity.settings['task']} of trial {identity.key} on split {split}, {num_clips} clips:")
     print("\n".join(f"  {key:<24} {value:.6g}" for key, value in metrics.items()))
-    with explain_failures(uri):
-        tracker = Tracker(uri, config.tracking.experiment)
-        run_id = tracker.sweep_run(
-            fingerprint(["evaluate", identity.key, address.identity, split]),
+    key = fingerprint(["evaluate", identity.key, address.identity, split])
+    with Tracker(experiment.root, key, uri=uri, experiment=config.tracking.experiment) as tracker:
+        tracker.open_sweep(
             name=f"{config.report.title}: trial on {split}",
             params={"trial": identity.key, "split": split, "num_clips": num_clips},
             config_yaml=config_to_yaml(config),
@@ -64,8 +63,10 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
                 )
             ],
         )
-        tracker.finish(run_id, "FINISHED", metrics={f"{split}/{key}": value for key, value in metrics.items()})
-    log.info("evaluate: MLflow run %s; all runs: %s", run_id, experiment.command("ui"))
+        tracker.finish(tracker.sweep, "FINISHED", metrics={f"{split}/{name}": value for name, value in metrics.items()})
+        run_id = tracker.ids().run_id
+    if run_id:
+        log.info("evaluate: MLflow run %s; all runs: %s", run_id, experiment.command("ui"))
 
 
 def _checkpoint(trial: str, uri: str, folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from mlflow_server import serve
 from PIL import Image
 
-from vidflow.config.tracking_uri import default_uri
+from vidflow.config.tracking_uri import default_uri, sqlite_file
 from vidflow.records import EpochResult, Reject, StageManifest, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.page import Example, ReportData, TaskSection, render_page
@@ -128,19 +128,19 @@ def report(trials: list[TrialResult]) -> ReportData:
 
 def fill_store(uri: str, page: str) -> str:
     """Log a sweep with three trials and its report, as the pipeline does; return its run."""
-    tracker = Tracker(uri, "browser test")
     datasets = [FeatureData(name="base", identity="00c0ffee00c0ffee", place="/runs/features/base")]
-    tracker.show_first(RunsView(metric="val/top1", curve="val/top1", mode="max", params=("core", "features", "seed")))
-    sweep = tracker.sweep_run("5eed", name="parent-sweep", params={"algorithm": "grid"}, config_yaml="root: x\n")
-    for result in results():
-        name = f"trial-{result.settings['core']}"
-        run = tracker.trial_run(sweep, result.key, name=name, params=result.settings, datasets=datasets)
-        tracker.log_history(run, result.history)
-        tracker.log_file(run, confusion_figure(np.eye(5, dtype=int), CLASSES), "figures/confusion.png")
-        tracker.finish(run, "FINISHED")
-    tracker.log_file(sweep, page.encode(), "report.html")
-    tracker.finish(sweep, "FINISHED")
-    return sweep
+    view = RunsView(metric="val/top1", curve="val/top1", mode="max", params=("core", "features", "seed"))
+    with Tracker(sqlite_file(uri).parent, "5eed", uri=uri, experiment="browser test") as tracker:
+        params = {"algorithm": "grid"}
+        tracker.open_sweep(name="parent-sweep", params=params, config_yaml="root: x\n", view=view)
+        for result in results():
+            name = f"trial-{result.settings['core']}"
+            run = tracker.open_trial(result.key, name=name, params=result.settings, datasets=datasets)
+            tracker.log_file(run, confusion_figure(np.eye(5, dtype=int), CLASSES), "figures/confusion.png")
+            tracker.finish(run, "FINISHED", history=result.history)
+        tracker.log_file(tracker.sweep, page.encode(), "report.html")
+        tracker.finish(tracker.sweep, "FINISHED")
+        return tracker.ids().run_id
 
 
 @dataclass

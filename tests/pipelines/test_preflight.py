@@ -94,7 +94,7 @@ def test_weights_that_cannot_be_read_are_said(tiny, tmp_path, damage):
 def test_a_server_that_accepts_and_stays_silent_costs_seconds(tiny, monkeypatch):
     monkeypatch.setattr("pipelines.machine_checks._SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        (problem,) = find(tiny, ("report",), f"tracking.uri=http://127.0.0.1:{server.getsockname()[1]}")
+        (problem,) = find(tiny, ("sweep",), f"tracking.uri=http://127.0.0.1:{server.getsockname()[1]}")
     assert "no answer within 0.2 s (timed out)" in problem
 
 

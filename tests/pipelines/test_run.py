@@ -375,7 +375,7 @@ def test_asha_stops_trials_early_and_each_is_tracked_to_where_it_came(grown, in_
     assert epochs == [5] * 4
 
 
-def test_a_store_that_fails_ends_the_sweep_with_one_sentence_and_the_same_command_goes_on(grown, in_one_ray):
+def test_a_store_that_fails_stops_no_trial_and_the_same_command_sends_the_runs_later(grown, in_one_ray):
     config, root = grown
     command = ["sweep", config, "trials.axes={core: [mean], seed: [5, 6]}", "report.title=refused"]
     refuse = "CREATE TRIGGER refuse BEFORE INSERT ON metrics BEGIN SELECT RAISE(ABORT, 'no more'); END"
@@ -387,11 +387,18 @@ def test_a_store_that_fails_ends_the_sweep_with_one_sentence_and_the_same_comman
         store.commit()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+    assert "sweep: 2 trials in" in done.stderr
+    assert "no MLflow run yet" in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("vidflow: the runs cannot be stored by sqlite:")
-    assert last.count("the same command resumes from here") == done.stderr.count("cannot be stored") == 1
+    assert re.match(
+        r"vidflow: \d+ records of runs wait in \S+journal, as sqlite:\S+ does not store them \(.*no more", last
+    )
+    assert "the same command or `vidflow sync " in last
     done = in_one_ray(*command)
     assert done.returncode == 0, done.stderr
+    assert "sweep: already done" in done.stderr
+    manifests = [json.loads(path.read_text()) for path in root.glob("sweeps/*/manifest.json")]
+    assert all(len(each["details"]["runs"]) == len(each["details"]["trials"]) for each in manifests)
     assert {run.info.status for run in children_of(root, "refused")} == {"FINISHED"}
 
 

@@ -32,7 +32,8 @@ def arguments_of_others(driver: int) -> str:
 @pytest.mark.slow
 def test_a_password_in_the_address_opens_the_server_and_is_seen_nowhere(tmp_path):
     store = tmp_path / "store"
-    Tracker(default_uri(store), "before")
+    with Tracker(tmp_path, "none", uri=default_uri(store), experiment="before") as tracker:
+        tracker.ids()
     ray_folder = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp")  # sockets want short names
     with serve(default_uri(store)) as server, behind_password(server, "me", SECRET) as port, ray_folder:
         config = tmp_path / "tiny.yaml"

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from vidflow.config.encoder import encoder_settings
-from vidflow.config.schema import Config, FeatureSet, SplitNames, Trial, Trials
+from vidflow.config.schema import Config, FeatureSet, SplitNames, Tracking, Trial, Trials
 
 STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2, "evaluate": 1}
 """Increase the number of a stage by hand when a change of its code changes its result."""
@@ -103,6 +103,11 @@ def sweep_settings(trials: Trials) -> dict[str, Any]:
     values = dataclasses.asdict(trials)
     values.pop("splits")
     return {**values, **_split_settings(trials.splits)}
+
+
+def tracking_settings(tracking: Tracking) -> dict[str, Any]:
+    """Return the settings that decide where runs are stored."""
+    return {"uri": tracking.uri, "experiment": tracking.experiment}
 
 
 def _split_settings(splits: SplitNames) -> dict[str, Any]:

@@ -559,6 +559,13 @@ class Tracking:
     """Tracking URI; null: an SQLite file under `root`."""
     experiment: str = "vidflow"
     """Name of the experiment in MLflow."""
+    when_away: Literal["refuse", "journal"] = "refuse"
+    """What to do if the server does not answer when a command starts. If it stops to answer later, runs always wait.
+
+    Choices:
+        refuse: Start nothing.
+        journal: Start; what is to be stored waits under `root`, until the server answers or for `vidflow sync`.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from vidflow.config.fingerprints import (
     shard_settings,
     sweep_settings,
     synth_settings,
+    tracking_settings,
 )
 from vidflow.config.roots import bound_cache, place_path, root_path
 from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
@@ -319,7 +320,7 @@ class Experiment:
         settings = {
             "trials": sweep_settings(self.config.trials),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
-            "tracking": asdict(self.config.tracking),
+            "tracking": tracking_settings(self.config.tracking),
         }
         return self._address("sweep", settings)
 

@@ -1,7 +1,8 @@
 """MLflow, whose only importer this package is. A sweep is a run, its trials are child runs, and one process writes all.
 
-`store` opens, checks and serves stores; `runs` writes runs; `models` and `datasets` make what runs refer to; `view` is
-what the UI shows first.
+`tracker` says what happens to runs, as `records` in a journal; `delivery` brings them to the store, where `runs` writes
+them. `store` opens, checks and serves stores; `models` and `datasets` make what runs refer to; `view` is what the UI
+shows first.
 """
 
 import logging
@@ -16,8 +17,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a lin
 from vidflow.tracking.children import ChildRun, find_children
 from vidflow.tracking.datasets import FeatureData
 from vidflow.tracking.models import MODEL, ModelCode, ModelColumns, serve_model
-from vidflow.tracking.runs import EPOCH_SECONDS, SWEEP_KEY, TRIAL_KEY, Tracker
-from vidflow.tracking.store import check_store, explain_failures, fetch_file, find_page, ui_command
+from vidflow.tracking.records import name_run, page_of
+from vidflow.tracking.runs import EPOCH_SECONDS, SWEEP_KEY, TRIAL_KEY
+from vidflow.tracking.store import check_store, fetch_file, find_page, ui_command
+from vidflow.tracking.tracker import SweepIds, Tracker, name_store
 from vidflow.tracking.view import RunsView
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -35,12 +38,15 @@ __all__ = [
     "ModelCode",
     "ModelColumns",
     "RunsView",
+    "SweepIds",
     "Tracker",
     "check_store",
-    "explain_failures",
     "fetch_file",
     "find_children",
     "find_page",
+    "name_run",
+    "name_store",
+    "page_of",
     "serve_model",
     "ui_command",
 ]

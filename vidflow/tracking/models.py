@@ -1,5 +1,6 @@
 """A trial's model in MLflow: code as text, the weights, and what goes in and comes out."""
 
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ class ModelCode:
     """How MLflow makes a model from its file.
 
     Attributes:
-        script: Python file that calls `serve_model`; it is stored as text and run when the model is loaded.
+        name: Name of a Python file that calls `serve_model`.
+        script: Its text, which is stored and run when the model is loaded.
         requirements: Packages that the script needs, as pip takes them.
         settings: Keys that the `model_config` of `load_model` may set, with their defaults.
     """
 
-    script: Path
+    name: str
+    script: str
     requirements: Sequence[str]
     settings: Mapping[str, Any]
 
@@ -89,14 +92,19 @@ def save_model(folder: Path, *, model_id: str, run_id: str, code: ModelCode, fil
     # MLflow takes lists for a column without a name only.
     (first, *others) = columns.inputs.items()
     inputs = schema(columns.inputs) if others else Schema([ColSpec(first[1])])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scripts:
         warnings.filterwarnings("ignore", message=".*input example was not provided")
+        script = Path(scripts, code.name)
+        script.write_text(code.script, encoding="utf-8")
         mlflow.pyfunc.save_model(
             str(folder),
-            python_model=str(code.script),
+            python_model=str(script),
             artifacts={_MODEL_FILE: str(file)},
             pip_requirements=list(code.requirements),
             model_config=dict(code.settings),
             signature=ModelSignature(inputs=inputs, outputs=schema(columns.outputs)),
             mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
         )
+    # Each file is an upload. MLflow makes the other two from `conda.yaml` where they are missing.
+    for name in ("requirements.txt", "python_env.yaml"):
+        (folder / name).unlink()

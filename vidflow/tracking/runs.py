@@ -1,25 +1,27 @@
-"""Write the runs of sweeps and trials. Every call may be repeated: what the store has is found, not written again."""
+"""Apply records to an MLflow store. Every record may be applied again: what the store has is found, not written again.
 
-import re
+Few calls, as each costs a server tens of milliseconds: a trial takes twelve, and one more for each epoch.
+"""
+
+import base64
+import logging
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import Literal
+from typing import assert_never
 
-from mlflow.entities import LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from vidflow.config.schema import Scalar
-from vidflow.config.tracking_uri import without_credentials
-from vidflow.records import EpochResult
+from vidflow.files import file_sha256
+from vidflow.store.layout import fetch
 from vidflow.tracking.datasets import FeatureData, dataset_input
 from vidflow.tracking.models import MODEL, ModelCode, ModelColumns, save_model
+from vidflow.tracking.records import EpochEnded, FileMade, Record, RunEnded, RunOpened, fill_pages
 from vidflow.tracking.store import open_experiment, silence_mlflow
-from vidflow.tracking.view import VIEW_TAG, RunsView
-
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+from vidflow.tracking.view import VIEW_TAG
 
 SWEEP_KEY = "vidflow.sweep_key"
 TRIAL_KEY = "vidflow.trial_key"
@@ -29,18 +31,39 @@ EPOCH_SECONDS = "system/epoch_seconds"
 PARENT = "mlflow.parentRunId"
 _RECORDED = "vidflow.recorded"
 _MAX_BATCH = 100  # params or tags per call
+_MAX_METRICS = 1000  # per call
 _MAX_PARAM = 6000  # characters
 _MAX_TAG = 8000  # characters
 _MAX_FOUND = 1000  # runs per page of a search
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+log = logging.getLogger(__name__)
 
 
-class Tracker:
-    """Writes sweeps and trials to one MLflow experiment. Only the driver has a tracker.
+@dataclass(slots=True)
+class _Known:
+    """A run as this writer knows it.
+
+    Attributes:
+        run: The run; its tags, params and status are kept up to date.
+        epochs: The epochs that it has; None if that is not known.
+        is_new: Whether this writer has made it, so that it has nothing that this writer does not know.
+        owed: Params that go with the next call.
+        model: Its model, once this writer has opened it.
+    """
+
+    run: Run
+    epochs: set[int] | None = None
+    is_new: bool = False
+    owed: dict[str, str] = field(default_factory=dict)
+    model: LoggedModel | None = None
+
+
+class RunWriter:
+    """Writes runs to one MLflow experiment. One process has one writer; after an error it makes another.
 
     Args:
-        uri: Address of the store, as `check_uri` allows; a sqlite store is created at first use.
+        uri: Address of the store, as `check_uri` allows; a sqlite store is created if there is none.
         experiment: Name of the experiment; created if there is none.
+        root: The experiment's root, where files of records lie.
 
     Attributes:
         experiment_id: MLflow's id of the experiment.
@@ -49,188 +72,68 @@ class Tracker:
         ConfigError: If the store cannot be used.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, root: Path) -> None:
         self._client, self.experiment_id = open_experiment(uri, experiment)
-        self._logged_epochs: dict[str, set[int]] = {}
-        self._trials: dict[str, dict[str, Run]] = {}
-        self._found: dict[str, Run] = {}
-        self._models: dict[str, str] = {}
+        self._uri, self._root = uri, root
+        self._runs: dict[str, _Known] = {}
+        self._searched: set[str] = set()
 
-    def sweep_run(
-        self,
-        key: str,
-        *,
-        name: str,
-        params: Mapping[str, Scalar | None],
-        config_yaml: str,
-        tags: Mapping[str, str] = _NOTHING,
-        datasets: Sequence[FeatureData] = (),
-    ) -> str:
-        """Find or create the run of a sweep.
+    def apply(self, record: Record) -> None:
+        """Write a record. A record of a run that was deleted in the store is left out."""
+        self._search_sweep(record.run.partition("/")[0])
+        match record:
+            case RunOpened():
+                self._open(record)
+            case EpochEnded():
+                self.log_epochs([record])
+            case FileMade():
+                if (known := self._known(record.run)) is not None:
+                    self._log_file(known, record)
+            case RunEnded():
+                if (known := self._known(record.run)) is not None:
+                    self._end(known, record)
+            case _:
+                assert_never(record)
 
-        Args:
-            key: The sweep's fingerprint, by which the run is found.
-            name: Name of the run in the UI.
-            params: Settings; params that the run already has are not changed.
-            config_yaml: The merged configuration, stored as `config.yaml`.
-            tags: Tags of the run; new values replace old ones.
-            datasets: The feature sets that it reads.
+    def log_epochs(self, epochs: Iterable[EpochEnded]) -> None:
+        """Write epochs of any runs, those of each run in one call."""
+        by_run: dict[str, list[EpochEnded]] = {}
+        for epoch in epochs:
+            by_run.setdefault(epoch.run, []).append(epoch)
+        for run, own in by_run.items():
+            self._search_sweep(run.partition("/")[0])
+            if (known := self._known(run)) is not None:
+                self._log_epochs(known, own)
 
-        Returns:
-            Its run id.
-        """
-        _check_key(key)
-        found = self._search(f"tags.`{SWEEP_KEY}` = '{key}'")
-        run = self._reopen(found[0]) if found else self._create({SWEEP_KEY: key}, name)
-        self._describe(run, params, tags, datasets)
-        run_id = str(run.info.run_id)
-        self.log_file(run_id, without_credentials(config_yaml).encode(), "config.yaml")
-        children = self._search(f"tags.`{PARENT}` = '{run_id}'") if found else []
-        # Users may add runs of their own below it.
-        trials = [child for child in children if TRIAL_KEY in child.data.tags]
-        self._trials[run_id] = {child.data.tags[TRIAL_KEY]: child for child in reversed(trials)}
-        self._found |= {child.info.run_id: child for child in trials}
-        return run_id
+    def _known(self, run: str) -> _Known | None:
+        if run not in self._runs:
+            log.warning("run %s is not in the store (any more), so nothing is added to it", run)
+        return self._runs.get(run)
 
-    def show_first(self, view: RunsView) -> None:
-        """Set what the UI shows first."""
-        self._client.set_experiment_tag(self.experiment_id, VIEW_TAG, view.to_tag())
+    def ids(self, sweep: str) -> dict[str, str]:
+        """Return name -> MLflow's id of a sweep's run and the runs of its trials; empty if there is no such run."""
+        self._search_sweep(sweep)
+        return {name: known.run.info.run_id for name, known in self._runs.items() if name.partition("/")[0] == sweep}
 
-    def trial_run(
-        self,
-        sweep_run_id: str,
-        key: str,
-        *,
-        name: str,
-        params: Mapping[str, Scalar | None],
-        tags: Mapping[str, str] = _NOTHING,
-        datasets: Sequence[FeatureData] = (),
-    ) -> str:
-        """Find or create the run of a trial below a sweep that this tracker has opened; a failed run is reopened.
+    def recorded(self, sweep: str) -> dict[str, str]:
+        """Return name -> content of the runs of a sweep that are over, as `RunEnded` gave it."""
+        return {
+            name: known.run.data.tags[_RECORDED]
+            for name, known in self._runs.items()
+            if name.partition("/")[0] == sweep and _RECORDED in known.run.data.tags and _is_over(known.run)
+        }
 
-        The arguments are those of `sweep_run`.
-        """
-        _check_key(key)
-        found = self._trials[sweep_run_id].get(key)
-        run = self._reopen(found) if found else self._create({TRIAL_KEY: key, PARENT: sweep_run_id}, name)
-        self._trials[sweep_run_id][key] = run
-        self._describe(run, params, tags, datasets)
-        return str(run.info.run_id)
-
-    def log_epoch(self, run_id: str, result: EpochResult) -> None:
-        """Log all metrics of an epoch in one call; do nothing if the run has that epoch."""
-        epochs = self._read_epochs(run_id)
-        if result.epoch in epochs:
+    def _search_sweep(self, key: str) -> None:
+        """Find a sweep's run and those of its trials, once."""
+        if key in self._searched:
             return
-        now = _now_milliseconds()
-        values = {**result.metrics, EPOCH_SECONDS: result.seconds}
-        self._client.log_batch(run_id, metrics=[Metric(k, v, now, result.epoch) for k, v in values.items()])
-        epochs.add(result.epoch)
-
-    def log_history(self, run_id: str, history: Iterable[EpochResult]) -> None:
-        """Log the epochs of a trial that its run lacks, such as after a kill."""
-        for result in history:
-            self.log_epoch(run_id, result)
-
-    def log_file(self, run_id: str, content: Path | bytes, artifact_path: str) -> None:
-        """Store a file or bytes under a path within the run, and replace what was there.
-
-        Args:
-            run_id: The run.
-            content: A local file, or the bytes of the file.
-            artifact_path: Folders and file name within the run, with `/` between them.
-        """
-        target = PurePosixPath(artifact_path)
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder, target.name)
-            if isinstance(content, bytes):
-                local.write_bytes(content)
-            else:
-                shutil.copyfile(content, local)
-            parent = None if target.parent == PurePosixPath() else str(target.parent)
-            self._client.log_artifact(run_id, str(local), parent)
-
-    def log_model(self, run_id: str, *, code: ModelCode, file: Path, columns: ModelColumns) -> str:
-        """Store the model of a run, for `mlflow.pyfunc.load_model("runs:/RUN_ID/model")`, and replace an earlier one.
-
-        Args:
-            run_id: The run, opened by this tracker.
-            code: How the model is made from the file.
-            file: File that the model is made from, such as weights.
-            columns: Its input and output.
-
-        Returns:
-            MLflow's id of the model.
-        """
-        model_id = self._open_model(run_id)
-        with tempfile.TemporaryDirectory() as folder, silence_mlflow():
-            place = Path(folder, MODEL)
-            save_model(place, model_id=model_id, run_id=run_id, code=code, file=file, columns=columns)
-            self._client.log_model_artifacts(model_id, str(place))
-        self._client.finalize_logged_model(model_id, "READY")
-        return model_id
-
-    def is_recorded(self, run_id: str, content: str) -> bool:
-        """Whether `finish` has closed a run, which this tracker has opened, with this content."""
-        run = self._found[run_id]
-        return run.data.tags.get(_RECORDED) == content and run.info.status in ("FINISHED", "FAILED")
-
-    def finish(
-        self,
-        run_id: str,
-        status: RunStatus,
-        *,
-        metrics: Mapping[str, float] = MappingProxyType({}),
-        step: int = 0,
-        tags: Mapping[str, str] = _NOTHING,
-        model_id: str | None = None,
-        data: FeatureData | None = None,
-        content: str = "",
-    ) -> None:
-        """Close a run that this tracker has opened.
-
-        Args:
-            run_id: The run.
-            status: How it ended.
-            metrics: Metrics of the whole run, such as `best/val/top1`; without a model, values that the run already
-                has are skipped.
-            step: Epoch that they belong to.
-            tags: Tags to add; new values replace old ones, and an empty value is not added.
-            model_id: Model that the metrics belong to.
-            data: Feature set that they were measured on.
-            content: Digest of all that was written to the run, for `is_recorded`.
-        """
-        run, now = self._found[run_id], _now_milliseconds()
-        name, digest = (data.name, data.digest) if data is not None else (None, None)
-        news = [
-            Metric(k, v, now, step, model_id=model_id, dataset_name=name, dataset_digest=digest)
-            for k, v in metrics.items()
-            if model_id is not None or run.data.metrics.get(k) != v
-        ]
-        changed = {k: v for k, v in _stored(tags, _MAX_TAG).items() if run.data.tags.get(k, "") != v}
-        if content:
-            changed[_RECORDED] = content
-        if news or changed:
-            self._client.log_batch(run_id, metrics=news, tags=[RunTag(k, v) for k, v in changed.items()])
-            run.data.metrics.update(metrics)
-            run.data.tags.update(changed)
-        if run.info.status != status:
-            self._client.set_terminated(run_id, status)
-            run.info._status = status
-
-    def _create(self, identity: Mapping[str, str], name: str) -> Run:
-        run = self._client.create_run(self.experiment_id, tags=dict(identity), run_name=without_credentials(name))
-        self._found[run.info.run_id] = run
-        self._logged_epochs[run.info.run_id] = set()
-        return run
-
-    def _reopen(self, run: Run) -> Run:
-        """Remember a run that the store had, and mark it as running if it failed or was killed."""
-        self._found[run.info.run_id] = run
-        if run.info.status in ("FAILED", "KILLED"):
-            self._client.update_run(run.info.run_id, status="RUNNING")
-            run.info._status = "RUNNING"
-        return run
+        for run in self._search(f"tags.`{SWEEP_KEY}` = '{key}'")[:1]:
+            self._runs[key] = _Known(run)
+            children = self._search(f"tags.`{PARENT}` = '{run.info.run_id}'")
+            # Users may add runs of their own below it. Of two with one key, the older counts.
+            for child in reversed([child for child in children if TRIAL_KEY in child.data.tags]):
+                self._runs[f"{key}/{child.data.tags[TRIAL_KEY]}"] = _Known(child)
+        self._searched.add(key)
 
     def _search(self, query: str) -> list[Run]:
         """Return all runs that a query finds, oldest first."""
@@ -245,64 +148,169 @@ class Tracker:
             if not token:
                 return runs
 
-    def _describe(
-        self,
-        run: Run,
-        params: Mapping[str, Scalar | None],
-        tags: Mapping[str, str],
-        datasets: Sequence[FeatureData],
-    ) -> None:
-        """Add what a run lacks, in one call if it is not much."""
-        run_id = run.info.run_id
-        texts = {name: str(value) for name, value in params.items() if name not in run.data.params}
-        new = [Param(k, v) for k, v in _stored(texts, _MAX_PARAM).items()]
-        changed = [RunTag(k, v) for k, v in _stored(tags, _MAX_TAG).items() if run.data.tags.get(k) != v]
-        for start in range(0, max(len(new), len(changed)), _MAX_BATCH):
-            part = slice(start, start + _MAX_BATCH)
-            self._client.log_batch(run_id, params=new[part], tags=changed[part])
-        run.data.params.update({param.key: param.value for param in new})
-        run.data.tags.update({tag.key: tag.value for tag in changed})
-        inputs = run.inputs.dataset_inputs if run.inputs is not None else []
-        if datasets and not inputs:
-            self._client.log_inputs(run_id, [dataset_input(data) for data in datasets])
+    def _open(self, record: RunOpened) -> None:
+        known, (sweep, _, trial) = self._runs.get(record.run), record.run.partition("/")
+        tags = self._stored_tags(record.tags)
+        if known is None:
+            if trial and sweep not in self._runs:
+                log.warning("the run of sweep %s is not in the store (any more), so its trials are left out", sweep)
+                return
+            identity = {TRIAL_KEY: trial, PARENT: self._runs[sweep].run.info.run_id} if trial else {SWEEP_KEY: sweep}
+            run = self._client.create_run(
+                self.experiment_id, record.time, {**dict(list(tags.items())[:_MAX_BATCH]), **identity}, record.title
+            )
+            known = self._runs[record.run] = _Known(run, epochs=set(), is_new=True)
+        elif known.run.info.status in ("FAILED", "KILLED"):
+            self._client.update_run(known.run.info.run_id, status="RUNNING")
+            known.run.info._status = "RUNNING"
+        known.owed = {k: v[:_MAX_PARAM] for k, v in record.params.items() if k not in known.run.data.params}
+        tags = {k: v for k, v in tags.items() if known.run.data.tags.get(k) != v}
+        if tags or (known.owed and not trial):  # the params of a trial go with its first epoch
+            self._log(known, tags=tags)
+        inputs = known.run.inputs.dataset_inputs if known.run.inputs is not None else []
+        if record.datasets and not inputs:
+            data = [dataset_input(FeatureData(**values)) for values in record.datasets]
+            self._client.log_inputs(known.run.info.run_id, data)
+        if record.config_yaml:
+            self._upload(known, "config.yaml", record.config_yaml.encode())
+        if record.view:
+            self._client.set_experiment_tag(self.experiment_id, VIEW_TAG, record.view)
 
-    def _read_epochs(self, run_id: str) -> set[int]:
-        """Return the epochs that a run has. The store is asked once, because there is no other writer."""
-        if run_id not in self._logged_epochs:
-            history = self._client.get_metric_history(run_id, EPOCH_SECONDS)
-            self._logged_epochs[run_id] = {metric.step for metric in history}
-        return self._logged_epochs[run_id]
+    def _log(self, known: _Known, *, metrics: Sequence[Metric] = (), tags: Mapping[str, str] | None = None) -> None:
+        """Write metrics and tags with the params that are owed: in one call, unless there are very many."""
+        params = [Param(k, v) for k, v in known.owed.items()]
+        texts = [RunTag(k, v) for k, v in (tags or {}).items()]
+        number = max(len(params), len(texts), 1)
+        for start in range(0, number, _MAX_BATCH):
+            part, is_last = slice(start, start + _MAX_BATCH), start + _MAX_BATCH >= number
+            # All metrics in the last call, so that the store has them only if it has all that goes before.
+            points = list(metrics) if is_last else []
+            self._client.log_batch(known.run.info.run_id, metrics=points, params=params[part], tags=texts[part])
+        known.run.data.params.update(known.owed)
+        known.run.data.tags.update(tags or {})
+        known.owed = {}
 
-    def _open_model(self, run_id: str) -> str:
+    def _log_epochs(self, known: _Known, epochs: Iterable[EpochEnded]) -> None:
+        """Write the epochs that a run lacks; those of one call are in one transaction."""
+        if known.epochs is None:  # the store is asked once, because there is no other writer
+            history = self._client.get_metric_history(known.run.info.run_id, EPOCH_SECONDS)
+            known.epochs = {metric.step for metric in history}
+        points: list[Metric] = []
+        numbers: list[int] = []
+        for each in epochs:
+            if each.epoch in known.epochs or each.epoch in numbers:
+                continue
+            values = {**each.metrics, EPOCH_SECONDS: each.seconds}
+            if len(points) + len(values) > _MAX_METRICS:
+                self._log(known, metrics=points)
+                known.epochs.update(numbers)
+                points, numbers = [], []
+            points += [Metric(k, v, each.time, each.epoch) for k, v in values.items()]
+            numbers.append(each.epoch)
+        if points:
+            self._log(known, metrics=points)
+            known.epochs.update(numbers)
+
+    def _log_file(self, known: _Known, record: FileMade) -> None:
+        try:
+            content = fetch(self._root / record.path) if record.path else base64.b64decode(record.content)
+        except FileNotFoundError:
+            log.warning("%s is gone, so its run does not get it", self._root / record.path)
+            return
+        self._upload(known, record.artifact_path, content)
+
+    def _upload(self, known: _Known, artifact_path: str, content: Path | bytes) -> None:
+        """Store a file or bytes under a path within the run, and replace what was there."""
+        target = PurePosixPath(artifact_path)
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder, target.name)
+            if isinstance(content, bytes):
+                local.write_bytes(content)
+            else:
+                shutil.copyfile(content, local)
+            parent = None if target.parent == PurePosixPath() else str(target.parent)
+            # Not the client's `log_artifact`, which asks for the run first.
+            repository = get_artifact_repository(known.run.info.artifact_uri, self._uri)
+            repository.log_artifact(str(local), parent)  # type: ignore[no-untyped-call]
+
+    def _end(self, known: _Known, record: RunEnded) -> None:
+        run = known.run
+        if record.content and run.data.tags.get(_RECORDED) == record.content and _is_over(run):
+            return
+        if record.history:
+            self._log_epochs(known, [EpochEnded(run=record.run, time=record.time, **each) for each in record.history])
+        model_id = self._log_model(known, record) if record.model else None
+        name, digest = record.data or (None, None)
+        news = [
+            Metric(k, v, record.time, record.step, model_id=model_id, dataset_name=name, dataset_digest=digest)
+            for k, v in record.metrics.items()
+            if model_id is not None or run.data.metrics.get(k) != v
+        ]
+        tags = {k: v for k, v in self._stored_tags(record.tags).items() if run.data.tags.get(k, "") != v}
+        if record.content:
+            tags[_RECORDED] = record.content
+        if news or tags or known.owed:
+            self._log(known, metrics=news, tags=tags)
+            run.data.metrics.update(record.metrics)
+        if run.info.status != record.status:
+            self._client.set_terminated(run.info.run_id, record.status, record.time)
+            run.info._status = record.status
+
+    def _log_model(self, known: _Known, record: RunEnded) -> str | None:
+        """Store the model of a run and replace an earlier one; None if its file is gone or has changed since."""
+        values = dict(record.model)
+        file, sha256 = self._root / values.pop("path"), values.pop("sha256")
+        try:
+            weights = fetch(file)
+        except FileNotFoundError:
+            weights = None
+        if weights is None or file_sha256(weights) != sha256:
+            log.warning("%s is gone, or is another since, so the run of that trial gets no model of it", file)
+            return None
+        model = self._open_model(known)
+        with tempfile.TemporaryDirectory() as folder, silence_mlflow():
+            place = Path(folder, MODEL)
+            save_model(
+                place,
+                model_id=model.model_id,
+                run_id=known.run.info.run_id,
+                code=ModelCode(**values["code"]),
+                file=weights,
+                columns=ModelColumns(**values["columns"]),
+            )
+            repository = get_artifact_repository(model.artifact_location, self._uri)
+            repository.log_artifacts(str(place))  # type: ignore[no-untyped-call]
+        self._client.finalize_logged_model(model.model_id, "READY")
+        return str(model.model_id)
+
+    def _open_model(self, known: _Known) -> LoggedModel:
         """Find or create the model of a run; a kill may have left one that the run does not name yet."""
-        if run_id in self._models:
-            return self._models[run_id]
-        run = self._found[run_id]
+        if known.model is not None:
+            return known.model
+        run = known.run
         named = [output.model_id for output in run.outputs.model_outputs] if run.outputs is not None else []
-        query = f"source_run_id = '{run_id}'"
-        found = self._client.search_logged_models([self.experiment_id], query, max_results=1)
+        query = f"source_run_id = '{run.info.run_id}'"
+        found = [] if known.is_new else self._client.search_logged_models([self.experiment_id], query, max_results=1)
         if found:
-            model = found[0]
+            model: LoggedModel = found[0]
         else:
-            params = run.data.params
+            params = {**run.data.params, **known.owed}
             model = self._client.create_logged_model(
-                self.experiment_id, MODEL, run_id, params=params, model_type=params.get("task")
+                self.experiment_id, MODEL, run.info.run_id, params=params, model_type=params.get("task")
             )
         if model.model_id not in named:
-            self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-        self._models[run_id] = str(model.model_id)
-        return self._models[run_id]
+            self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        known.model = model
+        return model
+
+    def _stored_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return tags as the store takes them: not too long, and with the addresses of pages."""
+        pages = {
+            name: f"/experiments/{self.experiment_id}/runs/{known.run.info.run_id}"
+            for name, known in self._runs.items()
+        }
+        return {name: fill_pages(text, pages)[:_MAX_TAG] for name, text in tags.items()}
 
 
-def _check_key(key: str) -> None:
-    if not re.fullmatch(r"[\w.-]+", key):
-        raise ValueError(f"got key {key!r}, wanted letters, digits, `.`, `_` and `-` only")
-
-
-def _stored(texts: Mapping[str, str], longest: int) -> dict[str, str]:
-    """Return texts as the store takes them: not too long, and without passwords."""
-    return {name: without_credentials(text)[:longest] for name, text in texts.items()}
-
-
-def _now_milliseconds() -> int:
-    return int(time.time() * 1000)
+def _is_over(run: Run) -> bool:
+    return run.info.status in ("FINISHED", "FAILED")

@@ -1,6 +1,5 @@
 """Open, check, serve and read MLflow stores: a sqlite file, or a server."""
 
-import errno
 import logging
 import os
 import shutil
@@ -48,18 +47,18 @@ def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]
     return [sys.executable, "-m", "mlflow", "server", *store, "--host", host, "--port", str(port), "--workers", "1"]
 
 
-def check_store(uri: str) -> None:
+def check_store(uri: str, experiment: str) -> None:
     """Check with a small request that a store answers, before hours of work whose results it must store.
 
     Raises:
-        ConfigError: If it gives no answer within seconds, or refuses.
+        ConfigError: If it gives no answer within seconds, or refuses, or the experiment was deleted.
     """
     if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
         return
     _check_sqlite(uri)
     try:
-        with brief_retries():
-            MlflowClient(uri).search_experiments(max_results=1)
+        with brief_retries(0, seconds=5):
+            _read_experiment(MlflowClient(uri), uri, experiment)
     except FAILURES as error:
         raise _store_error(uri, error) from error
 
@@ -111,25 +110,6 @@ def _download(client: MlflowClient, uri: str, run_id: str, artifact_path: str, f
     return str(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
 
 
-@contextmanager
-def explain_failures(uri: str) -> Iterator[None]:
-    """Turn failures of a store within the block, such as a full disk or a lost server, into one sentence.
-
-    Raises:
-        VidflowError: If the store fails.
-        OSError: If the disk of a sqlite store is full.
-    """
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        if uri.startswith("sqlite:") and "disk is full" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(sqlite_file(uri))) from error
-        raise VidflowError(
-            f"the runs cannot be stored by {without_credentials(uri)}: {reason(error)}; what is "
-            "committed stays, and the same command resumes from here"
-        ) from error
-
-
 def _store_error(uri: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"tracking.uri: cannot use {without_credentials(uri)}: {reason(error)}; start the server, or name another store"
@@ -167,23 +147,19 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     """Open an experiment for writing, and create it, and a sqlite store, if there is none; return its id too.
 
     Raises:
-        ConfigError: If the store cannot be used, or the experiment was deleted.
+        ConfigError: If the store is damaged, or the experiment was deleted; other failures are those of MLflow.
     """
     check_uri(uri, num_hosts=1)
     _check_sqlite(uri)
-    try:
-        with brief_retries():
-            if uri.startswith("sqlite:"):
-                _make_store(sqlite_file(uri))
-            client = MlflowClient(uri)
-            experiment = _read_experiment(client, uri, name)
-            if experiment is not None:
-                return client, str(experiment.experiment_id)
-            # A server has its own place for artifacts; with sqlite they would go to the current directory.
-            location = _artifact_root(uri).as_uri() if uri.startswith("sqlite:") else None
-            return client, str(client.create_experiment(name, location, {_KIND_TAG: _TRAINING}))
-    except (MlflowException, SQLAlchemyError) as error:
-        raise _store_error(uri, error) from error
+    if uri.startswith("sqlite:"):
+        _make_store(sqlite_file(uri))
+    client = MlflowClient(uri)
+    experiment = _read_experiment(client, uri, name)
+    if experiment is not None:
+        return client, str(experiment.experiment_id)
+    # A server has its own place for artifacts; with sqlite they would go to the current directory.
+    location = _artifact_root(uri).as_uri() if uri.startswith("sqlite:") else None
+    return client, str(client.create_experiment(name, location, {_KIND_TAG: _TRAINING}))
 
 
 def find_page(uri: str, name: str, server: str) -> str | None:
@@ -197,7 +173,7 @@ def find_page(uri: str, name: str, server: str) -> str | None:
     Raises:
         ConfigError: If the store cannot be used, or the experiment was deleted.
     """
-    check_store(uri)
+    check_store(uri, name)
     if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
         return None
     experiment = _read_experiment(MlflowClient(uri), uri, name)
@@ -247,9 +223,14 @@ def _artifact_root(uri: str) -> Path:
 
 
 @contextmanager
-def brief_retries() -> Iterator[None]:
-    """Give up on a silent server after seconds. Outside the block MLflow's own limit of minutes applies."""
-    brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+def brief_retries(number: int = 2, *, seconds: int = 10) -> Iterator[None]:
+    """Give up on a silent server soon. Outside the block MLflow's own limit of minutes applies.
+
+    Args:
+        number: How often MLflow tries again by itself.
+        seconds: How long it waits for an answer.
+    """
+    brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(number), "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     ours = {name: value for name, value in brief.items() if name not in os.environ}
     os.environ.update(ours)
     try:
