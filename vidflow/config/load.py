@@ -257,7 +257,7 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
             tracking, uri=keep_credentials(tracking.uri) if tracking.uri and draft.is_sure("tracking.uri") else None
         ),
     )
-    is_relative = not Path(config.root).expanduser().is_absolute() and "://" not in config.root
+    is_relative = not config.root.startswith(("/", "~")) and "://" not in config.root
     return dataclasses.replace(draft, config=resolved, is_root_relative=is_relative)
 
 
