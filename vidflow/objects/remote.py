@@ -142,9 +142,9 @@ def move_object(path: Path, to: Path) -> None:
 class _Reading:
     """Reads an object and compares it with the digest that its server gives, as far as that is known.
 
-    pyarrow fills up an answer that is too short, so its size says nothing. GCS gives the MD5 of an object. The ETag of an
-    S3 object that was written in one part is its MD5, unless its bucket has keys of its own. There two attempts that
-    ask for other pieces agree, which two short answers do not.
+    pyarrow fills up an answer that is too short, so its size says nothing. GCS gives the MD5 of an object. The ETag
+    of an S3 object that was written in one part is its MD5, unless its bucket has keys of its own. There two attempts
+    that ask for other pieces agree, which two short answers do not.
     """
 
     def __init__(self) -> None:
