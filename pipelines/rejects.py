@@ -117,7 +117,7 @@ def export(rejects: Sequence[Reject], path: Path, *, manifest: str | None) -> No
         raise ConfigError(f"--to: got {path}; wanted a name that ends in {', '.join(_SUFFIXES)}")
     table = pd.DataFrame([asdict(reject) for reject in rejects], columns=[field.name for field in fields(Reject)])
     try:
-        if manifest is not None and path.exists() and path.samefile(manifest):
+        if manifest is not None and path.exists() and Path(manifest).exists() and path.samefile(manifest):
             raise ConfigError(f"--to: {path} is the manifest; wanted another file")
         with publish(path) as aside:
             match path.suffix:

@@ -19,6 +19,7 @@ from vidflow.config.search import objective_of
 from vidflow.config.tasks import TaskName, facts_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.files import file_sha256
+from vidflow.objects import show_urls
 from vidflow.records import EpochResult, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
@@ -253,7 +254,7 @@ def _feature_data(name: str, address: Address) -> FeatureData:
     return FeatureData(
         name=name,
         identity=address.identity,
-        place=str(address.directory),
+        place=show_urls(str(address.directory)),
         embed_dim=metadata["embed_dim"],
         clips=dict(sorted(Counter(reader.splits).items())),
         num_classes=len(metadata["class_names"]),

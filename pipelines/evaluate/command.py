@@ -20,6 +20,7 @@ from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Config
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import ConfigError
+from vidflow.objects import show_urls
 from vidflow.stages.address import Address
 from vidflow.stages.evaluation.files import read_logits
 from vidflow.stages.evaluation.labels import match_labels
@@ -162,7 +163,7 @@ class Evaluation:
                     FeatureData(
                         name=f"{name} {view}",
                         identity=shards[f"{name} {view}"].identity,
-                        place=str(shards[f"{name} {view}"].directory),
+                        place=show_urls(str(shards[f"{name} {view}"].directory)),
                         clips={config.evaluate.split: clips.num_clips},
                     )
                     for name, clips in self._clips.items()

@@ -11,7 +11,7 @@ from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.objects import is_mirror, to_path
+from vidflow.objects import is_mirror, show_urls, to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import has_files
@@ -59,7 +59,10 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
             config_yaml=config_to_yaml(config),
             datasets=[
                 FeatureData(
-                    name=name, identity=address.identity, place=str(address.directory), clips={split: num_clips}
+                    name=name,
+                    identity=address.identity,
+                    place=show_urls(str(address.directory)),
+                    clips={split: num_clips},
                 )
             ],
         )

@@ -13,6 +13,7 @@ from vidflow.errors import VidflowError
 from vidflow.objects import lease as leases
 from vidflow.objects import list_objects
 from vidflow.objects.lease import LEASES, lease
+from vidflow.store.layout import fetch, publish
 
 pytestmark = pytest.mark.slow
 HOLD = (
@@ -101,3 +102,16 @@ def test_a_holder_whose_store_is_away_stops(root, proxy, monkeypatch):
 
     with pytest.raises(VidflowError, match="could not be renewed for"):
         work()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_node_with_a_wrong_clock_holds_and_copies_like_any_other(root, monkeypatch, hours):
+    right = time.time
+    with lease(root, "a node with the right time", wait_seconds=0):
+        monkeypatch.setattr(time, "time", lambda: right() + 3600 * hours)
+        with pytest.raises(VidflowError, match="in use by a node"), lease(root, "us", wait_seconds=0):
+            pass
+    with lease(root, "us", wait_seconds=0), publish(root / "x.bin") as aside:
+        aside.write_bytes(b"x")
+    (root / "x.bin").unlink()
+    assert fetch(root / "x.bin").read_bytes() == b"x"

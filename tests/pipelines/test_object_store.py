@@ -55,7 +55,9 @@ def stored(port: int, name: str) -> dict[str, str]:
 
 
 def on_disk(root: Path) -> dict[str, str]:
-    paths = [path for path in root.rglob("*") if path.name.endswith(SAME) and "tune" not in path.parts]
+    paths = [
+        path for path in root.rglob("*") if path.name.endswith(SAME) and not {"tune", "mlartifacts"} & {*path.parts}
+    ]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -5,6 +5,7 @@ Credentials come from the environment alone, as the libraries of the stores read
 server than Amazon's. Failures that may pass, such as an answer that is cut, are tried again for `PATIENCE_SECONDS`.
 """
 
+import base64
 import functools
 import hashlib
 import io
@@ -15,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -52,14 +54,19 @@ def object_state(path: Path) -> ObjectState | None:
 
 def list_objects(folder: Path, *, recursive: bool = False) -> dict[Path, ObjectState | None]:
     """Return what is in a folder: the state of each object by path, and None for each folder in it."""
-    from pyarrow.fs import FileSelector, FileType
+    from pyarrow.fs import FileSelector
 
-    cache, scheme, _ = split_mirror(folder / "_")
+    cache, scheme, _ = split_mirror(folder)
+    # pyarrow lists no folders of GCS, and asks its server for everything below a folder anyway.
+    is_flat = scheme == "gs" and not recursive
 
     def call(files: Any, key: str) -> dict[Path, ObjectState | None]:
-        found = files.get_file_info(FileSelector(key, allow_not_found=True, recursive=recursive))
-        top = cache / f"{scheme}:"
-        return {top / each.path: _state(each) for each in found if each.type != FileType.NotFound}
+        found = files.get_file_info(FileSelector(key, allow_not_found=True, recursive=recursive or is_flat))
+        listed = {cache / f"{scheme}:" / each.path: _state(each) for each in found}
+        if not is_flat:
+            return listed
+        tops = {path: folder / path.relative_to(folder).parts[0] for path in listed}
+        return {top: listed[path] if path == top else None for path, top in tops.items()}
 
     return _try("listed", folder, call)
 
@@ -135,9 +142,9 @@ def move_object(path: Path, to: Path) -> None:
 class _Reading:
     """Reads an object and compares it with the digest that its server gives, as far as that is known.
 
-    pyarrow fills an answer that is too short with zeros, so its size says nothing. The ETag of an S3 object that was
-    written in one part is the MD5 of its bytes, unless its bucket has keys of its own. Then two attempts that ask
-    for other pieces agree, which two short answers do not.
+    pyarrow fills up an answer that is too short, so its size says nothing. GCS gives the MD5 of an object. The ETag
+    of an S3 object that was written in one part is its MD5, unless its bucket has keys of its own. There two attempts
+    that ask for other pieces agree, which two short answers do not.
     """
 
     def __init__(self) -> None:
@@ -155,7 +162,8 @@ class _Reading:
             while data := stream.read(chunk_bytes):
                 digest.update(data)
                 to.write(data)
-            wanted = stream.metadata().get("ETag", b"").decode().strip('"')
+            facts = stream.metadata()
+        wanted = facts.get("ETag", b"").decode().strip('"') or base64.b64decode(facts.get("md5Hash", b"")).hex()
         bucket, got = key.partition("/")[0], digest.hexdigest()
         if got == wanted or bucket in _other_tags or not re.fullmatch("[0-9a-f]{32}", wanted):
             return
@@ -225,7 +233,9 @@ def _connect(scheme: str) -> Any:
     from pyarrow import fs
 
     if scheme == "gs":
-        return fs.GcsFileSystem()
+        # An emulator knows no credentials.
+        is_emulator = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ
+        return fs.GcsFileSystem(anonymous=is_emulator, retry_time_limit=timedelta(seconds=_SILENT_SECONDS))
     return fs.S3FileSystem(
         endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         connect_timeout=_CONNECT_SECONDS,

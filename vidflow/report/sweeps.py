@@ -10,7 +10,7 @@ from vidflow.config.load import load_config
 from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import ConfigError, VidflowError
-from vidflow.objects import to_path
+from vidflow.objects import show_urls, to_path
 from vidflow.records import StageManifest, TrialResult
 from vidflow.report.tables import RankedTrial, rank_trials
 from vidflow.stages.cost import sample_counts
@@ -197,7 +197,7 @@ def _best(sweep: FoundSweep, task: TaskName, objective: Objective, ranked: Seque
         run_id=run_id,
         predict=predict_command(run_id, tracking_uri=uri, task=task)
         if run_id is not None
-        else predict_command(str(best.directory), task=task),
+        else predict_command(show_urls(str(best.directory)), task=task),
         features=_read_features(sweep, str(best.settings["features"])),
         report=_find_report(sweep),
     )

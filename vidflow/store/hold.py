@@ -81,8 +81,9 @@ def _wait(lock: TextIO, root: Path, wait_seconds: float) -> None:
 
 def _describe() -> str:
     """Return which process this is, and its command without passwords."""
-    name, *words = sys.argv
-    command = without_credentials(shlex.join([Path(name).name, *words]))[:_MAX_COMMAND]
+    program, words = Path(sys.argv[0]), sys.argv[1:]
+    name = "vidflow" if program.parent.name == "pipelines" else program.name
+    command = without_credentials(shlex.join([name, *words]))[:_MAX_COMMAND]
     return f"process {os.getpid()} on {os.uname().nodename} (`{command}`)"
 
 

@@ -9,17 +9,18 @@ fetched first. All files under an experiment's root are read, written, listed an
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
-import re
 import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -266,18 +267,30 @@ def has_files(folder: Path) -> bool:
 
 
 def list_files(directory: Path, pattern: str = "*") -> list[Path]:
-    """Return the files below a folder that match a pattern of `Path.glob`, sorted."""
-    if not objects.is_mirror(directory):
-        return sorted(path for path in directory.glob(pattern) if path.is_file())
-    found = objects.list_objects(directory, recursive="/" in pattern)
-    parts = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
-    words = re.split(r"(\*\*/|\*|\?)", pattern)
-    wanted = re.compile("".join(parts.get(word, re.escape(word)) for word in words), re.DOTALL)
-    return sorted(
-        path
-        for path, state in found.items()
-        if state is not None and wanted.fullmatch(path.relative_to(directory).as_posix())
-    )
+    """Return the files of a folder whose names match, sorted; with `**/` also those of the folders in it.
+
+    Links count as files and are not followed. A folder that is not there has no files.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    deep, name = pattern.startswith("**/"), pattern.removeprefix("**/")
+    if objects.is_mirror(directory):
+        listed = objects.list_objects(directory, recursive=deep)
+        return sorted(path for path, state in listed.items() if state is not None and fnmatch(path.name, name))
+    if not directory.is_dir():
+        return []
+    found: list[Path] = []
+    for folder, folders, files in os.walk(directory, onerror=_raise):
+        links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
+        found += [Path(folder, each) for each in [*files, *links] if fnmatch(each, name)]
+        if not deep:
+            break
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def list_folders(directory: Path) -> list[Path]:
@@ -298,9 +311,13 @@ def fetch(path: Path) -> Path:
     """Return a path at which the file can be opened; an object is copied into this node's cache first.
 
     Raises:
-        FileNotFoundError: If there is no such object.
+        FileNotFoundError: If there is no such file.
     """
-    return objects.fetch(path) if objects.is_mirror(path) else path
+    if objects.is_mirror(path):
+        return objects.fetch(path)
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return path
 
 
 def store(path: Path) -> None:
