@@ -7,7 +7,7 @@ while it is away.
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from vidflow.config.tracking_uri import without_credentials
@@ -116,9 +116,12 @@ def to_json(record: Record) -> dict[str, Any]:
     return {"kind": type(record).__name__, **_clean(asdict(record))}
 
 
-def from_json(values: Mapping[str, Any]) -> Record:
-    """Return a record from its JSON object."""
-    return _KINDS[values["kind"]](**{name: value for name, value in values.items() if name != "kind"})
+def from_json(values: Mapping[str, Any]) -> Record | None:
+    """Return a record from its JSON object; None if another version of this program wrote it."""
+    given = dict(values)
+    kind = _KINDS.get(given.pop("kind", ""))
+    is_ours = kind is not None and given.keys() == {each.name for each in fields(kind)}
+    return kind(**given) if kind is not None and is_ours else None
 
 
 def name_run(sweep: str, trial: str = "") -> str:

@@ -16,6 +16,7 @@ from vidflow.config.tracking_uri import without_credentials
 from vidflow.files import file_sha256
 from vidflow.records import EpochResult
 from vidflow.store.journal import Journal
+from vidflow.store.layout import fetch
 from vidflow.tracking.datasets import FeatureData
 from vidflow.tracking.delivery import Delivery
 from vidflow.tracking.models import ModelCode, ModelColumns
@@ -215,7 +216,7 @@ class Tracker:
 
     def recorded(self) -> dict[str, str]:
         """Return key -> content of the trials that are over, as far as the store and the journal know them."""
-        waiting = (from_json(values) for values in self._journal.read_left())
+        waiting = map(from_json, self._journal.read_left())
         ended = {record.run: record.content for record in waiting if isinstance(record, RunEnded) and record.content}
         stored = self._delivery.ask(lambda writer: writer.recorded(self.sweep), dict[str, str]())
         return {run.partition("/")[2]: content for run, content in {**ended, **stored}.items()}
@@ -233,7 +234,7 @@ class Tracker:
             "code": asdict(code),
             "columns": asdict(columns),
             "path": str(file.relative_to(self._root)),
-            "sha256": file_sha256(file),
+            "sha256": file_sha256(fetch(file)),
         }
 
     def _end(self, record: RunEnded) -> None:
