@@ -592,6 +592,23 @@ def test_a_record_of_another_version_is_set_aside_and_the_others_are_sent(uri: s
     assert strange.with_name("00000000.json.damaged").exists()
 
 
+def test_a_failure_between_the_start_of_a_trial_and_its_first_epoch_costs_no_setting(uri: str, tmp_path: Path) -> None:
+    store = tmp_path / "mlflow.db"
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        trial = tracker.open_trial("t", name="t", params={"core": "gru"})
+        run = tracker.ids().trials["t"]
+        whole = store.read_bytes()
+        store.write_bytes(whole[:4096])
+        tracker.log_epoch(trial, epochs(1)[0])
+        assert tracker.ids() == SweepIds()
+        store.write_bytes(whole)
+        tracker.finish(trial, "FINISHED", history=epochs(2))
+    found = MlflowClient(uri).get_run(run)
+    assert (found.info.status, found.data.params) == ("FINISHED", {"core": "gru"})
+    assert steps(uri, run, "val/top1") == [1, 2]
+
+
 def test_epochs_that_had_to_wait_are_written_together(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ class RunEnded:
         history: All epochs, as `epoch`, `metrics` and `seconds`; the run gets those that it lacks.
         model: The model, as keywords of `save_model` and the `path` and `sha256` of its file; empty for none.
         content: Digest of all that was written to the run; empty if it is not to be skipped next time.
+        params: Settings, as when it was opened; the run gets those that it lacks.
     """
 
     run: str
@@ -105,6 +106,7 @@ class RunEnded:
     history: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     content: str = ""
+    params: dict[str, str] = field(default_factory=dict)
 
 
 Record = RunOpened | EpochEnded | FileMade | RunEnded
