@@ -23,6 +23,7 @@ from mlflow_server import Server, serve
 from vidflow.config.tracking_uri import default_uri
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.records import EpochResult
+from vidflow.store.journal import Journal
 from vidflow.tracking import (
     EPOCH_SECONDS,
     MODEL,
@@ -36,9 +37,11 @@ from vidflow.tracking import (
     fetch_file,
     find_page,
     name_run,
+    name_store,
     page_of,
     ui_command,
 )
+from vidflow.tracking.records import EpochEnded, RunOpened, to_json
 
 MODEL_PY = """
 from vidflow.tracking import serve_model
@@ -409,7 +412,10 @@ def test_a_run_that_failed_says_so_no_more_once_it_has_finished(uri: str, tmp_pa
     assert "unneeded" not in found.data.tags
 
 
-def test_what_is_open_when_a_sweep_is_interrupted_ends_as_killed_and_starts_again(uri: str, tmp_path: Path) -> None:
+def test_what_is_open_when_a_sweep_is_interrupted_ends_as_killed_and_starts_again(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidflow.tracking.tracker._INTERRUPTED_SECONDS", 60)  # the machine may be busy
     with contextlib.suppress(KeyboardInterrupt), tracker_of(uri, tmp_path) as tracker:
         sweep_of(tracker)
         over, _ = [tracker.open_trial(key, name=key, params={}) for key in ("over", "open")]
@@ -575,3 +581,51 @@ def test_a_server_that_does_not_answer_is_refused_within_seconds() -> None:
         with pytest.raises(ConfigError, match=r"tracking\.uri: cannot use http://127\.0\.0\.1:\d+: "):
             check_store(uri, "demo")
         assert time.monotonic() - started < 8
+
+
+def test_a_record_of_another_version_is_set_aside_and_the_others_are_sent(uri: str, tmp_path: Path, caplog) -> None:
+    strange = Journal(tmp_path, "feed", name_store(uri, "demo", tmp_path)).append({"kind": "RunOpened", "word": 1})
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        assert tracker.ids().run_id
+    assert "not a record of this version of vidflow; it is set aside as 00000000.json.damaged" in caplog.text
+    assert strange.with_name("00000000.json.damaged").exists()
+
+
+def test_a_failure_between_the_start_of_a_trial_and_its_first_epoch_costs_no_setting(uri: str, tmp_path: Path) -> None:
+    store = tmp_path / "mlflow.db"
+    with tracker_of(uri, tmp_path) as tracker:
+        sweep_of(tracker)
+        trial = tracker.open_trial("t", name="t", params={"core": "gru"})
+        run = tracker.ids().trials["t"]
+        whole = store.read_bytes()
+        store.write_bytes(whole[:4096])
+        tracker.log_epoch(trial, epochs(1)[0])
+        assert tracker.ids() == SweepIds()
+        store.write_bytes(whole)
+        tracker.finish(trial, "FINISHED", history=epochs(2))
+    found = MlflowClient(uri).get_run(run)
+    assert (found.info.status, found.data.params) == ("FINISHED", {"core": "gru"})
+    assert steps(uri, run, "val/top1") == [1, 2]
+
+
+def test_epochs_that_had_to_wait_are_written_together(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    write = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *given, **more: (batches.append(1), write(*given, **more)))
+    journal = Journal(tmp_path, "feed", name_store(uri, "demo", tmp_path))
+    journal.append(to_json(RunOpened(run="feed", time=1, title="s", params={})))
+    for key in ("t0", "t1"):
+        journal.append(to_json(RunOpened(run=f"feed/{key}", time=1, title=key, params={"core": "gru"})))
+    for epoch in range(1, 6):
+        for key in ("t0", "t1"):
+            waiting = EpochEnded(run=f"feed/{key}", time=epoch, epoch=epoch, metrics={"val/top1": 0.5}, seconds=1.0)
+            journal.append(to_json(waiting))
+    with tracker_of(uri, tmp_path) as tracker:
+        ids = tracker.ids()
+    for run in ids.trials.values():
+        assert sorted(steps(uri, run, "val/top1")) == [1, 2, 3, 4, 5]
+        assert MlflowClient(uri).get_run(run).data.params == {"core": "gru"}
+    assert len(batches) == 2

@@ -191,8 +191,8 @@ def test_a_server_that_never_comes_back_stalls_nothing_and_sync_sends_everything
         away.server.start()
     measured = json.loads(done.stdout.splitlines()[-1])
     assert measured["runs"] == 0
-    assert measured["longest_call"] < 1
-    assert measured["wall"] < 30
+    assert measured["longest_call"] < 5  # on a machine that does much else; a call that waits for MLflow takes minutes
+    assert measured["wall"] < 60
     assert away.waiting() >= 8 * (1 + 4 + 1)
     done = vidflow("sync", away.config, *words)
     assert done.returncode == 0, done.stderr
@@ -275,5 +275,5 @@ def test_two_hundred_trials_of_twenty_epochs_wait_for_the_server_less_than_a_twe
     print(measured)
     assert measured["runs"] == 200
     assert measured["before"] + measured["after"] < 0.05 * measured["wall"]
-    assert measured["longest_call"] < 1
+    assert measured["longest_call"] < 5  # on a machine that does much else; a call that waits for MLflow takes minutes
     check_complete(away, "many", 200, 20)

@@ -15,7 +15,8 @@ from typing import TypeVar
 from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError
 from vidflow.store.journal import Journal, drop_record, read_record
-from vidflow.tracking.records import EpochEnded, from_json
+from vidflow.store.layout import set_aside
+from vidflow.tracking.records import EpochEnded, Record, from_json
 from vidflow.tracking.runs import RunWriter
 from vidflow.tracking.store import FAILURES, brief_retries, reason
 
@@ -124,8 +125,7 @@ class Delivery:
         """Write the first record; with it, if it is an epoch, all epochs that follow. Return how many were written."""
         number, epochs = 0, []
         for path in paths:
-            values = read_record(path)
-            record = from_json(values) if values is not None else None  # a damaged one counts as written
+            record = _read(path)
             if isinstance(record, EpochEnded):
                 epochs.append(record)
             elif epochs:
@@ -173,3 +173,12 @@ class Delivery:
         with self._changed:
             self._is_hurried = False
             self._changed.wait_for(lambda: self._is_hurried or self._is_over, timeout=seconds)
+
+
+def _read(path: Path) -> Record | None:
+    """Return a record; None if it cannot be read, after which it is set aside and counts as written."""
+    values = read_record(path)
+    record = from_json(values) if values is not None else None
+    if values is not None and record is None:
+        log.warning("%s: not a record of this version of vidflow; %s", path, set_aside(path))
+    return record

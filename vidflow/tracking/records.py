@@ -7,7 +7,7 @@ while it is away.
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from vidflow.config.tracking_uri import without_credentials
@@ -93,6 +93,7 @@ class RunEnded:
         history: All epochs, as `epoch`, `metrics` and `seconds`; the run gets those that it lacks.
         model: The model, as keywords of `save_model` and the `path` and `sha256` of its file; empty for none.
         content: Digest of all that was written to the run; empty if it is not to be skipped next time.
+        params: Settings, as when it was opened; the run gets those that it lacks.
     """
 
     run: str
@@ -105,6 +106,7 @@ class RunEnded:
     history: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     content: str = ""
+    params: dict[str, str] = field(default_factory=dict)
 
 
 Record = RunOpened | EpochEnded | FileMade | RunEnded
@@ -116,9 +118,12 @@ def to_json(record: Record) -> dict[str, Any]:
     return {"kind": type(record).__name__, **_clean(asdict(record))}
 
 
-def from_json(values: Mapping[str, Any]) -> Record:
-    """Return a record from its JSON object."""
-    return _KINDS[values["kind"]](**{name: value for name, value in values.items() if name != "kind"})
+def from_json(values: Mapping[str, Any]) -> Record | None:
+    """Return a record from its JSON object; None if another version of this program wrote it."""
+    given = dict(values)
+    kind = _KINDS.get(given.pop("kind", ""))
+    is_ours = kind is not None and given.keys() == {each.name for each in fields(kind)}
+    return kind(**given) if kind is not None and is_ours else None
 
 
 def name_run(sweep: str, trial: str = "") -> str:

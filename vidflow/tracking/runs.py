@@ -56,6 +56,10 @@ class _Known:
     owed: dict[str, str] = field(default_factory=dict)
     model: LoggedModel | None = None
 
+    def owe(self, params: Mapping[str, str]) -> None:
+        """Remember the params that the run lacks."""
+        self.owed = {k: v[:_MAX_PARAM] for k, v in params.items() if k not in self.run.data.params}
+
 
 class RunWriter:
     """Writes runs to one MLflow experiment. One process has one writer; after an error it makes another.
@@ -117,6 +121,7 @@ class RunWriter:
 
     def recorded(self, sweep: str) -> dict[str, str]:
         """Return name -> content of the runs of a sweep that are over, as `RunEnded` gave it."""
+        self._search_sweep(sweep)
         return {
             name: known.run.data.tags[_RECORDED]
             for name, known in self._runs.items()
@@ -163,7 +168,7 @@ class RunWriter:
         elif known.run.info.status in ("FAILED", "KILLED"):
             self._client.update_run(known.run.info.run_id, status="RUNNING")
             known.run.info._status = "RUNNING"
-        known.owed = {k: v[:_MAX_PARAM] for k, v in record.params.items() if k not in known.run.data.params}
+        known.owe(record.params)
         tags = {k: v for k, v in tags.items() if known.run.data.tags.get(k) != v}
         if tags or (known.owed and not trial):  # the params of a trial go with its first epoch
             self._log(known, tags=tags)
@@ -237,6 +242,7 @@ class RunWriter:
         run = known.run
         if record.content and run.data.tags.get(_RECORDED) == record.content and _is_over(run):
             return
+        known.owe(record.params)  # a failure, or a kill, may have come between the start and the first epoch
         if record.history:
             self._log_epochs(known, [EpochEnded(run=record.run, time=record.time, **each) for each in record.history])
         model_id = self._log_model(known, record) if record.model else None

@@ -76,7 +76,7 @@ class Tracker:
         self._root = root
         self._journal = Journal(root, sweep, name_store(uri, experiment, root))
         self._delivery = Delivery(self._journal, uri, experiment)
-        self._open: dict[str, None] = {}
+        self._open: dict[str, dict[str, str]] = {}
 
     @property
     def problem(self) -> str:
@@ -124,7 +124,7 @@ class Tracker:
         opened = _opened(self.sweep, name, params, tags, datasets)
         shown = view.to_tag() if view is not None else ""
         self._add(replace(opened, config_yaml=config_yaml, view=shown))
-        self._open[self.sweep] = None
+        self._open[self.sweep] = opened.params
 
     def open_trial(
         self,
@@ -140,8 +140,9 @@ class Tracker:
         The arguments are those of `open_sweep`.
         """
         run = name_run(self.sweep, key)
-        self._add(_opened(run, name, params, tags, datasets))
-        self._open[run] = None
+        opened = _opened(run, name, params, tags, datasets)
+        self._add(opened)
+        self._open[run] = opened.params
         return run
 
     def log_epoch(self, run: str, result: EpochResult) -> None:
@@ -216,7 +217,7 @@ class Tracker:
 
     def recorded(self) -> dict[str, str]:
         """Return key -> content of the trials that are over, as far as the store and the journal know them."""
-        waiting = (from_json(values) for values in self._journal.read_left())
+        waiting = map(from_json, self._journal.read_left())
         ended = {record.run: record.content for record in waiting if isinstance(record, RunEnded) and record.content}
         stored = self._delivery.ask(lambda writer: writer.recorded(self.sweep), dict[str, str]())
         return {run.partition("/")[2]: content for run, content in {**ended, **stored}.items()}
@@ -238,7 +239,7 @@ class Tracker:
         }
 
     def _end(self, record: RunEnded) -> None:
-        self._add(record)
+        self._add(replace(record, params=self._open.get(record.run, {})))
         self._open.pop(record.run, None)
 
     def _add(self, record: Record) -> None:
