@@ -52,12 +52,15 @@ class Finished:
 
 
 def files_of(root: Path) -> dict[str, Any]:
-    """The content of every file of shards and features; of manifests, without what the time of the work decides."""
+    """The content of every file of shards and features; of manifests, without what the time of the work decides.
+
+    Not of what a killed writer has left beside them under a hidden name, which the next command removes.
+    """
     return {
         str(path.relative_to(root)): without_times(json.loads(content)) if path.suffix == ".json" else content
         for folder in ("shards", "features")
         for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and (content := path.read_bytes()) is not None
+        if path.is_file() and not path.name.startswith(".") and (content := path.read_bytes()) is not None
     }
 
 
