@@ -52,18 +52,23 @@ class Finished:
 
 
 def files_of(root: Path) -> dict[str, Any]:
-    """The content of every file of shards and features; of manifests, without how long the work took."""
+    """The content of every file of shards and features; of manifests, without what the time of the work decides.
+
+    Not of what a killed writer has left beside them under a hidden name, which the next command removes.
+    """
     return {
         str(path.relative_to(root)): without_times(json.loads(content)) if path.suffix == ".json" else content
         for folder in ("shards", "features")
         for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and (content := path.read_bytes()) is not None
+        if path.is_file() and not path.name.startswith(".") and (content := path.read_bytes()) is not None
     }
 
 
 def without_times(value: Any) -> Any:
+    """Leave out seconds, the seals over them, and the lengths of the entries that hold them."""
     if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if not key.endswith("seconds")}
+        kept = {key: inner for key, inner in value.items() if not key.endswith("seconds")}
+        return {key: without_times(inner) for key, inner in kept.items() if key not in ("seal", "entries")}
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
