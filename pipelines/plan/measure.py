@@ -26,13 +26,15 @@ from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.spread import spread
 from vidflow.stages.address import Address
-from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
+from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips
 from vidflow.stages.cost import frame_macs
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
 from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.stages.scan import VideoScanner, list_inputs
+from vidflow.stages.scanned_rows import list_class_names
+from vidflow.stages.scans import Scans
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
 from vidflow.store.layout import FileEntry
 from vidflow.training.trial import run_trial
@@ -166,11 +168,10 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     resources = config.resources
     scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
     paths = list_inputs(items)
-    scans = {row.input: row for row in scan(paths[:1])}
+    scanned = scan(paths[:1])
     rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
     scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
-    scans |= {row.input: row for row in rows}
-    clips, rejects = choose_clips(items, scans, **asdict(config.video.sampling))
+    clips, rejects = choose_clips(items, Scans.of([*scanned, *rows]), **asdict(config.video.sampling))
     if not clips:
         raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")
     build = build_shard_builder(config, directory)()

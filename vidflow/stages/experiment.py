@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pyarrow.compute as pc
+
 from vidflow.config.fingerprints import (
     STAGE_VERSIONS,
     feature_settings,
@@ -28,18 +30,21 @@ from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
-from vidflow.records import Reject, StageManifest, VideoItem
+from vidflow.records import Reject, StageManifest
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.clips import choose_clips, content_digest, cut_shards, list_class_names
+from vidflow.stages.clips import choose_clips, cut_shards
 from vidflow.stages.finish import read_manifest
 from vidflow.stages.reject_limit import built_rejects, on_one_line
-from vidflow.stages.scan import ScanInput, VideoIndex, list_inputs
+from vidflow.stages.scan import ScanInput
+from vidflow.stages.scan_index import VideoIndex
+from vidflow.stages.scanned_rows import list_class_names
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
 from vidflow.store.digests import check_once
 from vidflow.store.layout import TRIAL_RESULT, exclusive, read_listed
 from vidflow.video.manifest import read_manifest as read_video_manifest
 from vidflow.video.sources import read_source
+from vidflow.video.video_rows import VideoRows
 
 log = logging.getLogger(__name__)
 VIDEOS_MANIFEST = "manifest.csv"
@@ -155,7 +160,7 @@ class Experiment:
         return self.config.video.manifest is not None or self.manifest(self.videos) is not None
 
     @functools.cached_property
-    def rows(self) -> tuple[list[VideoItem], list[Reject]]:
+    def rows(self) -> tuple[VideoRows, list[Reject]]:
         """The rows of the manifest of videos that `video.splits` names, and those that are malformed.
 
         Raises:
@@ -165,21 +170,21 @@ class Experiment:
         items, rejects = self._read_rows()
         video = self.config.video
         if video.splits is not None:
-            found = sorted({item.split for item in items})
+            found = sorted(pc.unique(items.table["split"]).to_pylist())
             if missing := [split for split in video.splits if split not in found]:
                 raise ConfigError(
                     f"video.splits: no row of split {', '.join(missing)}; got {', '.join(found) or 'none'}"
                 )
-            items = [item for item in items if item.split in video.splits]
-        if not video.is_central and (bare := [item for item in items if item.annotations is not None]):
+            items = items.in_splits(video.splits)
+        if not video.is_central and (annotated := items.take(pc.is_valid(items.table["annotations"]))):
             raise ConfigError(
-                f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(bare)} rows have "
-                f"annotations, such as {bare[0].path}; annotations are cut to the whole central square only: leave "
+                f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(annotated)} rows "
+                f"have annotations, such as {annotated[0].path}; annotations are cut to the whole central square only: leave "
                 "the two settings out, or the annotations"
             )
         return items, rejects
 
-    def _read_rows(self) -> tuple[list[VideoItem], list[Reject]]:
+    def _read_rows(self) -> tuple[VideoRows, list[Reject]]:
         video = self.config.video
         if video.manifest is not None:
             listing = read_source(
@@ -192,7 +197,7 @@ class Experiment:
                 tracks=self.root / "tracks",
             )
             self._say_once(listing.notes)
-            return listing.items, listing.rejects
+            return VideoRows.of(listing.items), listing.rejects
         table = self.videos.directory / VIDEOS_MANIFEST
         if (rendered := self.manifest(self.videos)) is not None:
             check_once(table, rendered.details["table_sha256"])
@@ -208,11 +213,20 @@ class Experiment:
     @functools.cached_property
     def index(self) -> VideoIndex:
         """All scans made under the root."""
-        return VideoIndex(self.root / _FOLDERS["scan"], self.limits)
+        return VideoIndex(self.root / _FOLDERS["scan"], self.limits, self._video_folders)
+
+    @property
+    def _video_folders(self) -> list[Path]:
+        """The folders by which videos are known if these move."""
+        video = self.config.video
+        if video.manifest is None:
+            return [self.videos.directory]
+        source = Path(video.manifest)
+        return [source if source.is_dir() else source.parent, *([Path(video.video_root)] if video.video_root else [])]
 
     def list_unscanned(self) -> list[ScanInput]:
         """Return the files that were never scanned, or changed since their scan."""
-        return self.index.missing(list_inputs(self.rows[0]))
+        return self.index.missing_of(self.rows[0])
 
     @functools.cached_property
     def shards(self) -> ShardWork | None:
@@ -248,12 +262,10 @@ class Experiment:
     def choose_shards(self) -> ShardWork:
         """Return the shard stage that the newest scans give; every file must have a scan."""
         items, rejects = self.rows
-        clips, unusable = choose_clips(
-            items, {each: self.index[each] for each in list_inputs(items)}, **asdict(self.config.video.sampling)
-        )
+        clips, unusable = choose_clips(items, self.index.scans, **asdict(self.config.video.sampling))
         units = cut_shards(clips, self.config.shards.clips_per_shard)
         decoders = {"decord": _version("decord"), "av": _version("av")}
-        address = self._address("shard", shard_settings(self.config, content_digest(clips), decoders))
+        address = self._address("shard", shard_settings(self.config, clips.digest(), decoders))
         made = self._manifest_in(address.directory)
         edition = edition_due(address.directory, units, built_rejects(made) if made is not None else [], self.limits)
         return ShardWork(

@@ -206,3 +206,13 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def list_files(directory: Path, pattern: str = "*") -> list[Path]:
+    """Return the files below a directory that match a pattern, sorted."""
+    return sorted(path for path in directory.glob(pattern) if path.is_file())
+
+
+def remove(path: Path) -> None:
+    """Delete a file; it may be missing."""
+    path.unlink(missing_ok=True)
