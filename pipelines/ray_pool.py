@@ -349,12 +349,11 @@ def commit_units(
         The entries of all units in their order, and the entries of the files made by this call.
     """
     remove_leftovers(directory)
-    found = [(unit, committed_entry(directory, unit.file)) for unit in units]
-    done = {
-        unit.file: entry
-        for unit, entry in found
-        if entry is not None and (is_current is None or is_current(unit, entry))
-    }
+    done = {}
+    for unit in units:
+        entry = committed_entry(directory, unit.file)
+        if entry is not None and (is_current is None or is_current(unit, entry)):
+            done[unit.file] = entry.without_members()
     waiting = [unit for unit in units if unit.file not in done]
     if done:
         log.info("%s: %d of %d files are there already", name, len(done), len(units))

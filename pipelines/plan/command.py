@@ -95,14 +95,14 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
     """Count videos and clips by split."""
     names = experiment.config.trials.splits
     if experiment.has_rows:
-        videos = [item.split for item in experiment.rows[0]]
+        videos = experiment.rows[0].table["split"].to_pylist()
         num_unscanned = len(experiment.list_unscanned())
     else:
         videos = [str(video.split) for video in listed_videos(experiment.config)]
         num_unscanned = len(videos)
     work = experiment.shards
     if work is not None:
-        clips, per_video = Counter(clip.split for unit in work.units for clip in unit.clips), 1.0
+        clips, per_video = Counter(work.clips.splits), 1.0
     else:
         clips, per_video = Counter(videos), shards.clips_per_video
     return Splits(

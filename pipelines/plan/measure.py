@@ -36,7 +36,8 @@ from vidflow.stages.scan import VideoScanner, list_inputs
 from vidflow.stages.scanned_rows import list_class_names
 from vidflow.stages.scans import Scans
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
-from vidflow.store.layout import FileEntry
+from vidflow.store.layout import FileEntry, committed_entry
+from vidflow.store.shards import read_members
 from vidflow.training.trial import run_trial
 from vidflow.video.synthetic import VideoSpec, list_videos, write_video
 
@@ -179,7 +180,7 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     entry = _settled(lambda: build(ShardUnit(file="probe.tar", clips=_several(clips))))
     if not warm.num_clips or not entry.num_clips:
         raise VidflowError(f"videos looked at cannot be decoded: {[*warm.rejects, *entry.rejects][0]['message']}")
-    num_bytes = sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in entry.details["members"].values())
+    num_bytes = _bytes_of_members(directory, entry.file)
     return ShardProbe(
         scan_seconds=scan_seconds * len(paths) / max(1, len(rows)) / len(items),
         rate=Rate(seconds=entry.seconds / entry.num_clips, num_bytes=num_bytes / entry.num_clips),
@@ -188,6 +189,14 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
         entries=(warm, entry),
         class_names=tuple(list_class_names(items)),
     )
+
+
+def _bytes_of_members(directory: Path, shard: str) -> int:
+    """Return the bytes of a shard without the end of the archive, which does not grow with the number of clips."""
+    entry = committed_entry(directory, shard)
+    assert entry is not None
+    members = (span for clip in read_members(entry.details["members"]).values() for span in clip.values())
+    return sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in members)
 
 
 def probe_features(

@@ -6,7 +6,7 @@ Axes: R rows of a manifest, C clips.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -20,6 +20,7 @@ from vidflow.records import Reject, VideoItem
 from vidflow.stages.scanned_rows import ScannedRows, reject_row
 from vidflow.stages.scans import Scans
 from vidflow.stages.spans import Taken, find_leak, take
+from vidflow.store.features import ClipRow
 from vidflow.video.sampling import Mode
 from vidflow.video.video_rows import VideoRows
 
@@ -64,6 +65,18 @@ class ShardUnit:
 
     file: str
     clips: Sequence[ChosenClip]
+
+    @property
+    def rows(self) -> Iterator[ClipRow]:
+        """The row of each clip in the stage's table, if none is left out."""
+        if isinstance(self.clips, ChosenClips):  # without an object for each clip
+            values: Iterable[tuple[str, int, str]] = zip(
+                self.clips.keys, self.clips.label_indices, self.clips.splits, strict=True
+            )
+        else:
+            values = ((each.key, each.label_index, each.split) for each in self.clips)
+        for row, (key, label, split) in enumerate(values):
+            yield ClipRow(key=key, label=label, split=split, file=self.file, row=row)
 
 
 class ChosenClips(Sequence[ChosenClip]):

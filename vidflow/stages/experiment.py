@@ -271,6 +271,7 @@ class Experiment:
         return ShardWork(
             address=replace(address, edition=edition),
             class_names=list_class_names(items),
+            clips=clips,
             units=units,
             rejects=[*rejects, *unusable],
             num_rows=len(items) + len(rejects),

@@ -49,8 +49,8 @@ def read_source(
     video_root = video_root.absolute() if video_root else None
     match format_name or _recognize(source):
         case "manifest":
-            items, rejects = read_manifest(source, video_root=video_root)
-            return Listing(items=items, rejects=rejects)
+            rows, rejects = read_manifest(source, video_root=video_root)
+            return Listing(items=rows, rejects=rejects)
         case "folder":
             items, has_splits = list_folder(source, split_names=split_names, seed=split_seed)
             rule = "Split by the sub-folders." if has_splits else f"Split by names: {VALIDATION_RULE}."
