@@ -7,7 +7,7 @@ Axes: R rows of a manifest, C clips.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int64, UInt64
 from vidflow.config.fingerprints import canonical_json, fingerprint
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
+from vidflow.stages.kept_tables import KeptTables
 from vidflow.stages.scanned_rows import ScannedRows, reject_row
 from vidflow.stages.scans import Scans
 from vidflow.stages.spans import Taken, find_leak, take
@@ -24,6 +25,9 @@ from vidflow.store.features import ClipRow
 from vidflow.video.sampling import Mode
 from vidflow.video.video_rows import VideoRows
 
+_VERSION = 1
+"""Increase it by hand when a change of this code chooses other clips, so that none are taken from the last time."""
+_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.int64()), ("number", pa.int64())])
 _CLIPS_PER_BATCH = 1 << 14
 _KEY_BYTES = 8  # as hex digits, the 16 of a fingerprint
 
@@ -136,6 +140,11 @@ class ChosenClips(Sequence[ChosenClip]):
         """Number of each clip's label among the class names, or -1."""
         return [self._scanned.label_indices.get(label, -1) for label in self._labels()]
 
+    @property
+    def table(self) -> pa.Table:
+        """The columns of the clips: key, row and number."""
+        return pa.table([self._keys, self._rows, self._numbers], schema=_SCHEMA)
+
     def digest(self) -> str:
         """Return the hash of everything that the clips hold; the names of their files do not matter."""
         hashed = hashlib.sha256(b"[")
@@ -207,7 +216,11 @@ def choose_clips(
         "stride_seconds": stride_seconds,
         "num_clips": num_clips,
     }
-    scanned = ScannedRows(VideoRows.of(items), scans, sampling)
+    return choose_of(ScannedRows(VideoRows.of(items), scans, sampling))
+
+
+def choose_of(scanned: ScannedRows) -> tuple[ChosenClips, list[Reject]]:
+    """Return the clips of rows whose scans are known, as `choose_clips` does."""
     are_usable = scanned.are_usable
     usable = np.flatnonzero(are_usable)
     rejects = {row: scanned.refusal(row) for row in np.flatnonzero(~are_usable).tolist()}
@@ -231,6 +244,22 @@ def choose_clips(
     keys, rows, numbers = map(np.concatenate, zip(*found, strict=True))
     keys, first = np.unique(keys, return_index=True)  # sorted; of equal keys the first, as they stand in row order
     return ChosenClips(scanned, keys, rows[first], numbers[first]), [rejects[row] for row in sorted(rejects)]
+
+
+def choose_kept(
+    items: Sequence[VideoItem], scans: Scans, kept: KeptTables, **sampling: Any
+) -> tuple[ChosenClips, list[Reject], str]:
+    """Return what `choose_clips` returns and the clips' digest; if nothing has changed, from the last time."""
+    scanned = ScannedRows(VideoRows.of(items), scans, sampling)
+    digest = scanned.digest(f"{_VERSION} {canonical_json(sampling)}")
+    if (found := kept.get("clips", digest, _SCHEMA)) is not None:
+        table, facts = found
+        clips = ChosenClips(scanned, *(column.to_numpy() for column in table.columns))
+        return clips, [Reject(**row) for row in facts["rejects"]], facts["digest"]
+    clips, rejects = choose_of(scanned)
+    facts = {"digest": clips.digest(), "rejects": [asdict(reject) for reject in rejects]}
+    kept.put("clips", digest, clips.table, facts)
+    return clips, rejects, facts["digest"]
 
 
 def cut_shards(clips: Sequence[ChosenClip], clips_per_shard: int) -> list[ShardUnit]:

@@ -32,8 +32,9 @@ from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
 from vidflow.records import Reject, StageManifest
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.clips import choose_clips, cut_shards
+from vidflow.stages.clips import choose_kept, cut_shards
 from vidflow.stages.finish import read_manifest
+from vidflow.stages.kept_tables import KeptTables
 from vidflow.stages.reject_limit import built_rejects, on_one_line
 from vidflow.stages.scan import ScanInput
 from vidflow.stages.scan_index import VideoIndex
@@ -42,9 +43,10 @@ from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
 from vidflow.store.digests import check_once
 from vidflow.store.layout import TRIAL_RESULT, exclusive, read_listed
+from vidflow.video.manifest import manifest_digest
 from vidflow.video.manifest import read_manifest as read_video_manifest
-from vidflow.video.sources import read_source
-from vidflow.video.video_rows import VideoRows
+from vidflow.video.sources import find_manifest, read_source
+from vidflow.video.video_rows import SCHEMA, VideoRows
 
 log = logging.getLogger(__name__)
 VIDEOS_MANIFEST = "manifest.csv"
@@ -89,6 +91,8 @@ class Experiment:
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
         self._said: set[str] = set()
+        self._kept = KeptTables(self.root / _FOLDERS["scan"] / "kept")
+        self._index: VideoIndex | None = None
 
     def with_config(self, config: Config) -> "Experiment":
         """Return the experiment with some settings replaced, for the same command line, which runs on."""
@@ -117,6 +121,7 @@ class Experiment:
         with exclusive(self.root):
             self.published("synth")
             yield
+            self._kept.write()
 
     def published(self, step: Step) -> None:
         """Forget what was read of a step that has just published something, and of all steps that depend on it."""
@@ -186,6 +191,8 @@ class Experiment:
 
     def _read_rows(self) -> tuple[VideoRows, list[Reject]]:
         video = self.config.video
+        if video.manifest is not None and (path := find_manifest(Path(video.manifest), video.format)) is not None:
+            return self._read_kept(path, Path(video.video_root) if video.video_root else None)
         if video.manifest is not None:
             listing = read_source(
                 Path(video.manifest),
@@ -201,7 +208,18 @@ class Experiment:
         table = self.videos.directory / VIDEOS_MANIFEST
         if (rendered := self.manifest(self.videos)) is not None:
             check_once(table, rendered.details["table_sha256"])
-        return read_video_manifest(table)
+        return self._read_kept(table, None)
+
+    def _read_kept(self, path: Path, video_root: Path | None) -> tuple[VideoRows, list[Reject]]:
+        """Return the rows of a manifest; if its bytes have not changed, from the last time."""
+        digest = manifest_digest(path, video_root)
+        if digest and (found := self._kept.get("rows", digest, SCHEMA)) is not None:
+            table, facts = found
+            return VideoRows(table), [Reject(**row) for row in facts["rejects"]]
+        rows, rejects = read_video_manifest(path, video_root=video_root)
+        if digest and digest == manifest_digest(path, video_root):  # else it was written meanwhile
+            self._kept.put("rows", digest, rows.table, {"rejects": [asdict(reject) for reject in rejects]})
+        return rows, rejects
 
     def _say_once(self, notes: Sequence[str]) -> None:
         """Log how the videos were listed; they are listed again when a stage locks the root."""
@@ -213,7 +231,10 @@ class Experiment:
     @functools.cached_property
     def index(self) -> VideoIndex:
         """All scans made under the root."""
-        return VideoIndex(self.root / _FOLDERS["scan"], self.limits, self._video_folders)
+        # The stages of a run forget it one after the other; it is read again only if another process has changed it.
+        if self._index is None or not self._index.is_current:
+            self._index = VideoIndex(self.root / _FOLDERS["scan"], self.limits, self._video_folders)
+        return self._index
 
     @property
     def _video_folders(self) -> list[Path]:
@@ -262,10 +283,11 @@ class Experiment:
     def choose_shards(self) -> ShardWork:
         """Return the shard stage that the newest scans give; every file must have a scan."""
         items, rejects = self.rows
-        clips, unusable = choose_clips(items, self.index.scans, **asdict(self.config.video.sampling))
+        sampling = asdict(self.config.video.sampling)
+        clips, unusable, digest = choose_kept(items, self.index.scans, self._kept, **sampling)
         units = cut_shards(clips, self.config.shards.clips_per_shard)
         decoders = {"decord": _version("decord"), "av": _version("av")}
-        address = self._address("shard", shard_settings(self.config, clips.digest(), decoders))
+        address = self._address("shard", shard_settings(self.config, digest, decoders))
         made = self._manifest_in(address.directory)
         edition = edition_due(address.directory, units, built_rejects(made) if made is not None else [], self.limits)
         return ShardWork(

@@ -149,7 +149,7 @@ class VideoIndex:
                 at = scans.find(paths)
         is_stale = at < 0
         known = np.flatnonzero(~is_stale)
-        is_stale[known] = _have_changed(scans, at[known], paths.take(known))
+        is_stale[known] = _have_changed(scans, at[known], paths if len(known) == len(paths) else paths.take(known))
         # What was refused for a transient reason is due if anything at all has changed, or if it may take longer now.
         for place in known[_are_transient(scans, at[known])].tolist():
             row = scans[int(at[place])]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
+from vidflow.stages.kept_tables import table_digest
 from vidflow.stages.scans import ScanColumns, Scans
 from vidflow.video.sampling import clip_times, count_clips, row_spans
 from vidflow.video.video_rows import VideoRows
@@ -82,6 +83,13 @@ class ScannedRows:
         videos, truths = (scans.table.select(columns) for scans in self._scans)
         at = self._truths[rows]
         return videos.take(self._videos[rows]).to_pylist(), truths.take(pa.array(at, mask=at < 0)).to_pylist()
+
+    def digest(self, settings: str) -> str:
+        """Return the hash of all that the choice of clips depends on; `settings` says how they are chosen."""
+        of_scans = ["sha256", "start_seconds", "end_seconds", "num_frames", "reason", "message", "attempts"]
+        # All scans and where those of the rows are in them, which is read as it lies; to pick them takes far longer.
+        at = pa.table({"videos": self._videos, "truths": self._truths})
+        return table_digest((self.rows.table, *(scans.table.select(of_scans) for scans in self._scans), at), settings)
 
     def times(self, rows: Int64[np.ndarray, " C"], numbers: Int64[np.ndarray, " C"]) -> Float64[np.ndarray, "C T"]:
         """Return the times of clips.

@@ -22,6 +22,7 @@ from vidflow.store.layout import damage, list_file, publish, publish_json, read_
 Row = TypeVar("Row")
 _REPLACED = "replaced_sha256"
 _ROWS_PER_BATCH = 1 << 14
+_SMALL_BYTES = 1 << 20
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -81,9 +82,10 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     Raises:
         DamagedError: As `read_rows`.
     """
-    # Not `pq.read_table`, and no threads: each takes several times as long for a small file.
-    with pq.ParquetFile(pa.BufferReader(_read_intact(path))) as file:
-        table = file.read(use_threads=False)
+    data = _read_intact(path)
+    # Not `pq.read_table`, and no threads for a small file: each takes several times as long.
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        table = file.read(use_threads=len(data) > _SMALL_BYTES)
     names = set(table.column_names)
     if schema.names == table.column_names:
         return table.cast(schema)

@@ -1,6 +1,7 @@
 """Read and write manifests: tables of the videos, or parts of videos, that an experiment uses."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -18,6 +19,8 @@ from vidflow.files import open_regular
 from vidflow.records import Reject, VideoItem
 from vidflow.video.video_rows import Row, VideoRows
 
+_VERSION = 1
+"""Increase it by hand when a change of this code reads other rows, so that none are taken from the last time."""
 REQUIRED_COLUMNS = ("path", "label", "split")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations", "sha256")
@@ -64,6 +67,17 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[VideoR
     if not items and not rejects:
         raise ConfigError(f"{path}: got no rows; wanted one per video, with the columns {', '.join(REQUIRED_COLUMNS)}")
     return items, rejects
+
+
+def manifest_digest(path: Path, video_root: Path | None) -> str:
+    """Return the hash of all that the rows of a manifest depend on; empty if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    except (VideoError, OSError):
+        return ""
+    folders = [os.path.abspath(each) for each in (path, video_root) if each is not None]
+    return hashlib.sha256(json.dumps([_VERSION, content, path.suffix, str(path), *folders]).encode()).hexdigest()[:16]
 
 
 def parse_rows(path: Path, rows: Iterable[_Row | None], roots: Sequence[Path]) -> tuple[VideoRows, list[Reject]]:

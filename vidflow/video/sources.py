@@ -78,6 +78,13 @@ def read_source(
     return listing
 
 
+def find_manifest(source: Path, format_name: SourceFormat | None) -> Path | None:
+    """Return the path of a source that is a CSV, JSONL or Parquet manifest; None for other kinds."""
+    source = source.absolute()
+    is_manifest = format_name in (None, "manifest") and source.suffix.lower() in SUFFIXES and source.is_file()
+    return source if is_manifest else None
+
+
 def _recognize(source: Path) -> SourceFormat:
     """Return what a source is by its name and content.
 
@@ -139,4 +146,4 @@ def _check_any_exists(source: Path, listing: Listing) -> None:
         )
 
 
-__all__ = ["read_source"]
+__all__ = ["find_manifest", "read_source"]
