@@ -22,6 +22,7 @@ from pipelines.plan.measure import (
     probe_step,
     probe_videos,
 )
+from pipelines.plan.nodes import Nodes, extrapolate
 from pipelines.plan.record import StageCost, locate_plan
 from pipelines.plan.table import PlannedStage, TrialKind, table
 from pipelines.ray_pool import log
@@ -32,9 +33,18 @@ from vidflow.stages.experiment import Experiment, dense_features, is_reduced_fro
 from vidflow.store.layout import publish_json
 
 
-def main(experiment: Experiment) -> None:
-    """Measure, print the table and store the plan, so that the sweep can compare with it."""
+def main(experiment: Experiment, nodes: Nodes | None = None) -> None:
+    """Measure, print the table and store the plan, so that the sweep can compare with it.
+
+    Args:
+        experiment: The experiment.
+        nodes: Nodes to extrapolate to; None: only this machine.
+
+    Raises:
+        ConfigError: If nothing is known about the speed of these nodes, or a worker does not fit on them.
+    """
     config = experiment.config
+    machines = nodes.machines(this_machine()[0]) if nodes is not None else []
     with experiment.exclusive():
         folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=experiment.root))
         try:
@@ -49,7 +59,8 @@ def main(experiment: Experiment) -> None:
                 "disk_bytes_per_second": asdict(disk),
             },
         )
-    print("\n".join(table(stages, disk, shutil.disk_usage(experiment.root).free)))
+    lines = table(stages, disk, shutil.disk_usage(experiment.root).free)
+    print("\n".join([*lines, *(extrapolate(stages, config, machines) if machines else [])]))
     log.info("plan: %s; next: %s", locate_plan(config), experiment.command("run"))
 
 

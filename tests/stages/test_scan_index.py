@@ -17,7 +17,9 @@ LIMITS = Limits(timeout_seconds=60.0, memory_mib=1024)
 
 def scan(path: Path, sha256: str = "a") -> ScannedVideo:
     state = file_state(path)
-    return ScannedVideo(path=str(path), is_video=True, sha256=sha256, **state._asdict(), timeout_seconds=60.0, memory_mib=1024)
+    return ScannedVideo(
+        path=str(path), is_video=True, sha256=sha256, **state._asdict(), timeout_seconds=60.0, memory_mib=1024
+    )
 
 
 def make_videos(folder: Path, number: int = 3) -> list[Path]:

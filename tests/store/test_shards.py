@@ -64,7 +64,9 @@ def test_the_member_index_says_what_a_reading_of_the_tar_says(tmp_path):
 def test_the_driver_keeps_little_of_a_shard_of_64_clips_of_16_frames_and_a_reader_finds_all(tmp_path):
     samples = [ShardSample(key=f"{n:016x}", label=0, images=[b"x"] * 16, image_format="jpg") for n in range(64)]
     members = write_shard(tmp_path / "a.tar", samples)
-    entry = FileEntry(file="a.tar", num_bytes=1, sha256="", num_clips=64, seconds=1, rejects=[], details={"members": members})
+    entry = FileEntry(
+        file="a.tar", num_bytes=1, sha256="", num_clips=64, seconds=1, rejects=[], details={"members": members}
+    )
     assert len(json.dumps(entry.details)) < 20 << 10
     assert entry.without_members().details == {}
 

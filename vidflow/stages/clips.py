@@ -328,7 +328,9 @@ def _batches(
     """Yield the row of each clip, and its number among the clips of that row, for some whole rows at a time."""
     counts = num_clips[usable].astype(np.int64)
     batch = np.cumsum(counts) // _CLIPS_PER_BATCH
-    for some, count in zip(*(np.split(each, np.flatnonzero(np.diff(batch)) + 1) for each in (usable, counts)), strict=True):
+    for some, count in zip(
+        *(np.split(each, np.flatnonzero(np.diff(batch)) + 1) for each in (usable, counts)), strict=True
+    ):
         ends = np.cumsum(count)
         yield np.repeat(some, count), np.arange(count.sum()) - np.repeat(ends - count, count)
 

@@ -57,7 +57,9 @@ class VideoIndex:
     def scans(self) -> Scans:
         """The newest scan of every file."""
         if self._added:
-            self._scans = Scans.of_table(pa.concat_tables([self._scans.videos.table, self._scans.truths.table, *self._added]))
+            self._scans = Scans.of_table(
+                pa.concat_tables([self._scans.videos.table, self._scans.truths.table, *self._added])
+            )
             self._added = []
         return self._scans
 
