@@ -23,10 +23,9 @@ COMMANDS = {
     "sweep": "train temporal modules on the features, tracked in MLflow",
     "report": "write one HTML page about the sweep",
     "run": "all of these in order; finished stages are skipped",
-    "plan": "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
     "calibrate": "print ALGM's thresholds, measured on frames of the training split",
 }
-TOOLS = ("plan", "calibrate")
+TOOLS = ("calibrate",)
 PRESETS = {"actions": "actions.yaml", "tasks": "tasks_demo.yaml", "merge_sweep": "merge_sweep.yaml"}
 """Name -> the file in conf/ that `vidflow init` starts from."""
 TRIAL = (
@@ -87,18 +86,24 @@ def _hint_command(words: Sequence[str], commands: Sequence[str]) -> str:
 
 def load(command: str) -> Run:
     """Import and return the function that runs a stage or a tool."""
-    if command == "plan":
-        return run_plan
     run: Run = importlib.import_module(f"pipelines.{command}").main
     return run
 
 
-def run_plan(experiment: Experiment) -> None:
-    """Forecast an experiment by measuring; of an evaluation, print the points and what each costs."""
-    if experiment.config.evaluate.models:
-        importlib.import_module("pipelines.evaluate.command").show(experiment)
-    else:
-        importlib.import_module("pipelines.plan.command").main(experiment)
+def run_plan(parsed: argparse.Namespace) -> None:
+    """Load the settings and forecast the experiment by measuring; of an evaluation, print the points and their cost."""
+
+    def run(experiment: Experiment) -> None:
+        if experiment.config.evaluate.models:
+            importlib.import_module("pipelines.evaluate.command").show(experiment)
+            return
+        nodes = importlib.import_module("pipelines.plan.nodes").Nodes(
+            number=parsed.nodes or 1, num_cpus=parsed.node_cpus, num_gpus=parsed.node_gpus
+        )
+        asked = any(each is not None for each in (parsed.nodes, parsed.node_cpus, parsed.node_gpus))
+        importlib.import_module("pipelines.plan.command").main(experiment, nodes if asked else None)
+
+    run_configured("plan", parsed.settings, run)
 
 
 def run_bench(parsed: argparse.Namespace) -> None:
@@ -225,6 +230,15 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow plan`."""
+    add_settings(parser)
+    add = parser.add_argument
+    add("--nodes", type=_count, metavar="N", help="extrapolate to N nodes, by default like this machine")
+    add("--node-cpus", type=_count, metavar="C", help="CPU cores of each of these nodes")
+    add("--node-gpus", type=_whole, metavar="G", help="GPUs of each of these nodes")
+
+
 def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow bench`."""
     add_settings(parser)
@@ -345,6 +359,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a number from 0")
+    return value
+
+
 def _port(text: str) -> int:
     value = int(text) if text.isdecimal() else -1
     if not 0 <= value < 2**16:
@@ -367,6 +388,11 @@ class OwnArguments(NamedTuple):
 
 
 OWN_ARGUMENTS = {
+    "plan": OwnArguments(
+        "measure briefly, then say what the experiment will take in time, GFLOPs and bytes; starts nothing",
+        add_plan,
+        run_plan,
+    ),
     "evaluate": OwnArguments(
         "evaluate pre-trained video classifiers on a split, with tokens merged or dropped; trains nothing",
         add_evaluate,

@@ -9,7 +9,7 @@ from pipelines.isolation import leave_out_killers
 from pipelines.placement import Placement
 from pipelines.ray_pool import map_units
 from vidflow.counts import Count
-from vidflow.store.layout import FileEntry, committed_entry, remove_leftovers
+from vidflow.store.layout import FileEntry, committed_entries, remove_leftovers
 
 
 class FileUnit(Protocol):
@@ -21,6 +21,8 @@ class FileUnit(Protocol):
 
 
 Filed = TypeVar("Filed", bound=FileUnit)
+# Of this many units, the indices of members are in memory at the same time.
+_UNITS_PER_LOOK = 64
 log = logging.getLogger("vidflow")
 
 
@@ -54,12 +56,12 @@ def commit_units(
         VidflowError: If a unit has killed `placement.attempts` workers and cannot be isolated.
     """
     remove_leftovers(directory)
-    found = [(unit, committed_entry(directory, unit.file)) for unit in units]
-    done = {
-        unit.file: entry
-        for unit, entry in found
-        if entry is not None and (is_current is None or is_current(unit, entry))
-    }
+    done = {}
+    for start in range(0, len(units), _UNITS_PER_LOOK):
+        some = units[start : start + _UNITS_PER_LOOK]
+        for unit, entry in zip(some, committed_entries(directory, [unit.file for unit in some]), strict=True):
+            if entry is not None and (is_current is None or is_current(unit, entry)):
+                done[unit.file] = entry.without_members()
     waiting = [unit for unit in units if unit.file not in done]
     if done:
         log.info("%s: %d of %d files are there already", name, len(done), len(units))

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
 from vidflow.store.layout import FileEntry
-from vidflow.store.rows import read_rows
+from vidflow.store.rows import iterate_rows
 
 Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 
@@ -189,16 +189,17 @@ def build_extractor(
     )
 
 
-def _clip_rows(shards: Address, rejects: list[Reject]) -> list[ClipRow]:
+def _clip_rows(shards: Address, rejects: list[Reject]) -> Iterator[ClipRow]:
+    """Yield the file and row of each clip; they stand as in the shards, without those that were left out."""
     left_out = {reject.key for reject in rejects}
-    rows: list[ClipRow] = []
-    for row in read_rows(shards.directory / CLIPS_TABLE, ClipRow):
+    last, position = "", 0
+    for row in iterate_rows(shards.directory / CLIPS_TABLE, ClipRow):
         if row.key in left_out:
             continue
         file = _feature_file(row.file)
-        position = rows[-1].row + 1 if rows and rows[-1].file == file else 0
-        rows.append(ClipRow(key=row.key, label=row.label, split=row.split, file=file, row=position))
-    return rows
+        position = position + 1 if file == last else 0
+        last = file
+        yield ClipRow(key=row.key, label=row.label, split=row.split, file=file, row=position)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _clips_to_encode(flight: Flight) -> dict[str, int]:
         return {}
     if experiment.shards is None:
         return {}
-    number = sum(len(unit.clips) for unit in experiment.shards.units)
+    number = len(experiment.shards.clips)
     return {
         name: number
         for name, features in experiment.config.features.items()

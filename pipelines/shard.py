@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def main(experiment: Experiment) -> None:
         for problem in split_problems(experiment.config, experiment.rows[0]) if not experiment.runs_on else ():
             log.warning("shard: trials will be refused: %s", problem)
         work = experiment.shards
+        experiment.index.compact()  # a run that was killed left many parts
         if work is not None and _is_done(experiment, work):
             return
         with ray_session(experiment.config):
@@ -78,6 +79,7 @@ def _scan(experiment: Experiment) -> ShardWork:
     give_up = functools.partial(refuse_scan, experiment.limits)
     for rows in map_isolated(build, units, place(config, "shard"), name="scan", counted="files", give_up=give_up):
         index.add(rows)
+    index.compact()
     experiment.published("scan")
     seconds = time.monotonic() - started
     log.info("scan: %d files -> %s (%.1f files/s)", len(inputs), index.directory, len(inputs) / seconds)
@@ -104,7 +106,7 @@ def _build(experiment: Experiment, work: ShardWork) -> None:
         replace(work.address, edition=edition_of(rejects)),
         stage="shard",
         entries=entries,
-        clips=[row for unit, entry in zip(work.units, entries, strict=True) for row in _clip_rows(unit, entry)],
+        clips=_clip_rows(work.units, entries),
         rejects=[*work.rejects, *rejects],
         wall_seconds=time.monotonic() - started,
         class_names=work.class_names,
@@ -153,13 +155,12 @@ def build_shard_builder(config: Config, directory: Path) -> Callable[[], ShardBu
     )
 
 
-def _clip_rows(unit: ShardUnit, entry: FileEntry) -> list[ClipRow]:
-    left_out = {row["key"] for row in entry.rejects}
-    kept = [clip for clip in unit.clips if clip.key not in left_out]
-    return [
-        ClipRow(key=clip.key, label=clip.label_index, split=clip.split, file=unit.file, row=row)
-        for row, clip in enumerate(kept)
-    ]
+def _clip_rows(units: Sequence[ShardUnit], entries: Sequence[FileEntry]) -> Iterator[ClipRow]:
+    """Yield the file and row of each clip that was not left out, of all shards."""
+    for unit, entry in zip(units, entries, strict=True):
+        left_out = {row["key"] for row in entry.rejects}
+        kept = (row for row in unit.rows if row.key not in left_out)
+        yield from (replace(row, row=number) for number, row in enumerate(kept))
 
 
 def _check_rejects(config: Config, work: ShardWork, built: Sequence[Reject]) -> None:

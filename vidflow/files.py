@@ -10,6 +10,8 @@ import hashlib
 import io
 import os
 import stat
+from array import array
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -61,6 +63,36 @@ def use_copies_only() -> None:
     """Read objects in this process by the copies that others have made: for a process that has no time to wait."""
     global _copies_only
     _copies_only = True
+
+
+def file_stamps(paths: Iterable[str]) -> tuple["array[int]", "array[int]"]:
+    """Return the sizes and the times of the last write of many files, as `file_state` has them.
+
+    A tar is looked at once, however many of its members are asked for.
+    """
+    sizes: array[int] = array("q")
+    times: array[int] = array("q")
+    tars: dict[Path, FileState] = {}
+    for path in paths:
+        # A plain path is looked at here, because a million of calls and records take longer than the file system.
+        if "#" not in path and ":/" not in path:
+            try:
+                status = os.stat(path)
+            except OSError:
+                state = FileState(-1, 0, 0)
+            else:
+                sizes.append(status.st_size)
+                times.append(status.st_mtime_ns)
+                continue
+        elif (member := find_member(path)) is None:
+            state = file_state(path)
+        elif member.tar in tars:
+            state = tars[member.tar]
+        else:
+            state = tars[member.tar] = file_state(member.tar)
+        sizes.append(state.num_bytes)
+        times.append(state.modified_ns)
+    return sizes, times
 
 
 def open_if_regular(path: Path) -> BinaryIO | None:

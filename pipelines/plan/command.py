@@ -22,6 +22,7 @@ from pipelines.plan.measure import (
     probe_step,
     probe_videos,
 )
+from pipelines.plan.nodes import Nodes, extrapolate
 from pipelines.plan.record import StageCost, locate_plan
 from pipelines.plan.table import PlannedStage, TrialKind, table
 from pipelines.ray_pool import log
@@ -32,9 +33,18 @@ from vidflow.stages.experiment import Experiment, dense_features, is_reduced_fro
 from vidflow.store.layout import publish_json
 
 
-def main(experiment: Experiment) -> None:
-    """Measure, print the table and store the plan, so that the sweep can compare with it."""
+def main(experiment: Experiment, nodes: Nodes | None = None) -> None:
+    """Measure, print the table and store the plan, so that the sweep can compare with it.
+
+    Args:
+        experiment: The experiment.
+        nodes: Nodes to extrapolate to; None: only this machine.
+
+    Raises:
+        ConfigError: If nothing is known about the speed of these nodes, or a worker does not fit on them.
+    """
     config = experiment.config
+    machines = nodes.machines(this_machine()[0]) if nodes is not None else []
     with experiment.exclusive():
         folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=experiment.root))
         try:
@@ -49,7 +59,8 @@ def main(experiment: Experiment) -> None:
                 "disk_bytes_per_second": asdict(disk),
             },
         )
-    print("\n".join(table(stages, disk, shutil.disk_usage(experiment.root).free)))
+    lines = table(stages, disk, shutil.disk_usage(experiment.root).free)
+    print("\n".join([*lines, *(extrapolate(stages, config, machines) if machines else [])]))
     log.info("plan: %s; next: %s", locate_plan(config), experiment.command("run"))
 
 
@@ -95,14 +106,14 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
     """Count videos and clips by split."""
     names = experiment.config.trials.splits
     if experiment.has_rows:
-        videos = [item.split for item in experiment.rows[0]]
+        videos = experiment.rows[0].table["split"].to_pylist()
         num_unscanned = len(experiment.list_unscanned())
     else:
         videos = [str(video.split) for video in listed_videos(experiment.config)]
         num_unscanned = len(videos)
     work = experiment.shards
     if work is not None:
-        clips, per_video = Counter(clip.split for unit in work.units for clip in unit.clips), 1.0
+        clips, per_video = Counter(work.clips.splits), 1.0
     else:
         clips, per_video = Counter(videos), shards.clips_per_video
     return Splits(

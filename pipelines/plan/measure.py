@@ -27,15 +27,18 @@ from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import VideoItem
 from vidflow.spread import spread
 from vidflow.stages.address import Address
-from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
+from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips
 from vidflow.stages.cost import frame_macs
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
 from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.stages.scan import VideoScanner, list_inputs
+from vidflow.stages.scanned_rows import list_class_names
+from vidflow.stages.scans import Scans
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
-from vidflow.store.layout import FileEntry
+from vidflow.store.layout import FileEntry, committed_entry
+from vidflow.store.shards import read_members
 from vidflow.training.trial import run_trial
 from vidflow.video.synthetic import VideoSpec, list_videos, write_video
 
@@ -167,11 +170,10 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     resources = config.resources
     scan = VideoScanner(timeout_seconds=resources.decode_timeout_seconds, memory_mib=resources.decode_memory_mib)
     paths = list_inputs(items)
-    scans = {row.input: row for row in scan(paths[:1])}
+    scanned = scan(paths[:1])
     rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
     scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
-    scans |= {row.input: row for row in rows}
-    clips, rejects = choose_clips(items, scans, **asdict(config.video.sampling))
+    clips, rejects = choose_clips(items, Scans.of([*scanned, *rows]), **asdict(config.video.sampling))
     if not clips:
         raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")
     build = build_shard_builder(config, directory)()
@@ -179,7 +181,7 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     entry = _settled(lambda: build(ShardUnit(file="probe.tar", clips=_several(clips))))
     if not warm.num_clips or not entry.num_clips:
         raise VidflowError(f"videos looked at cannot be decoded: {[*warm.rejects, *entry.rejects][0]['message']}")
-    num_bytes = sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in entry.details["members"].values())
+    num_bytes = _bytes_of_members(directory, entry.file)
     return ShardProbe(
         scan_seconds=scan_seconds * len(paths) / max(1, len(rows)) / len(items),
         rate=Rate(seconds=entry.seconds / entry.num_clips, num_bytes=num_bytes / entry.num_clips),
@@ -188,6 +190,14 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
         entries=(warm, entry),
         class_names=tuple(list_class_names(items)),
     )
+
+
+def _bytes_of_members(directory: Path, shard: str) -> int:
+    """Return the bytes of a shard without the end of the archive, which does not grow with the number of clips."""
+    entry = committed_entry(directory, shard)
+    assert entry is not None
+    members = (span for clip in read_members(entry.details["members"]).values() for span in clip.values())
+    return sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in members)
 
 
 def probe_features(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vidflow.records import VideoItem
 from vidflow.stages.clips import choose_clips
 from vidflow.stages.scan import ScannedVideo, inputs_of
+from vidflow.stages.scans import Scans
 
 UNIFORM = {"mode": "uniform", "num_frames": 4, "fps": 4.0, "stride_seconds": 1.0}
 WINDOWS = UNIFORM | {"mode": "windows"}
@@ -36,11 +37,11 @@ def row(path: str, split: str = "train", span=(None, None), label: str = "a", an
 def choose(rows, scans=None, sampling=UNIFORM):
     """Choose clips of rows whose files differ, unless `scans` says otherwise; return clips per path, and reasons."""
     inputs = {each for item in rows for each in inputs_of(item)}
-    known = {
-        each: dataclasses.replace((scans or {}).get(each.path) or scan(each.path), is_video=each.is_video)
+    known = [
+        dataclasses.replace((scans or {}).get(each.path) or scan(each.path), path=each.path, is_video=each.is_video)
         for each in inputs
-    }
-    clips, rejects = choose_clips(rows, known, **sampling)
+    ]
+    clips, rejects = choose_clips(rows, Scans.of(known), **sampling)
     return Counter(clip.path for clip in clips), [(reject.path, reject.reason) for reject in rejects]
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vidflow.stages.scan import ScanInput, VideoIndex, VideoScanner
+from vidflow.stages.scan import ScanInput, VideoScanner
+from vidflow.stages.scan_index import VideoIndex
 from vidflow.stages.transient import Limits
 from vidflow.video.ffmpeg import write_h264
 

@@ -10,7 +10,9 @@ from test_shard import ENCODING, unit_of
 from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.clips import choose_clips
-from vidflow.stages.scan import ScanInput, VideoIndex, VideoScanner
+from vidflow.stages.scan import ScanInput, VideoScanner
+from vidflow.stages.scan_index import VideoIndex
+from vidflow.stages.scans import Scans
 from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.shard_work import edition_of
 from vidflow.stages.transient import KILLED, TRANSIENT, Limits, is_due, try_twice
@@ -67,7 +69,7 @@ def test_scanning_and_sharding_try_what_timed_out_twice_and_their_rejects_say_so
     (row,) = VideoScanner(**TOO_SHORT)([as_video(video)])
     assert (row.reason, row.attempts) == ("Timeout", 2)
     item = VideoItem(path=video, label="a", split="train")
-    _, (scanned,) = choose_clips([item], {row.input: row}, mode="uniform", num_frames=4, fps=4.0, stride_seconds=1.0)
+    _, (scanned,) = choose_clips([item], Scans.of([row]), mode="uniform", num_frames=4, fps=4.0, stride_seconds=1.0)
     entry = ShardBuilder(directory=tmp_path / "shards", **TOO_SHORT, **ENCODING)(unit_of([video], "a.tar"))
     assert (scanned.attempts, [reject["attempts"] for reject in entry.rejects]) == (2, [2])
 

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import tarfile
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from vidflow.store.shards import ShardSample, read_shard, write_shard
+from vidflow.store.layout import FileEntry
+from vidflow.store.shards import ShardSample, read_images, read_members, read_shard, write_shard
 
 
 def make_samples(count: int = 3) -> list[ShardSample]:
@@ -51,9 +53,22 @@ def test_stock_webdataset_reads_a_shard(tmp_path):
 def test_the_member_index_says_what_a_reading_of_the_tar_says(tmp_path):
     index = write_shard(tmp_path / "a.tar", make_samples())
     with tarfile.open(tmp_path / "a.tar") as archive:
-        assert index == {member.name: [member.offset_data, member.size] for member in archive}
-    offset, size = index["key2.11.jpg"]
-    assert (tmp_path / "a.tar").read_bytes()[offset : offset + size] == b"image 11"
+        read = {member.name: [member.offset_data, member.size] for member in archive}
+    found = {f"{key}.{name}": [*span] for key, clip in read_members(index).items() for name, span in clip.items()}
+    assert found == read
+    assert read_members(read) == read_members(index), "older shards have an index of this form"
+    for members in (index, read):
+        assert read_images(tmp_path / "a.tar", members, "key2") == make_samples()[2].images
+
+
+def test_the_driver_keeps_little_of_a_shard_of_64_clips_of_16_frames_and_a_reader_finds_all(tmp_path):
+    samples = [ShardSample(key=f"{n:016x}", label=0, images=[b"x"] * 16, image_format="jpg") for n in range(64)]
+    members = write_shard(tmp_path / "a.tar", samples)
+    entry = FileEntry(
+        file="a.tar", num_bytes=1, sha256="", num_clips=64, seconds=1, rejects=[], details={"members": members}
+    )
+    assert len(json.dumps(entry.details)) < 20 << 10
+    assert entry.without_members().details == {}
 
 
 @pytest.mark.parametrize("count", [0, 1])

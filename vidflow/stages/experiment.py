@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pyarrow.compute as pc
+
 from vidflow.config.fingerprints import (
     STAGE_VERSIONS,
     feature_settings,
@@ -31,18 +33,23 @@ from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import video_weights_identity, weights_identity
 from vidflow.models.reduction.places import place_of
 from vidflow.objects import is_mirror
-from vidflow.records import Reject, StageManifest, VideoItem
+from vidflow.records import Reject, StageManifest
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.clips import choose_clips, content_digest, cut_shards, list_class_names
+from vidflow.stages.clips import choose_kept, cut_shards
 from vidflow.stages.finish import read_manifest
+from vidflow.stages.kept_tables import KeptTables
 from vidflow.stages.reject_limit import built_rejects, on_one_line
-from vidflow.stages.scan import ScanInput, VideoIndex, list_inputs
+from vidflow.stages.scan import ScanInput
+from vidflow.stages.scan_index import VideoIndex
+from vidflow.stages.scanned_rows import list_class_names
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
 from vidflow.store.digests import check_once
 from vidflow.store.layout import TRIAL_RESULT, exclusive, list_sizes, read_listed, store
+from vidflow.video.manifest import manifest_digest
 from vidflow.video.manifest import read_manifest as read_video_manifest
-from vidflow.video.sources import read_source
+from vidflow.video.sources import find_manifest, read_source
+from vidflow.video.video_rows import SCHEMA, VideoRows
 
 log = logging.getLogger(__name__)
 VIDEOS_MANIFEST = "manifest.csv"
@@ -88,6 +95,8 @@ class Experiment:
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
         self._said: set[str] = set()
+        self._kept = KeptTables(self.root / _FOLDERS["scan"] / "kept")
+        self._index: VideoIndex | None = None
 
     def with_config(self, config: Config) -> "Experiment":
         """Return the experiment with some settings replaced, for the same command line, which runs on."""
@@ -119,6 +128,7 @@ class Experiment:
             if is_new:
                 self.published("synth")
             yield
+            self._kept.write()
 
     def published(self, step: Step) -> None:
         """Forget what was read of a step that has just published something, and of all steps that depend on it."""
@@ -162,7 +172,7 @@ class Experiment:
         return self.config.video.manifest is not None or self.manifest(self.videos) is not None
 
     @functools.cached_property
-    def rows(self) -> tuple[list[VideoItem], list[Reject]]:
+    def rows(self) -> tuple[VideoRows, list[Reject]]:
         """The rows of the manifest of videos that `video.splits` names, and those that are malformed.
 
         Raises:
@@ -172,27 +182,31 @@ class Experiment:
         items, rejects = self._read_rows()
         video = self.config.video
         if video.splits is not None:
-            found = sorted({item.split for item in items})
+            found = sorted(pc.unique(items.table["split"]).to_pylist())
             if missing := [split for split in video.splits if split not in found]:
                 raise ConfigError(
                     f"video.splits: no row of split {', '.join(missing)}; got {', '.join(found) or 'none'}"
                 )
-            items = [item for item in items if item.split in video.splits]
-        if not video.is_central and (bare := [item for item in items if item.annotations is not None]):
+            items = items.in_splits(video.splits)
+        if not video.is_central and (annotated := items.take(pc.is_valid(items.table["annotations"]))):
             raise ConfigError(
-                f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(bare)} rows have "
-                f"annotations, such as {bare[0].path}; annotations are cut to the whole central square only: leave "
+                f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(annotated)} rows "
+                f"have annotations, such as {annotated[0].path}; annotations are cut to the whole central square only: leave "
                 "the two settings out, or the annotations"
             )
         return items, rejects
 
-    def _read_rows(self) -> tuple[list[VideoItem], list[Reject]]:
+    def _read_rows(self) -> tuple[VideoRows, list[Reject]]:
         video = self.config.video
         if video.manifest is not None:
+            place = place_path(self.config, video.manifest)
+            video_root = place_path(self.config, video.video_root) if video.video_root else None
+            if (path := find_manifest(place, video.format)) is not None:
+                return self._read_kept(path, video_root)
             listing = read_source(
-                place_path(self.config, video.manifest),
+                place,
                 format_name=video.format,
-                video_root=place_path(self.config, video.video_root) if video.video_root else None,
+                video_root=video_root,
                 split_names=self.config.trials.splits.used,
                 split_seed=video.split_seed,
                 published=video.published,
@@ -200,11 +214,22 @@ class Experiment:
             )
             self._store_tracks()
             self._say_once(listing.notes)
-            return listing.items, listing.rejects
+            return VideoRows.of(listing.items), listing.rejects
         table = self.videos.directory / VIDEOS_MANIFEST
         if (rendered := self.manifest(self.videos)) is not None:
             check_once(table, rendered.details["table_sha256"])
-        return read_video_manifest(table)
+        return self._read_kept(table, None)
+
+    def _read_kept(self, path: Path, video_root: Path | None) -> tuple[VideoRows, list[Reject]]:
+        """Return the rows of a manifest; if its bytes have not changed, from the last time."""
+        digest = manifest_digest(path, video_root)
+        if digest and (found := self._kept.get("rows", digest, SCHEMA)) is not None:
+            table, facts = found
+            return VideoRows(table), [Reject(**row) for row in facts["rejects"]]
+        rows, rejects = read_video_manifest(path, video_root=video_root)
+        if digest and digest == manifest_digest(path, video_root):  # else it was written meanwhile
+            self._kept.put("rows", digest, rows.table, {"rejects": [asdict(reject) for reject in rejects]})
+        return rows, rejects
 
     def _store_tracks(self) -> None:
         """Write tracks that were made on this node into the object store, for the others."""
@@ -226,11 +251,23 @@ class Experiment:
     @functools.cached_property
     def index(self) -> VideoIndex:
         """All scans made under the root."""
-        return VideoIndex(self.root / _FOLDERS["scan"], self.limits)
+        # The stages of a run forget it one after the other; it is read again only if another process has changed it.
+        if self._index is None or not self._index.is_current:
+            self._index = VideoIndex(self.root / _FOLDERS["scan"], self.limits, self._video_folders)
+        return self._index
+
+    @property
+    def _video_folders(self) -> list[Path]:
+        """The folders by which videos are known if these move."""
+        video = self.config.video
+        if video.manifest is None:
+            return [self.videos.directory]
+        source = Path(video.manifest)
+        return [source if source.is_dir() else source.parent, *([Path(video.video_root)] if video.video_root else [])]
 
     def list_unscanned(self) -> list[ScanInput]:
         """Return the files that were never scanned, or changed since their scan."""
-        return self.index.missing(list_inputs(self.rows[0]))
+        return self.index.missing_of(self.rows[0])
 
     @functools.cached_property
     def shards(self) -> ShardWork | None:
@@ -266,17 +303,17 @@ class Experiment:
     def choose_shards(self) -> ShardWork:
         """Return the shard stage that the newest scans give; every file must have a scan."""
         items, rejects = self.rows
-        clips, unusable = choose_clips(
-            items, {each: self.index[each] for each in list_inputs(items)}, **asdict(self.config.video.sampling)
-        )
+        sampling = asdict(self.config.video.sampling)
+        clips, unusable, digest = choose_kept(items, self.index.scans, self._kept, **sampling)
         units = cut_shards(clips, self.config.shards.clips_per_shard)
         decoders = {"decord": _version("decord"), "av": _version("av")}
-        address = self._address("shard", shard_settings(self.config, content_digest(clips), decoders))
+        address = self._address("shard", shard_settings(self.config, digest, decoders))
         made = self._manifest_in(address.directory)
         edition = edition_due(address.directory, units, built_rejects(made) if made is not None else [], self.limits)
         return ShardWork(
             address=replace(address, edition=edition),
             class_names=list_class_names(items),
+            clips=clips,
             units=units,
             rejects=[*rejects, *unusable],
             num_rows=len(items) + len(rejects),

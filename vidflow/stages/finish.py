@@ -1,6 +1,6 @@
 """The end of a stage: write its tables, and last its manifest, which marks the stage as finished."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def finish_stage(
     *,
     stage: str,
     entries: Sequence[FileEntry],
-    clips: Sequence[ClipRow],
+    clips: Iterable[ClipRow],
     rejects: Sequence[Reject],
     wall_seconds: float,
     **details: Any,
@@ -46,7 +46,7 @@ def finish_stage(
         wall_seconds: Wall time of this run.
         details: What else its readers need.
     """
-    write_rows(address.directory / CLIPS_TABLE, ClipRow, clips)
+    num_clips = write_rows(address.directory / CLIPS_TABLE, ClipRow, clips)
     write_rejects(address, rejects)
     sizes = list_sizes(address.directory)  # not of local copies, as other nodes have made some of the files
     beside = [f"{entry.file}.json" for entry in entries]
@@ -56,7 +56,7 @@ def finish_stage(
         settings=address.settings,
         edition=address.edition,
         num_files=len(entries),
-        num_clips=len(clips),
+        num_clips=num_clips,
         num_rejects=len(rejects),
         num_bytes=sum(entry.num_bytes for entry in entries),
         worker_seconds=sum(entry.seconds for entry in entries),

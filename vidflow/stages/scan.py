@@ -1,27 +1,18 @@
 """Scanning: the content hash and the headers of every video, stored with its path, size and time of change."""
 
-import hashlib
-import logging
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from vidflow.counts import Count, uncounted
-from vidflow.errors import DamagedError, RejectReason, VideoError
+from vidflow.errors import RejectReason, VideoError
 from vidflow.files import FileState, file_state, make_local
 from vidflow.records import VideoItem
 from vidflow.stages.killers import MESSAGE
-from vidflow.stages.transient import TRANSIENT, Limits, try_twice
-from vidflow.store.layout import list_files
-from vidflow.store.rows import read_rows, write_rows
+from vidflow.stages.transient import Limits, try_twice
 from vidflow.video.sandbox import Sandbox
 from vidflow.video.sandboxed import check_unchanged, scan_file
-
-# No file has this state, so an input with it is scanned again.
-_FORGOTTEN = FileState(-1, -1, -1)
-log = logging.getLogger(__name__)
 
 
 class ScanInput(NamedTuple):
@@ -68,6 +59,8 @@ class ScannedVideo:
         reason: Why it is unusable.
         message: One sentence about it.
         attempts: How often the scan was tried.
+        name: Its path below the folder of the videos, by which it is known after the folder has moved; None if it is
+            not below that folder, or if an older version made the scan.
     """
 
     path: str
@@ -86,6 +79,7 @@ class ScannedVideo:
     reason: RejectReason | Literal[""] = ""
     message: str = ""
     attempts: int = 1
+    name: str | None = None
 
     @property
     def input(self) -> ScanInput:
@@ -160,56 +154,3 @@ def refuse_scan(limits: Limits, scanned: ScanInput) -> list[ScannedVideo]:
     """Return the row of an input that kills the worker that scans it."""
     row = _empty_row(scanned, limits, file_state(scanned.path))
     return [replace(row, reason="WorkerDied", message=f"{scanned.path}: {MESSAGE}")]
-
-
-class VideoIndex:
-    """All scans ever made under one root, as Parquet parts; a file that changed after its scan is scanned again."""
-
-    def __init__(self, directory: Path, limits: Limits) -> None:
-        """Read every part.
-
-        Args:
-            directory: Folder of the parts.
-            limits: Present limits of a scan.
-        """
-        self.directory = directory
-        self._limits = limits
-        self._rows: dict[ScanInput, ScannedVideo] = {}
-        for part in list_files(directory, "*.parquet"):
-            try:
-                rows = read_rows(part, ScannedVideo)
-            except DamagedError as error:
-                log.warning("%s; its videos are scanned again", error)
-                continue
-            self._rows.update((row.input, row) for row in rows)
-
-    def missing(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
-        """Return the inputs to scan: new ones, changed ones, and transient failures that may succeed now."""
-        return [each for each in inputs if self._stale(each)]
-
-    def add(self, rows: Sequence[ScannedVideo]) -> None:
-        """Publish one more part."""
-        # The time comes first, so that parts are read in the order they were made and the newest scan is used.
-        name = f"{time.time_ns():020d}-{hashlib.sha256(rows[0].path.encode()).hexdigest()[:8]}.parquet"
-        write_rows(self.directory / name, ScannedVideo, rows)
-        self._rows.update((row.input, row) for row in rows)
-
-    def forget_transient(self, inputs: Iterable[ScanInput]) -> list[ScanInput]:
-        """Mark every input that was refused for a transient reason to be scanned again; return these inputs."""
-        rows = [row for each in inputs if (row := self._rows.get(each)) is not None and row.reason in TRANSIENT]
-        if rows:
-            self.add([replace(row, **_FORGOTTEN._asdict()) for row in rows])
-        return [row.input for row in rows]
-
-    def __getitem__(self, scanned: ScanInput) -> ScannedVideo:
-        """Return the newest scan of an input."""
-        return self._rows[scanned]
-
-    def _stale(self, scanned: ScanInput) -> bool:
-        row = self._rows.get(scanned)
-        if row is None:
-            return True
-        state = file_state(scanned.path)
-        if row.reason in TRANSIENT:
-            return row.state != state or self._limits.exceed(row.limits)
-        return row.state.stamp != state.stamp

@@ -40,7 +40,7 @@ class ShardBuilder:
         self._sandbox = Sandbox(timeout_seconds=timeout_seconds, memory_mib=memory_mib)
 
     def __call__(self, unit: ShardUnit, count: Count = uncounted) -> FileEntry:
-        """Decode, pack and commit one shard; its manifest lists the clips that cannot be decoded."""
+        """Decode, pack and commit one shard; its manifest lists the clips that cannot be decoded, and the members."""
         started = time.perf_counter()
         rejects: list[Reject] = []
         states: dict[str, FileState] = {}
@@ -61,7 +61,7 @@ class ShardBuilder:
             publish_entry(self._directory, entry)
         else:
             remove(path)
-        return entry
+        return entry.without_members()
 
     def _samples(
         self, unit: ShardUnit, rejects: list[Reject], states: dict[str, FileState], count: Count

@@ -7,7 +7,7 @@ from pathlib import Path
 from vidflow.config.fingerprints import fingerprint
 from vidflow.records import Reject
 from vidflow.stages.address import Address
-from vidflow.stages.clips import ShardUnit
+from vidflow.stages.clips import ChosenClips, ShardUnit
 from vidflow.stages.transient import TRANSIENT, Limits, is_due
 from vidflow.store.layout import committed_entry
 
@@ -19,6 +19,7 @@ class ShardWork:
     Attributes:
         address: Its folder and settings.
         class_names: Labels of all rows, sorted.
+        clips: The clips, sorted by key.
         units: The shards.
         rejects: Rows that give no clip.
         num_rows: Rows of the manifest.
@@ -26,6 +27,7 @@ class ShardWork:
 
     address: Address
     class_names: list[str]
+    clips: ChosenClips
     units: list[ShardUnit]
     rejects: list[Reject]
     num_rows: int
@@ -56,7 +58,7 @@ def edition_due(directory: Path, units: Sequence[ShardUnit], rejects: Sequence[R
     keys = {reject.key for reject in rejects if reject.reason in TRANSIENT}
     due: set[str] = set()
     for unit in units if keys else ():
-        here = keys & {clip.key for clip in unit.clips}
+        here = keys & {row.key for row in unit.rows}
         entry = committed_entry(directory, unit.file) if here else None
         if entry is None or is_due(entry, limits):
             due |= here

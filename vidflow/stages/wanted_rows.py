@@ -5,11 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+import pyarrow.compute as pc
+
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates
 from vidflow.config.tasks import TaskName, facts_of
 from vidflow.errors import ConfigError
 from vidflow.records import Reject, VideoItem
+from vidflow.video.video_rows import VideoRows
 
 
 def check_rows(config: Config, items: Sequence[VideoItem], rejects: Sequence[Reject]) -> None:
@@ -37,7 +40,7 @@ def split_problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
         config: The experiment.
         items: Usable rows.
     """
-    counts, splits = Counter(item.split for item in items), config.trials.splits
+    counts, splits = _count(VideoRows.of(items), "split"), config.trials.splits
     got = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10)) or "none"
     for use, split in asdict(splits).items():
         if split is not None and not counts[split]:
@@ -54,11 +57,11 @@ def split_problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
 
 def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
     yield from split_problems(config, items)
-    used = [item for item in items if item.split in config.trials.splits.used]
+    used = VideoRows.of(items).in_splits(config.trials.splits.used)
     tasks = {trial.task for trial in draw_candidates(config)[0]}
     if (wanting := sorted(task for task in tasks if facts_of(task).needs_labels)) and used:
-        labels = {item.label for item in items if item.label}
-        if unlabelled := [item for item in used if not item.label]:
+        labels = [name for name in _count(used, "label") if name]
+        if unlabelled := used.take(pc.equal(used.table["label"], "")):
             yield (
                 f"{len(unlabelled)} of {len(used)} rows have no label, such as {unlabelled[0].path}; wanted one in "
                 f"each, as {', '.join(wanting)} is among the tasks"
@@ -66,13 +69,18 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
         elif len(labels) < 2:
             yield f"only one label, {', '.join(map(repr, labels))}; {', '.join(wanting)} needs at least 2"
     if needy := sorted(task for task in tasks if facts_of(task).annotations):
-        bare = [item for item in used if item.annotations is None]
-        if bare:
+        has_truth = pc.is_valid(used.table["annotations"])
+        if bare := used.take(pc.invert(has_truth)):
             yield (
                 f"{len(bare)} of {len(used)} rows have no annotations, such as {bare[0].path}; wanted an .npz in "
                 f"each, as the task {', '.join(needy)} learns from it"
             )
-        yield from _missing_arrays([item for item in used if item.annotations is not None][:1], needy)
+        yield from _missing_arrays(used.take(has_truth)[:1], needy)
+
+
+def _count(rows: VideoRows, column: str) -> Counter[str]:
+    """Return how often each value of a column occurs, in the order in which they first occur."""
+    return Counter({each["values"]: each["counts"] for each in pc.value_counts(rows.table[column]).to_pylist()})
 
 
 def _missing_arrays(items: Sequence[VideoItem], tasks: Sequence[TaskName]) -> Iterator[str]:

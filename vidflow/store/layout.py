@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class FileEntry:
         num_clips: Clips in it.
         seconds: Worker seconds it took.
         rejects: Clips left out while it was made, as rows of `Reject`.
-        details: Further facts from the stage, such as a member index.
+        details: Further facts from the stage; of a shard, `members` is the index of its members.
     """
 
     file: str
@@ -62,6 +62,10 @@ class FileEntry:
     seconds: float
     rejects: list[dict[str, Any]]
     details: dict[str, Any]
+
+    def without_members(self) -> "FileEntry":
+        """Return the entry as the driver keeps it, which holds those of all files; readers want the members, not it."""
+        return replace(self, details={name: value for name, value in self.details.items() if name != "members"})
 
 
 @contextlib.contextmanager

@@ -4,10 +4,10 @@ The JSON file is replaced first, and also holds the digest of the old table. So 
 and its digest, even while a writer is at work or after it was killed.
 """
 
-import dataclasses
 import hashlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
@@ -20,14 +20,27 @@ from vidflow.store.layout import damage, list_file, publish, publish_json, read_
 
 Row = TypeVar("Row")
 _REPLACED = "replaced_sha256"
+_ROWS_PER_BATCH = 1 << 14
+_SMALL_BYTES = 1 << 20
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
-def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
-    """Publish records as Parquet; the bytes depend on the records alone."""
-    columns = {f.name: [getattr(row, f.name) for row in rows] for f in dataclasses.fields(row_type)}  # type: ignore[arg-type]
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> int:
+    """Publish records as Parquet and return their number; the bytes depend on the records alone."""
+    schema, rows = schema_of(row_type), iter(rows)
+    batches = []
+    while some := list(islice(rows, _ROWS_PER_BATCH)):
+        columns = [[getattr(row, name) for row in some] for name in schema.names]
+        batches.append(pa.record_batch([pa.array(*each) for each in zip(columns, schema.types, strict=True)], schema))
+    table = pa.Table.from_batches(batches, schema).combine_chunks()
+    write_table(path, table)
+    return int(table.num_rows)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Publish a table as Parquet; the bytes depend on its values alone."""
     with publish(path) as aside:
-        pq.write_table(pa.table(columns, schema=_schema(row_type)), aside, compression="zstd")
+        pq.write_table(table, aside, compression="zstd")
         publish_json(_digest_path(path), {"files": [list_file(aside, path.name)], _REPLACED: _intact_sha256(path)})
 
 
@@ -37,8 +50,19 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     Raises:
         DamagedError: If it is missing, or its bytes are not those that were written; then it is set aside.
     """
-    columns = read_columns(path, row_type)
-    return [row_type(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    return list(iterate_rows(path, row_type))
+
+
+def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+    """Yield the records of a table, few of which are objects at a time.
+
+    Raises:
+        DamagedError: As `read_rows`.
+    """
+    schema = schema_of(row_type)
+    for batch in read_table(path, schema).to_batches(_ROWS_PER_BATCH):
+        for row in zip(*batch.to_pydict().values(), strict=True):
+            yield row_type(**dict(zip(schema.names, row, strict=True)))
 
 
 def read_columns(path: Path, row_type: type[Any]) -> dict[str, list[Any]]:
@@ -47,8 +71,25 @@ def read_columns(path: Path, row_type: type[Any]) -> dict[str, list[Any]]:
     Raises:
         DamagedError: As `read_rows`.
     """
-    table = pq.read_table(pa.BufferReader(_read_intact(path)), schema=_schema(row_type))
+    table = read_table(path, schema_of(row_type))
     return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Return a table that was written here, with the columns of a schema; a column that it does not have is null.
+
+    Raises:
+        DamagedError: As `read_rows`.
+    """
+    data = _read_intact(path)
+    # Not `pq.read_table`, and no threads for a small file: each takes several times as long.
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        table = file.read(use_threads=len(data) > _SMALL_BYTES)
+    names = set(table.column_names)
+    if schema.names == table.column_names:
+        return table.cast(schema)
+    columns = [table[f.name].cast(f.type) if f.name in names else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 def _read_intact(path: Path) -> bytes:
@@ -84,7 +125,8 @@ def _digest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _schema(row_type: type[Any]) -> pa.Schema:
+def schema_of(row_type: type[Any]) -> pa.Schema:
+    """Return the schema of a table of records."""
     return pa.schema([(name, _arrow_type(hint)) for name, hint in typing.get_type_hints(row_type).items()])
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,56 @@ class ShardSample:
     annotations: bytes = b""
 
 
-def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, list[int]]:
-    """Publish a tar with the samples in the given order; return the [offset, size] of each member's bytes.
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, str]:
+    """Publish a tar with the samples in the given order; return the index of its members for `read_members`.
 
     Members have no time and a fixed owner, so the bytes depend on the samples alone. The index allows random
-    access by `pread` or an HTTP range.
+    access by `pread` or an HTTP range. It is one line of text for each clip, because the driver reads those of all
+    shards: the offset of the clip's first header, then name and size of each member.
     """
-    index: dict[str, list[int]] = {}
+    index: dict[str, str] = {}
     fixed = {"mtime": 0, "user": "vidflow", "group": "vidflow", "mode": 0o644}
     with publish(path) as aside, aside.open("wb") as stream, wds.TarWriter(stream, encoder=False, **fixed) as writer:
         writer.tarstream.format = tarfile.USTAR_FORMAT  # faster: tarfile does not try longer header forms
         for sample in samples:
             members = _make_members(sample)
-            offset = writer.tarstream.offset
+            start = writer.tarstream.offset
             writer.write(members)
-            # The writer sorts members; each follows a header of one block and is padded to a whole block.
-            for name in sorted(members.keys() - {"__key__"}):
-                index[f"{sample.key}.{name}"] = [offset + tarfile.BLOCKSIZE, len(members[name])]
-                offset += tarfile.BLOCKSIZE - (-len(members[name]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            assert offset == writer.tarstream.offset, f"{sample.key}: a header of more than one block"
+            names = sorted(members.keys() - {"__key__"})  # as the writer sorts them
+            index[sample.key] = " ".join([str(start), *(f"{name}:{len(members[name])}" for name in names)])
+            end = start + sum(_in_blocks(len(members[name])) for name in names)
+            assert end == writer.tarstream.offset, f"{sample.key}: a header of more than one block"
     return index
+
+
+def read_members(index: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return key of each clip -> name of each member -> offset and size of its bytes.
+
+    Args:
+        index: What `write_shard` returned, or [offset, size] of each `KEY.NAME`, as older shards have it.
+    """
+    clips: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, value in index.items():
+        if isinstance(value, str):
+            clips[name] = _parse_line(value)
+        else:
+            key, _, member = name.partition(".")
+            clips.setdefault(key, {})[member] = (value[0], value[1])
+    return clips
+
+
+def _parse_line(line: str) -> dict[str, tuple[int, int]]:
+    start, *members = line.split(" ")
+    offset, spans = int(start), {}
+    for name, size in (member.split(":") for member in members):
+        spans[name] = (offset + tarfile.BLOCKSIZE, int(size))
+        offset += _in_blocks(int(size))
+    return spans
+
+
+def _in_blocks(size: int) -> int:
+    """Return the bytes that a member takes: a header of one block, and its own bytes padded to whole blocks."""
+    return tarfile.BLOCKSIZE - (-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
@@ -70,11 +100,15 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
         )
 
 
-def read_images(path: Path, members: Mapping[str, Sequence[int]], key: str) -> list[bytes]:
-    """Return the encoded frames of one clip; read only their bytes, by the shard's member index."""
-    names = sorted(name for name in members if name.startswith(f"{key}.") and name.split(".")[1].isdigit())
+def read_images(path: Path, members: Mapping[str, Any], key: str) -> list[bytes]:
+    """Return the encoded frames of one clip; read only their bytes, by the shard's index of members."""
+    spans = _parse_line(members[key]) if key in members else read_members(members)[key]
     with fetch(path).open("rb") as stream:
-        return [os.pread(stream.fileno(), size, offset) for offset, size in (members[name] for name in names)]
+        return [
+            os.pread(stream.fileno(), size, offset)
+            for name, (offset, size) in sorted(spans.items())
+            if name.split(".")[0].isdigit()
+        ]
 
 
 def _make_members(sample: ShardSample) -> dict[str, Any]:

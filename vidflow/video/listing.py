@@ -1,5 +1,6 @@
 """What is read from any source of videos."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vidflow.records import Reject, VideoItem
@@ -15,6 +16,6 @@ class Listing:
         notes: Sentences for the user about how splits and classes were found, and what was left out.
     """
 
-    items: list[VideoItem]
+    items: Sequence[VideoItem]
     rejects: list[Reject] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

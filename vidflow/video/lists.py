@@ -11,6 +11,7 @@ from typing import Any
 
 from vidflow.errors import ConfigError, VideoError
 from vidflow.files import open_regular
+from vidflow.records import Reject, VideoItem
 from vidflow.video.class_names import read_class_names
 from vidflow.video.folder import validate_on_test
 from vidflow.video.listing import Listing
@@ -39,7 +40,8 @@ def list_mmaction(source: Path, *, video_root: Path | None, split_names: Collect
     """
     lists = _find_lists(source, split_names)
     root = video_root or source.parent
-    items, rejects = [], []
+    items: list[VideoItem] = []
+    rejects: list[Reject] = []
     for file, split in lists.items():
         rows = parse_rows(file, _read_rows(file, split or "all"), [root])
         items += rows[0]

@@ -1,6 +1,7 @@
 """Read and write manifests: tables of the videos, or parts of videos, that an experiment uses."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -18,7 +19,10 @@ from vidflow.files import open_regular
 from vidflow.objects import is_mirror, is_object_url, mirror_path
 from vidflow.objects.mirror import default_cache, split_mirror
 from vidflow.records import Reject, VideoItem
+from vidflow.video.video_rows import Row, VideoRows
 
+_VERSION = 1
+"""Increase it by hand when a change of this code reads other rows, so that none are taken from the last time."""
 REQUIRED_COLUMNS = ("path", "label", "split")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 OPTIONAL_COLUMNS = ("start_seconds", "end_seconds", "annotations", "sha256")
@@ -42,7 +46,7 @@ class _BadRowError(Exception):
         self.reason = reason
 
 
-def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[VideoItem], list[Reject]]:
+def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[VideoRows, list[Reject]]:
     """Read a CSV, JSON Lines or Parquet manifest.
 
     Relative paths start at the manifest's folder. No path may leave that folder or `video_root`, so a
@@ -67,7 +71,18 @@ def read_manifest(path: Path, *, video_root: Path | None = None) -> tuple[list[V
     return items, rejects
 
 
-def parse_rows(path: Path, rows: Iterable[_Row | None], roots: Sequence[Path]) -> tuple[list[VideoItem], list[Reject]]:
+def manifest_digest(path: Path, video_root: Path | None) -> str:
+    """Return the hash of all that the rows of a manifest depend on; empty if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    except (VideoError, OSError):
+        return ""
+    folders = [os.path.abspath(each) for each in (path, video_root) if each is not None]
+    return hashlib.sha256(json.dumps([_VERSION, content, path.suffix, str(path), *folders]).encode()).hexdigest()[:16]
+
+
+def parse_rows(path: Path, rows: Iterable[_Row | None], roots: Sequence[Path]) -> tuple[VideoRows, list[Reject]]:
     """Check rows, each a mapping with the columns of a manifest.
 
     Args:
@@ -81,20 +96,23 @@ def parse_rows(path: Path, rows: Iterable[_Row | None], roots: Sequence[Path]) -
     Raises:
         ConfigError: If the name of a file or folder is not UTF-8.
     """
-    roots = [_absolute(root) for root in roots]
-    for named in map(str, [_absolute(path), *roots]):
+    folders = [os.path.abspath(root) for root in roots]
+    for named in (os.path.abspath(path), *folders):
         if _printable(named) != named:
             raise ConfigError(f"{_printable(named)}: the name of this file or folder is not UTF-8; rename it")
-    items, rejects = [], []
-    for number, row in enumerate(rows, 1):
-        try:
-            items.append(_parse_row(row, roots))
-        except _BadRowError as error:
-            given = row.get("path") if isinstance(row, Mapping) else None
-            name = _printable(given[:_MAX_CHARACTERS]) if isinstance(given, str) else ""
-            message = f"{path}, row {number}: {error}"
-            rejects.append(Reject(key="", path=name, stage="manifest", reason=error.reason, message=message))
-    return items, rejects
+    rejects: list[Reject] = []
+
+    def usable() -> Iterator[Row]:
+        for number, row in enumerate(rows, 1):
+            try:
+                yield _parse_row(row, folders)
+            except _BadRowError as error:
+                given = row.get("path") if isinstance(row, Mapping) else None
+                name = _printable(given[:_MAX_CHARACTERS]) if isinstance(given, str) else ""
+                message = f"{path}, row {number}: {error}"
+                rejects.append(Reject(key="", path=name, stage="manifest", reason=error.reason, message=message))
+
+    return VideoRows.collect(usable()), rejects
 
 
 def write_manifest(path: Path, items: Sequence[VideoItem]) -> None:
@@ -107,7 +125,7 @@ def write_manifest(path: Path, items: Sequence[VideoItem]) -> None:
     Raises:
         ConfigError: If the suffix is none of these.
     """
-    folder = _absolute(path).parent
+    folder = Path(os.path.abspath(path)).parent
     rows = [_as_row(item, folder) for item in items]
     used = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(row[name] is not None for row in rows))]
     rows = [{name: row[name] for name in used} for row in rows]
@@ -135,15 +153,19 @@ def _read_rows(path: Path) -> Iterator[_Row | None]:
     try:
         match _format_of(path):
             case ".csv":
-                with _open_text(path) as file:
+                with _open_text(path, newline="") as file:
                     reader = csv.DictReader(file, restkey=_SURPLUS, strict=True)
                     _require_columns(path, reader.fieldnames or [])
                     yield from reader
             case ".jsonl":
-                with _open_text(path) as file:
-                    rows = [_parse_line(line) for line in file.read().split("\n") if line.strip()]
-                _require_columns(path, list(dict.fromkeys(name for row in rows if row for name in row)))
-                yield from rows
+                names: dict[str, None] = {}
+                with _open_text(path, newline="\n") as file:
+                    for line in file:
+                        if line.strip():
+                            row = _parse_line(line)
+                            names.update(dict.fromkeys(row or ()))
+                            yield row
+                _require_columns(path, list(names))
             case ".parquet":
                 with open_regular(path) as stream, pq.ParquetFile(stream) as table:
                     schema = table.schema_arrow
@@ -151,7 +173,8 @@ def _read_rows(path: Path) -> Iterator[_Row | None]:
                     _require_types(path, schema)
                     # Only these columns: others may hold types that Python cannot represent.
                     wanted = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in schema.names]
-                    yield from table.read(columns=wanted).to_pylist()
+                    for batch in table.iter_batches(columns=wanted):
+                        yield from batch.to_pylist()
             case other:
                 assert_never(other)
     except VideoError as error:
@@ -162,8 +185,8 @@ def _read_rows(path: Path) -> Iterator[_Row | None]:
         ) from error
 
 
-def _open_text(path: Path) -> io.TextIOWrapper:
-    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="")
+def _open_text(path: Path, *, newline: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline=newline)
 
 
 def _format_of(path: Path) -> Literal[".csv", ".jsonl", ".parquet"]:
@@ -226,7 +249,7 @@ def _refuse_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
+def _parse_row(row: _Row | None, roots: Sequence[str]) -> Row:
     if row is None:
         raise _BadRowError("BadRow", "got a line that is not a JSON object, or that repeats a name; correct it")
     if _SURPLUS in row:
@@ -235,14 +258,14 @@ def _parse_row(row: _Row | None, roots: Sequence[Path]) -> VideoItem:
     if end is not None and end <= (start or 0.0):
         raise _BadRowError("BadRow", f"got the span {start or 0.0} to {end} s; wanted the end after the start")
     annotations = row.get("annotations")
-    return VideoItem(
-        path=_resolve(_parse_text(row, "path"), roots),
-        label=_parse_name(row, "label", may_be_empty=True),
-        split=_parse_name(row, "split"),
-        start_seconds=start,
-        end_seconds=end,
-        annotations=_resolve(_parse_text(row, "annotations"), roots) if annotations else None,
-        sha256=_parse_digest(row),
+    return (
+        _resolve(_parse_text(row, "path"), roots),
+        _parse_name(row, "label", may_be_empty=True),
+        _parse_name(row, "split"),
+        start,
+        end,
+        _resolve(_parse_text(row, "annotations"), roots) if annotations else None,
+        _parse_digest(row),
     )
 
 
@@ -302,25 +325,31 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _absolute(path: Path) -> Path:
-    """Return an absolute path without `..`; symbolic links are not resolved."""
-    return Path(os.path.abspath(path))
+def _resolve(named: str, roots: Sequence[str]) -> str:
+    """Return the absolute path of a file that a manifest names, without `..`; relative paths start at `roots[0]`.
 
-
-def _resolve(named: str, roots: Sequence[Path]) -> Path:
-    """Return the absolute path of a file that a manifest names; relative paths start at `roots[0]`."""
+    Symbolic links are not resolved.
+    """
     if is_object_url(named):
         caches = [split_mirror(root)[0] for root in roots if is_mirror(root)] or [default_cache()]
-        path = _absolute(mirror_path(named, caches[0]))
+        path = os.path.abspath(mirror_path(named, caches[0]))
     else:
-        path = _absolute(roots[0] / named)
-    if not any(path.is_relative_to(root) for root in roots):
+        path = os.path.abspath(os.path.join(roots[0], named))
+    if not any(_is_below(path, root) for root in roots):
+        folder = os.path.dirname(path)
         raise _BadRowError(
             "PathEscapes",
-            f"got {_show_value(named)}, which is outside {' and '.join(map(str, roots))}; "
-            f"to allow it, set video.video_root={path.parent}, or to a folder above that",
+            f"got {_show_value(named)}, which is outside {' and '.join(roots)}; "
+            f"to allow it, set video.video_root={folder}, or to a folder above that",
         )
     return path
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or is below it; as text, because `Path` is slow for a million rows."""
+    if folder == "/":
+        return not path.startswith("//")  # which is another root
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _as_row(item: VideoItem, folder: Path) -> dict[str, str | float | None]:

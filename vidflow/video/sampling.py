@@ -1,20 +1,20 @@
 """Choose the times of a video that become the frames of a clip.
 
 Sampling uses times, never frame numbers, so it works for constant and variable frame rates. All times are seconds on
-the video's own clock.
+the video's own clock. The times of many clips are chosen at once: starts and ends are then columns.
 
-Axes: T frames of a clip.
+Axes: R clips or rows of a manifest, T frames of a clip.
 """
 
 from typing import Literal, assert_never
 
 import numpy as np
-from jaxtyping import Float64, Int64
-
-from vidflow.errors import VideoError
-from vidflow.records import VideoItem
+from jaxtyping import Bool, Float64, Int64
 
 Mode = Literal["uniform", "center", "windows", "first", "segments", "spread"]
+Seconds = float | Float64[np.ndarray, "R 1"]
+"""One time for one clip, or a column of times for many."""
+Times = Float64[np.ndarray, " T"] | Float64[np.ndarray, "R T"]
 
 # Frame times are multiples of at least a microsecond in every container; sums of doubles stray by far less.
 _TOLERANCE_SECONDS = 1e-6
@@ -23,17 +23,18 @@ _TOLERANCE_SECONDS = 1e-6
 _SPAN_SLACK_SECONDS = 0.5
 
 
-def uniform_times(start: float, end: float, *, num_frames: int) -> Float64[np.ndarray, " T"]:
+def uniform_times(start: Seconds, end: Seconds, *, num_frames: int) -> Times:
     """Return the centres of `num_frames` equal segments of [start, end).
 
     start                              end
       |-------|-------|-------|-------|
           x       x       x       x          num_frames = 4
     """
-    return start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
+    times: Times = start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
+    return times
 
 
-def center_times(start: float, end: float, *, num_frames: int, fps: float) -> Float64[np.ndarray, " T"]:
+def center_times(start: Seconds, end: Seconds, *, num_frames: int, fps: float) -> Times:
     """Return `num_frames` times `1 / fps` apart around the middle of [start, end), clipped to it.
 
     start            middle            end
@@ -45,9 +46,15 @@ def center_times(start: float, end: float, *, num_frames: int, fps: float) -> Fl
 
 
 def window_times(
-    start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float
-) -> list[Float64[np.ndarray, " T"]]:
-    """Return the times of every window of `num_frames / fps` seconds that fits into [start, end).
+    start: Seconds,
+    end: Seconds,
+    *,
+    num_frames: int,
+    fps: float,
+    stride_seconds: float,
+    number: Int64[np.ndarray, "R 1"] | None = None,
+) -> Float64[np.ndarray, "R T"]:
+    """Return the times of every window of `num_frames / fps` seconds that fits into [start, end), or of some by number.
 
     A window that does not fit is left out. If no window fits, the first is kept and its times are clipped.
 
@@ -58,12 +65,14 @@ def window_times(
                           [ x  x  x  x ]
                                   [ x  x  :      left out
     """
-    num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
-    offsets = (np.arange(num_frames) + 0.5) / fps
-    return [_clip_times(start + window * stride_seconds + offsets, start, end) for window in range(int(num_windows))]
+    if number is None:
+        spare = np.array([end - start]) - num_frames / fps
+        number = np.arange(int(_count_windows(spare, stride_seconds=stride_seconds)[0]))[:, None]
+    times = _clip_times(start + number * stride_seconds + (np.arange(num_frames) + 0.5) / fps, start, end)
+    return times.reshape(-1, num_frames)
 
 
-def first_times(start: float, end: float, *, num_frames: int, fps: float) -> Float64[np.ndarray, " T"]:
+def first_times(start: Seconds, end: Seconds, *, num_frames: int, fps: float) -> Times:
     """Return `num_frames` times `1 / fps` apart from `start` on; after the end, the last frame is repeated.
 
     start                              end
@@ -72,7 +81,7 @@ def first_times(start: float, end: float, *, num_frames: int, fps: float) -> Flo
     return _clip_times(start + np.arange(num_frames) / fps, start, end)
 
 
-def segment_times(start: float, end: float, *, num_frames: int, frame_seconds: float) -> Float64[np.ndarray, " T"]:
+def segment_times(start: Seconds, end: Seconds, *, num_frames: int, frame_seconds: Seconds) -> Times:
     """Return the times of the middle frames of `num_frames` equal segments of the frames of [start, end).
 
     Segments are counted in frames, from the first to the last, and rounded to whole frames, half to even. Exact for
@@ -81,28 +90,38 @@ def segment_times(start: float, end: float, *, num_frames: int, frame_seconds: f
     Source: the loader for Something-Something of the released video transformers: with s = (frames - 1) / T, segment i
     gives the frame (round(s i) + round(s (i + 1))) // 2.
     """
-    num_shown = max(1, round((end - start) / frame_seconds))
+    num_shown = np.maximum(1, np.rint((end - start) / frame_seconds))
     edges = np.round((num_shown - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64)
     # The middle of a frame's time, where rounding cannot reach the next frame.
-    return _clip_times(start + ((edges[:-1] + edges[1:]) // 2 + 0.5) * frame_seconds, start, end)
+    return _clip_times(start + ((edges[..., :-1] + edges[..., 1:]) // 2 + 0.5) * frame_seconds, start, end)
 
 
 def spread_times(
-    start: float, end: float, *, num_frames: int, fps: float, num_clips: int
-) -> list[Float64[np.ndarray, " T"]]:
+    start: Seconds,
+    end: Seconds,
+    *,
+    num_frames: int,
+    fps: float,
+    num_clips: int,
+    number: Int64[np.ndarray, "R 1"] | None = None,
+) -> Float64[np.ndarray, "R T"]:
     """Return the times of `num_clips` windows of `num_frames / fps` seconds, spread evenly from `start` to `end`.
 
-    One window is in the middle. In a span that is shorter than a window, the last frame is repeated.
+    One window is in the middle. In a span that is shorter than a window, the last frame is repeated. With `number`,
+    only the windows of these numbers are returned.
 
         start                              end
           [ x  x  x  x ]
                     [ x  x  x  x ]                 num_clips = 3
                               [ x  x  x  x ]
     """
-    slack = max(0.0, end - start - num_frames / fps)
-    starts = [slack / 2] if num_clips == 1 else np.linspace(0.0, slack, num_clips).tolist()
-    offsets = (np.arange(num_frames) + 0.5) / fps
-    return [_clip_times(start + each + offsets, start, end) for each in starts]
+    number = np.arange(num_clips)[:, None] if number is None else number
+    slack = np.maximum(0.0, end - start - num_frames / fps)
+    # As `np.linspace` has them: the last is the slack itself, whatever a product of rounded steps would be.
+    step = slack / max(1, num_clips - 1)
+    first = slack / 2 if num_clips == 1 else np.where(number == num_clips - 1, slack, number * step)
+    times = _clip_times(start + first + (np.arange(num_frames) + 0.5) / fps, start, end)
+    return times.reshape(-1, num_frames)
 
 
 def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
@@ -120,91 +139,110 @@ def frames_at(pts_seconds: Float64[np.ndarray, " frames"], times: Float64[np.nda
     return np.maximum(np.searchsorted(pts_seconds, times + _TOLERANCE_SECONDS, side="right") - 1, 0)
 
 
-def row_span(item: VideoItem, *, first: float, last: float) -> tuple[float, float]:
-    """Return the span of a row, clipped to the video if rounding made it a little longer.
+def row_spans(
+    starts: Float64[np.ndarray, " R"],
+    ends: Float64[np.ndarray, " R"],
+    *,
+    first: Float64[np.ndarray, " R"],
+    last: Float64[np.ndarray, " R"],
+) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, " R"], Bool[np.ndarray, " R"]]:
+    """Return the spans of rows, clipped to their videos if rounding made them a little longer.
 
     Args:
-        item: The row, with or without a span.
-        first: Time of the video's first frame, in seconds.
+        starts: Start of each row; NaN is the start of the video.
+        ends: End of each row; NaN is the end of the video.
+        first: Time of each video's first frame, in seconds.
         last: End of its last frame, in seconds.
 
-    Raises:
-        VideoError: `SpanOutside` if the span is empty or exceeds the video by more than rounding.
+    Returns:
+        Starts and ends, and whether each span is not empty and exceeds its video by no more than rounding.
     """
-    start = first if item.start_seconds is None else item.start_seconds
-    end = last if item.end_seconds is None else item.end_seconds
-    if start < first - _SPAN_SLACK_SECONDS or end > last + _SPAN_SLACK_SECONDS or max(start, first) >= min(end, last):
-        raise VideoError(
-            "SpanOutside",
-            f"{item.path}: got the span {start:.3f} to {end:.3f} s, wanted a part of {first:.3f} to {last:.3f} s; "
-            "correct start_seconds and end_seconds in the manifest, or fetch the whole video",
-        )
-    return max(start, first), min(end, last)
+    start, end = np.where(np.isnan(starts), first, starts), np.where(np.isnan(ends), last, ends)
+    low, high = np.maximum(start, first), np.minimum(end, last)
+    is_inside = (start >= first - _SPAN_SLACK_SECONDS) & (end <= last + _SPAN_SLACK_SECONDS) & (low < high)
+    return low, high, is_inside
 
 
-def choose_clip_times(
-    item: VideoItem,
-    span: tuple[float, float],
+def count_clips(
+    start: Float64[np.ndarray, " R"],
+    end: Float64[np.ndarray, " R"],
     *,
     mode: Mode,
     num_frames: int,
     fps: float,
     stride_seconds: float,
     num_clips: int,
-    frames_in_file: int,
-    seconds_in_file: float,
-) -> list[Float64[np.ndarray, " T"]]:
-    """Return the times of every clip of a manifest row; `windows` and `spread` may give many, the others give one.
+) -> Float64[np.ndarray, " R"]:
+    """Return how many clips rows give. A float, because false times in a file can make it huge.
+
+    More windows than the file has frames cannot be meant: many would show the same frames, and the span may be a lie,
+    as a file of a few kilobytes can claim to last a year.
 
     Args:
-        item: The row, for messages.
-        span: Its start and end from `row_span`, in seconds.
+        start: Start of each row's span.
+        end: End of each row's span.
+        mode: How to sample the span.
+        num_frames: Frames per clip, at least 1.
+        fps: Frames per second within a clip.
+        stride_seconds: Distance between the starts of two windows.
+        num_clips: Number of clips for `spread`.
+    """
+    if mode == "windows":
+        return _count_windows(end - start - num_frames / fps, stride_seconds=stride_seconds)
+    return np.full(len(start), float(num_clips if mode == "spread" else 1))
+
+
+def clip_times(
+    start: Float64[np.ndarray, "R 1"],
+    end: Float64[np.ndarray, "R 1"],
+    number: Int64[np.ndarray, "R 1"],
+    *,
+    mode: Mode,
+    num_frames: int,
+    fps: float,
+    stride_seconds: float,
+    num_clips: int,
+    frame_seconds: Float64[np.ndarray, "R 1"],
+) -> Float64[np.ndarray, "R T"]:
+    """Return the times of clips; `windows` and `spread` give many of a row, the others give one.
+
+    Args:
+        start: Start of the span of each clip's row, in seconds.
+        end: End of that span.
+        number: Number of each clip among those of its row.
         mode: How to sample the span.
         num_frames: Frames per clip, at least 1.
         fps: Frames per second within a clip, for all modes but `uniform` and `segments`.
         stride_seconds: Distance between the starts of two windows.
         num_clips: Number of clips for `spread`.
-        frames_in_file: Frames of the whole video.
-        seconds_in_file: Its length.
-
-    Raises:
-        VideoError: `TooManyWindows` if there are more windows than frames. Many must then show the same frames, and
-            the span may be a lie: a file of a few kilobytes can claim to last a year.
+        frame_seconds: Length of the whole video over its number of frames.
     """
-    start, end = span
     match mode:
         case "uniform":
-            return [uniform_times(start, end, num_frames=num_frames)]
+            return uniform_times(start, end, num_frames=num_frames)
         case "center":
-            return [center_times(start, end, num_frames=num_frames, fps=fps)]
+            return center_times(start, end, num_frames=num_frames, fps=fps)
         case "first":
-            return [first_times(start, end, num_frames=num_frames, fps=fps)]
+            return first_times(start, end, num_frames=num_frames, fps=fps)
         case "segments":
-            return [segment_times(start, end, num_frames=num_frames, frame_seconds=seconds_in_file / frames_in_file)]
+            return segment_times(start, end, num_frames=num_frames, frame_seconds=frame_seconds)
         case "spread":
-            return spread_times(start, end, num_frames=num_frames, fps=fps, num_clips=num_clips)
+            return spread_times(start, end, num_frames=num_frames, fps=fps, num_clips=num_clips, number=number)
         case "windows":
-            num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
-            if num_windows > max(1, frames_in_file):
-                raise VideoError(
-                    "TooManyWindows",
-                    f"{item.path}: got {num_windows:.0f} windows in {end - start:.3f} s of a video of {frames_in_file} "
-                    "frames, wanted no more windows than frames; raise video.sampling.stride_seconds, or export the "
-                    "video again if it is not that long",
-                )
-            return window_times(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
+            return window_times(
+                start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds, number=number
+            )
         case _:
             assert_never(mode)
 
 
-def _count_windows(start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float) -> float:
-    """Return the number of whole windows, at least 1. A float, because false times in a file can make it huge."""
-    spare_seconds = end - start - num_frames / fps
-    return max(1.0, 1.0 + float(np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds)))
+def _count_windows(spare_seconds: Float64[np.ndarray, " R"], *, stride_seconds: float) -> Float64[np.ndarray, " R"]:
+    """Return the number of whole windows, at least 1, from the seconds that the first one leaves."""
+    return np.maximum(1.0, 1.0 + np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds))
 
 
-def _clip_times(times: Float64[np.ndarray, " T"], start: float, end: float) -> Float64[np.ndarray, " T"]:
+def _clip_times(times: Times, start: Seconds, end: Seconds) -> Times:
     """Clip times to [start, end), so that a short video repeats its nearest frame."""
     # Two tolerances before the end: `frames_at` adds one, and the frame that starts at `end` is outside the span.
-    held: Float64[np.ndarray, " T"] = np.clip(times, start, max(start, end - 2 * _TOLERANCE_SECONDS))
+    held: Times = np.clip(times, start, np.maximum(start, end - 2 * _TOLERANCE_SECONDS))
     return held

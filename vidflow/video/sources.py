@@ -50,8 +50,8 @@ def read_source(
     video_root = video_root.absolute() if video_root else None
     match format_name or _recognize(source):
         case "manifest":
-            items, rejects = read_manifest(source, video_root=video_root)
-            return Listing(items=items, rejects=rejects)
+            rows, rejects = read_manifest(source, video_root=video_root)
+            return Listing(items=rows, rejects=rejects)
         case "folder":
             items, has_splits = list_folder(source, split_names=split_names, seed=split_seed)
             rule = "Split by the sub-folders." if has_splits else f"Split by names: {VALIDATION_RULE}."
@@ -77,6 +77,14 @@ def read_source(
             assert_never(other)
     _check_any_exists(source, listing)
     return listing
+
+
+def find_manifest(source: Path, format_name: SourceFormat | None) -> Path | None:
+    """Return the path of a source that is a CSV, JSONL or Parquet manifest; None for other kinds."""
+    source = source.absolute()
+    if format_name not in (None, "manifest") or source.suffix.lower() not in SUFFIXES:
+        return None
+    return source if is_mirror(source) or source.is_file() else None
 
 
 def _recognize(source: Path) -> SourceFormat:
@@ -140,4 +148,4 @@ def _check_any_exists(source: Path, listing: Listing) -> None:
         )
 
 
-__all__ = ["read_source"]
+__all__ = ["find_manifest", "read_source"]

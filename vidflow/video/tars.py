@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.errors import ConfigError
+from vidflow.records import VideoItem
 from vidflow.tar_members import TarMember
 from vidflow.video.class_names import read_class_names
 from vidflow.video.folder import validate_on_test
@@ -60,6 +61,7 @@ def list_tars(source: Path, tars: Sequence[Path], *, split_names: Collection[str
         }
         for sample, label, split in zip(usable, labels, splits, strict=True)
     ]
+    items: Sequence[VideoItem]
     items, refused = parse_rows(source, rows, [folder])
     if not rule:
         # Where a member is in its tar does not matter.
