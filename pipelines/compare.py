@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidflow.errors import ConfigError
+from vidflow.objects import show_urls
 from vidflow.report.compare import render_comparison
 from vidflow.report.sweeps import find_sweeps, read_bests
 from vidflow.store.layout import publish
@@ -35,7 +36,7 @@ def main(words: Sequence[str], page: Path) -> None:
     text = render_comparison(bests, page=page, num_sweeps=len(sweeps))
     try:
         with publish(page) as aside:
-            aside.write_text(text, encoding="utf-8")
+            aside.write_text(show_urls(text), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--to: {page}: cannot be written ({error.strerror}); wanted a file in a folder") from error
     log.info("compare: %d sweep%s -> %s", len(sweeps), "" if len(sweeps) == 1 else "s", page)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.config.tasks import Mode
+from vidflow.objects import is_mirror, show_urls
 from vidflow.report.alts import describe_scores, name_trial
 from vidflow.report.figures import Drawing, ScoreBar, draw_all, scores_figure
 from vidflow.report.formats import format_change, format_interval, format_metric, is_share
@@ -112,7 +113,9 @@ def render_comparison(bests: Sequence[SweepBest], *, page: Path, num_sweeps: int
     """
 
     def link(each: SweepBest) -> str | None:
-        return None if each.report is None else os.path.relpath(each.report.resolve(), page.resolve().parent)
+        if each.report is None or is_mirror(each.report):
+            return None if each.report is None else show_urls(str(each.report))
+        return os.path.relpath(each.report.resolve(), page.resolve().parent)
 
     view: dict[str, Any] = {"comparisons": group_bests(bests), "link": link, "num_sweeps": num_sweeps}
     return render("compare.html", view, {"trial": name_trial_with_core})
