@@ -20,8 +20,15 @@ from vidflow.config.load import draft_config
 from vidflow.config.schema import Trial
 from vidflow.records import EpochResult
 from vidflow.stages.experiment import Experiment
-from vidflow.training.snapshot import PREDICTIONS, Snapshot, load_result, read_tensors, write_result, write_snapshot
-from vidflow.training.trial import load_trial
+from vidflow.training.snapshot import (
+    PREDICTIONS,
+    Snapshot,
+    TrialIdentity,
+    load_result,
+    read_tensors,
+    write_result,
+    write_snapshot,
+)
 
 AT_A_TIME = 8
 WEIGHTS = 500_000  # floats, as many as a small core has
@@ -38,7 +45,7 @@ def history_of(trial: Trial, num_epochs: int) -> list[EpochResult]:
 def prepare(experiment: Experiment, trials: list[Trial], num_epochs: int) -> None:
     """Write what each trial leaves, aside, so that an end is a renaming."""
     example = next(experiment.root.glob("trials/*/best.safetensors")).parent
-    _, identity = load_trial(example / "best.safetensors")
+    identity = TrialIdentity(**read_tensors(example / "best.safetensors")[1]["identity"])
     predictions, _ = read_tensors(example / PREDICTIONS)
     for trial in trials:
         address = experiment.trial(trial)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from vidflow.tracking.view import VIEW, VIEW_TAG
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 # Source: "Database File Format", section 1.3, https://www.sqlite.org/fileformat.html.
 _SQLITE_MAGIC = b"SQLite format 3\0"
+# What says why a server did not answer, in a message of MLflow that repeats the address four times.
+_NO_ANSWER = re.compile(r"\[Errno -?\d+\] [\w ]+|Read timed out|Remote end closed connection without response")
 _KIND_TAG = "mlflow.experimentKind"
 _TRAINING = "custom_model_development"
 
@@ -118,7 +121,9 @@ def _store_error(uri: str, error: Exception) -> ConfigError:
 
 def reason(error: Exception) -> str:
     """Return the message of a store's error on one line, without passwords."""
-    return " ".join(without_credentials(str(error)).split())
+    text = " ".join(without_credentials(str(error)).split())
+    cause = _NO_ANSWER.search(text) if text.startswith("API request to ") else None
+    return f"no answer: {cause[0]}" if cause is not None else text
 
 
 def _check_sqlite(uri: str) -> None:
