@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines import extract, shard, synth
-from pipelines.bench import GROUPS, cached, cores, read, reduction, stages, video
+from pipelines.bench import GROUPS, cached, cores, planning, read, reduction, stages, video
 from pipelines.ray_session import ray_session
 from vidflow.config.schema import Config
 from vidflow.stages.experiment import Experiment
@@ -23,6 +23,7 @@ _OF_CONFIG: dict[str, Callable[[Config], Iterator[str]]] = {
     "cores": cores.measure_cores,
     "reduction": reduction.measure_reduction,
     "video": video.measure_video,
+    "planning": planning.measure_planning,
 }
 _OF_FEATURES: dict[str, Callable[[Experiment], Iterator[str]]] = {
     "cached": cached.measure_cached,

@@ -34,8 +34,8 @@ class Nodes:
         num_gpus = here.num_gpus if self.num_gpus is None else self.num_gpus
         if num_gpus and not here.num_gpus:
             raise ConfigError(
-                f"--node-gpus: got {num_gpus}, but this machine has no GPU, so it cannot measure one; run `vidflow plan` "
-                "on a node with a GPU, or leave --node-gpus out to plan for CPUs"
+                f"--node-gpus: got {num_gpus}, but this machine has no GPU, so it cannot measure one; run `vidflow "
+                "plan` on a node with a GPU, or leave --node-gpus out to plan for CPUs"
             )
         num_cpus = here.num_cpus if self.num_cpus is None else self.num_cpus
         return [Machine(num_cpus=num_cpus, num_gpus=num_gpus, gpu=here.gpu if num_gpus else "")] * self.number

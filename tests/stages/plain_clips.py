@@ -19,44 +19,40 @@ _SPAN_SLACK_SECONDS = 0.5
 
 
 def uniform_times(start: float, end: float, *, num_frames: int) -> np.ndarray:
-        return start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
+    return start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
 
 
 def center_times(start: float, end: float, *, num_frames: int, fps: float) -> np.ndarray:
-        middle = (start + end) / 2
+    middle = (start + end) / 2
     return _clip_times(middle + (np.arange(num_frames) - (num_frames - 1) / 2) / fps, start, end)
 
 
-def window_times(
-    start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float
-) -> list[np.ndarray]:
-        num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
+def window_times(start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float) -> list[np.ndarray]:
+    num_windows = _count_windows(start, end, num_frames=num_frames, fps=fps, stride_seconds=stride_seconds)
     offsets = (np.arange(num_frames) + 0.5) / fps
     return [_clip_times(start + window * stride_seconds + offsets, start, end) for window in range(int(num_windows))]
 
 
 def first_times(start: float, end: float, *, num_frames: int, fps: float) -> np.ndarray:
-        return _clip_times(start + np.arange(num_frames) / fps, start, end)
+    return _clip_times(start + np.arange(num_frames) / fps, start, end)
 
 
 def segment_times(start: float, end: float, *, num_frames: int, frame_seconds: float) -> np.ndarray:
-        num_shown = max(1, round((end - start) / frame_seconds))
+    num_shown = max(1, round((end - start) / frame_seconds))
     edges = np.round((num_shown - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64)
     # The middle of a frame's time, where rounding cannot reach the next frame.
     return _clip_times(start + ((edges[:-1] + edges[1:]) // 2 + 0.5) * frame_seconds, start, end)
 
 
-def spread_times(
-    start: float, end: float, *, num_frames: int, fps: float, num_clips: int
-) -> list[np.ndarray]:
-        slack = max(0.0, end - start - num_frames / fps)
+def spread_times(start: float, end: float, *, num_frames: int, fps: float, num_clips: int) -> list[np.ndarray]:
+    slack = max(0.0, end - start - num_frames / fps)
     starts = [slack / 2] if num_clips == 1 else np.linspace(0.0, slack, num_clips).tolist()
     offsets = (np.arange(num_frames) + 0.5) / fps
     return [_clip_times(start + each + offsets, start, end) for each in starts]
 
 
 def row_span(item: VideoItem, *, first: float, last: float) -> tuple[float, float]:
-        start = first if item.start_seconds is None else item.start_seconds
+    start = first if item.start_seconds is None else item.start_seconds
     end = last if item.end_seconds is None else item.end_seconds
     if start < first - _SPAN_SLACK_SECONDS or end > last + _SPAN_SLACK_SECONDS or max(start, first) >= min(end, last):
         raise VideoError(
@@ -79,7 +75,7 @@ def choose_clip_times(
     frames_in_file: int,
     seconds_in_file: float,
 ) -> list[np.ndarray]:
-        start, end = span
+    start, end = span
     match mode:
         case "uniform":
             return [uniform_times(start, end, num_frames=num_frames)]
@@ -106,12 +102,12 @@ def choose_clip_times(
 
 
 def _count_windows(start: float, end: float, *, num_frames: int, fps: float, stride_seconds: float) -> float:
-        spare_seconds = end - start - num_frames / fps
+    spare_seconds = end - start - num_frames / fps
     return max(1.0, 1.0 + float(np.floor((spare_seconds + _TOLERANCE_SECONDS) / stride_seconds)))
 
 
 def _clip_times(times: np.ndarray, start: float, end: float) -> np.ndarray:
-        # Two tolerances before the end: `frames_at` adds one, and the frame that starts at `end` is outside the span.
+    # Two tolerances before the end: `frames_at` adds one, and the frame that starts at `end` is outside the span.
     held: np.ndarray = np.clip(times, start, max(start, end - 2 * _TOLERANCE_SECONDS))
     return held
 
@@ -126,7 +122,7 @@ def choose_clips(
     stride_seconds: float,
     num_clips: int = 1,
 ) -> tuple[list[ChosenClip], list[Reject]]:
-        numbers = {name: index for index, name in enumerate(sorted({item.label for item in items if item.label}))}
+    numbers = {name: index for index, name in enumerate(sorted({item.label for item in items if item.label}))}
     kept = _Kept()
     rejects = []
     for item in items:
@@ -162,7 +158,6 @@ def choose_clips(
 
 @dataclass(slots=True)
 class _Kept:
-    
     clips: dict[str, ChosenClip] = field(default_factory=dict)
     taken: dict[str, list[Taken]] = field(default_factory=dict)
 
@@ -188,7 +183,7 @@ class _Kept:
 
 
 def _usable_scan(item: VideoItem, scans: Mapping[ScanInput, ScannedVideo]) -> ScannedVideo:
-        scan, *truth = [scans[each] for each in inputs_of(item)]
+    scan, *truth = [scans[each] for each in inputs_of(item)]
     if scan.reason:
         raise VideoError(scan.reason, scan.message, attempts=scan.attempts)
     if item.sha256 not in (None, scan.sha256):

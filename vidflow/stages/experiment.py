@@ -191,8 +191,8 @@ class Experiment:
         if not video.is_central and (annotated := items.take(pc.is_valid(items.table["annotations"]))):
             raise ConfigError(
                 f"video.crop is {video.crop!r} and video.short_side is {video.short_side}, but {len(annotated)} rows "
-                f"have annotations, such as {annotated[0].path}; annotations are cut to the whole central square only: leave "
-                "the two settings out, or the annotations"
+                f"have annotations, such as {annotated[0].path}; annotations are cut to the whole central square only: "
+                "leave the two settings out, or the annotations"
             )
         return items, rejects
 

@@ -102,7 +102,7 @@ class VideoIndex:
             self.compact()
 
     def compact(self) -> None:
-        """Replace the parts by one with the newest scan of every file; only the holder of the root's lock may call this.
+        """Replace the parts by one with the newest scan of every file; only the holder of the root's lock may call it.
 
         The new part is published before the old ones are removed, so whoever reads meanwhile finds every scan, and so
         does whoever reads after this process was killed.

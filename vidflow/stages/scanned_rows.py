@@ -77,7 +77,7 @@ class ScannedRows:
         return usable
 
     def files(self, rows: Int64[np.ndarray, " C"]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return path, digest and stamp of the videos of some rows and of their ground truth, null where there is none."""
+        """Return path, digest and stamp of the videos of some rows and of their ground truth, null if there is none."""
         columns = ["path", "sha256", "num_bytes", "modified_ns"]
         videos, truths = (scans.table.select(columns) for scans in self._scans)
         at = self._truths[rows]

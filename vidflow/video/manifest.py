@@ -75,11 +75,15 @@ def manifest_digest(path: Path, video_root: Path | None) -> str:
     """Return the hash of all that the rows of a manifest depend on; empty if it cannot be read."""
     try:
         with open_regular(path) as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = hashlib.sha256()
+            while block := file.read(1 << 20):
+                content.update(block)
     except (VideoError, OSError):
         return ""
     folders = [os.path.abspath(each) for each in (path, video_root) if each is not None]
-    return hashlib.sha256(json.dumps([_VERSION, content, path.suffix, str(path), *folders]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps([_VERSION, content.hexdigest(), path.suffix, str(path), *folders]).encode()
+    ).hexdigest()[:16]
 
 
 def parse_rows(path: Path, rows: Iterable[_Row | None], roots: Sequence[Path]) -> tuple[VideoRows, list[Reject]]:
