@@ -5,7 +5,9 @@ missing. So does a manifest that lists a file that is missing or has another siz
 """
 
 import contextlib
+import errno
 import fcntl
+import fnmatch
 import hashlib
 import json
 import logging
@@ -206,3 +208,53 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def list_files(directory: Path, pattern: str = "*") -> list[Path]:
+    """Return the files of a folder whose names match, sorted; with `**/` also those of the folders in it.
+
+    Links count as files and are not followed. A folder that is not there has no files.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    deep, name = pattern.startswith("**/"), pattern.removeprefix("**/")
+    if not directory.is_dir():
+        return []
+    found: list[Path] = []
+    for folder, folders, files in os.walk(directory, onerror=_raise):
+        links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
+        found += [Path(folder, each) for each in fnmatch.filter([*files, *links], name)]
+        if not deep:
+            break
+    return sorted(found)
+
+
+def list_folders(directory: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none if there is no such folder."""
+    return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+
+
+def list_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file in a folder by its name; empty if there is no such folder."""
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a link; it may be gone already."""
+    path.unlink(missing_ok=True)
+
+
+def fetch(path: Path) -> Path:
+    """Return where the bytes of a file can be read on this machine.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return path
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -20,7 +20,7 @@ from vidflow.files import file_sha256
 from vidflow.store.layout import damage, list_file, publish, publish_json, read_json, read_sealed
 
 Row = TypeVar("Row")
-_REPLACED = "replaced_sha256"
+REPLACED = "replaced_sha256"
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -29,7 +29,7 @@ def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in dataclasses.fields(row_type)}  # type: ignore[arg-type]
     with publish(path) as aside:
         pq.write_table(pa.table(columns, schema=_schema(row_type)), aside, compression="zstd")
-        publish_json(_digest_path(path), {"files": [list_file(aside, path.name)], _REPLACED: _intact_sha256(path)})
+        publish_json(_digest_path(path), {"files": [list_file(aside, path.name)], REPLACED: _intact_sha256(path)})
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -79,7 +79,7 @@ def _intact_sha256(path: Path) -> str | None:
 
 def _digests(listed: dict[str, Any] | None) -> list[str | None]:
     """Return the digests that the table may have: the new one's and the old one's."""
-    return [] if listed is None else [listed["files"][0]["sha256"], listed.get(_REPLACED)]
+    return [] if listed is None else [listed["files"][0]["sha256"], listed.get(REPLACED)]
 
 
 def _digest_path(path: Path) -> Path:

@@ -1,0 +1,368 @@
+"""Compare every file below a root with what is recorded of it, and remove what is broken.
+
+Nothing is changed while a root is looked at, and no lock is taken, so this may run beside another command. What looks
+broken is looked at twice, because that command may be replacing it.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vidflow.counts import Count, uncounted
+from vidflow.files import file_sha256
+from vidflow.stages.garbage import is_behind_link, remove_files
+from vidflow.stages.listings import Claim, OtherVersionError, WrongFolderError, list_claims
+from vidflow.stages.root_files import KeyFolder, RootFiles, foreign_owner
+from vidflow.store.layout import exclusive, fetch, read_sealed
+
+Level = Literal["broken", "unfinished", "leftover", "unknown"]
+"""How bad a finding is; only `broken` makes a root unsound.
+
+- `broken`: bytes are not those that were written, or a piece is gone.
+- `unfinished`: a stage or trial that was interrupted.
+- `leftover`: what no manifest lists and nobody reads.
+- `unknown`: vidflow makes no such file; it is left alone.
+"""
+_OWN_FOLDERS = ("plans", "evaluations")
+"""Folders whose files are each complete on their own, so that no file marks the folder as finished."""
+_NUM_THREADS = min(16, 2 * (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        level: How bad it is.
+        path: The file or folder.
+        problem: What is wrong.
+        removes: What `repair` deletes because of it, in this order: a file before the manifest that lists it. A
+            manifest whose file is gone counts as missing, so a kill in between leaves nothing that is trusted wrongly.
+    """
+
+    level: Level
+    path: Path
+    problem: str
+    removes: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a look at a root has found.
+
+    Attributes:
+        root: The root.
+        num_files: Files compared with a digest, seals of JSON files among them.
+        num_bytes: Bytes of the files that were read for that.
+        num_sized: Files of which only the size is recorded.
+        findings: What is not as it should be.
+        unchecked: Reason -> number of files that nothing can be compared with.
+    """
+
+    root: Path
+    num_files: int
+    num_bytes: int
+    num_sized: int
+    findings: Sequence[Finding]
+    unchecked: dict[str, int]
+
+    @property
+    def broken(self) -> list[Finding]:
+        """The findings because of which the root is not sound."""
+        return [finding for finding in self.findings if finding.level == "broken"]
+
+
+class RootCheck:
+    """One look at a root."""
+
+    def __init__(self, root: Path, check_weights: Callable[[Path], str]) -> None:
+        """List the files and read every JSON file that lists others.
+
+        Args:
+            root: The root.
+            check_weights: Returns what is wrong with the weights of a trial that no list names; empty if nothing is.
+
+        Raises:
+            OSError: If a folder cannot be read.
+        """
+        self._files, self._check_weights = RootFiles(root), check_weights
+        self._paths = set(self._files.files)
+        self._lists = [path for path in self._files.files if self._files.role(path) == "list"]
+        self._folders = {folder.directory: folder for folder in self._files.folders()}
+        self._claims: dict[Path, list[Claim]] = {}
+        self._values: dict[Path, dict[str, Any]] = {}
+        self._faults: list[Finding] = []
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            for path, value in zip(self._lists, pool.map(_read_list, self._lists), strict=True):
+                self._take(path, value)
+        weights = {path for path in self._paths if self._files.role(path) == "weights"}
+        self._checked = sorted(self._claims.keys() | weights)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files to read."""
+        return sum(self._size(path) for path in self._checked)
+
+    def _size(self, path: Path) -> int:
+        return self._files.sizes.get(path, 0)
+
+    def run(self, count: Count = uncounted, only: Collection[Path] | None = None) -> Verified:
+        """Compare the files.
+
+        Args:
+            count: Called with the bytes of each file that is done.
+            only: The files to compare with their digests; None is all of them.
+        """
+        chosen = self._checked if only is None else sorted(set(self._checked) & set(only))
+
+        def check(path: Path) -> Iterator[Finding]:
+            yield from self._check(path)
+            count(self._size(path))
+
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            findings = [finding for found in pool.map(lambda path: list(check(path)), chosen) for finding in found]
+        findings = [*self._faults, *findings]
+        broken = {path for finding in findings for path in (finding.path, *finding.removes)}
+        findings += [*self._folder_findings(broken), *self._file_findings(broken)]
+        sized = [path for path, claims in self._claims.items() if _is_sized_only(claims, path in self._lists)]
+        return Verified(
+            root=self._files.root,
+            num_files=len(self._lists) + len(chosen) - len(sized) - len(set(self._lists) & set(chosen)),
+            num_bytes=sum(self._size(path) for path in chosen),
+            num_sized=len(sized),
+            findings=list(dict.fromkeys(findings)),
+            unchecked=self._count_unchecked(),
+        )
+
+    def _take(self, path: Path, value: dict[str, Any] | None) -> None:
+        """Take in what a JSON file says, or that it says nothing that can be trusted."""
+        try:
+            if path.is_symlink():
+                raise ValueError("a link, which vidflow never makes")
+            if value is None:
+                raise ValueError("its bytes are not those that were written")
+            claims = list(list_claims(path, value))
+        except OtherVersionError as error:
+            self._faults.append(Finding(level="unfinished", path=path, problem=f"{error}, so it counts as missing"))
+        except WrongFolderError as error:
+            folder = self._folders[path.parent]
+            rest = [file for file in folder.files if file != path]
+            self._faults.append(
+                Finding(level="broken", path=path, problem=str(error), removes=(path, *rest))
+            )
+        except ValueError as error:
+            self._faults.append(Finding(level="broken", path=path, problem=str(error), removes=(path,)))
+        else:
+            self._values[path] = value or {}
+            for claim in claims:
+                if is_behind_link(self._files.root, claim.path):
+                    continue
+                self._claims.setdefault(claim.path, []).append(claim)
+
+    def _check(self, path: Path) -> Iterator[Finding]:
+        """Compare one file with everything that is said of it."""
+        claims = self._claims.get(path, [])
+        if (problem := self._misplaced(path)) is not None:
+            yield Finding(level="broken", path=path, problem=problem, removes=(path,))
+            return
+        try:
+            if not claims:
+                if problem := self._check_weights(fetch(path)):
+                    yield Finding(level="broken", path=path, problem=problem, removes=(path,))
+                return
+            digest = file_sha256(fetch(path)) if any(claim.digests for claim in claims) else None
+        except OSError as error:
+            yield Finding(level="broken", path=path, problem=f"cannot be read ({error.strerror or error})")
+            return
+        size = self._size(path)
+        wrong = [claim for claim in claims if not _holds(claim, size, digest)]
+        if not wrong:
+            return
+        if any(claim.is_own for claim in claims if claim not in wrong) or path in self._values:
+            # Its own manifest or seal says that it is whole, so it was made again, and the others are out of date.
+            problem = f"out of date: {path.name} was made again since"
+            yield from (Finding(level="broken", path=by, problem=problem, removes=(by,)) for by in _by(wrong))
+        else:
+            yield Finding(level="broken", path=path, problem=_describe(wrong[0], size), removes=(path,))
+
+    def _misplaced(self, path: Path) -> str | None:
+        """Return why there is no regular file at a place; None if there is one."""
+        if path.is_symlink():
+            return "a link, which vidflow never makes"
+        if path in self._paths:
+            return None
+        return "a folder is in its place" if path.is_dir() else "gone"
+
+    def _folder_findings(self, broken: Collection[Path]) -> Iterator[Finding]:
+        """Yield what concerns whole folders: those that are not finished, and those that others were made from."""
+        users = self._list_users()
+        for directory, folder in self._folders.items():
+            if folder.stage in _OWN_FOLDERS or folder.top in self._values or folder.top in broken:
+                continue
+            if folder.top.is_dir():
+                yield Finding(
+                    level="broken", path=folder.top, problem="a folder is in its place", removes=(folder.top,)
+                )
+            elif directory in users:
+                problem = f"half deleted: no {folder.top.name}, but {users[directory]} was made from it"
+                yield Finding(level="broken", path=directory, problem=problem)
+            elif folder.top not in self._paths:
+                problem = f"no {folder.top.name}, {len(folder.files)} files"
+                yield Finding(level="unfinished", path=directory, problem=problem)
+        for directory, user in users.items():
+            if directory not in self._folders and not directory.is_symlink():
+                yield Finding(level="unfinished", path=directory, problem=f"gone, but {user} was made from it")
+
+    def _list_users(self) -> dict[Path, str]:
+        """Return the folders that finished features were made from, and which these are."""
+        root, users = self._files.root, {}
+        for path, value in self._values.items():
+            settings = value.get("settings", {})
+            if path.parent.parent.name == "features":
+                for stage, name in (("shards", "shards"), ("features", "dense")):
+                    if isinstance(settings.get(name), str):
+                        users[root / stage / settings[name]] = f"features {path.parent.name}"
+        return users
+
+    def _file_findings(self, broken: Collection[Path]) -> Iterator[Finding]:
+        """Yield the files that nothing speaks for."""
+        for path in self._files.files:
+            match self._files.role(path):
+                case "leftover":
+                    yield Finding(
+                        level="leftover", path=path, problem="left by a killed or failed writer", removes=(path,)
+                    )
+                case "unknown":
+                    if not path.is_dir():  # a link to a folder
+                        yield Finding(level="unknown", path=path, problem="not made by vidflow")
+                case "made" if path not in self._claims and path not in broken:
+                    yield from self._unclaimed(path)
+                case "list" if self._is_alone(path) and path not in broken:
+                    yield Finding(level="leftover", path=path, problem="what it describes is gone", removes=(path,))
+                case _:
+                    pass
+
+    def _unclaimed(self, path: Path) -> Iterator[Finding]:
+        folder = self._folders.get(path.parent)
+        if folder is None:  # the index
+            yield Finding(
+                level="broken", path=path, problem=f"no digest beside it in {path.name}.json", removes=(path,)
+            )
+        elif folder.top in self._values:
+            yield Finding(level="leftover", path=path, problem="no manifest lists it", removes=(path,))
+        elif folder.stage in _OWN_FOLDERS:
+            yield Finding(level="unfinished", path=path, problem="no manifest lists it")
+
+    def _is_alone(self, path: Path) -> bool:
+        """Whether an entry or digest file describes a file of a finished stage that no longer belongs to it."""
+        folder = self._folders.get(path.parent)
+        own = [claim for claim in self._claims.get(Path(str(path).removesuffix(".json")), ()) if claim.by == path]
+        return folder is not None and folder.top in self._values and bool(own) and path not in self._claims
+
+    def _count_unchecked(self) -> dict[str, int]:
+        root = self._files.root
+        owners = (foreign_owner(path.relative_to(root).parts) for path in self._files.files)
+        reasons = Counter(owner for owner in owners if owner is not None)
+        for link in self._files.links():
+            reasons[f"behind the link {link.relative_to(root)}, which is not followed"] += 1
+        return dict(reasons)
+
+    def closure(self, paths: Iterable[Path]) -> tuple[Path, ...]:
+        """Return the files to remove together: each with its own manifest, and all manifests that list one of them."""
+        found: dict[Path, None] = {}
+        waiting = list(paths)
+        while waiting:
+            path = waiting.pop(0)
+            if path in found:
+                continue
+            found[path] = None
+            folder = self._folders.get(path.parent)
+            if folder is not None and folder.stage == "heads":  # half a folder would be taken for a whole one
+                waiting += folder.files
+            beside = [Path(f"{path}.json"), Path(str(path).removesuffix(".json"))]
+            waiting += [each for each in beside if each in self._paths]
+            waiting += _by(self._claims.get(path, ()))
+        return tuple(found)
+
+
+def verify_root(
+    root: Path, check_weights: Callable[[Path], str], *, start: Callable[[int], Count] = lambda _: uncounted
+) -> Verified:
+    """Compare every file below a root with what is recorded of it.
+
+    Args:
+        root: The root.
+        check_weights: As for `RootCheck`.
+        start: Called with the number of bytes to read; returns what to call as they are read.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    look = RootCheck(root, check_weights)
+    first = look.run(start(look.num_bytes))
+    if not first.broken:
+        return first
+    again = RootCheck(root, check_weights)
+    only = {path for finding in first.broken for path in (finding.path, *again.closure([finding.path]))}
+    second = set(again.run(only=only).broken)
+    return Verified(
+        root=root,
+        num_files=first.num_files,
+        num_bytes=first.num_bytes,
+        num_sized=first.num_sized,
+        findings=[_with_closure(each, again) for each in first.findings if each.level != "broken" or each in second],
+        unchecked=first.unchecked,
+    )
+
+
+def repair(verified: Verified, check_weights: Callable[[Path], str]) -> Iterator[Path]:
+    """Delete what is broken or left over, with the manifests that list it, and yield each file that is deleted.
+
+    The root is locked and looked at once more, as it may have changed.
+
+    Raises:
+        VidflowError: If another command holds the root.
+    """
+    with exclusive(verified.root):
+        look = RootCheck(verified.root, check_weights)
+        suspects = {path for each in verified.findings for path in (each.path, *each.removes)}
+        for finding in look.run(only=suspects).findings:
+            if finding.removes and finding.level in ("broken", "leftover"):
+                yield from remove_files(verified.root, _with_closure(finding, look).removes)
+
+
+def _with_closure(finding: Finding, look: RootCheck) -> Finding:
+    if not finding.removes:
+        return finding
+    return Finding(
+        level=finding.level, path=finding.path, problem=finding.problem, removes=look.closure(finding.removes)
+    )
+
+
+def _read_list(path: Path) -> dict[str, Any] | None:
+    return None if path.is_symlink() else read_sealed(path)
+
+
+def _holds(claim: Claim, size: int, digest: str | None) -> bool:
+    return claim.num_bytes in (None, size) and (not claim.digests or digest in claim.digests)
+
+
+def _by(claims: Iterable[Claim]) -> list[Path]:
+    return list(dict.fromkeys(claim.by for claim in claims))
+
+
+def _describe(claim: Claim, size: int) -> str:
+    if claim.num_bytes not in (None, size):
+        return f"{size} bytes, wanted {claim.num_bytes}"
+    return "its bytes are not those that were written"
+
+
+def _is_sized_only(claims: Sequence[Claim], is_sealed: bool) -> bool:
+    return not is_sealed and not any(claim.digests for claim in claims)
+
+
+__all__ = ["Finding", "Level", "Verified", "repair", "verify_root"]
