@@ -55,7 +55,7 @@ def find_garbage(root: Path, references: References, kept: Collection[Path] = ()
     folders.sort(key=lambda each: (_ORDER.index(each.stage), each.directory))
     found = [_garbage(files, each.directory, each.stage, _in_order(each)) for each in folders]
     gone = {path for each in found for path in each.files}
-    leftovers = [path for path in files.files if files.role(path) == "leftover" and path not in gone]
+    leftovers = [path for path, role in files.roles.items() if role == "leftover" and path not in gone]
     found += [_garbage(files, path, "leftover", [path]) for path in leftovers]
     return [*found, *(_garbage(files, part, INDEX, [part, beside]) for part, beside in _replaced(files))]
 

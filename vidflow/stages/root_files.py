@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -61,12 +62,7 @@ class KeyFolder:
 
 
 class RootFiles:
-    """The files below a root.
-
-    Attributes:
-        root: The root.
-        files: All of them, sorted.
-    """
+    """The files below a root."""
 
     def __init__(self, root: Path) -> None:
         """List the files.
@@ -81,16 +77,15 @@ class RootFiles:
             for name, num_bytes in list_sizes(folder).items()
         }
         """Bytes of each file."""
-
-    def role(self, path: Path) -> Role:
-        """Say what is known of a file."""
-        return file_role(path.relative_to(self.root).parts)
+        self._depth = len(root.parts)
+        self.roles = {path: file_role(path.parts[self._depth :]) for path in self.files}
+        """What is known of each file."""
 
     def folders(self) -> list[KeyFolder]:
         """Return the folders of addresses that hold a file; also those of unfinished work."""
         found: dict[Path, KeyFolder] = {}
         for path in self.files:
-            match path.relative_to(self.root).parts:
+            match path.parts[self._depth :]:
                 case (str(stage), str(key), _, *_) if stage in STAGE_FOLDERS and KEY.fullmatch(key):
                     directory = self.root / stage / key
                     found.setdefault(directory, KeyFolder(directory)).files.append(path)
@@ -102,6 +97,13 @@ class RootFiles:
         linked = [stage for stage in stages if stage.is_symlink()]
         inner = [each for stage in stages if stage not in linked for each in list_folders(stage)]
         return [*linked, *(each for each in inner if each.is_symlink())]
+
+    def misplaced_folders(self) -> Iterator[Path]:
+        """Yield the folders that have the name of a file that vidflow makes there."""
+        for stage in (self.root / name for name in (*STAGE_FOLDERS, JOURNAL, INDEX)):
+            inner = [] if stage.is_symlink() else [each for each in list_folders(stage) if not each.is_symlink()]
+            inner += [] if stage.name == INDEX else [each for key in inner for each in list_folders(key)]
+            yield from (each for each in inner if file_role(each.parts[self._depth :]) in ("list", "made", "weights"))
 
 
 def file_role(parts: tuple[str, ...]) -> Role:

@@ -29,6 +29,7 @@ Level = Literal["broken", "unfinished", "leftover", "unknown"]
 """
 _OWN_FOLDERS = ("plans", "evaluations")
 """Folders whose files are each complete on their own, so that no file marks the folder as finished."""
+_FOLDER = "a folder is in its place"
 _NUM_THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
@@ -90,8 +91,8 @@ class RootCheck:
             OSError: If a folder cannot be read.
         """
         self._files, self._check_weights = RootFiles(root), check_weights
-        self._paths = set(self._files.files)
-        self._lists = [path for path in self._files.files if self._files.role(path) == "list"]
+        self._paths = self._files.roles.keys()
+        self._lists = [path for path, role in self._files.roles.items() if role == "list"]
         self._folders = {folder.directory: folder for folder in self._files.folders()}
         self._claims: dict[Path, list[Claim]] = {}
         self._values: dict[Path, dict[str, Any]] = {}
@@ -99,7 +100,7 @@ class RootCheck:
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             for path, value in zip(self._lists, pool.map(_read_list, self._lists), strict=True):
                 self._take(path, value)
-        weights = {path for path in self._paths if self._files.role(path) == "weights"}
+        weights = {path for path, role in self._files.roles.items() if role == "weights"}
         self._checked = sorted(self._claims.keys() | weights)
 
     @property
@@ -125,8 +126,8 @@ class RootCheck:
 
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             findings = [finding for found in pool.map(lambda path: list(check(path)), chosen) for finding in found]
-        findings = [*self._faults, *findings]
-        broken = {path for finding in findings for path in (finding.path, *finding.removes)}
+        findings = [*self._faults, *findings, *map(_in_its_place, self._files.misplaced_folders())]
+        broken = set(self.closure(path for finding in findings for path in (finding.path, *finding.removes)))
         findings += [*self._folder_findings(broken), *self._file_findings(broken)]
         sized = [path for path, claims in self._claims.items() if _is_sized_only(claims, path in self._lists)]
         return Verified(
@@ -195,7 +196,7 @@ class RootCheck:
             return "a link, which vidflow never makes"
         if path in self._paths:
             return None
-        return "a folder is in its place" if path.is_dir() else "gone"
+        return _FOLDER if path.is_dir() else "gone"
 
     def _folder_findings(self, broken: Collection[Path]) -> Iterator[Finding]:
         """Yield what concerns whole folders: those that are not finished, and those that others were made from."""
@@ -203,11 +204,7 @@ class RootCheck:
         for directory, folder in self._folders.items():
             if folder.stage in _OWN_FOLDERS or folder.top in self._values or folder.top in broken:
                 continue
-            if folder.top.is_dir():
-                yield Finding(
-                    level="broken", path=folder.top, problem="a folder is in its place", removes=(folder.top,)
-                )
-            elif directory in users:
+            if directory in users:
                 problem = f"half deleted: no {folder.top.name}, but {users[directory]} was made from it"
                 yield Finding(level="broken", path=directory, problem=problem)
             elif folder.top not in self._paths:
@@ -230,8 +227,8 @@ class RootCheck:
 
     def _file_findings(self, broken: Collection[Path]) -> Iterator[Finding]:
         """Yield the files that nothing speaks for."""
-        for path in self._files.files:
-            match self._files.role(path):
+        for path, role in self._files.roles.items():
+            match role:
                 case "leftover":
                     yield Finding(
                         level="leftover", path=path, problem="left by a killed or failed writer", removes=(path,)
@@ -341,6 +338,10 @@ def _with_closure(finding: Finding, look: RootCheck) -> Finding:
     return Finding(
         level=finding.level, path=finding.path, problem=finding.problem, removes=look.closure(finding.removes)
     )
+
+
+def _in_its_place(folder: Path) -> Finding:
+    return Finding(level="broken", path=folder, problem=_FOLDER, removes=(folder,))
 
 
 def _read_list(path: Path) -> dict[str, Any] | None:
