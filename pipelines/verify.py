@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import shlex
 import shutil
 import textwrap
 import time
@@ -37,7 +38,7 @@ _MAKERS = {
 """Folder in a root -> the command that makes its files again."""
 _HEADS: dict[Level, str] = {
     "broken": "broken",
-    "unfinished": "not finished, which is no damage; the command named continues it, `vidflow gc` removes it",
+    "unfinished": "not finished; the command named goes on with it, `vidflow gc` deletes what no config needs",
     "leftover": "left over; --repair and `vidflow gc` delete it",
     "unknown": "not vidflow's; left alone",
 }
@@ -54,12 +55,13 @@ def main(parsed: argparse.Namespace) -> None:
     if not roots:
         raise ConfigError(f"no experiment below {RUNS.absolute()}; name a root or a config")
     check_weights = _weights_checker()
-    broken = [root for root in roots if not _verify(root, check_weights, parsed)]
+    broken = [str(root) for root in roots if not _verify(root, check_weights, parsed)]
+    if broken and parsed.repair:
+        raise VidflowError(f"{', '.join(broken)}: not all of what is listed above can be repaired by deleting files")
     if broken:
-        places = ", ".join(map(str, broken))
         raise VidflowError(
-            f"{places}: broken, as listed above; `vidflow verify {' '.join(map(str, broken))} --repair` deletes what "
-            "is broken, then `vidflow run` with the same config makes exactly that again"
+            f"{', '.join(broken)}: broken, as listed above; `vidflow verify {shlex.join(broken)} --repair` deletes "
+            "what is broken, then `vidflow run` with the same config makes exactly that again"
         )
 
 
@@ -71,22 +73,28 @@ def _verify(root: Path, check_weights: Callable[[Path], str], parsed: argparse.N
         verified = verify_root(root, check_weights, start=lambda num_bytes: _counter(bar, num_bytes))
     seconds = time.monotonic() - started
     print("\n".join([str(root), *_table(verified), *_unchecked(verified)]))
-    is_sound = not verified.broken
-    if parsed.repair:
-        _repair(verified, check_weights)
-        is_sound = True
     log.info(
-        "verify: %s: %s, %s in %.1f s (%.0f MB/s)%s",
+        "verify: %s: %s, %s in %.1f s (%.0f MB/s); %s",
         root,
         count(verified.num_files, "file"),
         format_bytes(verified.num_bytes),
         seconds,
         verified.num_bytes / 1e6 / seconds,
-        "; sound" if not verified.broken else f"; {count(len(verified.broken), 'problem')}",
+        _judge(verified),
     )
+    is_sound = not verified.broken
+    if parsed.repair:
+        is_sound = all(each.removes for each in verified.broken)
+        _repair(verified, check_weights)
     if parsed.deep:
         is_sound = _remake(verified, parsed) and is_sound
     return is_sound
+
+
+def _judge(verified: Verified) -> str:
+    unfinished = sum(finding.level == "unfinished" for finding in verified.findings)
+    more = f"{unfinished} not finished" if unfinished else ""
+    return ", ".join(filter(None, [f"{len(verified.broken)} broken" if verified.broken else "sound", more]))
 
 
 def _weights_checker() -> Callable[[Path], str]:
@@ -100,13 +108,12 @@ def _weights_checker() -> Callable[[Path], str]:
 
 
 def _counter(bar: Bar, num_bytes: int) -> Count:
-    bar.total = num_bytes // 10**6
-    done = 0
+    bar.total, done = -(-num_bytes // 10**6), 0
 
     def add(number: int, *, num_rejects: int = 0) -> None:  # noqa: ARG001 - as `Count`
         nonlocal done
         done += number
-        bar.update(done // 10**6)
+        bar.update(-(-done // 10**6))
 
     return add
 

@@ -1,9 +1,7 @@
 """Every kind of file below a root is damaged in every way, and `vidflow verify` finds it."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +46,7 @@ KINDS = [
 # Of these the loss leaves an unfinished stage or nothing at all, which nobody can tell from one that was never made.
 NOT_MISSED = {
     "videos/*/manifest.json": "unfinished",
+    "shards/*/manifest.json": "unfinished",
     "features/*/manifest.json": "unfinished",
     "sweeps/*/manifest.json": "unfinished",
     "reports/*/manifest.json": "unfinished",
@@ -186,6 +185,126 @@ def test_a_file_that_is_cut_or_something_else_is_found_in_every_kind(root, damag
     verified = look(root)
     for path in paths:
         assert "broken" in found_at(verified, path), path
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("shards/*/manifest.json", "files"), ("shards/*/manifest.json", "tables"), ("trials/*/result.json", "files")]
+)
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "", "a/b"])
+def test_a_manifest_that_names_a_file_elsewhere_is_broken_and_repair_deletes_nothing_there(root, kind, rows, name):
+    outside = root.parent / "x"
+    outside.write_text("mine")
+    path = first(root, kind)
+    value = read_sealed(path)
+    value[rows][0] = name if rows == "tables" else {**value[rows][0], "file": name}
+    path.unlink()
+    publish_json(path, value)
+    verified = look(root)
+    assert [each.path for each in verified.broken] == [path]
+    assert "is not a file in its folder" in verified.broken[0].problem
+    assert all(each.is_relative_to(root) for each in list(repair(verified, find_damage)))
+    assert outside.read_text() == "mine"
+    assert Path("/etc/passwd").exists()
+    assert not look(root).broken
+
+
+def test_an_entry_that_describes_another_file_is_broken(root):
+    path = first(root, "shards/*/*.tar.json")
+    value = read_sealed(path)
+    path.unlink()
+    publish_json(path, {**value, "file": "../../x.tar"})
+    assert "it describes '../../x.tar'" in look(root).broken[0].problem
+
+
+def test_shards_in_the_folder_of_other_settings_are_broken_and_go_as_a_whole(root):
+    folder = next(root.glob("shards/*/"))
+    shutil.copytree(folder, folder.with_name(KEY))
+    verified = look(root)
+    assert [each.path for each in verified.broken] == [folder.with_name(KEY) / "manifest.json"]
+    assert list(repair(verified, find_damage))
+    assert not folder.with_name(KEY).exists()
+    assert folder.exists()
+
+
+def test_repair_deletes_what_is_broken_with_the_manifests_that_list_it_and_nothing_else(root):
+    tar, arrow, best = (first(root, f"{kind}") for kind in ("shards/*/*.tar", "features/*/*.arrow", "trials/*/best.*"))
+    for path in (tar, arrow, best):
+        flip(path)
+    left = tar.with_name(".shard-000009.tar.0123abcd.tmp")
+    left.write_text("x")
+    (root / "notes.txt").write_text("the user's own")
+    before = set(RootFiles(root).files)
+    verified = look(root)
+    assert {each.level: each.path for each in verified.findings if each.level in ("leftover", "unknown")} == {
+        "leftover": left,
+        "unknown": root / "notes.txt",
+    }
+    deleted = list(repair(verified, find_damage))
+    assert set(deleted) == before - set(RootFiles(root).files)
+    (sweep,) = root.glob("sweeps/*/")
+    lists = {tar.with_name("manifest.json"), arrow.with_name("manifest.json"), sweep / "manifest.json"}
+    beside = {Path(f"{tar}.json"), Path(f"{arrow}.json"), best.with_name("result.json")}
+    assert set(deleted) == {tar, arrow, best, left, *lists, *beside}
+    assert set(deleted[:4]) == {tar, arrow, best, left}, "damaged bytes go first, as nothing may trust them"
+    assert not look(root).broken
+
+
+def test_what_is_behind_a_link_is_not_checked_and_not_deleted(root, tmp_path):
+    trials = (root / "trials").rename(tmp_path / "elsewhere")
+    (root / "trials").symlink_to(trials)
+    flip(first(root, "features/*/*.arrow"))
+    flip(first(tmp_path, "elsewhere/*/best.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in trials.rglob("*")}
+    verified = look(root)
+    assert verified.unchecked["behind the link trials, which is not followed"] == 1
+    assert [each.path.suffix for each in verified.broken] == [".arrow"]
+    list(repair(verified, find_damage))
+    assert {path: path.stat().st_mtime_ns for path in trials.rglob("*")} == before
+
+
+def test_shards_that_features_were_made_from_are_half_deleted_without_their_manifest(root):
+    manifest = first(root, "shards/*/manifest.json")
+    manifest.unlink()
+    found = {each.path: each.problem for each in look(root).findings if each.level == "unfinished"}
+    assert "half deleted, as features" in found[manifest.parent]
+    shutil.rmtree(manifest.parent)
+    verified = look(root)
+    assert not verified.broken
+    assert any("gone, but features" in each.problem for each in verified.findings)
+
+
+def test_what_another_command_replaces_meanwhile_is_not_called_broken(root):
+    tar = first(root, "shards/*/*.tar")
+    data = tar.read_bytes()
+    flip(tar)
+    assert look(root).broken
+    read = []
+
+    def replace_at_the_end(num_done: int, *, num_rejects: int = 0) -> None:
+        read.append(num_done)
+        if sum(read) == num_bytes[0]:
+            renew(tar, data)
+
+    num_bytes = []
+    verified = verify_root(root, find_damage, start=lambda number: num_bytes.append(number) or replace_at_the_end)
+    assert not verified.broken
+
+
+def test_the_command_prints_what_where_why_and_what_to_do(here, root, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    assert here("verify", root).returncode == 0
+    tar = first(root, "shards/*/*.tar")
+    flip(tar)
+    done = here("verify", root)
+    assert done.returncode == 1
+    row = f"  {tar.relative_to(root)}  its bytes are not those that were written  vidflow shard"
+    assert row in done.stdout.splitlines()
+    assert f"vidflow verify {root} --repair" in done.stderr
+    assert "MLflow's, which keeps no digests" in done.stdout
+    repaired = here("verify", root, "--repair")
+    assert repaired.returncode == 0
+    assert "3 files deleted; next: `vidflow run`" in repaired.stderr
+    assert here("verify", root).returncode == 0
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 from vidflow.stages.references import References
 from vidflow.stages.root_files import INDEX, KeyFolder, RootFiles
 from vidflow.stages.scan import ScanInput
-from vidflow.store.layout import list_files, read_sealed, remove
+from vidflow.store.layout import exists, list_files, read_sealed, remove
 from vidflow.store.rows import read_columns
 
 # In this order, so that a kill in between never leaves something without what it was made from.
@@ -86,8 +86,10 @@ def remove_files(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
                 remove(each)
             for folder, _, _ in os.walk(path, topdown=False):
                 _remove_empty(Path(folder))
-        else:
+        elif path.is_symlink() or exists(path):
             remove(path)
+        else:
+            continue
         yield path
         folders = path.parents[: len(path.relative_to(root).parts) - 1]
         for above in folders[:-1]:  # not the folder of the stage

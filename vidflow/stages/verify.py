@@ -4,6 +4,7 @@ Nothing is changed while a root is looked at, and no lock is taken, so this may 
 broken is looked at twice, because that command may be replacing it.
 """
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ Level = Literal["broken", "unfinished", "leftover", "unknown"]
 """How bad a finding is; only `broken` makes a root unsound.
 
 - `broken`: bytes are not those that were written, or a piece is gone.
-- `unfinished`: a stage or trial that was interrupted.
+- `unfinished`: a stage or trial that was interrupted, or half deleted; no reader trusts it.
 - `leftover`: what no manifest lists and nobody reads.
 - `unknown`: vidflow makes no such file; it is left alone.
 """
@@ -129,13 +130,14 @@ class RootCheck:
         findings = [*self._faults, *findings, *map(_in_its_place, self._files.misplaced_folders())]
         broken = set(self.closure(path for finding in findings for path in (finding.path, *finding.removes)))
         findings += [*self._folder_findings(broken), *self._file_findings(broken)]
-        sized = [path for path, claims in self._claims.items() if _is_sized_only(claims, path in self._lists)]
+        unsure = broken | set(self._lists)
+        sized = {path for path, claims in self._claims.items() if not any(claim.digests for claim in claims)} - unsure
         return Verified(
             root=self._files.root,
             num_files=len(self._lists) + len(chosen) - len(sized) - len(set(self._lists) & set(chosen)),
             num_bytes=sum(self._size(path) for path in chosen),
             num_sized=len(sized),
-            findings=list(dict.fromkeys(findings)),
+            findings=sorted(dict.fromkeys(findings), key=lambda each: each.path),
             unchecked=self._count_unchecked(),
         )
 
@@ -150,11 +152,8 @@ class RootCheck:
         except OtherVersionError as error:
             self._faults.append(Finding(level="unfinished", path=path, problem=f"{error}, so it counts as missing"))
         except WrongFolderError as error:
-            folder = self._folders[path.parent]
-            rest = [file for file in folder.files if file != path]
-            self._faults.append(
-                Finding(level="broken", path=path, problem=str(error), removes=(path, *rest))
-            )
+            rest = [file for file in self._folders[path.parent].files if file != path]
+            self._faults.append(Finding(level="broken", path=path, problem=str(error), removes=(path, *rest)))
         except ValueError as error:
             self._faults.append(Finding(level="broken", path=path, problem=str(error), removes=(path,)))
         else:
@@ -177,7 +176,8 @@ class RootCheck:
                 return
             digest = file_sha256(fetch(path)) if any(claim.digests for claim in claims) else None
         except OSError as error:
-            yield Finding(level="broken", path=path, problem=f"cannot be read ({error.strerror or error})")
+            removes = (path,) if error.errno == errno.EIO else ()  # without a permission, the file itself may be whole
+            yield Finding(level="broken", path=path, problem=f"cannot be read ({error.strerror or error})", removes=removes)
             return
         size = self._size(path)
         wrong = [claim for claim in claims if not _holds(claim, size, digest)]
@@ -204,12 +204,10 @@ class RootCheck:
         for directory, folder in self._folders.items():
             if folder.stage in _OWN_FOLDERS or folder.top in self._values or folder.top in broken:
                 continue
-            if directory in users:
-                problem = f"half deleted: no {folder.top.name}, but {users[directory]} was made from it"
-                yield Finding(level="broken", path=directory, problem=problem)
-            elif folder.top not in self._paths:
-                problem = f"no {folder.top.name}, {len(folder.files)} files"
-                yield Finding(level="unfinished", path=directory, problem=problem)
+            if folder.top not in self._paths:
+                problem = f"no {folder.top.name}, {len(folder.files)} other files"
+                half = f": half deleted, as {users[directory]} was made from it" if directory in users else ""
+                yield Finding(level="unfinished", path=directory, problem=f"{problem}{half}")
         for directory, user in users.items():
             if directory not in self._folders and not directory.is_symlink():
                 yield Finding(level="unfinished", path=directory, problem=f"gone, but {user} was made from it")
@@ -327,9 +325,10 @@ def repair(verified: Verified, check_weights: Callable[[Path], str]) -> Iterator
     with exclusive(verified.root):
         look = RootCheck(verified.root, check_weights)
         suspects = {path for each in verified.findings for path in (each.path, *each.removes)}
-        for finding in look.run(only=suspects).findings:
-            if finding.removes and finding.level in ("broken", "leftover"):
-                yield from remove_files(verified.root, _with_closure(finding, look).removes)
+        found = look.run(only=suspects).findings
+        damaged = [path for each in found if each.level in ("broken", "leftover") for path in each.removes]
+        # All that is damaged first: without its manifest, a damaged file of the right size could be taken for whole.
+        yield from remove_files(verified.root, dict.fromkeys([*damaged, *look.closure(damaged)]))
 
 
 def _with_closure(finding: Finding, look: RootCheck) -> Finding:
@@ -360,10 +359,6 @@ def _describe(claim: Claim, size: int) -> str:
     if claim.num_bytes not in (None, size):
         return f"{size} bytes, wanted {claim.num_bytes}"
     return "its bytes are not those that were written"
-
-
-def _is_sized_only(claims: Sequence[Claim], is_sealed: bool) -> bool:
-    return not is_sealed and not any(claim.digests for claim in claims)
 
 
 __all__ = ["Finding", "Level", "Verified", "repair", "verify_root"]

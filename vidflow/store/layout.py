@@ -210,6 +210,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is a file of this name."""
+    return path.exists()
+
+
 def list_files(directory: Path, pattern: str = "*") -> list[Path]:
     """Return the files of a folder whose names match, sorted; with `**/` also those of the folders in it.
 
