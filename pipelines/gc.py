@@ -35,13 +35,11 @@ def main(parsed: argparse.Namespace) -> None:
     root = experiments[0].root
     if not parsed.yes:
         found = _find(root, experiments, parsed.older_than)
-        _show(root, found)
-        if found:
-            log.info("gc: %s: nothing is deleted; add --yes to delete this", root)
+        _show(root, found, "nothing is deleted without --yes")
         return
     with exclusive(root):
         found = _find(root, experiments, parsed.older_than)
-        _show(root, found)
+        _show(root, found, "deleting")
         if found:
             _remove(root, found)
 
@@ -88,10 +86,10 @@ def _find(root: Path, experiments: Sequence[Experiment], days: float | None) -> 
     return [each for each in found if each.changed is not None and each.changed < oldest]
 
 
-def _show(root: Path, found: Sequence[Garbage]) -> None:
+def _show(root: Path, found: Sequence[Garbage], then: str) -> None:
     """Print what nothing refers to, and how much it is."""
     if not found:
-        log.info("gc: %s: nothing to delete; the given configs refer to everything that vidflow made there", root)
+        log.info("gc: %s: nothing to delete", root)
         return
     about, now = About(take_inventory(root)), time.time()
     rows = [[str(each.path.relative_to(root)), format_bytes(each.num_bytes), _age(each, now), about(each)] for each in found]
@@ -100,7 +98,8 @@ def _show(root: Path, found: Sequence[Garbage]) -> None:
         print(f"  and {len(rows) - _MOST_ROWS} more")
     if any(each.kind in ("trials", "sweeps") for each in found):
         print("MLflow keeps the runs of these trials with their metrics and models; nothing is deleted there.")
-    log.info("gc: %s: %s, %s", root, count(len(found), "piece"), format_bytes(sum(each.num_bytes for each in found)))
+    num_bytes = format_bytes(sum(each.num_bytes for each in found))
+    log.info("gc: %s: %s, %s; %s", root, count(len(found), "piece"), num_bytes, then)
 
 
 def _remove(root: Path, found: Sequence[Garbage]) -> None:
@@ -117,8 +116,10 @@ def _remove(root: Path, found: Sequence[Garbage]) -> None:
 def _age(each: Garbage, now: float) -> str:
     if each.changed is None:
         return "age unknown"
-    hours = max(0.0, now - each.changed) / 3600
-    return f"{hours:.0f} h old" if hours < 48 else f"{hours / 24:.0f} days old"
+    minutes = max(0.0, now - each.changed) / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min old"
+    return f"{minutes / 60:.0f} h old" if minutes < 2880 else f"{minutes / 1440:.0f} days old"
 
 
 class About:
