@@ -92,7 +92,9 @@ def _show(root: Path, found: Sequence[Garbage], then: str) -> None:
         log.info("gc: %s: nothing to delete", root)
         return
     about, now = About(take_inventory(root)), time.time()
-    rows = [[str(each.path.relative_to(root)), format_bytes(each.num_bytes), _age(each, now), about(each)] for each in found]
+    rows = [
+        [str(each.path.relative_to(root)), format_bytes(each.num_bytes), _age(each, now), about(each)] for each in found
+    ]
     print("\n".join([f"{root}: no given config refers to", *format_rows(rows[:_MOST_ROWS])]))
     if len(rows) > _MOST_ROWS:
         print(f"  and {len(rows) - _MOST_ROWS} more")

@@ -147,14 +147,19 @@ def format_rows(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for first, *others in rows:
         rest = "; ".join(filter(None, others))
-        lines += [f"  {first}", *textwrap.wrap(rest, max(40, width - 4), initial_indent="    ", subsequent_indent="    ")]
+        lines += [
+            f"  {first}",
+            *textwrap.wrap(rest, max(40, width - 4), initial_indent="    ", subsequent_indent="    "),
+        ]
     return lines
 
 
 def _unchecked(verified: Verified) -> list[str]:
     rows = [f"{count(number, 'file')}: {reason}" for reason, number in verified.unchecked.items()]
     if verified.num_sized:
-        rows.append(f"{count(verified.num_sized, 'file')}: only the size is recorded, by an older vidflow; it is compared")
+        rows.append(
+            f"{count(verified.num_sized, 'file')}: only the size is recorded, by an older vidflow; it is compared"
+        )
     return ["", "not checked:", *(f"  {row}" for row in rows)] if rows else []
 
 

@@ -1,16 +1,13 @@
 """`vidflow gc` shows and deletes what no given config refers to, and nothing else."""
 
 import os
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vidflow.config.load import load_config
-from vidflow.files import file_state
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.garbage import find_garbage, remove_files
 from vidflow.stages.references import References, find_references
@@ -29,27 +26,8 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def config(finished_experiment, tmp_path) -> Path:
-    """The config of a copy of the finished experiment, whose videos count as scanned where they are now."""
-    root = tmp_path / "root"
-    shutil.copytree(finished_experiment.root, root, ignore=shutil.ignore_patterns("mlartifacts", "tune"))
-    path = tmp_path / "tiny.yaml"
-    path.write_text(finished_experiment.config.read_text().replace(str(finished_experiment.root), str(root)))
-    rows = [row for part in root.glob("index/*.parquet") for row in read_rows(part, ScannedVideo)]
-    shutil.rmtree(root / "index")
-    folder = next(root.glob("videos/*/"))
-    Experiment(load_config([path])).index.add([scanned_at(folder / Path(row.path).name, row) for row in rows])
-    return path
-
-
-def scanned_at(path: Path, row: ScannedVideo) -> ScannedVideo:
-    num_bytes, modified_ns, changed_ns = file_state(path)
-    return replace(row, path=str(path), num_bytes=num_bytes, modified_ns=modified_ns, changed_ns=changed_ns)
-
-
-@pytest.fixture
-def root(config) -> Path:
-    return config.with_name("root")
+def root(copied_config) -> Path:
+    return copied_config.with_name("root")
 
 
 def files(root: Path) -> set[Path]:
@@ -61,18 +39,18 @@ def folder(root: Path, stage: str) -> Path:
     return found
 
 
-def test_a_config_refers_to_everything_that_its_run_has_made(here, config, root):
+def test_a_config_refers_to_everything_that_its_run_has_made(here, copied_config, root):
     before = files(root)
-    done = here("gc", config, "--yes")
+    done = here("gc", copied_config, "--yes")
     assert done.returncode == 0, done.stderr
     assert "nothing to delete" in done.stderr
     assert files(root) == before
 
 
-def test_what_another_config_made_is_shown_and_only_yes_deletes_it(here, config, root, monkeypatch):
+def test_what_another_config_made_is_shown_and_only_yes_deletes_it(here, copied_config, root, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     before = files(root)
-    only_gru = [config, "trials.axes.core=[gru]"]
+    only_gru = [copied_config, "trials.axes.core=[gru]"]
     shown = here("gc", *only_gru)
     assert shown.returncode == 0, shown.stderr
     (mean,) = (line for line in shown.stdout.splitlines() if "classification, mean, base" in line)
@@ -81,7 +59,11 @@ def test_what_another_config_made_is_shown_and_only_yes_deletes_it(here, config,
     assert "nothing is deleted without --yes" in shown.stderr
     assert files(root) == before
     trial = root / mean.split()[0]
-    gone = {path for path in before if path.is_relative_to(trial) or path.relative_to(root).parts[0] in ("sweeps", "reports")}
+    gone = {
+        path
+        for path in before
+        if path.is_relative_to(trial) or path.relative_to(root).parts[0] in ("sweeps", "reports")
+    }
     done = here("gc", *only_gru, "--yes")
     assert done.returncode == 0, done.stderr
     assert before - files(root) == gone
@@ -89,43 +71,45 @@ def test_what_another_config_made_is_shown_and_only_yes_deletes_it(here, config,
     assert not verify_root(root, lambda _: "").broken
 
 
-def test_several_configs_keep_what_any_of_them_refers_to(here, config, root):
-    other = config.with_name("other.yaml")
-    other.write_text(config.read_text().replace("[mean, gru]", "[gru]"))
-    assert "nothing to delete" in here("gc", other, config).stderr
+def test_several_configs_keep_what_any_of_them_refers_to(here, copied_config, root):
+    other = copied_config.with_name("other.yaml")
+    other.write_text(copied_config.read_text().replace("[mean, gru]", "[gru]"))
+    assert "nothing to delete" in here("gc", other, copied_config).stderr
     assert "classification, mean" in here("gc", other).stdout
     other.write_text(other.read_text().replace(str(root), str(root) + "2"))
-    done = here("gc", config, other)
+    done = here("gc", copied_config, other)
     assert done.returncode == 2
     assert "different roots" in done.stderr
-    assert "nothing to delete" in here("gc", config, other, "--root", root).stderr
+    assert "nothing to delete" in here("gc", copied_config, other, "--root", root).stderr
 
 
-def test_features_without_reduction_stay_for_those_that_are_made_from_them(config, root):
+def test_features_without_reduction_stay_for_those_that_are_made_from_them(copied_config, root):
     reduced = ["features.base.reducer.name=tome", "features.base.reducer.place=post"]
-    experiment = Experiment(load_config([config], reduced))
+    experiment = Experiment(load_config([copied_config], reduced))
     assert experiment.dense("base").directory == folder(root, "features")
     assert folder(root, "features") in find_references(experiment).folders
 
 
-def test_folders_that_settings_name_by_their_path_stay(config, root):
+def test_folders_that_settings_name_by_their_path_stay(copied_config, root):
     trial = next(root.glob("trials/*/"))
-    experiment = Experiment(load_config([config], [f"evaluate.trial={trial / 'best.safetensors'}", "trials.axes.core=[identity]"]))
+    experiment = Experiment(
+        load_config([copied_config], [f"evaluate.trial={trial / 'best.safetensors'}", "trials.axes.core=[identity]"])
+    )
     assert trial in find_references(experiment).folders
 
 
-def test_nothing_is_deleted_if_it_is_not_known_what_a_config_refers_to(here, config, root):
+def test_nothing_is_deleted_if_it_is_not_known_what_a_config_refers_to(here, copied_config, root):
     before = files(root)
     os.utime(next(root.glob("videos/*/*.mp4")))
-    done = here("gc", config, "trials.axes.core=[gru]", "--yes")
+    done = here("gc", copied_config, "trials.axes.core=[gru]", "--yes")
     assert done.returncode == 1
     assert "not all videos" in done.stderr
     assert "vidflow shard" in done.stderr
     assert files(root) == before
 
 
-def test_older_than_leaves_what_is_young(here, config, root):
-    only_gru = [config, "trials.axes.core=[gru]"]
+def test_older_than_leaves_what_is_young(here, copied_config, root):
+    only_gru = [copied_config, "trials.axes.core=[gru]"]
     report = folder(root, "reports")
     for path in report.iterdir():
         os.utime(path, (0, 0))
@@ -135,7 +119,7 @@ def test_older_than_leaves_what_is_young(here, config, root):
     assert folder(root, "sweeps").exists()
 
 
-def test_leftovers_and_replaced_scans_go_too(here, config, root):
+def test_leftovers_and_replaced_scans_go_too(here, copied_config, root):
     left = folder(root, "shards") / ".shard-000003.tar.0123abcd.tmp"
     damaged = folder(root, "features") / "shard-000000.arrow.damaged"
     plan = root / ".plan-x" / "shard.tar"
@@ -143,20 +127,20 @@ def test_leftovers_and_replaced_scans_go_too(here, config, root):
     for path in (left, damaged, plan):
         path.write_text("x")
     (part,) = root.glob("index/*.parquet")
-    Experiment(load_config([config])).index.add(read_rows(part, ScannedVideo))
+    Experiment(load_config([copied_config])).index.add(read_rows(part, ScannedVideo))
     before = files(root)
-    assert here("gc", config, "--yes").returncode == 0
+    assert here("gc", copied_config, "--yes").returncode == 0
     assert before - files(root) == {left, damaged, plan, part, Path(f"{part}.json")}
 
 
-def test_links_are_not_followed_and_nothing_outside_is_touched(here, config, root, tmp_path):
+def test_links_are_not_followed_and_nothing_outside_is_touched(here, copied_config, root, tmp_path):
     outside = folder(root, "sweeps").rename(tmp_path / "sweep")
     (root / "sweeps" / outside.name).symlink_to(outside)
     (root / "sweeps" / "0123456789abcdef").symlink_to(outside)
     report = folder(root, "reports")
     (report / "linked.html").symlink_to(outside / "manifest.json")
     before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
-    done = here("gc", config, "trials.axes.core=[gru]", "--yes")
+    done = here("gc", copied_config, "trials.axes.core=[gru]", "--yes")
     assert done.returncode == 0, done.stderr
     assert not report.exists()
     assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
@@ -173,11 +157,13 @@ def test_a_kill_at_any_moment_leaves_nothing_that_is_trusted_wrongly(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["gc", "CONFIG", "trials.axes.core=[gru]", "--yes"], ["verify", "CONFIG", "--repair"]])
-def test_a_root_that_another_command_holds_is_left_alone(vidflow, config, root, words):
+@pytest.mark.parametrize(
+    "words", [["gc", "CONFIG", "trials.axes.core=[gru]", "--yes"], ["verify", "CONFIG", "--repair"]]
+)
+def test_a_root_that_another_command_holds_is_left_alone(vidflow, copied_config, root, words):
     next(root.glob("features/*/*.arrow")).unlink()
     before = files(root)
-    words = [str(config) if word == "CONFIG" else word for word in words]
+    words = [str(copied_config) if word == "CONFIG" else word for word in words]
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, root / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

@@ -76,7 +76,10 @@ def whole(finished_experiment, tmp_path_factory) -> Path:
     point.mkdir(parents=True)
     (point / "shard-000000.npz").write_bytes(bytes(range(256)))
     publish_entry(point.parent, entry_of(point / "shard-000000.npz", f"{KEY}/shard-000000.npz"))
-    for folder, names in ((point.with_name(KEY[::-1]), ["report.html", "points.csv"]), (root / "heads" / KEY, ["config.json"])):
+    for folder, names in (
+        (point.with_name(KEY[::-1]), ["report.html", "points.csv"]),
+        (root / "heads" / KEY, ["config.json"]),
+    ):
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).write_text('{"a": 1}' * 40)
@@ -88,7 +91,13 @@ def whole(finished_experiment, tmp_path_factory) -> Path:
 
 def entry_of(path: Path, name: str) -> FileEntry:
     return FileEntry(
-        file=name, num_bytes=path.stat().st_size, sha256=file_sha256(path), num_clips=1, seconds=0.0, rejects=[], details={}
+        file=name,
+        num_bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+        num_clips=1,
+        seconds=0.0,
+        rejects=[],
+        details={},
     )
 
 
@@ -188,7 +197,8 @@ def test_a_file_that_is_cut_or_something_else_is_found_in_every_kind(root, damag
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows"), [("shards/*/manifest.json", "files"), ("shards/*/manifest.json", "tables"), ("trials/*/result.json", "files")]
+    ("kind", "rows"),
+    [("shards/*/manifest.json", "files"), ("shards/*/manifest.json", "tables"), ("trials/*/result.json", "files")],
 )
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "", "a/b"])
 def test_a_manifest_that_names_a_file_elsewhere_is_broken_and_repair_deletes_nothing_there(root, kind, rows, name):
@@ -305,6 +315,39 @@ def test_the_command_prints_what_where_why_and_what_to_do(here, root, monkeypatc
     assert repaired.returncode == 0
     assert "3 files deleted; next: `vidflow run`" in repaired.stderr
     assert here("verify", root).returncode == 0
+
+
+@pytest.mark.slow
+def test_after_repair_the_next_run_makes_exactly_the_missing_pieces_again_with_the_same_bytes(vidflow, copied_config):
+    root = copied_config.with_name("root")
+    suffixes = (".mp4", ".tar", ".arrow", ".parquet", ".safetensors")
+    made = [path for path in RootFiles(root).files if path.suffix in suffixes and path.parent.name != "index"]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in made}
+    for kind in (
+        "videos/*/*.mp4",
+        "shards/*/*.tar",
+        "features/*/*.arrow",
+        "features/*/clips.parquet",
+        "trials/*/best.*",
+    ):
+        flip(first(root, kind))
+    flip(first(root, "shards/*/rejects.parquet.json"))
+    flip(first(root, "reports/*/report.html"))
+    sorted(root.glob("shards/*/*.tar"))[1].unlink()
+    sorted(root.glob("features/*/*.arrow.json"))[1].unlink()
+    damaged = {path for path in made if not path.exists() or path.read_bytes() != before[path][0]}
+    assert vidflow("verify", root).returncode == 1
+    repaired = vidflow("verify", root, "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    kept = {path for path in made if path.exists()}
+    done = vidflow("run", copied_config)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in made} == {path: data for path, (data, _) in before.items()}
+    again = {path for path in made if path.stat().st_mtime_ns != before[path][1] and path in kept}
+    # A trial is trained again as a whole, and the end of a stage writes its tables.
+    assert {path.suffix for path in again} <= {".safetensors", ".parquet"}
+    assert damaged
+    assert vidflow("verify", copied_config, "--deep", 3).returncode == 0
 
 
 @pytest.mark.slow

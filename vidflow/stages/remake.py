@@ -175,8 +175,10 @@ def _remake_tokens(
     for sample in samples:
         if sample.key not in rows:
             continue  # rejected, as its tokens were not finite
-        verdict, detail = ("unknown", problem) if make is None else _compare_tokens(
-            make(sample), reader[rows[sample.key]], reader.metadata["encoder"]["dtype"]
+        verdict, detail = (
+            ("unknown", problem)
+            if make is None
+            else _compare_tokens(make(sample), reader[rows[sample.key]], reader.metadata["encoder"]["dtype"])
         )
         yield Remade(key=sample.key, what=f"tokens {name}", file=files[sample.key], verdict=verdict, detail=detail)
 

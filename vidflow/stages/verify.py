@@ -177,7 +177,9 @@ class RootCheck:
             digest = file_sha256(fetch(path)) if any(claim.digests for claim in claims) else None
         except OSError as error:
             removes = (path,) if error.errno == errno.EIO else ()  # without a permission, the file itself may be whole
-            yield Finding(level="broken", path=path, problem=f"cannot be read ({error.strerror or error})", removes=removes)
+            yield Finding(
+                level="broken", path=path, problem=f"cannot be read ({error.strerror or error})", removes=removes
+            )
             return
         size = self._size(path)
         wrong = [claim for claim in claims if not _holds(claim, size, digest)]
