@@ -110,9 +110,9 @@ def _weights_checker() -> Callable[[Path], str]:
 def _counter(bar: Bar, num_bytes: int) -> Count:
     bar.total, done = -(-num_bytes // 10**6), 0
 
-    def add(number: int, *, num_rejects: int = 0) -> None:  # noqa: ARG001 - as `Count`
+    def add(num_done: int, *, num_rejects: int = 0) -> None:  # noqa: ARG001 - as `Count`
         nonlocal done
-        done += number
+        done += num_done
         bar.update(-(-done // 10**6))
 
     return add

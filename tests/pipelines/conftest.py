@@ -108,7 +108,7 @@ def finished_experiment(tmp_path_factory: pytest.TempPathFactory, vidflow: Calla
 
 @pytest.fixture
 def copied_config(finished_experiment, tmp_path) -> Path:
-    """The config of a copy of the finished experiment, without its MLflow; its videos count as scanned where they are."""
+    """The config of a copy of the finished experiment, without MLflow; its videos count as scanned where they are."""
     from vidflow.config.load import load_config
     from vidflow.stages import experiment, scan
     from vidflow.store.rows import read_rows

@@ -1,5 +1,6 @@
 """Clips that are made again: what is the same, what rounding explains, and what is silently wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from vidflow.records import ClipTokens
 from vidflow.stages.remake import TOLERANCE, _compare_tokens, draw_clips, remake
 from vidflow.store.features import FeatureReader, write_features
 from vidflow.store.layout import list_file, publish_json, read_sealed
-from dataclasses import replace
 
 
 def tokens(seed: int, *, noise: float = 0.0) -> ClipTokens:

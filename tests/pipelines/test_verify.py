@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from vidflow.files import file_sha256
 from vidflow.records import EpochResult
 from vidflow.stages.root_files import RootFiles
 from vidflow.stages.verify import Verified, repair, verify_root
-from vidflow.store.layout import publish_entry, FileEntry, publish_json, read_sealed
-from vidflow.files import file_sha256
+from vidflow.store.layout import FileEntry, publish_entry, publish_json, read_sealed
 from vidflow.training.snapshot import Snapshot, TrialIdentity, find_damage, read_tensors, write_snapshot
 
 # Every kind of file of an experiment, as a pattern of which the first match is damaged.

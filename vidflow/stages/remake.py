@@ -38,8 +38,10 @@ Verdict = Literal["equal", "close", "differs", "unknown"]
 # Largest relative error of a clip's tokens, |again - stored| / |stored|, that rounding explains. Measured on a CPU with
 # ViT-S and ViT-B, a clip alone against its batch: none in float32, 1.0e-2 in bfloat16; bfloat16 against float32 1.1e-2.
 # fp16, in which tokens are stored, alone gives 2e-4. Another clip gives 1.1 to 1.5, other weights 1.4. The limits are
-# above what rounding gives by a factor of 3 or more, as other devices add up in another order.
+# above what rounding gives by a factor of about 3, as other devices add up in another order.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 3e-2, "float16": 5e-3}
+# More than the defaults of `resources`, as these clips could be decoded before.
+_SECONDS_PER_CLIP, _DECODER_MIB = 600.0, 4096
 _ENCODING = ("decoder", "size", "resize_filter", "short_side", "crop", "image_format", "jpeg_quality")
 
 
@@ -92,7 +94,7 @@ def remake(root: Path, chosen: Mapping[Path, Sequence[ClipRow]], *, sound: Seque
         manifest = peek_manifest(folder)
         assert manifest is not None, "clips are drawn from finished shards"
         samples = list(_read_samples(folder, rows))
-        with Sandbox(timeout_seconds=600, memory_mib=4096) as sandbox:
+        with Sandbox(timeout_seconds=_SECONDS_PER_CLIP, memory_mib=_DECODER_MIB) as sandbox:
             for file, sample in samples:
                 verdict, detail = _remake_frames(root, sandbox, manifest, sample, videos)
                 yield Remade(key=sample.key, what="frames", file=file, verdict=verdict, detail=detail)
@@ -126,7 +128,7 @@ def _remake_frames(
         return "unknown", f"its video has changed: {path}"
     truth = path.with_suffix(".npz")
     settings = {name: manifest.settings[name] for name in _ENCODING if name in manifest.settings}
-    given = {"annotations": str(truth)} if sample.annotations and truth.is_file() else {}
+    given: dict[str, Any] = {"annotations": str(truth)} if sample.annotations and truth.is_file() else {}
     try:
         made = sandbox.call(encode_clip, path, sample.metadata["pts_seconds"], **settings, **given)
     except VideoError as error:
@@ -168,18 +170,19 @@ def _remake_tokens(
     reader, name = FeatureReader(folder), manifest.stage.partition("/")[2]
     rows = {key: number for number, key in enumerate(reader.keys)}
     files = {row.key: folder / row.file for row in read_rows(folder / CLIPS_TABLE, ClipRow)}
+    make, problem = None, ""
     try:
         make = _maker(root, reader.metadata, sound)
-    except (VidflowError, OSError) as error:
-        make, problem = None, str(error)
+    except VidflowError as error:
+        problem = str(error)
     for sample in samples:
         if sample.key not in rows:
             continue  # rejected, as its tokens were not finite
-        verdict, detail = (
-            ("unknown", problem)
-            if make is None
-            else _compare_tokens(make(sample), reader[rows[sample.key]], reader.metadata["encoder"]["dtype"])
-        )
+        verdict: Verdict = "unknown"
+        detail = problem
+        if make is not None:
+            stored = reader[rows[sample.key]]
+            verdict, detail = _compare_tokens(make(sample), stored, reader.metadata["encoder"]["dtype"])
         yield Remade(key=sample.key, what=f"tokens {name}", file=files[sample.key], verdict=verdict, detail=detail)
 
 
@@ -248,8 +251,8 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 def _relative(made: np.ndarray, stored: np.ndarray) -> float:
     if made.shape != stored.shape:
         return float("inf")
-    difference = np.linalg.norm(made.astype(np.float64) - stored.astype(np.float64))
-    return float(difference / max(np.linalg.norm(stored.astype(np.float64)), 1e-12)) if difference else 0.0
+    difference = float(np.linalg.norm(made.astype(np.float64) - stored.astype(np.float64)))
+    return difference / max(float(np.linalg.norm(stored.astype(np.float64))), 1e-12)
 
 
 __all__ = ["TOLERANCE", "Remade", "draw_clips", "remake"]

@@ -34,7 +34,7 @@ def find_roots(places: Sequence[str]) -> tuple[list[Path], Experiment | None]:
     """Return the roots that the words of a command line name, and the experiment if they name a config.
 
     Args:
-        places: Roots, folders of roots, or the files and `key=value` of one config; none stands for the roots in `runs`.
+        places: Roots, folders of roots, or the files and `key=value` of one config; none: the roots in `runs`.
 
     Raises:
         ConfigError: If a place is no experiment, or a config has problems.

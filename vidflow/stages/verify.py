@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.stages.garbage import is_behind_link, remove_files
 from vidflow.stages.listings import Claim, OtherVersionError, WrongFolderError, list_claims
-from vidflow.stages.root_files import KeyFolder, RootFiles, foreign_owner
+from vidflow.stages.root_files import RootFiles, foreign_owner
 from vidflow.store.layout import exclusive, fetch, read_sealed
 
 Level = Literal["broken", "unfinished", "leftover", "unknown"]
