@@ -14,7 +14,7 @@ from vidflow.report.formats import format_bytes, format_metric
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import peek_manifest
 from vidflow.stages.garbage import Garbage, find_garbage, remove_garbage
-from vidflow.stages.inventory import Inventory, MadeTrial, take_inventory
+from vidflow.stages.inventory import Inventory, MadeTrial, is_root, take_inventory
 from vidflow.stages.references import References, find_references
 from vidflow.stages.sources import is_config, open_experiment
 from vidflow.store.layout import exclusive
@@ -62,6 +62,8 @@ def _open(words: Sequence[str], root: Path | None) -> list[Experiment]:
     if len(files) > 1:
         experiments.append(open_experiment([*files, *overrides]))
     roots = {each.root: None for each in experiments}
+    if len(roots) == 1 and not is_root(experiments[0].root):
+        raise ConfigError(f"{experiments[0].root}: no experiment here; wanted the root of one, or --root ROOT")
     if len(roots) > 1:
         raise ConfigError(
             f"the configs have different roots: {', '.join(map(str, roots))}; name one with --root, and what the "

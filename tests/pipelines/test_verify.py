@@ -1,6 +1,7 @@
 """Every kind of file below a root is damaged in every way, and `vidflow verify` finds it."""
 
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -318,6 +319,7 @@ def test_the_command_prints_what_where_why_and_what_to_do(here, root, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_after_repair_the_next_run_makes_exactly_the_missing_pieces_again_with_the_same_bytes(vidflow, copied_config):
     root = copied_config.with_name("root")
     suffixes = (".mp4", ".tar", ".arrow", ".parquet", ".safetensors")
@@ -348,6 +350,22 @@ def test_after_repair_the_next_run_makes_exactly_the_missing_pieces_again_with_t
     assert {path.suffix for path in again} <= {".safetensors", ".parquet"}
     assert damaged
     assert vidflow("verify", copied_config, "--deep", 3).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_root_of_which_half_the_files_are_deleted_is_made_whole_by_the_next_run(vidflow, copied_config):
+    root = copied_config.with_name("root")
+    files = [path for path, role in RootFiles(root).roles.items() if role in ("list", "made", "weights")]
+    before = {path: path.read_bytes() for path in files if path.suffix in (".mp4", ".tar", ".arrow", ".safetensors")}
+    for path in random.Random(0).sample(files, len(files) // 2):
+        path.unlink()
+    assert vidflow("verify", root).returncode == 1
+    done = vidflow("run", copied_config)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    found = vidflow("verify", root)
+    assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.slow
