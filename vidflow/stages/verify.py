@@ -6,7 +6,7 @@ broken is looked at twice, because that command may be replacing it.
 
 import errno
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.stages.garbage import is_behind_link, remove_files
 from vidflow.stages.listings import Claim, OtherVersionError, WrongFolderError, list_claims
-from vidflow.stages.root_files import RootFiles, foreign_owner
-from vidflow.store.layout import exclusive, fetch, read_sealed
+from vidflow.stages.root_files import KEY, RootFiles, foreign_owner
+from vidflow.store.layout import STAGE_MANIFEST, exclusive, fetch, read_sealed
 
 Level = Literal["broken", "unfinished", "leftover", "unknown"]
 """How bad a finding is; only `broken` makes a root unsound.
@@ -30,7 +30,7 @@ Level = Literal["broken", "unfinished", "leftover", "unknown"]
 """
 _OWN_FOLDERS = ("plans", "evaluations")
 """Folders whose files are each complete on their own, so that no file marks the folder as finished."""
-_FOLDER = "a folder is in its place"
+_FOLDER, _CHANGED = "a folder is in its place", "its bytes are not those that were written"
 _NUM_THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
@@ -96,11 +96,14 @@ class RootCheck:
         self._lists = [path for path, role in self._files.roles.items() if role == "list"]
         self._folders = {folder.directory: folder for folder in self._files.folders()}
         self._claims: dict[Path, list[Claim]] = {}
-        self._values: dict[Path, dict[str, Any]] = {}
+        self._sealed: set[Path] = set()
+        """JSON files that can be trusted."""
+        self._users: dict[Path, str] = {}
+        """Folders that finished features were made from, and which these are."""
         self._faults: list[Finding] = []
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            for path, value in zip(self._lists, pool.map(_read_list, self._lists), strict=True):
-                self._take(path, value)
+            for path, listed in zip(self._lists, pool.map(_read_list, self._lists), strict=True):
+                self._take(path, listed)
         weights = {path for path, role in self._files.roles.items() if role == "weights"}
         self._checked = sorted(self._claims.keys() | weights)
 
@@ -141,27 +144,25 @@ class RootCheck:
             unchecked=self._count_unchecked(),
         )
 
-    def _take(self, path: Path, value: dict[str, Any] | None) -> None:
+    def _take(self, path: Path, listed: "_Listed | Exception") -> None:
         """Take in what a JSON file says, or that it says nothing that can be trusted."""
-        try:
-            if path.is_symlink():
-                raise ValueError("a link, which vidflow never makes")
-            if value is None:
-                raise ValueError("its bytes are not those that were written")
-            claims = list(list_claims(path, value))
-        except OtherVersionError as error:
-            self._faults.append(Finding(level="unfinished", path=path, problem=f"{error}, so it counts as missing"))
-        except WrongFolderError as error:
-            rest = [file for file in self._folders[path.parent].files if file != path]
-            self._faults.append(Finding(level="broken", path=path, problem=str(error), removes=(path, *rest)))
-        except ValueError as error:
-            self._faults.append(Finding(level="broken", path=path, problem=str(error), removes=(path,)))
-        else:
-            self._values[path] = value or {}
-            for claim in claims:
-                if is_behind_link(self._files.root, claim.path):
-                    continue
-                self._claims.setdefault(claim.path, []).append(claim)
+        match listed:
+            case _Listed():
+                self._sealed.add(path)
+                for claim in listed.claims:
+                    if not is_behind_link(self._files.root, claim.path):
+                        self._claims.setdefault(claim.path, []).append(claim)
+                self._users |= {self._files.root / place: f"features {path.parent.name}" for place in listed.made_from}
+            case OtherVersionError():
+                problem = f"{listed}, so it counts as missing"
+                self._faults.append(Finding(level="unfinished", path=path, problem=problem))
+            case WrongFolderError():
+                rest = [file for file in self._folders[path.parent].files if file != path]
+                self._faults.append(Finding(level="broken", path=path, problem=str(listed), removes=(path, *rest)))
+            case OSError():
+                self._faults.append(_unreadable(path, listed))
+            case _:
+                self._faults.append(Finding(level="broken", path=path, problem=str(listed), removes=(path,)))
 
     def _check(self, path: Path) -> Iterator[Finding]:
         """Compare one file with everything that is said of it."""
@@ -176,16 +177,13 @@ class RootCheck:
                 return
             digest = file_sha256(fetch(path)) if any(claim.digests for claim in claims) else None
         except OSError as error:
-            removes = (path,) if error.errno == errno.EIO else ()  # without a permission, the file itself may be whole
-            yield Finding(
-                level="broken", path=path, problem=f"cannot be read ({error.strerror or error})", removes=removes
-            )
+            yield _unreadable(path, error)
             return
         size = self._size(path)
         wrong = [claim for claim in claims if not _holds(claim, size, digest)]
         if not wrong:
             return
-        if any(claim.is_own for claim in claims if claim not in wrong) or path in self._values:
+        if any(claim.is_own for claim in claims if claim not in wrong) or path in self._sealed:
             # Its own manifest or seal says that it is whole, so it was made again, and the others are out of date.
             problem = f"out of date: {path.name} was made again since"
             yield from (Finding(level="broken", path=by, problem=problem, removes=(by,)) for by in _by(wrong))
@@ -202,28 +200,18 @@ class RootCheck:
 
     def _folder_findings(self, broken: Collection[Path]) -> Iterator[Finding]:
         """Yield what concerns whole folders: those that are not finished, and those that others were made from."""
-        users = self._list_users()
         for directory, folder in self._folders.items():
-            if folder.stage in _OWN_FOLDERS or folder.top in self._values or folder.top in broken:
+            if folder.stage in _OWN_FOLDERS or folder.top in self._sealed or folder.top in broken:
                 continue
             if folder.top not in self._paths:
                 problem = f"no {folder.top.name}, {len(folder.files)} other files"
-                half = f": half deleted, as {users[directory]} was made from it" if directory in users else ""
+                half = (
+                    f": half deleted, as {self._users[directory]} was made from it" if directory in self._users else ""
+                )
                 yield Finding(level="unfinished", path=directory, problem=f"{problem}{half}")
-        for directory, user in users.items():
+        for directory, user in self._users.items():
             if directory not in self._folders and not directory.is_symlink():
                 yield Finding(level="unfinished", path=directory, problem=f"gone, but {user} was made from it")
-
-    def _list_users(self) -> dict[Path, str]:
-        """Return the folders that finished features were made from, and which these are."""
-        root, users = self._files.root, {}
-        for path, value in self._values.items():
-            settings = value.get("settings", {})
-            if path.parent.parent.name == "features":
-                for stage, name in (("shards", "shards"), ("features", "dense")):
-                    if isinstance(settings.get(name), str):
-                        users[root / stage / settings[name]] = f"features {path.parent.name}"
-        return users
 
     def _file_findings(self, broken: Collection[Path]) -> Iterator[Finding]:
         """Yield the files that nothing speaks for."""
@@ -249,7 +237,7 @@ class RootCheck:
             yield Finding(
                 level="broken", path=path, problem=f"no digest beside it in {path.name}.json", removes=(path,)
             )
-        elif folder.top in self._values:
+        elif folder.top in self._sealed:
             yield Finding(level="leftover", path=path, problem="no manifest lists it", removes=(path,))
         elif folder.stage in _OWN_FOLDERS:
             yield Finding(level="unfinished", path=path, problem="no manifest lists it")
@@ -258,7 +246,7 @@ class RootCheck:
         """Whether an entry or digest file describes a file of a finished stage that no longer belongs to it."""
         folder = self._folders.get(path.parent)
         own = [claim for claim in self._claims.get(Path(str(path).removesuffix(".json")), ()) if claim.by == path]
-        return folder is not None and folder.top in self._values and bool(own) and path not in self._claims
+        return folder is not None and folder.top in self._sealed and bool(own) and path not in self._claims
 
     def _count_unchecked(self) -> dict[str, int]:
         root = self._files.root
@@ -271,9 +259,9 @@ class RootCheck:
     def closure(self, paths: Iterable[Path]) -> tuple[Path, ...]:
         """Return the files to remove together: each with its own manifest, and all manifests that list one of them."""
         found: dict[Path, None] = {}
-        waiting = list(paths)
+        waiting = deque(paths)
         while waiting:
-            path = waiting.pop(0)
+            path = waiting.popleft()
             if path in found:
                 continue
             found[path] = None
@@ -345,8 +333,45 @@ def _in_its_place(folder: Path) -> Finding:
     return Finding(level="broken", path=folder, problem=_FOLDER, removes=(folder,))
 
 
-def _read_list(path: Path) -> dict[str, Any] | None:
-    return None if path.is_symlink() else read_sealed(path)
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What a JSON file says; its values themselves are not kept, as an index of members is large.
+
+    Attributes:
+        claims: What it says of other files.
+        made_from: Folders below the root that features were made from.
+    """
+
+    claims: tuple[Claim, ...]
+    made_from: tuple[str, ...]
+
+
+def _read_list(path: Path) -> _Listed | Exception:
+    """Read a JSON file; return why it cannot be trusted if so."""
+    try:
+        if path.is_symlink():
+            raise ValueError("a link, which vidflow never makes")
+        value = read_sealed(path)
+        if value is None:
+            raise ValueError(_CHANGED)
+        return _Listed(tuple(list_claims(path, value)), tuple(_made_from(path, value)))
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _made_from(path: Path, value: dict[str, Any]) -> Iterator[str]:
+    """Yield the folders that features were made from, by what their manifest says."""
+    if path.name == STAGE_MANIFEST and path.parent.parent.name == "features":
+        for stage, name in (("shards", "shards"), ("features", "dense")):
+            key = value["settings"].get(name)
+            if isinstance(key, str) and KEY.fullmatch(key):
+                yield f"{stage}/{key}"
+
+
+def _unreadable(path: Path, error: OSError) -> Finding:
+    removes = (path,) if error.errno == errno.EIO else ()  # without a permission, the file itself may be whole
+    problem = f"cannot be read ({error.strerror or error})"
+    return Finding(level="broken", path=path, problem=problem, removes=removes)
 
 
 def _holds(claim: Claim, size: int, digest: str | None) -> bool:
@@ -360,7 +385,7 @@ def _by(claims: Iterable[Claim]) -> list[Path]:
 def _describe(claim: Claim, size: int) -> str:
     if claim.num_bytes not in (None, size):
         return f"{size} bytes, wanted {claim.num_bytes}"
-    return "its bytes are not those that were written"
+    return _CHANGED
 
 
 __all__ = ["Finding", "Level", "Verified", "repair", "verify_root"]
