@@ -16,8 +16,9 @@ from pipelines.display import Bar, count, shown
 from vidflow.counts import Count
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.report.formats import format_bytes
+from vidflow.stages.findings import Finding, Level, Verified
 from vidflow.stages.sources import RUNS, find_roots
-from vidflow.stages.verify import Finding, Level, Verified, repair, verify_root
+from vidflow.stages.verify import repair, verify_root
 from vidflow.store.layout import list_folders
 
 log = logging.getLogger("vidflow")

@@ -9,8 +9,9 @@ import pytest
 
 from vidflow.files import file_sha256
 from vidflow.records import EpochResult
+from vidflow.stages.findings import Verified
 from vidflow.stages.root_files import RootFiles
-from vidflow.stages.verify import Verified, repair, verify_root
+from vidflow.stages.verify import repair, verify_root
 from vidflow.store.layout import FileEntry, publish_entry, publish_json, read_sealed
 from vidflow.training.snapshot import Snapshot, TrialIdentity, find_damage, read_tensors, write_snapshot
 

@@ -9,9 +9,10 @@ from vidflow.config.fingerprints import fingerprint
 from vidflow.records import StageManifest
 from vidflow.stages.root_files import KEY
 from vidflow.stages.trained import RESULT_FIELDS, TRIALS
-from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, FileEntry
+from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, FileEntry, read_sealed
 from vidflow.store.rows import REPLACED
 
+CHANGED = "its bytes are not those that were written"
 _ENTRY = {field.name for field in fields(FileEntry)}
 _MANIFEST = {field.name for field in fields(StageManifest)}
 _MANY = ("videos", "shards", "features", "sweeps", "reports")
@@ -45,7 +46,42 @@ class Claim:
     is_own: bool = False
 
 
-def list_claims(path: Path, value: dict[str, Any]) -> Iterator[Claim]:
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a JSON file says; its values themselves are not kept, as an index of members is large.
+
+    Attributes:
+        claims: What it says of other files.
+        made_from: Folders below the root that features were made from.
+    """
+
+    claims: tuple[Claim, ...]
+    made_from: tuple[str, ...]
+
+
+def read_list(path: Path) -> Listed | Exception:
+    """Read a JSON file; return why it cannot be trusted if so."""
+    try:
+        if path.is_symlink():
+            raise ValueError("a link, which vidflow never makes")
+        value = read_sealed(path)
+        if value is None:
+            raise ValueError(CHANGED)
+        return Listed(tuple(_list_claims(path, value)), tuple(_made_from(path, value)))
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _made_from(path: Path, value: dict[str, Any]) -> Iterator[str]:
+    """Yield the folders that features were made from, by what their manifest says."""
+    if path.name == STAGE_MANIFEST and path.parent.parent.name == "features":
+        for stage, name in (("shards", "shards"), ("features", "dense")):
+            key = value["settings"].get(name)
+            if isinstance(key, str) and KEY.fullmatch(key):
+                yield f"{stage}/{key}"
+
+
+def _list_claims(path: Path, value: dict[str, Any]) -> Iterator[Claim]:
     """Yield what a sealed JSON file says of other files.
 
     Args:
@@ -128,4 +164,4 @@ def _plain(name: str) -> str:
     return name
 
 
-__all__ = ["Claim", "OtherVersionError", "WrongFolderError", "list_claims"]
+__all__ = ["CHANGED", "Claim", "Listed", "OtherVersionError", "WrongFolderError", "read_list"]

@@ -7,75 +7,22 @@ broken is looked at twice, because that command may be replacing it.
 import errno
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
+from vidflow.stages.findings import Finding, Verified
 from vidflow.stages.garbage import is_behind_link, remove_files
-from vidflow.stages.listings import Claim, OtherVersionError, WrongFolderError, list_claims
-from vidflow.stages.root_files import KEY, RootFiles, foreign_owner
-from vidflow.store.layout import STAGE_MANIFEST, exclusive, fetch, read_sealed
+from vidflow.stages.listings import CHANGED, Claim, Listed, OtherVersionError, WrongFolderError, read_list
+from vidflow.stages.root_files import RootFiles, foreign_owner
+from vidflow.store.layout import exclusive, fetch
 
-Level = Literal["broken", "unfinished", "leftover", "unknown"]
-"""How bad a finding is; only `broken` makes a root unsound.
-
-- `broken`: bytes are not those that were written, or a piece is gone.
-- `unfinished`: a stage or trial that was interrupted, or half deleted; no reader trusts it.
-- `leftover`: what no manifest lists and nobody reads.
-- `unknown`: vidflow makes no such file; it is left alone.
-"""
 _OWN_FOLDERS = ("plans", "evaluations")
 """Folders whose files are each complete on their own, so that no file marks the folder as finished."""
-_FOLDER, _CHANGED = "a folder is in its place", "its bytes are not those that were written"
+_FOLDER = "a folder is in its place"
 _NUM_THREADS = min(16, 2 * (os.cpu_count() or 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something that is not as it should be.
-
-    Attributes:
-        level: How bad it is.
-        path: The file or folder.
-        problem: What is wrong.
-        removes: What `repair` deletes because of it, in this order: a file before the manifest that lists it. A
-            manifest whose file is gone counts as missing, so a kill in between leaves nothing that is trusted wrongly.
-    """
-
-    level: Level
-    path: Path
-    problem: str
-    removes: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """What a look at a root has found.
-
-    Attributes:
-        root: The root.
-        num_files: Files compared with a digest, seals of JSON files among them.
-        num_bytes: Bytes of the files that were read for that.
-        num_sized: Files of which only the size is recorded.
-        findings: What is not as it should be.
-        unchecked: Reason -> number of files that nothing can be compared with.
-    """
-
-    root: Path
-    num_files: int
-    num_bytes: int
-    num_sized: int
-    findings: Sequence[Finding]
-    unchecked: dict[str, int]
-
-    @property
-    def broken(self) -> list[Finding]:
-        """The findings because of which the root is not sound."""
-        return [finding for finding in self.findings if finding.level == "broken"]
 
 
 class RootCheck:
@@ -102,7 +49,7 @@ class RootCheck:
         """Folders that finished features were made from, and which these are."""
         self._faults: list[Finding] = []
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            for path, listed in zip(self._lists, pool.map(_read_list, self._lists), strict=True):
+            for path, listed in zip(self._lists, pool.map(read_list, self._lists), strict=True):
                 self._take(path, listed)
         weights = {path for path, role in self._files.roles.items() if role == "weights"}
         self._checked = sorted(self._claims.keys() | weights)
@@ -144,10 +91,10 @@ class RootCheck:
             unchecked=self._count_unchecked(),
         )
 
-    def _take(self, path: Path, listed: "_Listed | Exception") -> None:
+    def _take(self, path: Path, listed: Listed | Exception) -> None:
         """Take in what a JSON file says, or that it says nothing that can be trusted."""
         match listed:
-            case _Listed():
+            case Listed():
                 self._sealed.add(path)
                 for claim in listed.claims:
                     if not is_behind_link(self._files.root, claim.path):
@@ -333,41 +280,6 @@ def _in_its_place(folder: Path) -> Finding:
     return Finding(level="broken", path=folder, problem=_FOLDER, removes=(folder,))
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """What a JSON file says; its values themselves are not kept, as an index of members is large.
-
-    Attributes:
-        claims: What it says of other files.
-        made_from: Folders below the root that features were made from.
-    """
-
-    claims: tuple[Claim, ...]
-    made_from: tuple[str, ...]
-
-
-def _read_list(path: Path) -> _Listed | Exception:
-    """Read a JSON file; return why it cannot be trusted if so."""
-    try:
-        if path.is_symlink():
-            raise ValueError("a link, which vidflow never makes")
-        value = read_sealed(path)
-        if value is None:
-            raise ValueError(_CHANGED)
-        return _Listed(tuple(list_claims(path, value)), tuple(_made_from(path, value)))
-    except (OSError, ValueError) as error:
-        return error
-
-
-def _made_from(path: Path, value: dict[str, Any]) -> Iterator[str]:
-    """Yield the folders that features were made from, by what their manifest says."""
-    if path.name == STAGE_MANIFEST and path.parent.parent.name == "features":
-        for stage, name in (("shards", "shards"), ("features", "dense")):
-            key = value["settings"].get(name)
-            if isinstance(key, str) and KEY.fullmatch(key):
-                yield f"{stage}/{key}"
-
-
 def _unreadable(path: Path, error: OSError) -> Finding:
     removes = (path,) if error.errno == errno.EIO else ()  # without a permission, the file itself may be whole
     problem = f"cannot be read ({error.strerror or error})"
@@ -385,7 +297,7 @@ def _by(claims: Iterable[Claim]) -> list[Path]:
 def _describe(claim: Claim, size: int) -> str:
     if claim.num_bytes not in (None, size):
         return f"{size} bytes, wanted {claim.num_bytes}"
-    return _CHANGED
+    return CHANGED
 
 
-__all__ = ["Finding", "Level", "Verified", "repair", "verify_root"]
+__all__ = ["repair", "verify_root"]
