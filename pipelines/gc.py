@@ -79,6 +79,7 @@ def _find(root: Path, experiments: Sequence[Experiment], days: float | None) -> 
             folders=set().union(*(each.folders for each in references)),
             shards=set().union(*(each.shards for each in references)),
             evaluates=any(each.evaluates for each in references),
+            stages=set().union(*(each.stages for each in references)),
         )
         plans = [locate_plan(experiment.config).parent for experiment in experiments]
         found = find_garbage(root, merged, plans)

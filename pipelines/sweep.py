@@ -22,12 +22,12 @@ from vidflow.records import StageManifest, TrialResult
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import publish_manifest
+from vidflow.stages.references import STARTED
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import publish_json, read_json
 from vidflow.tracking import explain_failures
 from vidflow.training.snapshot import load_result, read_snapshot, write_result
 
-STARTED = "started.json"
 STOPPED = "stopped.json"
 
 

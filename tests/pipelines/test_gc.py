@@ -14,6 +14,7 @@ from vidflow.stages.references import References, find_references
 from vidflow.stages.root_files import RootFiles
 from vidflow.stages.scan import ScannedVideo
 from vidflow.stages.verify import verify_root
+from vidflow.store.layout import publish_json
 from vidflow.store.rows import read_rows
 
 HOLD = """
@@ -147,6 +148,16 @@ def test_links_are_not_followed_and_nothing_outside_is_touched(here, copied_conf
     for path in (root / ".." / "x", tmp_path / "x", root):
         with pytest.raises(ValueError, match="not below"):
             list(remove_files(root, [path]))
+
+
+def test_what_was_evaluated_on_shards_that_stay_stays_if_a_config_evaluates(root):
+    for key, source in (("0" * 16, "kept"), ("1" * 16, "other")):
+        entry = {"file": f"{key}/shard-000000.npz", "details": {"source": source}}
+        publish_json(root / "evaluations" / key / "shard-000000.npz.json", entry)
+    everything = {"videos", "shards", "features", "sweeps", "trials", "reports"}
+    evaluating = References(shards={"kept"}, evaluates=True, stages=everything)
+    assert [each.path.name for each in find_garbage(root, evaluating)] == ["1" * 16]
+    assert len(find_garbage(root, References(stages=everything))) == 2
 
 
 def test_a_kill_at_any_moment_leaves_nothing_that_is_trusted_wrongly(root):

@@ -51,7 +51,11 @@ def find_garbage(root: Path, references: References, kept: Collection[Path] = ()
         OSError: If a folder cannot be read.
     """
     files, stay = RootFiles(root), {*references.folders, *kept}
-    folders = [each for each in files.folders() if each.directory not in stay and not _is_evaluated(each, references)]
+    folders = [
+        each
+        for each in files.folders()
+        if each.directory not in stay and each.stage not in references.stages and not _is_evaluated(each, references)
+    ]
     folders.sort(key=lambda each: (_ORDER.index(each.stage), each.directory))
     found = [_garbage(files, each.directory, each.stage, _in_order(each)) for each in folders]
     gone = {path for each in found for path in each.files}

@@ -1,5 +1,6 @@
 """What a config refers to below its root: the folder of everything that its commands make or read."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from vidflow.stages.root_files import STAGE_FOLDERS
 from vidflow.stages.trained import TRIALS, read_sweep
 from vidflow.store.layout import read_sealed
 
+log = logging.getLogger(__name__)
 STARTED = "started.json"
 """Trials of a search, which chooses them as results come in."""
 
@@ -27,11 +29,13 @@ class References:
         folders: The folders.
         shards: Digests of the shards in them; what an evaluation made from one of these stays too.
         evaluates: Whether a config evaluates models.
+        stages: Stages of which everything stays, as a config that evaluates may not have them at all.
     """
 
     folders: set[Path] = field(default_factory=set)
     shards: set[str] = field(default_factory=set)
     evaluates: bool = False
+    stages: set[str] = field(default_factory=set)
 
 
 def find_references(experiment: Experiment) -> References:
@@ -40,7 +44,15 @@ def find_references(experiment: Experiment) -> References:
     Raises:
         VidflowError: If that cannot be known, for example because a video has not been scanned or weights are gone.
     """
-    found = References(set(list_folders(experiment)), evaluates=bool(experiment.config.evaluate.models))
+    found = References(evaluates=bool(experiment.config.evaluate.models))
+    try:
+        found.folders |= set(list_folders(experiment))
+    except VidflowError as error:
+        if not found.evaluates:
+            raise
+        log.warning("%s; all of its shards, features and trials stay", error)
+        found.folders.add(experiment.videos.directory)
+        found.stages |= {"shards", "features", "sweeps", "trials", "reports"}
     if found.evaluates:
         found.folders |= {view.directory for view in _evaluated_shards(experiment)}
     found.folders |= set(_named_folders(experiment))
