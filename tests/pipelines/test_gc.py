@@ -50,6 +50,7 @@ def test_a_config_refers_to_everything_that_its_run_has_made(here, copied_config
 
 def test_what_another_config_made_is_shown_and_only_yes_deletes_it(here, copied_config, root, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
+    (folder(root, "sweeps") / "tune" / "train_0").mkdir(parents=True)
     before = files(root)
     only_gru = [copied_config, "trials.axes.core=[gru]"]
     shown = here("gc", *only_gru)
@@ -69,6 +70,7 @@ def test_what_another_config_made_is_shown_and_only_yes_deletes_it(here, copied_
     assert done.returncode == 0, done.stderr
     assert before - files(root) == gone
     assert not trial.exists()
+    assert not list(root.glob("sweeps/*"))
     assert not verify_root(root, lambda _: "").broken
 
 

@@ -69,6 +69,8 @@ def remove_garbage(root: Path, garbage: Sequence[Garbage]) -> Iterator[Garbage]:
     for each in garbage:
         for _ in remove_files(root, each.files):
             pass
+        if each.path.is_dir() and not each.path.is_symlink():
+            _remove_empty_below(each.path)  # Ray Tune leaves empty folders
         yield each
 
 
@@ -88,8 +90,7 @@ def remove_files(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             for each in list_files(path, "**/*"):
                 remove(each)
-            for folder, _, _ in os.walk(path, topdown=False):
-                _remove_empty(Path(folder))
+            _remove_empty_below(path)
         elif path.is_symlink() or exists(path):
             remove(path)
         else:
@@ -103,6 +104,11 @@ def remove_files(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
 def is_behind_link(root: Path, path: Path) -> bool:
     """Whether one of the folders between a root and a path is a link."""
     return any(above.is_symlink() for above in path.parents[: len(path.relative_to(root).parts) - 1])
+
+
+def _remove_empty_below(folder: Path) -> None:
+    for each, _, _ in os.walk(folder, topdown=False):
+        _remove_empty(Path(each))
 
 
 def _remove_empty(folder: Path) -> None:
