@@ -178,6 +178,16 @@ def run_ls(parsed: argparse.Namespace) -> None:
     importlib.import_module("pipelines.ls").main(parsed)
 
 
+def run_verify(parsed: argparse.Namespace) -> None:
+    """Compare files with what is recorded of them."""
+    importlib.import_module("pipelines.verify").main(parsed)
+
+
+def run_gc(parsed: argparse.Namespace) -> None:
+    """Show or delete what no config refers to."""
+    importlib.import_module("pipelines.gc").main(parsed)
+
+
 def run_export(parsed: argparse.Namespace) -> None:
     """Write a feature set for other programs."""
     importlib.import_module("pipelines.export").main(parsed)
@@ -317,6 +327,24 @@ def add_ls(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON, with every setting and metric")
 
 
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow verify`."""
+    add = parser.add_argument
+    add("places", nargs="*", metavar="ROOT|CONFIG.yaml|key=value", help="roots, or a config; default: those in runs/")
+    add("--deep", type=_count, metavar="N", help="also make N random clips again, frames and tokens, and compare them")
+    add("--seed", type=int, default=0, metavar="SEED", help="which clips --deep draws; 0 by default")
+    add("--repair", action="store_true", help="delete what is broken, so that the next run makes it again")
+
+
+def add_gc(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow gc`."""
+    add = parser.add_argument
+    add("configs", nargs="+", metavar="CONFIG.yaml|key=value", help="configs whose files stay; overrides apply to each")
+    add("--root", type=Path, metavar="ROOT", help="the root to clean, if it is not that of the configs")
+    add("--older-than", type=_positive, metavar="DAYS", help="only what was last changed more than DAYS ago")
+    add("--yes", action="store_true", help="delete what is shown; without it, nothing is deleted")
+
+
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow export`."""
     add = parser.add_argument
@@ -417,6 +445,14 @@ OWN_ARGUMENTS = {
     ),
     "ls": OwnArguments(
         "list experiments: shards, features and who uses them, sweeps, trials with metrics and keys", add_ls, run_ls
+    ),
+    "verify": OwnArguments(
+        "compare every file below a root with what is recorded of it, and delete what is broken with --repair",
+        add_verify,
+        run_verify,
+    ),
+    "gc": OwnArguments(
+        "show what no given config refers to, with bytes and age, and delete it with --yes", add_gc, run_gc
     ),
     "export": OwnArguments(
         "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars",

@@ -163,7 +163,7 @@ class Bar:
             unit: What is counted, in the plural.
             num_workers: Workers that are about to start.
         """
-        self._name, self._total, self._unit, self._num_workers = name, total, unit, num_workers
+        self._name, self.total, self._unit, self._num_workers = name, total, unit, num_workers
         self._done = self._rejects = 0
         self.num_retries = 0
         self._pace = Pace()
@@ -176,21 +176,21 @@ class Bar:
     def render(self, height: int) -> RenderableType:  # noqa: ARG002 - it is one line
         """Return a bar with its numbers."""
         row = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=self._total, completed=self._done, width=_BAR_WIDTH)
+        bar = ProgressBar(total=self.total, completed=self._done, width=_BAR_WIDTH)
         row.add_row(Text(self._name, style="bold"), bar, Text("  ".join([self._numbers(), *self._facts()])))
         return row
 
     def line(self) -> str:
         """Return the same numbers as text."""
-        percent = f" ({100 * self._done / self._total:.0f} %)" if self._total else ""
+        percent = f" ({100 * self._done / self.total:.0f} %)" if self.total else ""
         return ", ".join([f"{self._name}: {self._numbers()}{percent}", *self._facts()])
 
     def _numbers(self) -> str:
-        return f"{self._done}{'' if self._total is None else f' of {self._total}'} {self._unit}"
+        return f"{self._done}{'' if self.total is None else f' of {self.total}'} {self._unit}"
 
     def _facts(self) -> list[str]:
         facts = [f"{self._pace.rate:.1f} {self._unit}/s"] if self._pace.rate else []
-        facts += self._pace.describe(self._total - self._done if self._total is not None else 0)
+        facts += self._pace.describe(self.total - self._done if self.total is not None else 0)
         if not self._done and self._num_workers:
             facts.append(f"starting {count(self._num_workers, 'worker')}")
         facts += [count(self._rejects, "reject")] if self._rejects else []

@@ -5,22 +5,19 @@ Neither Ray, torch nor MLflow is imported, so it answers at once, also beside a 
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vidflow.config.search import draw_candidates
-from vidflow.errors import ConfigError
-from vidflow.objects import show_urls, to_path
+from vidflow.objects import show_urls
 from vidflow.report.formats import format_bytes, format_magnitude, format_metric
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.inventory import Inventory, MadeFolder, MadeTrial, is_root, take_inventory
-from vidflow.stages.sources import is_config, open_experiment
+from vidflow.stages.inventory import Inventory, MadeFolder, MadeTrial, take_inventory
+from vidflow.stages.references import list_folders
+from vidflow.stages.sources import RUNS, find_roots
 from vidflow.stages.trained import predict_command
-from vidflow.store.layout import list_folders
 
-_RUNS = Path("runs")
 _ALWAYS = ("core", "features", "seed")
 
 
@@ -30,44 +27,22 @@ def main(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: If a place is no experiment, or a config has problems.
     """
-    roots, current = _find_roots(arguments.places)
+    roots, experiment = find_roots(arguments.places)
     inventories = [take_inventory(root) for root in roots]
     if arguments.json:
         print(json.dumps({"experiments": [asdict(each) for each in inventories]}, indent=1, default=str))
     elif not inventories:
-        print(f"no experiment below {_RUNS.absolute()}; name a root or a config")
+        print(f"no experiment below {RUNS.absolute()}; name a root or a config")
     else:
+        current = _current_keys(experiment)
         print("\n\n".join(_describe(each, current) for each in inventories))
 
 
-def _find_roots(places: Sequence[str]) -> tuple[list[Path], frozenset[str]]:
-    """Return the roots that the words of the command line name, and the keys that belong to a config among them."""
-    if not places:
-        return [folder for folder in sorted(_RUNS.glob("*/")) if is_root(folder)], frozenset()
-    if any(is_config(place) for place in places):
-        experiment = open_experiment(places)
-        if not is_root(experiment.root):
-            raise ConfigError(f"{experiment.root}: nothing here yet; make it with `{experiment.command('run')}`")
-        return [experiment.root], frozenset(_current_keys(experiment))
-    return [root for place in places for root in _roots_in(to_path(place))], frozenset()
-
-
-def _roots_in(folder: Path) -> list[Path]:
-    """Return the folder, or the roots directly in it."""
-    roots = [folder] if is_root(folder) else [each for each in list_folders(folder) if is_root(each)]
-    if not roots:
-        raise ConfigError(f"{folder}: no experiment here; wanted its root, such as runs/demo, or its config")
-    return roots
-
-
-def _current_keys(experiment: Experiment) -> Iterator[str]:
-    """Yield the keys of all that the config stands for, as far as they are known."""
-    if experiment.shards is None:
-        return
-    yield experiment.shards.address.fingerprint
-    yield from (address.fingerprint for address in experiment.features.values())
-    yield from (experiment.sweep.fingerprint, experiment.report.fingerprint)
-    yield from (experiment.trial(trial).fingerprint for trial in draw_candidates(experiment.config)[0])
+def _current_keys(experiment: Experiment | None) -> frozenset[str]:
+    """Return the keys of all that a config stands for, as far as they are known."""
+    if experiment is None or experiment.shards is None:
+        return frozenset()
+    return frozenset(folder.name for folder in list_folders(experiment))
 
 
 def _describe(inventory: Inventory, current: frozenset[str]) -> str:

@@ -22,11 +22,11 @@ from vidflow.records import StageManifest, TrialResult
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import publish_manifest
+from vidflow.stages.references import STARTED
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import list_sizes, publish_json, read_json
 from vidflow.training.snapshot import load_result, read_snapshot, write_result
 
-STARTED = "started.json"
 STOPPED = "stopped.json"
 
 

@@ -17,7 +17,7 @@ from vidflow.files import file_sha256
 from vidflow.records import StageManifest, VideoItem
 from vidflow.stages.experiment import VIDEOS_MANIFEST, Experiment
 from vidflow.stages.finish import publish_manifest
-from vidflow.store.layout import STAGE_MANIFEST, list_sizes, make_folder, read_json, remove_leftovers, store
+from vidflow.store.layout import STAGE_MANIFEST, list_file, list_sizes, make_folder, read_json, remove_leftovers, store
 from vidflow.video.manifest import write_manifest
 from vidflow.video.synthetic import VideoSpec, list_videos, video_path, write_video
 
@@ -65,7 +65,7 @@ def main(experiment: Experiment) -> None:
             # The seconds of a killed run are not known, because single videos have no manifest.
             worker_seconds=before.get("worker_seconds", 0.0) + worker_seconds,
             wall_seconds=wall_seconds,
-            files=[{"file": path.name, "num_bytes": found[path.name]} for path in [*paths, table]],
+            files=[list_file(path) for path in [*paths, table]],
             details={"table_sha256": file_sha256(table)},
         )
         publish_manifest(address, manifest)

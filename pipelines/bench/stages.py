@@ -24,8 +24,11 @@ from vidflow.config.search import draw_candidates
 from vidflow.files import file_sha256
 from vidflow.stages.address import locate_trial
 from vidflow.stages.experiment import Experiment
+from vidflow.stages.root_files import RootFiles
+from vidflow.stages.verify import verify_root
 from vidflow.store.digests import GRACE_SECONDS
 from vidflow.store.features import FeatureReader
+from vidflow.training.snapshot import find_damage
 
 HEADER = f"{'stage':<8} {'speed':>10} {'bare loop':>10}  {'unit':<10} {'ratio':>5}  what the bare loop does"
 
@@ -60,7 +63,7 @@ class Row:
 def measure_stages(experiment: Experiment) -> Iterator[str]:
     """Yield one line per stage, then the peak memory of workers at one and ten times the clips."""
     yield HEADER
-    for measure in (measure_shard, measure_extract, measure_digests, measure_read, measure_sweep):
+    for measure in (measure_shard, measure_extract, measure_digests, measure_verify, measure_read, measure_sweep):
         yield str(measure(experiment))
     yield from measure_memory(experiment)
 
@@ -100,6 +103,19 @@ def measure_digests(experiment: Experiment) -> Row:
     return dataclasses.replace(
         row, loop=f"{row.loop}; the next check takes {1e6 * statistics.median(again) / len(paths):.0f} us a file"
     )
+
+
+def measure_verify(experiment: Experiment) -> Row:
+    """Compare `vidflow verify` with a loop of sha256 over all files that it reads."""
+    files = RootFiles(experiment.root)
+    paths = [path for path, role in files.roles.items() if role in ("list", "made", "weights")]
+    num_gigabytes = sum(files.sizes[path] for path in paths) / 1e9
+    rounds = []
+    for _ in range(ROUNDS):
+        bare = _seconds(lambda: [file_sha256(path) for path in paths])
+        ours = _seconds(lambda: verify_root(experiment.root, find_damage))
+        rounds.append((num_gigabytes / bare, num_gigabytes / ours))
+    return _row("verify", rounds, "GB/s", f"sha256 of the same {len(paths)} files, one by one")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from vidflow.report.evaluation_page import render_evaluation
 from vidflow.report.gather import describe_machine
 from vidflow.stages.address import Address
 from vidflow.stages.evaluation.results import ModelResult
-from vidflow.store.layout import publish
+from vidflow.store.layout import STAGE_MANIFEST, list_file, publish, publish_json
 
 PAGE = "report.html"
 CSV = "points.csv"
@@ -38,6 +38,7 @@ def write_page(
     for name, text in texts.items():
         with publish(directory / name) as aside:
             aside.write_text(text, encoding="utf-8")
+    publish_json(directory / STAGE_MANIFEST, {"files": [list_file(directory / name) for name in texts]})
     return [directory / name for name in texts]
 
 

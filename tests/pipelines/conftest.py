@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_experiment import TINY
@@ -103,3 +104,28 @@ def finished_experiment(tmp_path_factory: pytest.TempPathFactory, vidflow: Calla
             assert done.returncode == 0, done.stderr
             said.write_text(done.stderr)
     return Experiment(config, root, said.read_text())
+
+
+@pytest.fixture
+def copied_config(finished_experiment, tmp_path) -> Path:
+    """The config of a copy of the finished experiment, without MLflow; its videos count as scanned where they are."""
+    from vidflow.config.load import load_config
+    from vidflow.stages import experiment, scan
+    from vidflow.store.rows import read_rows
+
+    root, path = tmp_path / "root", tmp_path / "tiny.yaml"
+    shutil.copytree(finished_experiment.root, root, ignore=shutil.ignore_patterns("mlartifacts", "mlflow.db*", "tune"))
+    path.write_text(finished_experiment.config.read_text().replace(str(finished_experiment.root), str(root)))
+    rows = [row for part in root.glob("index/*.parquet") for row in read_rows(part, scan.ScannedVideo)]
+    shutil.rmtree(root / "index")
+    folder = next(root.glob("videos/*/"))
+    moved = [_scanned_at(folder / Path(row.path).name, row) for row in rows]
+    experiment.Experiment(load_config([path])).index.add(moved)
+    return path
+
+
+def _scanned_at(path: Path, row: Any) -> Any:
+    from vidflow.files import file_state
+
+    num_bytes, modified_ns, changed_ns = file_state(path)
+    return replace(row, path=str(path), num_bytes=num_bytes, modified_ns=modified_ns, changed_ns=changed_ns)

@@ -6,7 +6,6 @@ version of vidflow wrote, makes it unreadable.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +18,16 @@ from vidflow.config.search import objective_of
 from vidflow.config.tasks import Mode, TaskName
 from vidflow.records import EpochResult, TrialStatus
 from vidflow.stages.finish import address_of, peek_manifest
+from vidflow.stages.root_files import KEY, STAGE_FOLDERS
 from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
 from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, fetch, have_sizes, list_folders, list_sizes
 
 State = Literal["done", "unfinished", "damaged", "unreadable"]
-_KEY = re.compile(r"[0-9a-f]{16}")
-_FOLDERS = ("videos", "shards", "features", "sweeps", "trials", "reports")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeFolder:
-    """The folder of a stage: of shards, features, a sweep or a report.
+    """The folder of a stage: of rendered videos, shards, features, a sweep or a report.
 
     Attributes:
         key: Its name, the hash of the settings that decide it.
@@ -108,6 +106,7 @@ class Inventory:
     """All that is below a root."""
 
     root: Path
+    videos: list[MadeFolder]
     shards: list[MadeFolder]
     features: list[MadeFolder]
     sweeps: list[MadeFolder]
@@ -117,7 +116,7 @@ class Inventory:
 
 def is_root(folder: Path) -> bool:
     """Return whether a folder holds what an experiment makes."""
-    return any(True for name in _FOLDERS for _ in _keys(folder / name))
+    return any(True for name in STAGE_FOLDERS for _ in _keys(folder / name))
 
 
 def take_inventory(root: Path) -> Inventory:
@@ -128,6 +127,7 @@ def take_inventory(root: Path) -> Inventory:
     features = [_features(folder, sweeps, trials) for folder in _keys(root / "features")]
     return Inventory(
         root=root,
+        videos=[_folder(folder) for folder in _keys(root / "videos")],
         shards=[_shards(folder, features) for folder in _keys(root / "shards")],
         features=features,
         sweeps=[_sweep(folder, sweeps) for folder in _keys(root / "sweeps")],
@@ -138,7 +138,7 @@ def take_inventory(root: Path) -> Inventory:
 
 def _keys(folder: Path) -> Iterator[Path]:
     """Yield the folders that are named after a hash."""
-    yield from (each for each in list_folders(folder) if _KEY.fullmatch(each.name))
+    yield from (each for each in list_folders(folder) if KEY.fullmatch(each.name))
 
 
 def _folder(directory: Path, **known: Any) -> MadeFolder:

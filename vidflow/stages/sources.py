@@ -8,8 +8,12 @@ from vidflow.errors import ConfigError, VidflowError
 from vidflow.objects import to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import peek_manifest
+from vidflow.stages.inventory import is_root
+from vidflow.store.layout import list_folders
 
 _CONFIGS = (".yaml", ".yml")
+RUNS = Path("runs")
+"""Where experiments are if none is named."""
 
 
 def is_config(place: str | Path) -> bool:
@@ -25,6 +29,33 @@ def open_experiment(words: Sequence[str]) -> Experiment:
     """
     files = [Path(word) for word in words if "=" not in word]
     return Experiment(load_config(files, [word for word in words if "=" in word]), words)
+
+
+def find_roots(places: Sequence[str]) -> tuple[list[Path], Experiment | None]:
+    """Return the roots that the words of a command line name, and the experiment if they name a config.
+
+    Args:
+        places: Roots, folders of roots, or the files and `key=value` of one config; none: the roots in `runs`.
+
+    Raises:
+        ConfigError: If a place is no experiment, or a config has problems.
+    """
+    if not places:
+        return [folder for folder in list_folders(RUNS) if is_root(folder)], None
+    if any(is_config(place) for place in places):
+        experiment = open_experiment(places)
+        if not is_root(experiment.root):
+            raise ConfigError(f"{experiment.root}: nothing here yet; make it with `{experiment.command('run')}`")
+        return [experiment.root], experiment
+    return [root for place in places for root in _roots_in(to_path(place))], None
+
+
+def _roots_in(folder: Path) -> list[Path]:
+    """Return the folder, or the roots directly in it."""
+    roots = [folder] if is_root(folder) else [each for each in list_folders(folder) if is_root(each)]
+    if not roots:
+        raise ConfigError(f"{folder}: no experiment here; wanted its root, such as runs/demo, or its config")
+    return roots
 
 
 def find_features(source: str | Path, *settings: str, name: str | None = None) -> Path:

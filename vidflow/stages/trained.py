@@ -19,7 +19,7 @@ from vidflow.stages.finish import peek_manifest
 from vidflow.store.layout import TRIAL_RESULT, list_folders, read_sealed
 
 SWEEPS, TRIALS = "sweeps", "trials"
-_RESULT_FIELDS = {field.name for field in fields(TrialResult)} - {"directory"} | {"files"}
+RESULT_FIELDS = {field.name for field in fields(TrialResult)} - {"directory"} | {"files"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def read_trial(directory: Path) -> TrialResult | None:
     None if the trial is not over, or another version of this program wrote it.
     """
     values = read_sealed(directory / TRIAL_RESULT)
-    if values is None or values.keys() != _RESULT_FIELDS:
+    if values is None or values.keys() != RESULT_FIELDS:
         return None
     del values["files"]
     history = tuple(EpochResult(**epoch) for epoch in values.pop("history"))

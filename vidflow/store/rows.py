@@ -19,7 +19,7 @@ from vidflow.errors import DamagedError
 from vidflow.store.layout import damage, list_file, publish, publish_json, read_bytes, read_json, read_sealed
 
 Row = TypeVar("Row")
-_REPLACED = "replaced_sha256"
+REPLACED = "replaced_sha256"
 _ROWS_PER_BATCH = 1 << 14
 _SMALL_BYTES = 1 << 20
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -41,7 +41,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Publish a table as Parquet; the bytes depend on its values alone."""
     with publish(path) as aside:
         pq.write_table(table, aside, compression="zstd")
-        publish_json(_digest_path(path), {"files": [list_file(aside, path.name)], _REPLACED: _intact_sha256(path)})
+        publish_json(_digest_path(path), {"files": [list_file(aside, path.name)], REPLACED: _intact_sha256(path)})
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -118,7 +118,7 @@ def _intact_sha256(path: Path) -> str | None:
 
 def _digests(listed: dict[str, Any] | None) -> list[str | None]:
     """Return the digests that the table may have: the new one's and the old one's."""
-    return [] if listed is None else [listed["files"][0]["sha256"], listed.get(_REPLACED)]
+    return [] if listed is None else [listed["files"][0]["sha256"], listed.get(REPLACED)]
 
 
 def _digest_path(path: Path) -> Path:

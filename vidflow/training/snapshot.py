@@ -150,24 +150,51 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DamagedError: If it is damaged; a file of a finished trial is set aside, so that the trial is trained again.
     """
     try:
+        return _read_intact(path)
+    except FileNotFoundError as error:
+        raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
+    except OSError as error:
+        raise VidflowError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise _damage(path, str(error)) from error
+
+
+def find_damage(path: Path) -> str:
+    """Return what is wrong with a file that this module wrote, empty if nothing is; the file is left as it is.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    try:
+        _read_intact(path)
+    except (DamagedError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _read_intact(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and metadata after comparing them with their digest.
+
+    Raises:
+        ValueError: If the file is damaged.
+        DamagedError: If an older version wrote it.
+        OSError: If it cannot be read.
+    """
+    try:
         # Opened here first, because safetensors reports every file that it cannot open as missing.
         fetch(path)
         with path.open("rb"), safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
             metadata = json.loads((stored.metadata() or {})[_METADATA])
-    except FileNotFoundError as error:
-        raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
-    except OSError as error:
-        raise VidflowError(f"{path}: cannot be read ({error.strerror or error})") from error
     except KeyError as error:
-        raise _damage(path, "it does not say which trial wrote it") from error
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise _damage(path, str(error)) from error
+        raise ValueError("it does not say which trial wrote it") from error
+    except (SafetensorError, RecursionError) as error:
+        raise ValueError(str(error)) from error
     if isinstance(metadata, dict) and _DIGEST not in metadata:
         raise DamagedError(f"{path}: written by an older vidflow, as it has no digest of its values; train it again")
     if not isinstance(metadata, dict) or metadata.pop(_DIGEST) != _digest_of(tensors, metadata):
-        raise _damage(path, "not the values that a trial wrote")
+        raise ValueError("not the values that a trial wrote")
     return tensors, metadata
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.video import VideoClassifier
 from vidflow.models.encoder.video.stock import save_library_model
+from vidflow.store.layout import STAGE_MANIFEST, list_file, publish_json
 
 _PENALTY = 1e-3
 _MAX_STEPS = 500
@@ -112,6 +113,7 @@ def save_with_head(
         made = Path(aside, "model")
         save_library_model(model, made)
         (made / "preprocessor_config.json").write_text(json.dumps(pixels))
+        publish_json(made / STAGE_MANIFEST, {"files": [list_file(path) for path in sorted(made.iterdir())]})
         made.rename(folder)
 
 
