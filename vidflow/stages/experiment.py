@@ -262,8 +262,9 @@ class Experiment:
         video = self.config.video
         if video.manifest is None:
             return [self.videos.directory]
-        source = Path(video.manifest)
-        return [source if source.is_dir() else source.parent, *([Path(video.video_root)] if video.video_root else [])]
+        source = place_path(self.config, video.manifest)
+        folders = [place_path(self.config, video.video_root)] if video.video_root else []
+        return [source if source.is_dir() else source.parent, *folders]
 
     def list_unscanned(self) -> list[ScanInput]:
         """Return the files that were never scanned, or changed since their scan."""

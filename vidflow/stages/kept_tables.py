@@ -4,7 +4,6 @@ A table is named after the hash of everything that it is made from, so one that 
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from vidflow.errors import DamagedError
+from vidflow.files import file_state
 from vidflow.store.layout import list_files, publish_json, read_json, remove
 from vidflow.store.rows import read_table, write_table
 
@@ -63,7 +63,7 @@ class KeptTables:
         return self._directory / f"{kind}-{digest}.parquet"
 
     def _remove_old(self, kind: str) -> None:
-        found = sorted(list_files(self._directory, f"{kind}-*.parquet"), key=os.path.getmtime)
+        found = sorted(list_files(self._directory, f"{kind}-*.parquet"), key=lambda path: file_state(path).modified_ns)
         for path in found[:-_MOST_KEPT]:
             for each in (path.with_suffix(_FACTS), path, path.with_name(f"{path.name}.json")):
                 remove(each)
