@@ -39,6 +39,7 @@ from vidflow.stages.clips import choose_kept, cut_shards
 from vidflow.stages.finish import read_manifest
 from vidflow.stages.kept_tables import KeptTables
 from vidflow.stages.reject_limit import built_rejects, on_one_line
+from vidflow.stages.root_files import KEPT
 from vidflow.stages.scan import ScanInput
 from vidflow.stages.scan_index import VideoIndex
 from vidflow.stages.scanned_rows import list_class_names
@@ -95,7 +96,7 @@ class Experiment:
         self._manifests: dict[str, dict[Path, StageManifest | None]] = {}
         self._trained: dict[str, bool] = {}
         self._said: set[str] = set()
-        self._kept = KeptTables(self.root / _FOLDERS["scan"] / "kept")
+        self._kept = KeptTables(self.root / _FOLDERS["scan"] / KEPT)
         self._index: VideoIndex | None = None
 
     def with_config(self, config: Config) -> "Experiment":

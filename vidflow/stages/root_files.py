@@ -24,12 +24,15 @@ STAGE_FOLDERS = ("videos", "shards", "features", "sweeps", "trials", "reports", 
 """Folders that hold one folder per address."""
 INDEX = "index"
 JOURNAL = "journal"
+KEPT = "kept"
 _TUNE = "tune"
 _MADE = (".tar", ".arrow", ".parquet", ".npz", ".mp4", ".csv", ".html", ".tex")
 _LEFTOVERS = (".*.tmp", "*.damaged", "*.partial")
 _LEFTOVER_FOLDERS = (".plan-*", ".head-*", ".vidflow-*")
 FOREIGN = {
     ".lock": "the root's lock",
+    ".lease": "the root's lock in an object store",
+    ".nodes": "the answers of nodes that see the root",
     "mlflow.db*": "MLflow's, which keeps no digests",
     "mlartifacts": "MLflow's, which keeps no digests",
     "tracks": "made again from the annotations each time they are read",
@@ -117,8 +120,8 @@ def file_role(parts: tuple[str, ...]) -> Role:
         return "leftover"
     if parts[0] == JOURNAL and len(parts) == 3 and name.endswith(".json"):
         return "list"
-    if parts[0] == INDEX and len(parts) == 2:
-        return _made_or_list(name) if name.endswith((".parquet", ".parquet.json")) else "unknown"
+    if parts[0] == INDEX and (len(parts) == 2 or (len(parts) == 3 and parts[1] == KEPT)):
+        return _made_or_list(name) if name.endswith((".parquet", ".json")) else "unknown"
     if in_tune or len(parts) != 3 or parts[0] not in STAGE_FOLDERS or not KEY.fullmatch(parts[1]):
         return "unknown"
     if parts[0] == "heads":  # JSON files that other libraries read are not sealed
