@@ -300,7 +300,7 @@ class Experiment:
     def sweep(self) -> Address:
         """Where the sweep over all feature sets is."""
         settings = {
-            "trials": sweep_settings(self.config.trials),
+            "trials": sweep_settings(self.config),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
             "tracking": asdict(self.config.tracking),
         }

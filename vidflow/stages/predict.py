@@ -24,7 +24,7 @@ from vidflow.models.tasks import Task
 from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.weights import CHECKPOINT_SUFFIXES
-from vidflow.stages.extract import fit_frames
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.video.decode import crop_square
 from vidflow.video.ffmpeg import SampledFrame, stream_frames
 
