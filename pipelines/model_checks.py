@@ -60,7 +60,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     from vidflow.models.encoder import patch_size_of, shape_of, skeleton
     from vidflow.models.encoder.checks import check_encoder
     from vidflow.models.encoder.hub import check_hub
-    from vidflow.training.checks import find_module_problems
+    from vidflow.training.checks import find_encoding_problems, find_module_problems
 
     encoder, num_frames = config.encoder, config.video.sampling.num_frames
     problems = _problems_of(
@@ -78,6 +78,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     num_depths = {name: len(features.depths) for name, features in config.features.items()}
     if with_trials:
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
+        problems += dict.fromkeys(find_encoding_problems(config)) if not problems else []
     if problems:
         return problems, None
     num_patches = (encoder.img_size // patch_size_of(vit)) ** 2
@@ -131,6 +132,7 @@ def _locate_note(config: Config, even: Sequence[str]) -> Path | None:
     about = {
         "encoder": asdict(config.encoder),
         "features": {name: asdict(features) for name, features in config.features.items()},
+        "adaptations": {name: asdict(each) for name, each in config.adaptations.items()},
         "trials": asdict(config.trials),
         "clips": [config.video.size, config.video.sampling.num_frames],
         "even": list(even),

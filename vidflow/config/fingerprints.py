@@ -129,7 +129,7 @@ def sweep_settings(config: Config) -> dict[str, Any]:
     values = dataclasses.asdict(trials)
     values.pop("splits")
     values["trial"] = _without_defaults(values["trial"])
-    named = {"adaptations": config.adaptations, "augmentations": config.augmentations}
+    named: dict[str, Mapping[str, Any]] = {"adaptations": config.adaptations, "augmentations": config.augmentations}
     sections = {key: {name: section_values(part, name) for name in part} for key, part in named.items() if part}
     return {**values, **_split_settings(trials.splits), **sections}
 

@@ -318,6 +318,46 @@ class Augmentation:
     """How often a rectangle of a clip is covered with grey."""
 
 
+AdapterPlace = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adaptation:
+    """What is trained inside an image encoder of timm; everything else in it stays frozen.
+
+    Source: ZeroI2V (Li et al., ECCV 2024, arXiv 2310.01324); `interpolate_after` is reconstructed from the abstract of
+    InTI (Zhang et al., ECCV 2024, arXiv 2408.06840).
+    """
+
+    __pydantic_config__ = _STRICT
+    first_block: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """First block that is adapted, counted from 0; the blocks below it stay as they are."""
+    places: list[AdapterPlace] = field(default_factory=lambda: ["attention_in", "attention_out", "mlp_in", "mlp_out"])
+    """Where each adapted block has a linear adapter, which is merged into the weights after training.
+
+    Choices:
+        attention_in: Before the projections to queries, keys and values.
+        attention_out: Behind the projection of the heads' output.
+        mlp_in: Before the MLP.
+        mlp_out: Behind the MLP.
+    """
+    rank_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Rank of an adapter, as a share of the width of a token."""
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor of an adapter's output; published: 0.5 for Kinetics-400, UCF101 and HMDB51, 1 for SSv2."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of an adapter's hidden units that are dropped in training."""
+    offsets: list[Annotated[int, Field(gt=-(2**15), lt=2**15)]] = field(default_factory=list)
+    """For each attention head, how many frames later its keys and values are: -1 is the frame before. A head whose
+    frame is not in the clip reads its own frame. Empty: every head reads its own frame. With no offset above 0, a
+    stream can be encoded frame by frame. [frames]"""
+    temporal_embedding: bool = True
+    """Whether all tokens of a frame get a trained vector for the frame's number; then clips must have as many frames as
+    in training."""
+    interpolate_after: list[Count] = field(default_factory=list)
+    """Numbers of blocks after which each two neighbouring frames become one (InTI, reconstructed). [blocks]"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     """One training run; every field may be an axis of the search."""
@@ -679,6 +719,8 @@ class Config:
     """Frozen encoder."""
     features: dict[str, FeatureSet] = field(default_factory=lambda: {"base": FeatureSet()})
     """Feature sets by name."""
+    adaptations: dict[str, Adaptation] = field(default_factory=dict)
+    """What trials may train inside the encoder, by name."""
     augmentations: dict[str, Augmentation] = field(default_factory=dict)
     """Random changes of training clips, by name."""
     trials: Trials = field(default_factory=Trials)

@@ -54,7 +54,8 @@ def _change_color(pictures: Tensor, color: tuple[float, float, float, float]) ->
     pictures = functional.adjust_brightness(pictures, brightness)
     pictures = functional.adjust_contrast(pictures, contrast)
     pictures = functional.adjust_saturation(pictures, saturation)
-    return functional.adjust_hue(pictures, hue)
+    changed: Tensor = functional.adjust_hue(pictures, hue)
+    return changed
 
 
 def _erase(pictures: Tensor, erased: tuple[float, float, float, float]) -> Tensor:

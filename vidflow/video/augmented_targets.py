@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from vidflow.video.view_draws import View, shifted_frames
 
 # Mirroring x turns a rotation R into M R M with M = diag(-1, 1, 1); of R, two columns are stored.
-_MIRRORED_MOTION = np.float32([-1, 1, 1, 1, -1, -1, -1, 1, 1])
-_NO_MOTION = np.float32([0, 0, 0, 1, 0, 0, 0, 1, 0])
+_MIRRORED_MOTION = np.array([-1, 1, 1, 1, -1, -1, -1, 1, 1], np.float32)
+_NO_MOTION = np.array([0, 0, 0, 1, 0, 0, 0, 1, 0], np.float32)
 
 
 def augment_targets(targets: Mapping[str, np.ndarray], view: View, *, size: int) -> dict[str, np.ndarray]:
@@ -108,7 +108,7 @@ def _move_points(points: np.ndarray, visible: np.ndarray, crop: _Crop) -> dict[s
 
 def _move_camera(motion: Float[np.ndarray, "T 9"], view: View) -> Float[np.ndarray, "T 9"]:
     frames = shifted_frames(len(motion), view.shift)
-    moved = motion[frames]
+    moved: np.ndarray = motion[frames]
     moved[1:][np.diff(frames) == 0] = _NO_MOTION
     return moved * _MIRRORED_MOTION if view.is_flipped else moved
 

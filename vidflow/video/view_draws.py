@@ -117,7 +117,10 @@ def _draw_color(strength: float, rng: np.random.Generator) -> tuple[float, float
 
 
 def _draw_erased(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    area, aspect = rng.uniform(*_ERASED_AREA), math.exp(rng.uniform(*map(math.log, _ERASED_ASPECT)))
+    area, aspect = (
+        rng.uniform(*_ERASED_AREA),
+        math.exp(rng.uniform(math.log(_ERASED_ASPECT[0]), math.log(_ERASED_ASPECT[1]))),
+    )
     height, width = min(1.0, math.sqrt(area / aspect)), min(1.0, math.sqrt(area * aspect))
     return rng.uniform(0, 1 - height), rng.uniform(0, 1 - width), height, width
 

@@ -99,18 +99,22 @@ class ShardFeed:
     ) -> "_Coming":
         pool = None if self.device.type == "cuda" else self._pool
         frames = empty_batch((len(chunk), *shape), np.uint8, pool)
-        rows = [threads.submit(self._fill, frames[row], int(index), epoch) for row, index in enumerate(chunk)]
+        # As NumPy's, because a thread may not write tensors that another one made in inference mode.
+        memory = frames.numpy()
+        rows = [threads.submit(self._fill, memory[row], int(index), epoch) for row, index in enumerate(chunk)]
         return _Coming(chunk, frames, rows)
 
-    def _fill(self, row: UInt8[Tensor, "T H W 3"], index: int, epoch: int | None) -> tuple[dict[str, np.ndarray], int]:
+    def _fill(
+        self, row: UInt8[np.ndarray, "T H W 3"], index: int, epoch: int | None
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Write the frames of a clip into its row of the batch, and return its ground truth and class."""
         frames, targets, label = self.read_clip(index, epoch)
-        if frames.shape != row.shape:
+        if tuple(frames.shape) != row.shape:
             raise VidflowError(
-                f"clip {self.clips.keys[index]}: frames of shape {tuple(frames.shape)}, but {tuple(row.shape)} in "
+                f"clip {self.clips.keys[index]}: frames of shape {tuple(frames.shape)}, but {row.shape} in "
                 "other clips; clips of one experiment must have the same shape; make the shards again"
             )
-        row.copy_(frames)
+        row[:] = frames.numpy()
         return targets, label
 
     def _finish(self, coming: "_Coming") -> FrameBatch:
