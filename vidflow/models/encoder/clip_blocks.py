@@ -120,21 +120,20 @@ def run_spelled_block(
         num_prefix = int(vit.num_prefix_tokens)
         queries = rotate_heads(block.attn, queries, rope, num_prefix=num_prefix)
         keys = rotate_heads(block.attn, keys, rope, num_prefix=num_prefix)
+    if eager or (offsets is not None and offsets.act_at(index)):
+        keys, values = heads_for(queries, keys), heads_for(queries, values)
     if offsets is not None and offsets.act_at(index):
-        keys, values = (
-            shift_heads(_for_queries(each, queries), offsets, num_frames=num_frames) for each in (keys, values)
-        )
-    elif eager:
-        keys, values = _for_queries(keys, queries), _for_queries(values, queries)
+        keys = shift_heads(keys, offsets, num_frames=num_frames)
+        values = shift_heads(values, offsets, num_frames=num_frames)
     heads = (attend_eagerly if eager else attend)(queries, keys, values, None)
     tokens = add_attention(block, tokens, normed, heads, after=adapters.get("attention_out"))
     return add_mlp(block, tokens, before=adapters.get("mlp_in"), after=adapters.get("mlp_out"))
 
 
-def _for_queries(heads: Float[Tensor, "B g S d"], queries: Float[Tensor, "B h S d"]) -> Float[Tensor, "B h S d"]:
+def heads_for(queries: Float[Tensor, "B h S d"], heads: Float[Tensor, "B g S d"]) -> Float[Tensor, "B h S d"]:
     """Give each head of queries its own keys or values, where several heads share them."""
     groups = queries.shape[1] // heads.shape[1]
     return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)
 
 
-__all__ = ["HeadOffsets", "run_spelled_block", "shift_heads"]
+__all__ = ["HeadOffsets", "heads_for", "run_spelled_block", "shift_heads"]

@@ -3,5 +3,14 @@
 from vidflow.models.encoder.adapted.build import build_adapted
 from vidflow.models.encoder.adapted.checks import adaptation_problems, check_adaptation
 from vidflow.models.encoder.adapted.encoder import AdaptedEncoder, EncodedBatch, rank_of
+from vidflow.models.encoder.adapted.merge import merge_adapted
 
-__all__ = ["AdaptedEncoder", "EncodedBatch", "adaptation_problems", "build_adapted", "check_adaptation", "rank_of"]
+__all__ = [
+    "AdaptedEncoder",
+    "EncodedBatch",
+    "adaptation_problems",
+    "build_adapted",
+    "check_adaptation",
+    "merge_adapted",
+    "rank_of",
+]
