@@ -90,13 +90,42 @@ def check_joint(parts: ClipParts, reduction: Reducer | None) -> None:
         return
     if reduction.place == "input" and not isinstance(reduction, InputLowerResolution):
         raise VidflowError(
-            f"{type(reduction).__name__} drops patches before the encoder, but these weights have heads that read other "
+            f"{type(reduction).__name__} drops patches before the encoder, but heads of these weights read other "
             "frames; reduce in the blocks or after the encoder"
         )
     if parts.inti:
         raise VidflowError(
             f"{type(reduction).__name__} acts inside the encoder, but these weights join frames place by place (InTI), "
             "which wants the full grid of patches; reduce after the encoder"
+        )
+
+
+def check_streamable(parts: ClipParts, reduction: Reducer | None) -> None:
+    """Check that a stream can be encoded frame by frame.
+
+    Raises:
+        VidflowError: It cannot; the message says which part of the weights sees more than the frames so far.
+    """
+    if not parts.offsets.is_causal:
+        later = ", ".join(f"+{offset}" for offset in parts.offsets.by_head if offset > 0)
+        raise VidflowError(
+            f"heads of the encoder's weights read later frames (offsets {later}), so a stream cannot be encoded frame "
+            "by frame; adapt the encoder with offsets of at most 0"
+        )
+    if parts.inti:
+        raise VidflowError(
+            "the encoder's weights make one frame of each two (InTI), so a stream cannot be encoded frame by frame; "
+            "adapt the encoder without interpolate_after"
+        )
+    if parts.embedding is not None:
+        raise VidflowError(
+            f"the encoder's weights hold a temporal embedding of {parts.num_frames} frames, so a stream cannot be "
+            "encoded frame by frame; adapt the encoder with `temporal_embedding: false`"
+        )
+    if reduction is not None and any(parts.offsets.by_head):
+        raise VidflowError(
+            "heads of the encoder's weights read earlier frames, whose tokens are reduced otherwise; encode the stream "
+            "frame by frame without a token reducer"
         )
 
 
@@ -129,7 +158,8 @@ def walk_clips(
             clips = parts.inti[index](tokens.unflatten(0, (num_clips, num_frames)))
             tokens, num_frames = clips.flatten(0, 1), clips.shape[1]
         if parts.offsets.act_at(index):
-            tokens = run_spelled_block(vit, index, tokens, rope, offsets=parts.offsets, num_frames=num_frames)
+            read = parts.offsets.reader(num_frames)
+            tokens = run_spelled_block(vit, index, tokens, rope, read=read)
         else:
             tokens = run_block(vit, index, tokens, rope)
         if index in depths:
@@ -137,4 +167,4 @@ def walk_clips(
     return taps
 
 
-__all__ = ["ClipParts", "check_joint", "walk_clips"]
+__all__ = ["ClipParts", "check_joint", "check_streamable", "walk_clips"]

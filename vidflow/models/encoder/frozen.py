@@ -15,10 +15,11 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.encoder.architecture import patch_size_of, resolve_depths
-from vidflow.models.encoder.clip_parts import ClipParts, check_joint, walk_clips
+from vidflow.models.encoder.clip_parts import ClipParts, check_joint, check_streamable, walk_clips
 from vidflow.models.encoder.encoded import EncodedFrames, pack_taps
 from vidflow.models.encoder.pruned_frames import encode_pruned, shrink
 from vidflow.models.encoder.reduced_vit import walk_reduced
+from vidflow.models.encoder.streamed import StreamState, init_stream, step_stream
 from vidflow.models.encoder.vit import TimmVit, walk_blocks
 from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution, covering_patches
@@ -114,14 +115,9 @@ class FrozenEncoder:
                 f"clips have {num_frames} frames, but {self.weights} was trained with a temporal embedding of "
                 f"{self.num_frames}; set video.sampling.num_frames to that"
             )
-        wanted = (self.img_size, self.img_size, 3)
-        if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
-            raise ValueError(
-                f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
-            )
+        frames = self._checked(frames)
         if frames.shape[0] % num_frames:
             raise ValueError(f"{frames.shape[0]} frames are not a whole number of clips of {num_frames} frames")
-        frames = frames.to(self.device, non_blocking=True)
         reduction = self.reduction
         if reduction is None:
             return self._encode(self.images(frames), num_frames)
@@ -138,6 +134,32 @@ class FrozenEncoder:
         num_frames = frames.shape[1]
         encoded = self(frames.flatten(0, 1), num_frames=num_frames)
         return replace(encoded, num_frames=len(self.output_frames(num_frames)))
+
+    def init_stream(self, batch_size: int) -> StreamState:
+        """Return the state of streams before their first frame; it is empty where frames do not see one another.
+
+        Raises:
+            VidflowError: A stream cannot be encoded frame by frame.
+        """
+        if self.parts is None:
+            return ()
+        check_streamable(self.parts, self.reduction)
+        return init_stream(self.vit, self.parts.offsets, last=self.depths[-1], batch_size=batch_size)
+
+    @torch.inference_mode()
+    def step(self, frames: UInt8[Tensor, "B H W 3"], state: StreamState) -> tuple[EncodedFrames, StreamState]:
+        """Encode the next frame of each stream as `encode` does in a clip of all its frames; `state` stays as it is."""
+        if self.parts is None:
+            return self(frames), state
+        taps, state = step_stream(
+            self.vit,
+            self.images(self._checked(frames)),
+            state,
+            depths=self.depths,
+            normalize=self.normalize_depths,
+            offsets=self.parts.offsets,
+        )
+        return self._pack(taps), state
 
     def output_frames(self, num_frames: int) -> list[int]:
         """Return the last input frame that each output frame stands for: itself, but behind an InTI layer."""
@@ -162,6 +184,18 @@ class FrozenEncoder:
                 num_frames=num_frames,
             )
         )
+        return self._pack(taps)
+
+    def _checked(self, frames: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B H W 3"]:
+        """Return frames of the right size on the device."""
+        wanted = (self.img_size, self.img_size, 3)
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
+            raise ValueError(
+                f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
+            )
+        return frames.to(self.device, non_blocking=True)
+
+    def _pack(self, taps: Sequence[Float[Tensor, "B S D"]]) -> EncodedFrames:
         tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
         return EncodedFrames(tokens=tokens, prefix=taps[-1][:, : self.num_prefix_tokens])
 

@@ -33,6 +33,7 @@ from vidflow.models.reduction.positions import GridAngles, grid_positions
 
 # Logit bias of padding: it makes the attention weight exactly zero, and fp16 can represent it times sqrt(d).
 _PADDING_BIAS = -1000.0
+_NO_PARTS = ClipParts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def walk_reduced(
         parts: What joins the frames of a clip, if anything does; no InTI layers.
         num_frames: Frames of a clip.
     """
-    parts = parts or ClipParts()
+    parts = _NO_PARTS if parts is None else parts
     embedded, rope = embed_patches(vit, images, added=parts.added(0, images.shape[0] // num_frames))
     walk = _Walk(vit=vit, rope=rope, reducer=reducer, seeds=seeds, parts=parts, num_frames=num_frames)
     state = walk.whole_grid(embedded)

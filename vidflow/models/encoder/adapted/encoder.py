@@ -205,8 +205,7 @@ class AdaptedEncoder(nn.Module):
             index,
             tokens,
             rope,
-            offsets=self.offsets,
-            num_frames=num_frames,
+            read=self.offsets.reader(num_frames) if self.offsets.act_at(index) else None,
             adapters=adapters,
             eager=self.eager,
         )
