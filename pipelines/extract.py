@@ -37,8 +37,8 @@ def main(experiment: Experiment) -> None:
     with experiment.exclusive(), ray_session(config):
         placement = place(config, "extract")
         shards = experiment.finished_shards.address
-        for name, features in config.features.items():
-            address = experiment.features[name]
+        for name, address in experiment.stored_features.items():
+            features = config.features[name]
             if experiment.manifest(address) is not None:
                 continue
             if not is_reduced_from_cache(features):

@@ -61,7 +61,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     from vidflow.models.encoder.adapted import adaptation_problems
     from vidflow.models.encoder.checks import check_encoder
     from vidflow.models.encoder.hub import check_hub
-    from vidflow.training.checks import find_module_problems
+    from vidflow.training.checks import find_encoding_problems, find_module_problems
 
     encoder, num_frames = config.encoder, config.video.sampling.num_frames
     problems = _problems_of(
@@ -81,6 +81,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     num_depths = {name: len(features.depths) for name, features in config.features.items()}
     if with_trials:
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
+        problems += dict.fromkeys(find_encoding_problems(config)) if not problems else []
     if problems:
         return problems, None
     num_patches = (encoder.img_size // patch_size_of(vit)) ** 2
@@ -134,7 +135,7 @@ def _locate_note(config: Config, even: Sequence[str]) -> Path | None:
     about = {
         "encoder": asdict(config.encoder),
         "features": {name: asdict(features) for name, features in config.features.items()},
-        "adaptations": {name: asdict(adaptation) for name, adaptation in config.adaptations.items()},
+        "adaptations": {name: asdict(each) for name, each in config.adaptations.items()},
         "trials": asdict(config.trials),
         "clips": [config.video.size, config.video.sampling.num_frames],
         "even": list(even),

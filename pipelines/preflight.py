@@ -118,8 +118,8 @@ def _clips_to_encode(flight: Flight) -> dict[str, int]:
     number = sum(len(unit.clips) for unit in experiment.shards.units)
     return {
         name: number
-        for name, features in experiment.config.features.items()
-        if features.reducer.name == "none" and experiment.manifest(experiment.features[name]) is None
+        for name, address in experiment.stored_features.items()
+        if experiment.config.features[name].reducer.name == "none" and experiment.manifest(address) is None
     }
 
 
@@ -140,10 +140,8 @@ def _of(find: Callable[[Config], Iterable[str]]) -> Callable[[Flight], Iterable[
     return lambda flight: find(flight.draft.config)
 
 
-_MODULE = tuple(
-    f"trials.trial.{field}"
-    for field in ("task", "features", "core", "num_layers", "num_heads", "mix_depths", "readout_dim", "readout_heads")
-)
+_FIELDS = ("task", "features", "core", "num_layers", "num_heads", "mix_depths", "readout_dim", "readout_heads")
+_MODULE = ("adaptations", *(f"trials.trial.{field}" for field in (*_FIELDS, "feed", "adaptation")))
 """The settings that decide the shape of what a trial trains."""
 _SHAPED = frozenset({"extract", "sweep", "plan", "bench"})
 _WORK = frozenset(STAGES) | {"plan", "calibrate", "bench", "evaluate"}

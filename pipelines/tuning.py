@@ -30,7 +30,8 @@ from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
-from vidflow.store.features import FeatureReader
+from vidflow.stages.trial_clips import open_clips
+from vidflow.training.encoding import Encoding
 from vidflow.training.trial import run_trial
 
 
@@ -172,12 +173,13 @@ def _results(trial: Trial, config: Config, features: dict[str, Address], placeme
     usage = Usage(device)
     results = run_trial(
         trial,
-        reader=FeatureReader(features[trial.features].directory),
+        open_clips(Path(config.root), features[trial.features], trial.feed),
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
         names=config.trials.splits,
         device=device,
+        encoding=Encoding.of(config, trial),
     )
     for result in results:
         yield replace(result, metrics={**result.metrics, **usage.read()})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidflow.config.encoder import is_path, misplaced_settings
+from vidflow.config.encoding_checks import encoding_problems
 from vidflow.config.paths import (
     NO_URLS,
     absolute_path,
@@ -27,6 +28,15 @@ _CANDIDATES = (
     "video.sampling.num_frames",
     *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
     *(f"trials.trial.{name}" for name in ("task", "features", "readout_dim", "readout_heads")),
+)
+_ENCODED = (
+    *_CANDIDATES,
+    "adaptations",
+    "augmentations",
+    "encoder.family",
+    "video.format",
+    "resources.clips_per_pass",
+    *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate", "standardize")),
 )
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 
@@ -167,6 +177,7 @@ def _tracking_problems(config: Config) -> list[str]:
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] = (
     (_CANDIDATES, lambda config: draw_candidates(config)[1]),
+    (_ENCODED, encoding_problems),
     (("encoder",), lambda config: misplaced_settings(config.encoder)),
     (("encoder.family", "encoder.img_size", "video.size", "features"), _feature_problems),
     (("encoder.family", "adaptations"), _adaptation_problems),

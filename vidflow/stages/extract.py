@@ -20,6 +20,7 @@ from vidflow.ahead import make_ahead
 from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.encoder.clip_encoder import ClipEncoder, Encoded, TokenArrays
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.records import ClipTokens, Reject
 from vidflow.store.digests import check_once
 from vidflow.store.features import write_features
@@ -132,16 +133,6 @@ class Extractor:
             images = [image for sample in batch for image in sample.images]
             frames = np.stack(list(self._decompressors.map(decompress, images)))
             yield batch, torch.from_numpy(frames.reshape(len(batch), -1, *frames.shape[1:]))
-
-
-def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor, "B h w 3"]:
-    """Return square frames at the encoder's size; larger ones are resized (bicubic, antialiased)."""
-    if frames.shape[1] == img_size:
-        return frames
-    small = torch.nn.functional.interpolate(
-        frames.permute(0, 3, 1, 2).float(), size=(img_size, img_size), mode="bicubic", antialias=True
-    )
-    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _store(sample: ShardSample, arrays: TokenArrays, last: Sequence[int]) -> ClipTokens:

@@ -17,6 +17,7 @@ from torch import Tensor
 from vidflow.config.fingerprints import STAGE_VERSIONS
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution
 from vidflow.models.streaming import StreamingModel
@@ -24,7 +25,6 @@ from vidflow.models.tasks import Task
 from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.weights import CHECKPOINT_SUFFIXES
-from vidflow.stages.extract import fit_frames
 from vidflow.video.decode import crop_square
 from vidflow.video.ffmpeg import SampledFrame, stream_frames
 

@@ -8,6 +8,7 @@ from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import Task, TaskOptions, build_task
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
+from vidflow.training.feeds import Clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
         embed_dim=metadata["embed_dim"],
         num_depths=len(metadata["depths"]),
         num_classes=len(metadata["class_names"]),
-        image_size=_depth_size(reader) if "depth" in facts_of(trial.task).annotations else 0,
+        image_size=depth_size(reader) if "depth" in facts_of(trial.task).annotations else 0,
     )
 
 
@@ -79,6 +80,6 @@ def build_module(recipe: ModuleRecipe) -> Task:
     return build_task(recipe.task, core, recipe)
 
 
-def _depth_size(reader: FeatureReader) -> int:
+def depth_size(clips: Clips) -> int:
     """Return the side of the first clip's depth maps, in pixels."""
-    return int(read_annotations(reader[0], ["depth"])["depth"].shape[-1])
+    return int(read_annotations(clips[0], ["depth"])["depth"].shape[-1])
