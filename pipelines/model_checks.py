@@ -58,6 +58,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
         return _check_video(config, with_trials)
     # Imported here, because it takes seconds.
     from vidflow.models.encoder import patch_size_of, shape_of, skeleton
+    from vidflow.models.encoder.adapted import adaptation_problems
     from vidflow.models.encoder.checks import check_encoder
     from vidflow.models.encoder.hub import check_hub
     from vidflow.training.checks import find_encoding_problems, find_module_problems
@@ -73,6 +74,8 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     except VidflowError:  # is among the problems
         return problems, None
     shape = shape_of(vit)
+    for name, adaptation in config.adaptations.items():
+        problems += [f"adaptations.{name}.{problem}" for problem in adaptation_problems(vit, adaptation)]
     if encoder.weights == "hub":
         problems += _problems_of(lambda: check_hub(encoder.name))
     num_depths = {name: len(features.depths) for name, features in config.features.items()}

@@ -151,7 +151,7 @@ CHECKS = (
     Check(_WORK, ("resources",), lambda flight: machine_checks.find_misfits(flight.draft.config, flight.steps)),
     Check(_WORK - {"plan", "calibrate"}, ("resources.ray_address",), _of(machine_checks.find_silent_cluster)),
     Check(_MODELS - {"sweep"}, ("encoder.family", "encoder.weights"), _check_weights),
-    Check(_MODELS, ("encoder", "features", "video.sampling"), _check_models),
+    Check(_MODELS, ("encoder", "features", "adaptations", "video.sampling"), _check_models),
     Check(
         frozenset({"sweep", "plan", "bench"}),
         ("video.manifest", "video.video_root", "trials.trial.task", "trials.axes"),

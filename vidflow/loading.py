@@ -3,7 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,13 +38,28 @@ def load(
     Raises:
         VidflowError: There is no such trial, it is damaged, or its encoder cannot be rebuilt.
     """
+    with trial_file(trial, *settings, tracking_uri=tracking_uri) as path:
+        return load_file(path, weights=weights)
+
+
+@contextmanager
+def trial_file(trial: str | Path, *settings: str, tracking_uri: str | None = None) -> Iterator[Path]:
+    """Yield the `best.safetensors` of a trial; one of a run in MLflow exists within the context only.
+
+    The arguments are those of `load`.
+
+    Raises:
+        VidflowError: There is no such trial.
+    """
     path = Path(trial)
     if is_config(path):
-        return load_file(_best_of_config([str(trial), *settings]) / BEST, weights=weights)
+        yield _best_of_config([str(trial), *settings]) / BEST
+        return
     if settings:
         raise VidflowError(f"got {' '.join(settings)} beside {trial}; settings change a config (.yaml), nothing else")
     if path.exists():
-        return load_file(_find_file(path), weights=weights)
+        yield _find_file(path)
+        return
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if os.sep in str(trial) or not uri:
         raise VidflowError(
@@ -51,7 +67,7 @@ def load(
             "--tracking-uri URI or MLFLOW_TRACKING_URI; `vidflow ls` lists them"
         )
     with tempfile.TemporaryDirectory() as folder:
-        return load_file(_fetch_trial(uri, str(trial), Path(folder)), weights=weights)
+        yield _fetch_trial(uri, str(trial), Path(folder))
 
 
 def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
@@ -133,4 +149,4 @@ def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
     return fetch_file(uri, best.run_id, checkpoint, folder)
 
 
-__all__ = ["load", "load_file"]
+__all__ = ["load", "load_file", "trial_file"]

@@ -58,6 +58,24 @@ def _feature_problems(config: Config) -> list[str]:
     return problems
 
 
+def _adaptation_problems(config: Config) -> list[str]:
+    problems = []
+    if config.adaptations and config.encoder.family != "image":
+        problems.append(
+            f"adaptations: got {', '.join(config.adaptations)}, but encoder.family is {config.encoder.family!r}; only "
+            "image encoders can be adapted"
+        )
+    for name, each in config.adaptations.items():
+        key = f"adaptations.{name}"
+        if not name.replace("_", "").replace("-", "").isalnum():
+            problems.append(f"{key}: a name may hold letters, digits, `-` and `_` only")
+        if len(set(each.places)) < len(each.places):
+            problems.append(f"{key}.places: got {', '.join(each.places)}, wanted different places")
+        if sorted(set(each.interpolate_after)) != each.interpolate_after:
+            problems.append(f"{key}.interpolate_after: got {each.interpolate_after}, wanted rising numbers of blocks")
+    return problems
+
+
 def _source_problems(config: Config) -> list[str]:
     problems = _path_problems(config)
     if problems:
@@ -162,6 +180,7 @@ CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] 
     (_ENCODED, encoding_problems),
     (("encoder",), lambda config: misplaced_settings(config.encoder)),
     (("encoder.family", "encoder.img_size", "video.size", "features"), _feature_problems),
+    (("encoder.family", "adaptations"), _adaptation_problems),
     (("encoder.family", *PATHS), _source_problems),
     (("video.size", "video.short_side"), _square_problems),
     (("video.manifest", "trials.splits"), _split_problems),

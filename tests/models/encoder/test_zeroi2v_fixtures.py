@@ -88,9 +88,7 @@ def test_heads_that_read_other_frames_give_the_published_outputs(shared_dir: Pat
         block.norm2.weight.data.zero_(), block.norm2.bias.data.zero_()
         offsets = HeadOffsets(tuple(case["head_offsets"]))
         for eager in (False, True):
-            output = run_spelled_block(
-                vit, 0, tokens.flatten(0, 1), None, offsets=offsets, num_frames=frames, eager=eager
-            )
+            output = run_spelled_block(vit, 0, tokens.flatten(0, 1), None, read=offsets.reader(frames), eager=eager)
             attended = output.view_as(tokens) - tokens
             torch.testing.assert_close(attended, tensors["output"], **EXACT)
 
@@ -124,7 +122,7 @@ def test_a_block_with_adapters_gives_the_published_output_and_gradients(shared_d
         load_adapters(adapters, trained)
         output = run_spelled_block(
             vit, 0, tokens.flatten(0, 1), None,
-            offsets=HeadOffsets(tuple(case["head_offsets"])), num_frames=case["num_frames"], adapters=made,
+            read=HeadOffsets(tuple(case["head_offsets"])).reader(case["num_frames"]), adapters=made,
         ).view_as(tokens)  # fmt: skip
         torch.testing.assert_close(output, tensors["output"], **EXACT)
         (output * tensors["cotangent"]).sum().backward()

@@ -6,9 +6,9 @@ frames of one clip after another.
 Source: spatial-temporal dual-headed attention of ZeroI2V (Li et al., ECCV 2024, arXiv 2310.01324).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from vidflow.models.encoder.vit import (
     rope_of_block,
     rotate_heads,
 )
+
+ReadFrames = Callable[[Tensor], Tensor]
+"""Gives each head what that head has in the frame that it reads; called with the keys, then with the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,15 @@ class HeadOffsets:
     def is_causal(self) -> bool:
         """Whether no head reads a later frame."""
         return all(offset <= 0 for offset in self.by_head)
+
+    @property
+    def look_back(self) -> int:
+        """The largest number of frames that a head looks back."""
+        return max((-offset for offset in self.by_head), default=0)
+
+    def reader(self, num_frames: int) -> ReadFrames:
+        """Return how the heads of whole clips of `num_frames` frames read."""
+        return partial(shift_heads, offsets=self, num_frames=num_frames)
 
     @property
     def temporal_heads(self) -> list[int]:
@@ -92,8 +104,7 @@ def run_spelled_block(
     tokens: Float[Tensor, "frames S D"],
     rope: Float[Tensor, "..."] | None,
     *,
-    offsets: HeadOffsets | None = None,
-    num_frames: int = 1,
+    read: ReadFrames | None = None,
     adapters: Mapping[AdapterPlace, Adapt] | None = None,
     eager: bool = False,
 ) -> Float[Tensor, "frames S D"]:
@@ -104,8 +115,7 @@ def run_spelled_block(
         index: The block.
         tokens: The residual stream of whole clips.
         rope: The rotary embedding, as `embed_patches` returns it.
-        offsets: Which frame each head reads; None is its own.
-        num_frames: Frames of a clip.
+        read: How heads read other frames; None is that each reads its own.
         adapters: Maps of the tokens at some places of the block.
         eager: Whether attention writes out its table instead of using the fused kernel.
     """
@@ -120,21 +130,19 @@ def run_spelled_block(
         num_prefix = int(vit.num_prefix_tokens)
         queries = rotate_heads(block.attn, queries, rope, num_prefix=num_prefix)
         keys = rotate_heads(block.attn, keys, rope, num_prefix=num_prefix)
-    if offsets is not None and offsets.act_at(index):
-        keys, values = (
-            shift_heads(_for_queries(each, queries), offsets, num_frames=num_frames) for each in (keys, values)
-        )
-    elif eager:
-        keys, values = _for_queries(keys, queries), _for_queries(values, queries)
+    if eager or read is not None:
+        keys, values = heads_for(queries, keys), heads_for(queries, values)
+    if read is not None:
+        keys, values = read(keys), read(values)
     heads = (attend_eagerly if eager else attend)(queries, keys, values, None)
     tokens = add_attention(block, tokens, normed, heads, after=adapters.get("attention_out"))
     return add_mlp(block, tokens, before=adapters.get("mlp_in"), after=adapters.get("mlp_out"))
 
 
-def _for_queries(heads: Float[Tensor, "B g S d"], queries: Float[Tensor, "B h S d"]) -> Float[Tensor, "B h S d"]:
+def heads_for(queries: Float[Tensor, "B h S d"], heads: Float[Tensor, "B g S d"]) -> Float[Tensor, "B h S d"]:
     """Give each head of queries its own keys or values, where several heads share them."""
     groups = queries.shape[1] // heads.shape[1]
     return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)
 
 
-__all__ = ["HeadOffsets", "run_spelled_block", "shift_heads"]
+__all__ = ["HeadOffsets", "ReadFrames", "heads_for", "run_spelled_block", "shift_heads"]

@@ -4,6 +4,7 @@ from vidflow.models.encoder.adapted.adapter import LinearAdapter
 from vidflow.models.encoder.adapted.build import build_adapted
 from vidflow.models.encoder.adapted.checks import adaptation_problems, check_adaptation
 from vidflow.models.encoder.adapted.encoder import AdaptedEncoder, EncodedBatch, rank_of
+from vidflow.models.encoder.adapted.merge import merge_adapted
 
 __all__ = [
     "AdaptedEncoder",
@@ -12,5 +13,6 @@ __all__ = [
     "adaptation_problems",
     "build_adapted",
     "check_adaptation",
+    "merge_adapted",
     "rank_of",
 ]

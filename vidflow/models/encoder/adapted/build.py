@@ -39,6 +39,11 @@ def build_adapted(
     if settings.family != "image":
         raise VidflowError(f"adaptation: encoder.family is {settings.family!r}; only image encoders can be adapted")
     frozen = build_encoder(**image_settings(settings), depths=depths, normalize_depths=normalize, device=device)
+    if frozen.parts is not None:
+        raise VidflowError(
+            f"encoder.weights is {settings.weights!r}, which holds merged adapters already; take the weights that "
+            "they were trained on"
+        )
     check_adaptation(frozen.vit, adaptation, depths=depths)
     return AdaptedEncoder(frozen, adaptation, num_frames=num_frames, checkpointing=checkpointing)
 

@@ -5,6 +5,7 @@ D width, K tapped depths.
 """
 
 import copy
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from vidflow.config.schema import Adaptation, AdapterPlace
 from vidflow.models.encoder.adapted.adapter import LinearAdapter
-from vidflow.models.encoder.adapted.inti_reconstructed import IntiReconstructed
 from vidflow.models.encoder.clip_blocks import HeadOffsets, run_spelled_block
 from vidflow.models.encoder.frozen import FrozenEncoder
+from vidflow.models.encoder.inti_reconstructed import IntiReconstructed
 from vidflow.models.encoder.vit import embed_patches, rotary_embedding, run_block
 
 
@@ -44,6 +45,7 @@ class AdaptedEncoder(nn.Module):
         frozen: The frozen encoder: `depths`, `grid`, `embed_dim`, `num_prefix_tokens`, `img_size`, `weights_sha256`.
         adaptation: What is trained.
         num_frames: Frames T of a clip that it insists on; None if any number is fine.
+        trained_frames: Frames of a clip in training.
         offsets: The frame that each head reads.
         checkpointing: Whether activations inside a trained block are computed again for the gradient instead of kept.
             May be set at any time; it changes no result.
@@ -56,6 +58,7 @@ class AdaptedEncoder(nn.Module):
         """Add untrained parts to an encoder that passed `check_adaptation`; they change nothing but the offsets."""
         super().__init__()
         self.frozen, self.adaptation = frozen, adaptation
+        self.trained_frames = num_frames
         self.num_frames = num_frames if adaptation.temporal_embedding else None
         self.offsets = HeadOffsets(tuple(adaptation.offsets), adaptation.first_block)
         self.checkpointing, self.eager = checkpointing, False
@@ -144,6 +147,19 @@ class AdaptedEncoder(nn.Module):
         block: Any = self.adapters[str(index)]
         return dict(block.items())
 
+    def inti_layers(self) -> dict[str, IntiReconstructed]:
+        """Return the InTI layers by the number of blocks before them."""
+        layers: Any = self.inti_reconstructed
+        return dict(layers.items())
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that decides the output but the trained values, as JSON-ready values."""
+        return {
+            **self.frozen.describe(),
+            "adaptation": asdict(self.adaptation),
+            "trained_frames": self.trained_frames,
+        }
+
     def output_frames(self, num_frames: int) -> list[int]:
         """Return, for each output frame of a clip of `num_frames`, the last input frame that it stands for."""
         group = 2 ** len(self.inti_reconstructed)
@@ -189,8 +205,7 @@ class AdaptedEncoder(nn.Module):
             index,
             tokens,
             rope,
-            offsets=self.offsets,
-            num_frames=num_frames,
+            read=self.offsets.reader(num_frames) if self.offsets.act_at(index) else None,
             adapters=adapters,
             eager=self.eager,
         )
@@ -206,8 +221,10 @@ class AdaptedEncoder(nn.Module):
             raise ValueError(f"clips have {num_frames} frames, wanted {self.num_frames}, as the temporal embedding has")
 
     def _precision(self) -> torch.autocast:
-        dtype = self.frozen.dtype
-        return torch.autocast(self.frozen.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        is_half = self.frozen.dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(
+            self.frozen.device.type, dtype=self.frozen.dtype if is_half else torch.bfloat16, enabled=is_half
+        )
 
 
 def rank_of(adaptation: Adaptation, embed_dim: int) -> int:

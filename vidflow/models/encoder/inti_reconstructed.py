@@ -64,4 +64,12 @@ class IntiReconstructed(nn.Module):
         return weights
 
 
-__all__ = ["IntiReconstructed"]
+def count_pair_macs(embed_dim: int, *, num_patches: int, num_prefix: int) -> int:
+    """Count the multiply-accumulates of one pair of frames: the network, and the combination of the two."""
+    width = embed_dim // _NARROWING
+    num_tokens = num_patches + num_prefix
+    convolutions = 9 * width * num_patches * 5 // 4
+    return num_tokens * (2 * embed_dim * width + 2 * width + 2 * embed_dim) + convolutions + width**2
+
+
+__all__ = ["IntiReconstructed", "count_pair_macs"]
