@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def addresses(config):
     return (
         shards,
         features,
-        fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits)),
+        fingerprint(trial_settings(config, config.trials.trial, features, "val/top1", "max")),
     )
 
 
@@ -238,10 +239,18 @@ def test_a_root_in_the_folder_of_videos_is_refused(tmp_path):
 
 
 def test_names_of_splits_move_trials_only_where_they_are_not_the_usual_ones():
-    trials = load_config([ROOT / "conf/demo.yaml"]).trials
-    usual = trial_settings(trials.trial, "features", "val/top1", "max", SplitNames())
+    config = load_config([ROOT / "conf/demo.yaml"])
+    usual = trial_settings(config, config.trials.trial, "features", "val/top1", "max")
     assert "splits" not in usual
-    assert fingerprint(usual) != fingerprint(
-        trial_settings(trials.trial, "features", "val/top1", "max", SplitNames(test="test"))
-    )
-    assert "splits" not in sweep_settings(trials)
+    tested = replace(config, trials=replace(config.trials, splits=SplitNames(test="test")))
+    assert usual != trial_settings(tested, config.trials.trial, "features", "val/top1", "max")
+    assert "splits" not in sweep_settings(config)
+
+
+def test_settings_of_feeds_adaptations_and_views_move_no_address_at_their_defaults():
+    config = load_config([ROOT / "conf/merge_sweep.yaml"])
+    features = fingerprint(feature_settings(config, next(iter(config.features.values())), "shards", "weights"))
+    trial = fingerprint(trial_settings(config, config.trials.trial, features, "val/top1", "max"))
+    # Of the last version without these settings.
+    assert (features, trial) == ("f9dace695ec1a855", "dc407c2bd50dd509")
+    assert fingerprint(sweep_settings(config)) == "a8658c46bc09f6b2"
