@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -115,9 +116,10 @@ def _clips_to_encode(flight: Flight) -> dict[str, int]:
         return {}
     if experiment.shards is None:
         return {}
-    number = sum(len(unit.clips) for unit in experiment.shards.units)
+    splits = Counter(clip.split for unit in experiment.shards.units for clip in unit.clips)
+    num_train = splits[experiment.config.trials.splits.train]
     return {
-        name: number
+        name: splits.total() + (experiment.config.features[name].views - 1) * num_train
         for name, address in experiment.stored_features.items()
         if experiment.config.features[name].reducer.name == "none" and experiment.manifest(address) is None
     }

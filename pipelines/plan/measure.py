@@ -256,7 +256,9 @@ def _maker(
         made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
         assert isinstance(made, PostReducer)
         reduce = TokenReducer(made, dense=dense.directory, directory=directory, metadata=metadata)
-        return lambda file, source: reduce(ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256))
+        return lambda file, source: reduce(
+            ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256, num_clips=source.num_clips)
+        )
     metadata |= {
         "class_names": list(shards.class_names),
         "num_frames": config.video.sampling.num_frames,
