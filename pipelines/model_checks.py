@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vidflow.config.encoder import encoder_title
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.paths import cache_folder
 from vidflow.config.schema import Config
-from vidflow.config.search import draw_candidates
+from vidflow.config.search import draw_candidates, key_of
 from vidflow.errors import VidflowError
 from vidflow.store.layout import publish_json, read_sealed
 
@@ -82,6 +83,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     if with_trials:
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
         problems += dict.fromkeys(find_encoding_problems(config)) if not problems else []
+        problems += _class_token_problems(config, has_one=vit.cls_token is not None)
     if problems:
         return problems, None
     num_patches = (encoder.img_size // patch_size_of(vit)) ** 2
@@ -109,6 +111,7 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
     if with_trials:
         num_depths = dict.fromkeys(config.features, 1)
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
+        problems += _class_token_problems(config, has_one=shape.num_prefix > 0)
     if problems:
         return problems, None
     num_windows = config.video.sampling.num_frames // geometry.num_frames
@@ -118,6 +121,16 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
         clip_bytes=dict.fromkeys(config.features, num_tokens * shape.embed_dim * _FLOAT16),
         encoder_bytes=shape.depth * block * _FLOAT32,
     )
+
+
+def _class_token_problems(config: Config, *, has_one: bool) -> list[str]:
+    """Return a problem if a trial reads the class token of an encoder that has none."""
+    if has_one or all(trial.readout != "class_token" for trial in draw_candidates(config)[0]):
+        return []
+    return [
+        f"{key_of(config.trials, 'readout')}: got `class_token`, but {encoder_title(config.encoder)} has none; use "
+        "`attention`"
+    ]
 
 
 def _problems_of(check: Callable[[], None]) -> list[str]:

@@ -142,7 +142,17 @@ def _of(find: Callable[[Config], Iterable[str]]) -> Callable[[Flight], Iterable[
     return lambda flight: find(flight.draft.config)
 
 
-_FIELDS = ("task", "features", "core", "num_layers", "num_heads", "mix_depths", "readout_dim", "readout_heads")
+_FIELDS = (
+    "task",
+    "features",
+    "core",
+    "num_layers",
+    "num_heads",
+    "mix_depths",
+    "readout",
+    "readout_dim",
+    "readout_heads",
+)
 _MODULE = ("adaptations", *(f"trials.trial.{field}" for field in (*_FIELDS, "feed", "adaptation")))
 """The settings that decide the shape of what a trial trains."""
 _SHAPED = frozenset({"extract", "sweep", "plan", "bench"})

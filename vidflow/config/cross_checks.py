@@ -27,7 +27,7 @@ _CANDIDATES = (
     "features",
     "video.sampling.num_frames",
     *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
-    *(f"trials.trial.{name}" for name in ("task", "features", "readout_dim", "readout_heads")),
+    *(f"trials.trial.{name}" for name in ("task", "features", "readout", "readout_dim", "readout_heads")),
 )
 _ENCODED = (
     *_CANDIDATES,

@@ -396,6 +396,14 @@ class Trial:
     standardize: bool = False
     """Whether each channel of the tokens is scaled to mean 0 and standard deviation 1, measured on the training split.
     If true, `camera_pose` also uses batch norm instead of layer norm. Published: false."""
+    readout: Literal["attention", "class_token"] = "attention"
+    """How a class is read from a frame's tokens.
+
+    Choices:
+        attention: A learned query attends to all tokens; `readout_dim` wide, with `readout_heads`.
+        class_token: A linear layer on the class token alone, behind dropout of 0.5; the head of ZeroI2V if `core` is
+            `mean`. Only for `classification` and encoders with a class token.
+    """
     readout_dim: Count = 768
     """Width of the readout. [channels]"""
     readout_heads: Count = 12

@@ -69,6 +69,8 @@ def picture_seen(
         return Seen(kind="merged", clips=_pair(clips, pictures, "patches that share a token"))
     if best.best is None or best.settings["task"] != "classification" or not clips:
         return None
+    if best.settings.get("readout", "attention") != "attention":
+        return None
     task = load_task(best.directory)
     weights = [attention_of(task, clip) for clip in clips]
     num_patches = height * width

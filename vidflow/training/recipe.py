@@ -31,8 +31,14 @@ class ModuleRecipe(TaskOptions):
 
 
 def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
-    """Return the recipe of the module of a trial on these features."""
+    """Return the recipe of the module of a trial on these features.
+
+    Raises:
+        ValueError: The trial reads the class token, and the features have none.
+    """
     metadata = reader.metadata
+    if trial.readout == "class_token" and not metadata["num_prefix_tokens"]:
+        raise ValueError("readout `class_token` on features without a class token; use `attention`")
     return make_recipe(
         trial,
         embed_dim=metadata["embed_dim"],
@@ -62,6 +68,7 @@ def make_recipe(trial: Trial, *, embed_dim: int, num_depths: int, num_classes: i
         num_depths=num_depths if trial.mix_depths else 1,
         num_classes=num_classes if facts.needs_labels else None,
         image_size=image_size if "depth" in facts.annotations else 0,
+        class_token=trial.readout == "class_token",
         readout_dim=trial.readout_dim,
         readout_heads=trial.readout_heads,
         every_frame_weight=trial.every_frame_weight,
