@@ -36,7 +36,10 @@ _ENCODED = (
     "encoder.family",
     "video.format",
     "resources.clips_per_pass",
-    *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate", "standardize")),
+    *(
+        f"trials.trial.{name}"
+        for name in ("feed", "adaptation", "augmentation", "encoder_rate", "standardize", "score_by")
+    ),
 )
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 

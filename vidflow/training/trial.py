@@ -1,7 +1,7 @@
 """One trial: build the module and its data from the configuration, train the module, and load the trained module."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def run_trial(
     names: SplitNames | None = None,
     device: torch.device | str | None = None,
     encoding: Encoding | None = None,
+    videos: Mapping[str, str] | None = None,
 ) -> Iterator[EpochResult]:
     """Train or resume a trial, and yield the result of every epoch that was not done before.
 
@@ -61,6 +62,7 @@ def run_trial(
         names: Which splits it uses; None: the usual ones.
         device: Where to train; None is the GPU if there is one.
         encoding: How the encoder runs in the trial; None if it does not.
+        videos: Key of a clip -> its video, for `score_by: video`.
 
     Raises:
         VidflowError: If the clips do not fit the task, the module cannot be built, or the loss is not finite.
@@ -99,6 +101,8 @@ def run_trial(
         objective=objective,
         device=target,
         clips_per_pass=None if encoding is None else encoding.clips_per_pass,
+        # Training clips have none, as metrics do not count them.
+        videos=None if videos is None else [videos.get(clip, "") for clip in clips.keys],
     )
 
 
@@ -192,17 +196,34 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
     Raises:
         VidflowError: If there is no such file, it is damaged, or its task fits the encoder that the trial adapted only.
     """
+    task, identity = load_adapted_task(path, device=device)
+    if (identity.encoder or {}).get("adaptation") is not None:
+        raise VidflowError(
+            f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
+            f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
+        )
+    return task, identity
+
+
+def is_adapted(path: Path) -> bool:
+    """Whether the trial of a `best.safetensors` has adapted its encoder.
+
+    Raises:
+        VidflowError: If there is no such file, or it is damaged.
+    """
+    return (read_tensors(path)[1]["identity"].get("encoder") or {}).get("adaptation") is not None
+
+
+def load_adapted_task(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
+    """Do as `load_trial`, also for a task that fits the encoder that the trial adapted only.
+
+    Raises:
+        VidflowError: If there is no such file, or it is damaged.
+    """
     tensors, metadata = read_tensors(path)
     identity = TrialIdentity(**metadata["identity"])
-    if identity.encoder:
-        if identity.encoder["adaptation"] is not None:
-            raise VidflowError(
-                f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
-                f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
-            )
-        tensors = task_weights(tensors)
     task = build_module(ModuleRecipe(**identity.recipe))
-    task.load_state_dict(tensors)
+    task.load_state_dict(task_weights(tensors) if identity.encoder else tensors)
     return task.to(device).eval(), identity
 
 
@@ -254,4 +275,14 @@ def _frame_rate(clips: Clips, splits: Splits) -> float | None:
     return float(np.median(rates)) if rates else None
 
 
-__all__ = ["load_encoded", "load_result", "load_task", "load_trial", "run_trial", "write_failure", "write_result"]
+__all__ = [
+    "is_adapted",
+    "load_adapted_task",
+    "load_encoded",
+    "load_result",
+    "load_task",
+    "load_trial",
+    "run_trial",
+    "write_failure",
+    "write_result",
+]
