@@ -14,10 +14,9 @@ from vidflow.training.votes import VideoVotes
 def test_a_sure_clip_outvotes_two_that_hardly_lean_the_other_way():
     votes, metric = VideoVotes(["a", "b", "a", "a"]), build_metric("classification")
     shares = torch.tensor([[0.45, 0.55], [0.2, 0.8], [0.4, 0.6], [0.9, 0.1]])
+    labels = torch.tensor([0, 1, 0, 0])
     for part in ([0, 1], [2, 3]):
-        votes.add(
-            part, {"logits": shares[part].log()[:, None]}, {"label": torch.tensor([[0, 1, 0, 0][i] for i in part])}
-        )
+        votes.add(part, {"logits": shares[part].log()[:, None]}, {"label": labels[part]})
     votes.count(metric)
     # Clip by clip, only one of the three clips of `a` is right.
     assert metric.compute()["top1"] == 1.0
@@ -34,15 +33,11 @@ def test_a_trial_scored_by_video_counts_each_video_once(tmp_path, feature_set):
     videos = {key: f"video{place // 3}" for place, key in enumerate(reader.keys[8:])}
 
     def run(name, **settings):
-        (epoch,) = run_trial(
-            trial,
-            reader,
-            directory=tmp_path / name,
-            key="k",
-            objective=Objective("val/top1", "max"),
-            device="cpu",
-            **settings,
+        objective = Objective("val/top1", "max")
+        run = run_trial(
+            trial, reader, directory=tmp_path / name, key="k", objective=objective, device="cpu", **settings
         )
+        (epoch,) = run
         return epoch.metrics
 
     by_clip, by_video = run("clip"), run("video", videos=videos)

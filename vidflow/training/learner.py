@@ -84,6 +84,7 @@ class Learner:
         losses: list[Tensor] = []
         batches = self.feed.batches(order, batch_size=self.optimisation.batch_size, epoch=epoch)
         for learning_rate in learning_rates:
+            self._finish_step()
             waiting = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - waiting
@@ -101,6 +102,14 @@ class Learner:
             "train/clips_per_second": len(order) / seconds,
             **({"train/wait": waited / seconds} if isinstance(self.module, EncodedTask) else {}),
         }
+
+    def _finish_step(self) -> None:
+        """Wait for the step before if the encoder runs in the trial, so that what follows is waiting for data only.
+
+        A step with an encoder takes far longer than to start its kernels, so nothing is lost.
+        """
+        if self.device.type == "cuda" and isinstance(self.module, EncodedTask):
+            torch.cuda.synchronize(self.device)
 
     def _accumulate(self, batch: Batch | FrameBatch) -> Tensor:
         """Add the gradients of a batch's mean loss, pass by pass, and return that loss."""

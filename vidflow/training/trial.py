@@ -78,7 +78,7 @@ def run_trial(
         built = (
             _build_stored(trial, clips, splits, target)
             if encoding is None
-            else _build_encoded(trial, clips, encoding, target)
+            else build_encoded_trial(trial, clips, encoding, target)
         )
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
@@ -107,7 +107,7 @@ def run_trial(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Built:
+class BuiltTrial:
     """A trial's module and feed, and what its files say about them."""
 
     module: Task | EncodedTask
@@ -117,7 +117,7 @@ class _Built:
     encoder: dict[str, Any]
 
 
-def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.device) -> _Built:
+def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.device) -> BuiltTrial:
     """Build the module on stored features."""
     assert isinstance(reader, FeatureReader)
     recipe = module_recipe(trial, reader)
@@ -126,11 +126,16 @@ def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.dev
     if task.token_scale is not None:
         task.token_scale.measure(_train_tokens(reader, splits, task))
     feed = _stored_feed(trial, reader, task, device)
-    return _Built(module=task, feed=feed, recipe=recipe, features=reader.metadata, encoder={})
+    return BuiltTrial(module=task, feed=feed, recipe=recipe, features=reader.metadata, encoder={})
 
 
-def _build_encoded(trial: Trial, clips: Clips, encoding: Encoding, device: torch.device) -> _Built:
-    """Build the module that includes an encoder, on a stored stream or on frames."""
+def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: torch.device) -> BuiltTrial:
+    """Build the module that includes an encoder, with its feed of a stored stream or of frames.
+
+    Raises:
+        VidflowError: The encoder cannot be built, or the adaptation does not fit it.
+        ValueError: The core or the task does not fit the encoder.
+    """
     part, class_names = encoding.part, clips.metadata["class_names"]
     if isinstance(clips, FeatureReader):
         part = dataclasses.replace(part, first_block=clips.metadata["depths"][0] + 1)
@@ -143,7 +148,7 @@ def _build_encoded(trial: Trial, clips: Clips, encoding: Encoding, device: torch
     )
     with seeded(trial.seed, 0, torch.device("cpu")):
         module = build_encoded(part, build_module(recipe), device=device, checkpointing=encoding.checkpointing)
-    return _Built(
+    return BuiltTrial(
         module=module,
         feed=_stored_feed(trial, clips, module.task, device)
         if isinstance(clips, FeatureReader)
@@ -276,6 +281,8 @@ def _frame_rate(clips: Clips, splits: Splits) -> float | None:
 
 
 __all__ = [
+    "BuiltTrial",
+    "build_encoded_trial",
     "is_adapted",
     "load_adapted_task",
     "load_encoded",
