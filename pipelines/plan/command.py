@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipelines.placement import Part, count_fitting, place_workers, this_machine
+from pipelines.plan.encoded import describe_encoders
 from pipelines.plan.measure import (
     DiskSpeed,
     FeatureProbe,
@@ -29,6 +30,7 @@ from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
+from vidflow.stages.trial_clips import unread_features
 from vidflow.store.layout import publish_json
 
 
@@ -49,7 +51,7 @@ def main(experiment: Experiment) -> None:
                 "disk_bytes_per_second": asdict(disk),
             },
         )
-    print("\n".join(table(stages, disk, shutil.disk_usage(experiment.root).free)))
+    print("\n".join([*table(stages, disk, shutil.disk_usage(experiment.root).free), *describe_encoders(config)]))
     log.info("plan: %s; next: %s", locate_plan(config), experiment.command("run"))
 
 
@@ -81,7 +83,7 @@ def make_plan(experiment: Experiment, folder: Path) -> tuple[list[PlannedStage],
         features = config.features.get(name) or dense_features(config.features[name.removesuffix("-dense")])
         probes[name] = probe_features(config, features, shards, probes.get(dense), _made(folder, name))
         stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, done))
-    stages.append(_sweep_stage(config, probes, splits, folder / "trials"))
+    stages.append(_sweep_stage(config, probes, shards, splits, folder / "trials"))
     return stages, disk
 
 
@@ -152,11 +154,13 @@ def _feature_jobs(experiment: Experiment) -> Iterator[tuple[str, StageManifest |
     """Yield every feature set to measure, dense sets first: name, manifest if it exists, name of its dense set."""
     config, is_known = experiment.config, experiment.shards is not None
     done = {name: experiment.manifest(at) for name, at in experiment.features.items()} if is_known else {}
-    encoded = {name: each for name, each in config.features.items() if not is_reduced_from_cache(each)}
+    unread = unread_features(config)
+    wanted = {name: each for name, each in config.features.items() if name not in unread}
+    encoded = {name: each for name, each in wanted.items() if not is_reduced_from_cache(each)}
     for name in encoded:
         yield name, done.get(name), ""
     dense_of = {json.dumps(asdict(features)): name for name, features in encoded.items()}
-    for name, features in config.features.items():
+    for name, features in wanted.items():
         if name in encoded:
             continue
         key = json.dumps(asdict(dense_features(features)))
@@ -199,7 +203,9 @@ def _feature_stage(
     )
 
 
-def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
+def _sweep_stage(
+    config: Config, probes: Mapping[str, FeatureProbe], shards: ShardProbe, splits: Splits, directory: Path
+) -> PlannedStage:
     """Measure a step of every core and return the line of all trials, assuming that none is stopped early."""
     trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
@@ -208,8 +214,9 @@ def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Spl
         kind = _kind(config, trial)
         if kind not in steps:
             log.info("plan: measuring a training step of %s", trial.core)
-            steps[kind] = probe_step(config, trial, probes[trial.features], directory / str(len(steps)))
-        drawn[kind, trial.core if trial.unmerge else f"{trial.core} on {trial.features}", trial.epochs] += 1
+            probe = None if trial.feed == "shards" else probes[trial.features]
+            steps[kind] = probe_step(config, trial, probe, shards, directory / str(len(steps)))
+        drawn[kind, _name_kind(trial), trial.epochs] += 1
     kinds = tuple(
         TrialKind(
             name=name,
@@ -225,6 +232,13 @@ def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Spl
     )
     workers = count_workers(config.resources, "trials")
     return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=workers, kinds=kinds)
+
+
+def _name_kind(trial: Trial) -> str:
+    """Return what a step's time depends on, in words."""
+    name = trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
+    encoder = [] if trial.feed == "features" else [f"feed {trial.feed}", *filter(None, [trial.adaptation])]
+    return ", ".join([name, *encoder])
 
 
 def _kind(config: Config, trial: Trial) -> str:

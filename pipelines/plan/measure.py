@@ -17,6 +17,7 @@ import torch
 
 from pipelines.extract import build_extractor
 from pipelines.placement import place_workers, this_machine
+from pipelines.plan.encoded import NUM_CLIPS, few_clips
 from pipelines.shard import build_shard_builder
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
@@ -35,6 +36,8 @@ from vidflow.stages.reduce import ReduceUnit, TokenReducer
 from vidflow.stages.scan import VideoScanner, list_inputs
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
 from vidflow.store.layout import FileEntry
+from vidflow.store.shard_clips import ShardClips
+from vidflow.training.encoding import Encoding
 from vidflow.training.trial import run_trial
 from vidflow.video.synthetic import VideoSpec, list_videos, write_video
 
@@ -220,29 +223,53 @@ def probe_features(
     )
 
 
-def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: Path) -> StepTime:
-    """Train and validate one batch several times, after one warm-up."""
+def probe_step(
+    config: Config, trial: Trial, features: FeatureProbe | None, shards: ShardProbe, directory: Path
+) -> StepTime:
+    """Train and validate one batch several times, after one warm-up; once if the encoder runs in it.
+
+    Args:
+        config: The experiment.
+        trial: The trial.
+        features: Its feature set; None if it reads frames.
+        shards: The frames.
+        directory: Folder for the trial.
+    """
+    encoding = Encoding.of(config, trial)
+    if encoding is not None:
+        trial = replace(trial, batch_size=min(trial.batch_size, NUM_CLIPS))
+    clips: FeatureReader | ShardClips
+    if features is None:
+        trial, clips = few_clips(shards.directory, shards.entries[1], trial, shards.class_names)
+    else:
+        clips = _repeat_clips(features, trial.batch_size)
+    torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
+    _, *epochs = run_trial(
+        replace(trial, epochs=1 + (_ROUNDS if encoding is None else 1)),
+        clips,
+        directory=directory,
+        key="probe",
+        objective=objective_of(config.trials, trial.task),
+        device=place_workers(config.resources, "trials", this_machine()).device,
+        encoding=encoding,
+    )
+    train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
+    both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
+    return StepTime(train=train, validate=max(0.0, both - train))
+
+
+def _repeat_clips(features: FeatureProbe, batch_size: int) -> FeatureReader:
+    """Return a feature set of two splits with a batch of clips each, which repeat the few that were made."""
     entry = features.entries[1]
     metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
     rows = [
         ClipRow(key=f"{split}{place}", label=0, split=split, file=entry.file, row=place % entry.num_clips)
         for split in ("train", "val")
-        for place in range(trial.batch_size)
+        for place in range(batch_size)
     ]
     address = Address(directory=features.directory, settings={})
     finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, metadata=metadata)
-    torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
-    _, *epochs = run_trial(
-        replace(trial, epochs=1 + _ROUNDS),
-        FeatureReader(features.directory),
-        directory=directory,
-        key="probe",
-        objective=objective_of(config.trials, trial.task),
-        device=place_workers(config.resources, "trials", this_machine()).device,
-    )
-    train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
-    both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
-    return StepTime(train=train, validate=max(0.0, both - train))
+    return FeatureReader(features.directory)
 
 
 def _maker(
