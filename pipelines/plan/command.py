@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipelines.placement import Part, count_fitting, place_workers, this_machine
-from pipelines.plan.encoded import describe_encoders
 from pipelines.plan.measure import (
     DiskSpeed,
     FeatureProbe,
@@ -29,6 +28,7 @@ from pipelines.ray_pool import log
 from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
+from vidflow.stages.cost import TrialMacs, trial_macs
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
 from vidflow.stages.trial_clips import unread_features
 from vidflow.store.layout import publish_json
@@ -51,7 +51,7 @@ def main(experiment: Experiment) -> None:
                 "disk_bytes_per_second": asdict(disk),
             },
         )
-    print("\n".join([*table(stages, disk, shutil.disk_usage(experiment.root).free), *describe_encoders(config)]))
+    print("\n".join(table(stages, disk, shutil.disk_usage(experiment.root).free)))
     log.info("plan: %s; next: %s", locate_plan(config), experiment.command("run"))
 
 
@@ -83,7 +83,7 @@ def make_plan(experiment: Experiment, folder: Path) -> tuple[list[PlannedStage],
         features = config.features.get(name) or dense_features(config.features[name.removesuffix("-dense")])
         probes[name] = probe_features(config, features, shards, probes.get(dense), _made(folder, name))
         stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, done))
-    stages.append(_sweep_stage(config, probes, shards, splits, folder / "trials"))
+    stages.append(_sweep_stage(config, shards, probes, splits, folder / "trials"))
     return stages, disk
 
 
@@ -155,12 +155,12 @@ def _feature_jobs(experiment: Experiment) -> Iterator[tuple[str, StageManifest |
     config, is_known = experiment.config, experiment.shards is not None
     done = {name: experiment.manifest(at) for name, at in experiment.features.items()} if is_known else {}
     unread = unread_features(config)
-    wanted = {name: each for name, each in config.features.items() if name not in unread}
-    encoded = {name: each for name, each in wanted.items() if not is_reduced_from_cache(each)}
+    stored = {name: each for name, each in config.features.items() if name not in unread}
+    encoded = {name: each for name, each in stored.items() if not is_reduced_from_cache(each)}
     for name in encoded:
         yield name, done.get(name), ""
     dense_of = {json.dumps(asdict(features)): name for name, features in encoded.items()}
-    for name, features in wanted.items():
+    for name, features in stored.items():
         if name in encoded:
             continue
         key = json.dumps(asdict(dense_features(features)))
@@ -204,18 +204,20 @@ def _feature_stage(
 
 
 def _sweep_stage(
-    config: Config, probes: Mapping[str, FeatureProbe], shards: ShardProbe, splits: Splits, directory: Path
+    config: Config, shards: ShardProbe, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path
 ) -> PlannedStage:
     """Measure a step of every core and return the line of all trials, assuming that none is stopped early."""
     trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
+    macs: dict[str, TrialMacs | None] = {}
     drawn: Counter[tuple[str, str, int]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
         if kind not in steps:
             log.info("plan: measuring a training step of %s", trial.core)
-            probe = None if trial.feed == "shards" else probes[trial.features]
-            steps[kind] = probe_step(config, trial, probe, shards, directory / str(len(steps)))
+            features = None if trial.feed == "shards" else probes[trial.features]
+            steps[kind] = probe_step(config, trial, shards, features, directory / str(len(steps)))
+            macs[kind] = trial_macs(config, trial)
         drawn[kind, _name_kind(trial), trial.epochs] += 1
     kinds = tuple(
         TrialKind(
@@ -223,6 +225,7 @@ def _sweep_stage(
             num_trials=count * number / len(trials),
             epochs=epochs,
             epoch_seconds=splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
+            macs=macs[kind],
         )
         for (kind, name, epochs), count in drawn.items()
     )
@@ -235,10 +238,10 @@ def _sweep_stage(
 
 
 def _name_kind(trial: Trial) -> str:
-    """Return what a step's time depends on, in words."""
-    name = trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
-    encoder = [] if trial.feed == "features" else [f"feed {trial.feed}", *filter(None, [trial.adaptation])]
-    return ", ".join([name, *encoder])
+    """Return what is printed of trials that cost the same."""
+    if trial.feed != "features":
+        return f"{trial.core} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
+    return trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
 
 
 def _kind(config: Config, trial: Trial) -> str:
@@ -251,7 +254,7 @@ def _kind(config: Config, trial: Trial) -> str:
         warmup_fraction=0.0,
         grad_clip=1.0,
         epochs=1,
-        features="" if trial.unmerge else trial.features,
+        features="" if trial.unmerge and trial.feed == "features" else trial.features,
     )
     return json.dumps([asdict(alike), config.features[trial.features].depths])
 
@@ -265,7 +268,7 @@ def num_trials(config: Config) -> int:
 def num_passes(config: Config, features: str) -> int:
     """Return how often the trials read a whole feature set."""
     trials = draw_candidates(config)[0]
-    total = sum(trial.epochs for trial in trials if trial.features == features)
+    total = sum(trial.epochs for trial in trials if trial.features == features and trial.feed != "shards")
     return round(total * num_trials(config) / max(1, len(trials)))
 
 

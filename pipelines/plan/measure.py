@@ -17,7 +17,6 @@ import torch
 
 from pipelines.extract import build_extractor
 from pipelines.placement import place_workers, this_machine
-from pipelines.plan.encoded import NUM_CLIPS, few_clips
 from pipelines.shard import build_shard_builder
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Config, FeatureSet, Trial
@@ -28,7 +27,7 @@ from vidflow.records import VideoItem
 from vidflow.spread import spread
 from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips, list_class_names
-from vidflow.stages.cost import frame_macs
+from vidflow.stages.cost import frame_macs, trial_macs
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
@@ -44,6 +43,8 @@ from vidflow.video.synthetic import VideoSpec, list_videos, write_video
 NUM_VIDEOS = 6
 """Number of videos to measure; the first one is only for warm-up."""
 _ROUNDS = 3
+# Multiply-accumulates of a measured step in which the encoder runs: seconds on a core.
+_STEP_MACS = 2e11
 _DISK_BYTES = 64 << 20
 _TAR_BLOCK = 512
 
@@ -224,29 +225,25 @@ def probe_features(
 
 
 def probe_step(
-    config: Config, trial: Trial, features: FeatureProbe | None, shards: ShardProbe, directory: Path
+    config: Config, trial: Trial, shards: ShardProbe, features: FeatureProbe | None, directory: Path
 ) -> StepTime:
-    """Train and validate one batch several times, after one warm-up; once if the encoder runs in it.
+    """Train and validate one batch several times, after one warm-up.
 
     Args:
         config: The experiment.
-        trial: The trial.
-        features: Its feature set; None if it reads frames.
-        shards: The frames.
+        trial: The trial. If the encoder runs in it, the batch has a few clips only, and there is one round.
+        shards: A few clips.
+        features: The trial's features of these clips; None if it reads frames.
         directory: Folder for the trial.
     """
     encoding = Encoding.of(config, trial)
-    if encoding is not None:
-        trial = replace(trial, batch_size=min(trial.batch_size, NUM_CLIPS))
-    clips: FeatureReader | ShardClips
-    if features is None:
-        trial, clips = few_clips(shards.directory, shards.entries[1], trial, shards.class_names)
-    else:
-        clips = _repeat_clips(features, trial.batch_size)
+    macs = trial_macs(config, trial)
+    num_clips = trial.batch_size if macs is None else max(1, min(trial.batch_size, int(_STEP_MACS / macs.training)))
+    rounds = _ROUNDS if macs is None else 1
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     _, *epochs = run_trial(
-        replace(trial, epochs=1 + (_ROUNDS if encoding is None else 1)),
-        clips,
+        replace(trial, epochs=1 + rounds, batch_size=num_clips),
+        _probe_frames(shards, num_clips) if features is None else _probe_tokens(features, num_clips),
         directory=directory,
         key="probe",
         objective=objective_of(config.trials, trial.task),
@@ -254,22 +251,37 @@ def probe_step(
         encoding=encoding,
     )
     train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
-    both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
+    both = statistics.median(epoch.seconds for epoch in epochs) / num_clips
     return StepTime(train=train, validate=max(0.0, both - train))
 
 
-def _repeat_clips(features: FeatureProbe, batch_size: int) -> FeatureReader:
-    """Return a feature set of two splits with a batch of clips each, which repeat the few that were made."""
+def _probe_tokens(features: FeatureProbe, num_clips: int) -> FeatureReader:
+    """Return a training and a validation split of the few clips whose features were made."""
     entry = features.entries[1]
     metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
-    rows = [
-        ClipRow(key=f"{split}{place}", label=0, split=split, file=entry.file, row=place % entry.num_clips)
-        for split in ("train", "val")
-        for place in range(batch_size)
-    ]
-    address = Address(directory=features.directory, settings={})
-    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, metadata=metadata)
+    # Any row stands for a clip here, also one of another view.
+    metadata.pop("views", None)
+    keys = [str(place) for place in range(entry.num_clips)]
+    _finish_probe(features.directory, entry, keys, num_clips, metadata=metadata)
     return FeatureReader(features.directory)
+
+
+def _probe_frames(shards: ShardProbe, num_clips: int) -> ShardClips:
+    """Return a training and a validation split of the few clips that were packed."""
+    entry = shards.entries[1]
+    keys = list(dict.fromkeys(name.partition(".")[0] for name in entry.details["members"]))
+    _finish_probe(shards.directory, entry, keys, num_clips, class_names=list(shards.class_names))
+    return ShardClips(shards.directory)
+
+
+def _finish_probe(directory: Path, entry: FileEntry, keys: Sequence[str], num_clips: int, **details: Any) -> None:
+    rows = [
+        ClipRow(key=keys[place % len(keys)], label=0, split=split, file=entry.file, row=place % len(keys))
+        for split in ("train", "val")
+        for place in range(num_clips)
+    ]
+    address = Address(directory=directory, settings={})
+    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, **details)
 
 
 def _maker(

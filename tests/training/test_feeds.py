@@ -187,7 +187,7 @@ def test_without_an_adaptation_frames_give_what_stored_features_give(shards, tmp
 
 def test_a_task_behind_an_adapted_encoder_is_not_loaded_alone(shards, tmp_path):
     (epoch,) = _run(shards, tmp_path)
-    with pytest.raises(VidflowError, match=r"adapted its encoder.* merge the adaptation into a weights file"):
+    with pytest.raises(VidflowError, match=r"adapted its encoder.* merge with `vidflow merge-adapters"):
         load_task(tmp_path)
     module, identity = load_encoded(tmp_path / BEST)
     assert identity.num_parameters == sum(each.numel() for each in module.parameters())

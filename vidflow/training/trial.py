@@ -197,8 +197,8 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
     if identity.encoder:
         if identity.encoder["adaptation"] is not None:
             raise VidflowError(
-                f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge the "
-                "adaptation into a weights file, set it as encoder.weights, extract, and use a trial on these features"
+                f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
+                f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
             )
         tensors = task_weights(tensors)
     task = build_module(ModuleRecipe(**identity.recipe))
