@@ -8,10 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vidflow.config.schema import Adaptation, Config, Encoder, FeatureSet, Resources, Sampling, Trial, Video
 from vidflow.models.encoder import build_encoder, shape_of, skeleton
 from vidflow.models.reduction.build import build_reducer
 from vidflow.models.reduction.macs import count_macs
-from vidflow.config.schema import Adaptation, Config, Encoder, FeatureSet, Resources, Sampling, Trial, Video
 from vidflow.stages.cost import describe_reducer, encoder_macs, trial_macs
 
 SIDE, T = 96, 4
