@@ -12,11 +12,13 @@ import torch
 from vidflow.config.load import read_stored_trials
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
+from vidflow.models.encoder import build_encoder
 from vidflow.stages.predict import VideoPredictor
 from vidflow.stages.sources import is_config, open_experiment
 from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_sweep, read_sweeps
+from vidflow.training.merge_adapters import merge_trial
 from vidflow.training.snapshot import BEST
-from vidflow.training.trial import load_trial
+from vidflow.training.trial import is_adapted, load_adapted_task, load_trial
 
 log = logging.getLogger("vidflow")
 
@@ -79,9 +81,40 @@ def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
     if path.exists() and not path.is_file():
         raise VidflowError(f"{path}: got a folder, pipe or device, wanted a trial's folder or its {BEST}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    task, identity = load_trial(path, device=device)
-    predictor = VideoPredictor(task, identity.features, weights=weights, device=device)
+    if is_adapted(path):
+        predictor = _load_adapted(path, weights, device)
+    else:
+        task, identity = load_trial(path, device=device)
+        predictor = VideoPredictor(task, identity.features, weights=weights, device=device)
     predictor.file = path
+    return predictor
+
+
+def _load_adapted(path: Path, weights: str | None, device: str) -> VideoPredictor:
+    """Put the task behind its adapted encoder, with the adapters merged, as a frozen encoder can be streamed."""
+    task, identity = load_adapted_task(path, device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        merged = Path(folder) / "merged.safetensors"
+        merge_trial(path, merged, weights=weights)
+        encoder = {**identity.features["encoder"], "weights": str(merged)}
+        built = build_encoder(
+            name=encoder["name"],
+            weights=str(merged),
+            img_size=encoder["img_size"],
+            depths=encoder["depths"],
+            normalize_depths=encoder["normalize_depths"],
+            mean=encoder["mean"],
+            std=encoder["std"],
+        )
+        if not built.is_causal or built.num_frames is not None:
+            sees = "later frames" if not built.is_causal else "clips of a fixed length only"
+            raise VidflowError(
+                f"{path}: its encoder sees {sees}, so it cannot run frame by frame; merge it with "
+                "`vidflow merge-adapters`, extract, and use a trial on these features for clips"
+            )
+        features = {**identity.features, "encoder": built.describe()}
+        predictor = VideoPredictor(task, features, device=device)
+    predictor.weights = weights or identity.features["encoder"]["weights"]
     return predictor
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines import extract, shard, synth
-from pipelines.bench import GROUPS, adapted, cached, cores, read, reduction, stages, video
+from pipelines.bench import GROUPS, adapted, cached, cores, feeds, read, reduction, stages, video
 from pipelines.ray_pool import ray_session
 from vidflow.config.schema import Config
 from vidflow.stages.experiment import Experiment
@@ -29,6 +29,7 @@ _OF_FEATURES: dict[str, Callable[[Experiment], Iterator[str]]] = {
     "cached": cached.measure_cached,
     "read": read.measure_read,
     "stages": stages.measure_stages,
+    "feeds": feeds.measure_feeds,
 }
 _PACKAGES = {"read": "lmdb", "video": "transformers"}
 """Groups that need a package which need not be installed."""

@@ -23,7 +23,9 @@ from vidflow.config.schema import (
 )
 from vidflow.config.tasks import Objective
 from vidflow.errors import VidflowError
+from vidflow.loading import load
 from vidflow.models.cores.build import build_core
+from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.encoder.configured import build_clip_encoder
 from vidflow.models.tasks import TaskOptions, build_task
 from vidflow.records import ClipTokens
@@ -267,3 +269,26 @@ _run(ShardClips(Path({str(shards.directory)!r})), Path({str(tmp_path / "killed")
     _run(shards, tmp_path / "killed", trial)
     _run(shards, tmp_path / "calm", trial)
     assert (tmp_path / "killed" / BEST).read_bytes() == (tmp_path / "calm" / BEST).read_bytes()
+
+
+@pytest.mark.parametrize("offsets", [(), (-1, 0, 0, 0), (1, 0, 0, 0)])
+def test_a_trial_with_an_adapted_encoder_streams_unless_a_head_sees_later_frames(shards, tmp_path, offsets):
+    late = replace(LATE, temporal_embedding=False, offsets=list(offsets[: _num_heads()]))
+    _run(shards, tmp_path, config=_config(late=late))
+    if any(offset > 0 for offset in offsets):
+        with pytest.raises(VidflowError, match="sees later frames, so it cannot run frame by frame; merge it"):
+            load(tmp_path)
+        return
+    predictor = load(tmp_path)
+    module, _ = load_encoded(tmp_path / BEST)
+    feed = ShardFeed(clips=shards, device=CPU, arrays=(), img_size=SIDE, augmentation=None, seed=0, num_threads=1)
+    (batch,) = feed.batches(np.arange(1), batch_size=1, epoch=None)
+    with torch.inference_mode():
+        whole = module(batch)["logits"][0].numpy()
+    for frame, logits in zip(batch.frames[0].numpy(), whole, strict=True):
+        # Adapters are merged, which rounds float32 weights once.
+        np.testing.assert_allclose(predictor.model.step(frame)["logits"], logits, atol=1e-4)
+
+
+def _num_heads() -> int:
+    return shape_of(skeleton("test_vit")).num_heads

@@ -31,12 +31,9 @@ _CANDIDATES = (
 )
 _ENCODED = (
     *_CANDIDATES,
-    "adaptations",
-    "augmentations",
-    "encoder.family",
-    "video.format",
-    "resources.clips_per_pass",
-    *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate", "standardize")),
+    *("adaptations", "augmentations", "encoder.family", "video.format", "resources.clips_per_pass"),
+    *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate")),
+    *(f"trials.trial.{name}" for name in ("standardize", "score_by")),
 )
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 

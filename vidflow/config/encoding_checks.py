@@ -95,6 +95,11 @@ def _pass_problems(config: Config, trial: Trial) -> Iterator[str]:
 
 
 def _task_problems(config: Config, trial: Trial) -> Iterator[str]:
+    if trial.score_by == "video" and trial.task != "classification":
+        yield (
+            f"{key_of(config.trials, 'score_by')}: got video for the task {trial.task}; only classes of several clips "
+            "have a mean, set clip"
+        )
     adaptation = config.adaptations.get(trial.adaptation or "")
     if adaptation is not None and adaptation.interpolate_after and trial.task != "classification":
         yield (

@@ -422,6 +422,13 @@ class Trial:
     """Largest gradient norm."""
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the mean loss over all frames, which is added to the loss at the last frame (classification)."""
+    score_by: Literal["clip", "video"] = "clip"
+    """What the metrics count (classification).
+
+    Choices:
+        clip: Each clip by itself.
+        video: Each row of the manifest, by the mean of its clips' probabilities; see `video.sampling.num_clips`.
+    """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of a training step.
 

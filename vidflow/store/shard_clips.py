@@ -99,6 +99,12 @@ class ShardClips:
         truth = self._members(self._files[index])[self.keys[index]].get("annotations.npz")
         return self._read(index, [truth])[0] if truth is not None else b""
 
+    def video(self, index: int) -> str | None:
+        """Return the key of the row of the manifest that a clip was cut from; None in shards of older versions."""
+        members = self._members(self._files[index])[self.keys[index]]
+        found: str | None = json.loads(self._read(index, [members["json"]])[0]).get("video")
+        return found
+
     def check_files(self) -> None:
         """Compare every shard with its digest now, instead of when it is first opened.
 

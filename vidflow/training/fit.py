@@ -58,6 +58,7 @@ def fit(
     objective: Objective,
     device: torch.device,
     clips_per_pass: int | None = None,
+    videos: Sequence[str] | None = None,
 ) -> Iterator[EpochResult]:
     """Train `module` and yield the result of every epoch that was not done before.
 
@@ -76,6 +77,7 @@ def fit(
         objective: Metric by which the best epoch is chosen.
         device: Where to train.
         clips_per_pass: Clips that go through the module at a time; None is a whole batch.
+        videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
 
     Raises:
         VidflowError: If the loss is not finite, the objective is not a metric of the task, or the folder belongs to
@@ -95,6 +97,7 @@ def fit(
         optimisation=optimisation,
         device=device,
         clips_per_pass=clips_per_pass,
+        videos=videos,
     )
     history = _resume(directory, identity, learner)
     # The mark of an earlier stop or failure is no longer true once the weights change.

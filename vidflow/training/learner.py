@@ -22,6 +22,7 @@ from vidflow.training.encoded_task import EncodedTask
 from vidflow.training.feeds import Feed, FrameBatch
 from vidflow.training.optim import Optimisation, autocast, step_optimizer
 from vidflow.training.predictions import KeptPredictions
+from vidflow.training.votes import VideoVotes
 
 # Reading the loss makes the host wait for the device, so it is not read at every step.
 _STEPS_PER_CHECK = 50
@@ -40,6 +41,7 @@ class Learner:
         optimisation: How it is trained.
         device: Where the module is trained.
         clips_per_pass: Clips that go through the module at a time; None is a whole batch.
+        videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Learner:
     optimisation: Optimisation
     device: torch.device
     clips_per_pass: int | None = None
+    videos: Sequence[str] | None = None
 
     @property
     def task(self) -> Task:
@@ -81,6 +84,7 @@ class Learner:
         losses: list[Tensor] = []
         batches = self.feed.batches(order, batch_size=self.optimisation.batch_size, epoch=epoch)
         for learning_rate in learning_rates:
+            self._finish_step()
             waiting = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - waiting
@@ -98,6 +102,14 @@ class Learner:
             "train/clips_per_second": len(order) / seconds,
             **({"train/wait": waited / seconds} if isinstance(self.module, EncodedTask) else {}),
         }
+
+    def _finish_step(self) -> None:
+        """Wait for the step before if the encoder runs in the trial, so that what follows is waiting for data only.
+
+        A step with an encoder takes far longer than to start its kernels, so nothing is lost.
+        """
+        if self.device.type == "cuda" and isinstance(self.module, EncodedTask):
+            torch.cuda.synchronize(self.device)
 
     def _accumulate(self, batch: Batch | FrameBatch) -> Tensor:
         """Add the gradients of a batch's mean loss, pass by pass, and return that loss."""
@@ -137,18 +149,24 @@ class Learner:
         self.module.eval()
         losses: list[Tensor] = []
         kept = KeptPredictions()
+        votes = VideoVotes(self.videos) if self.videos is not None else None
         batch_size = min(self.optimisation.batch_size, self.clips_per_pass or self.optimisation.batch_size)
         with torch.inference_mode():
             for batch in self.feed.batches(indices, batch_size=batch_size, epoch=None):
                 predictions = self._predict(batch)
                 losses.append(self.task.loss(predictions, batch.targets))
-                metric.update(predictions, batch.targets)
+                if votes is None:
+                    metric.update(predictions, batch.targets)
+                else:
+                    votes.add(batch.indices.tolist(), predictions, batch.targets)
                 kept.add(batch, predictions)
         loss = self._mean(losses, len(indices), batch_size)
         if not math.isfinite(loss):
             raise VidflowError(
                 f"trial {self.key}: the loss on the {_SPLITS[use]} split is {loss} after epoch {epoch}{_ADVICE}"
             )
+        if votes is not None:
+            votes.count(metric)
         try:
             values = metric.compute()
         except ValueError as error:

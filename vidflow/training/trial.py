@@ -1,7 +1,7 @@
 """One trial: build the module and its data from the configuration, train the module, and load the trained module."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def run_trial(
     names: SplitNames | None = None,
     device: torch.device | str | None = None,
     encoding: Encoding | None = None,
+    videos: Mapping[str, str] | None = None,
 ) -> Iterator[EpochResult]:
     """Train or resume a trial, and yield the result of every epoch that was not done before.
 
@@ -61,6 +62,7 @@ def run_trial(
         names: Which splits it uses; None: the usual ones.
         device: Where to train; None is the GPU if there is one.
         encoding: How the encoder runs in the trial; None if it does not.
+        videos: Key of a clip -> its video, for `score_by: video`.
 
     Raises:
         VidflowError: If the clips do not fit the task, the module cannot be built, or the loss is not finite.
@@ -76,7 +78,7 @@ def run_trial(
         built = (
             _build_stored(trial, clips, splits, target)
             if encoding is None
-            else _build_encoded(trial, clips, encoding, target)
+            else build_encoded_trial(trial, clips, encoding, target)
         )
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
@@ -99,11 +101,13 @@ def run_trial(
         objective=objective,
         device=target,
         clips_per_pass=None if encoding is None else encoding.clips_per_pass,
+        # Training clips have none, as metrics do not count them.
+        videos=None if videos is None else [videos.get(clip, "") for clip in clips.keys],
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Built:
+class BuiltTrial:
     """A trial's module and feed, and what its files say about them."""
 
     module: Task | EncodedTask
@@ -113,7 +117,7 @@ class _Built:
     encoder: dict[str, Any]
 
 
-def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.device) -> _Built:
+def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.device) -> BuiltTrial:
     """Build the module on stored features."""
     assert isinstance(reader, FeatureReader)
     recipe = module_recipe(trial, reader)
@@ -122,11 +126,16 @@ def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.dev
     if task.token_scale is not None:
         task.token_scale.measure(_train_tokens(reader, splits, task))
     feed = _stored_feed(trial, reader, task, device)
-    return _Built(module=task, feed=feed, recipe=recipe, features=reader.metadata, encoder={})
+    return BuiltTrial(module=task, feed=feed, recipe=recipe, features=reader.metadata, encoder={})
 
 
-def _build_encoded(trial: Trial, clips: Clips, encoding: Encoding, device: torch.device) -> _Built:
-    """Build the module that includes an encoder, on a stored stream or on frames."""
+def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: torch.device) -> BuiltTrial:
+    """Build the module that includes an encoder, with its feed of a stored stream or of frames.
+
+    Raises:
+        VidflowError: The encoder cannot be built, or the adaptation does not fit it.
+        ValueError: The core or the task does not fit the encoder.
+    """
     part, class_names = encoding.part, clips.metadata["class_names"]
     if isinstance(clips, FeatureReader):
         part = dataclasses.replace(part, first_block=clips.metadata["depths"][0] + 1)
@@ -139,7 +148,7 @@ def _build_encoded(trial: Trial, clips: Clips, encoding: Encoding, device: torch
     )
     with seeded(trial.seed, 0, torch.device("cpu")):
         module = build_encoded(part, build_module(recipe), device=device, checkpointing=encoding.checkpointing)
-    return _Built(
+    return BuiltTrial(
         module=module,
         feed=_stored_feed(trial, clips, module.task, device)
         if isinstance(clips, FeatureReader)
@@ -192,17 +201,34 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
     Raises:
         VidflowError: If there is no such file, it is damaged, or its task fits the encoder that the trial adapted only.
     """
+    task, identity = load_adapted_task(path, device=device)
+    if (identity.encoder or {}).get("adaptation") is not None:
+        raise VidflowError(
+            f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
+            f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
+        )
+    return task, identity
+
+
+def is_adapted(path: Path) -> bool:
+    """Whether the trial of a `best.safetensors` has adapted its encoder.
+
+    Raises:
+        VidflowError: If there is no such file, or it is damaged.
+    """
+    return (read_tensors(path)[1]["identity"].get("encoder") or {}).get("adaptation") is not None
+
+
+def load_adapted_task(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
+    """Do as `load_trial`, also for a task that fits the encoder that the trial adapted only.
+
+    Raises:
+        VidflowError: If there is no such file, or it is damaged.
+    """
     tensors, metadata = read_tensors(path)
     identity = TrialIdentity(**metadata["identity"])
-    if identity.encoder:
-        if identity.encoder["adaptation"] is not None:
-            raise VidflowError(
-                f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
-                f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
-            )
-        tensors = task_weights(tensors)
     task = build_module(ModuleRecipe(**identity.recipe))
-    task.load_state_dict(tensors)
+    task.load_state_dict(task_weights(tensors) if identity.encoder else tensors)
     return task.to(device).eval(), identity
 
 
@@ -254,4 +280,16 @@ def _frame_rate(clips: Clips, splits: Splits) -> float | None:
     return float(np.median(rates)) if rates else None
 
 
-__all__ = ["load_encoded", "load_result", "load_task", "load_trial", "run_trial", "write_failure", "write_result"]
+__all__ = [
+    "BuiltTrial",
+    "build_encoded_trial",
+    "is_adapted",
+    "load_adapted_task",
+    "load_encoded",
+    "load_result",
+    "load_task",
+    "load_trial",
+    "run_trial",
+    "write_failure",
+    "write_result",
+]
