@@ -175,9 +175,10 @@ def _kind_row(kind: TrialKind) -> Row:
 
 
 def _describe_macs(macs: TrialMacs) -> str:
-    """Return what the encoder takes, in multiply-accumulates, which papers mostly print as FLOPs."""
+    """Return what the encoder takes, in multiply-accumulates, which papers mostly print as FLOPs, of all clips."""
+    of_video = f" ({macs.clips_per_video * macs.forward / 1e9:.4g} per video of {macs.clips_per_video} clips)"
     more = f", {macs.training / 1e9:.4g} in training" if macs.training > macs.forward else ""
-    return f"encoder: {macs.forward / 1e9:.4g} GMACs per clip{more}"
+    return f"encoder: {macs.forward / 1e9:.4g} GMACs per clip{of_video if macs.clips_per_video > 1 else ''}{more}"
 
 
 def _blank(each: str) -> Row:

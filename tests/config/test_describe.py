@@ -131,8 +131,8 @@ def test_units_kinds_and_defaults_are_as_the_schema_has_them():
         ("features.base.reduction", "did you mean `features.NAME.reducer`?"),
         (
             "qqq",
-            "valid here: root, video, shards, encoder, features, adaptations, augmentations, trials, "
-            "evaluate, report, tracking, resources",
+            "valid here: root, video, shards, encoder, features, adaptations, augmentations, trials, evaluate, report, "
+            "tracking, resources",
         ),
     ],
 )

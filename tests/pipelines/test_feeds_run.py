@@ -19,17 +19,18 @@ def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(
     path = tmp_path / "feeds.yaml"
     path.write_text(TINY.format(root=tmp_path / "root") + MORE)
     sampled = ["video.sampling={mode: spread, num_frames: 4, num_clips: 2}", "trials.trial.score_by=video"]
-    frames = ["trials.axes.core=[mean]", "trials.trial.feed=shards", "trials.trial.adaptation=late"]
+    sampled += ["features.base.depths=[-1]", "trials.axes.core=[mean]"]
+    frames = ["trials.trial.feed=shards", "trials.trial.adaptation=late"]
     done = in_one_ray("run", path, *sampled, *frames, "trials.trial.augmentation=usual")
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "root" / "features").glob("*"))
     (page,) = (tmp_path / "root").glob("reports/*/report.html")
     assert "waiting for data" in page.read_text()
     stream = ["features={stream: {depths: [0], normalize: false}}", "trials.trial.features=stream"]
-    frames[1] = "trials.trial.feed=prefix"
+    frames[0] = "trials.trial.feed=prefix"
     done = in_one_ray("run", path, *sampled, *frames, *stream)
     assert done.returncode == 0, done.stderr
-    viewed = ["features.base={depths: [0], views: 3, augmentation: usual}", "trials.axes.core=[mean]"]
+    viewed = ["features.base.views=3", "features.base.augmentation=usual"]
     done = in_one_ray("run", path, *sampled, *viewed)
     assert done.returncode == 0, done.stderr
     feeds = {}

@@ -134,10 +134,12 @@ class TrialMacs:
     Attributes:
         forward: Of a validation clip, with merged adapters.
         training: Of a training clip, with gradients.
+        clips_per_video: Clips of a video.
     """
 
     forward: float
     training: float
+    clips_per_video: int = 1
 
 
 def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
@@ -160,11 +162,14 @@ def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
     # The stream that enters block k is stored after block k - 1.
     stored = macs_up_to(resolve_depths(depths, num_blocks=shape.depth)[0]) if trial.feed == "prefix" else 0
     forward = macs_up_to(last) - stored
+    sampling = config.video.sampling
+    clips_per_video = sampling.num_clips if sampling.mode == "spread" else 1
     if adaptation is None:
-        return TrialMacs(forward=forward, training=forward)
+        return TrialMacs(forward=forward, training=forward, clips_per_video=clips_per_video)
     adapted = macs_up_to(last) - macs_up_to(adaptation.first_block - 1)
     passes = _TRAINING_PASSES + config.resources.checkpointing
-    return TrialMacs(forward=forward, training=forward - adapted + passes * adapted)
+    training = forward - adapted + passes * adapted
+    return TrialMacs(forward=forward, training=training, clips_per_video=clips_per_video)
 
 
 def encoder_macs(

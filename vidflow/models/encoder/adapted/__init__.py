@@ -3,6 +3,7 @@
 from vidflow.models.encoder.adapted.adapter import LinearAdapter
 from vidflow.models.encoder.adapted.build import build_adapted
 from vidflow.models.encoder.adapted.checks import adaptation_problems, check_adaptation
+from vidflow.models.encoder.adapted.cost import count_adapted_macs
 from vidflow.models.encoder.adapted.encoder import AdaptedEncoder, EncodedBatch, rank_of
 from vidflow.models.encoder.adapted.merge import merge_adapted
 
@@ -13,6 +14,7 @@ __all__ = [
     "adaptation_problems",
     "build_adapted",
     "check_adaptation",
+    "count_adapted_macs",
     "merge_adapted",
     "rank_of",
 ]
