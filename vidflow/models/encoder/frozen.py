@@ -85,7 +85,7 @@ class FrozenEncoder:
         self.weights_sha256 = state_sha256({**vit.state_dict(), **({} if parts is None else parts.state())})
         self.device, self.dtype = device, dtype
         if parts is not None:
-            check_joint(parts, reduction)
+            check_joint(reduction, interpolates=bool(parts.inti))
         self.parts = None if parts is None else parts.to(device=device, dtype=dtype)
         self.num_frames = None if parts is None else parts.num_frames
         self.is_causal = parts is None or parts.is_causal
