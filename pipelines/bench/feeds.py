@@ -29,13 +29,15 @@ from vidflow.training.trial import build_encoded_trial
 _USUAL = Augmentation(crop_area=(0.08, 1.0), flip=0.5, color_jitter=0.2)
 _NUM_BATCHES = 20
 _RATE = 1e-6
+_MORE = 10
 
 
 def measure_feeds(experiment: Experiment) -> Iterator[str]:
     """Yield the lines; shards must exist, and the stream that enters the middle block is stored first."""
     config = _adapted(experiment.config)
     inside = experiment.with_config(config)
-    extract.main(inside)
+    middle = {"middle": config.features["middle"]}
+    extract.main(experiment.with_config(dataclasses.replace(config, features=middle)))
     device = torch.device(place_workers(config.resources, "trials", this_machine()).device)
     yield (
         f"feeds: {encoder_title(config.encoder)}, {config.video.sampling.num_frames} frames of "
@@ -51,21 +53,16 @@ def measure_feeds(experiment: Experiment) -> Iterator[str]:
         "prefix": prefix.fed,
     }
     times = {name: float(np.median(each[0])) for name, each in take_turns(works, device, rounds=ROUNDS).items()}
-    yield _line(
-        "a step fed from shards, augmented, against memory", times["memory"] / times["fed"], "wanted: 0.9 at least"
-    )
-    yield _line("waiting for data in it", whole.wait, "wanted: 0.1 at most")
-    yield _line("a training step against the forward pass", times["memory"] / times["forward"], "derived: 2.5 times")
-    yield _line(
-        "an epoch from frames against the stored stream", times["upper"] / times["prefix"], "wanted: 1.8 at least"
-    )
+    for what, value, wanted in (
+        ("steps from shards, augmented, against frames in memory", times["memory"] / times["fed"], "at least 0.9"),
+        ("waiting for data in them", whole.wait, "at most 0.1"),
+        ("a training step against the forward pass", times["memory"] / times["forward"], "2.5 as derived"),
+        ("an epoch from frames against the stored stream", times["upper"] / times["prefix"], "at least 1.8"),
+    ):
+        yield f"{what:<56} {value:>8.2f}  wanted: {wanted}"
     before = peak_mib()
-    whole.fed(times=10)
-    yield f"{'memory after ten times the clips':<56} {peak_mib() - before:>+8.0f} MiB"
-
-
-def _line(what: str, value: float, wanted: str) -> str:
-    return f"{what:<56} {value:>8.2f}  {wanted}"
+    whole.fed(times=_MORE)
+    yield f"{f'more memory for {_MORE} times the clips':<56} {peak_mib() - before:>+8.0f} MiB"
 
 
 def _adapted(config: Config) -> Config:

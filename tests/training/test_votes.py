@@ -33,11 +33,8 @@ def test_a_trial_scored_by_video_counts_each_video_once(tmp_path, feature_set):
     videos = {key: f"video{place // 3}" for place, key in enumerate(reader.keys[8:])}
 
     def run(name, **settings):
-        objective = Objective("val/top1", "max")
-        run = run_trial(
-            trial, reader, directory=tmp_path / name, key="k", objective=objective, device="cpu", **settings
-        )
-        (epoch,) = run
+        where = {"directory": tmp_path / name, "objective": Objective("val/top1", "max"), "device": "cpu"}
+        (epoch,) = run_trial(trial, reader, key="k", **where, **settings)
         return epoch.metrics
 
     by_clip, by_video = run("clip"), run("video", videos=videos)
