@@ -191,6 +191,17 @@ def test_a_causal_encoder_gives_frame_by_frame_what_it_gives_of_the_whole_clip(n
             wanted[1, 4:] = encoder.encode(frames[1:, 4:]).tokens
 
 
+def test_merged_adapters_alone_stream_with_reduced_tokens() -> None:
+    trained = adapt(freeze(build_vit("vit_tiny_patch16_224")), trained=True, temporal_embedding=False)
+    encoder = merge(trained, reduction=BlockBipartite(num_merged=1))
+    frames = clips(encoder, batch=1)
+    wanted, state = encoder.encode(frames), encoder.init_stream(1)
+    assert wanted.tokens.shape[2] == 1  # 4 patches, one less after each block
+    for t in range(T):
+        encoded, state = encoder.step(frames[:, t], state)
+        torch.testing.assert_close(encoded.tokens, wanted.tokens[t : t + 1], atol=1e-5, rtol=1e-4)
+
+
 def test_what_sees_later_frames_cannot_be_encoded_frame_by_frame() -> None:
     frozen = freeze(build_vit("vit_tiny_patch16_224"))
     for settings, message in (

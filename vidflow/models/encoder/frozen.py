@@ -144,13 +144,15 @@ class FrozenEncoder:
         if self.parts is None:
             return ()
         check_streamable(self.parts, self.reduction)
+        if not any(self.parts.offsets.by_head):
+            return ()
         return init_stream(self.vit, self.parts.offsets, last=self.depths[-1], batch_size=batch_size)
 
     @torch.inference_mode()
     def step(self, frames: UInt8[Tensor, "B H W 3"], state: StreamState) -> tuple[EncodedFrames, StreamState]:
         """Encode the next frame of each stream as `encode` does in a clip of all its frames; `state` stays as it is."""
-        if self.parts is None:
-            return self(frames), state
+        if self.parts is None or not any(self.parts.offsets.by_head):
+            return self(frames, num_frames=1), state
         taps, state = step_stream(
             self.vit,
             self.images(self._checked(frames)),
