@@ -60,7 +60,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     # Imported here, because it takes seconds.
     from vidflow.models.encoder import patch_size_of, shape_of, skeleton
     from vidflow.models.encoder.adapted import adaptation_problems
-    from vidflow.models.encoder.checks import check_encoder
+    from vidflow.models.encoder.checks import check_encoder, merged_problems
     from vidflow.models.encoder.hub import check_hub
     from vidflow.training.checks import find_encoding_problems, find_module_problems
 
@@ -75,6 +75,10 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     except VidflowError:  # is among the problems
         return problems, None
     shape = shape_of(vit)
+    try:
+        problems += merged_problems(config)
+    except VidflowError as error:
+        problems += str(error).splitlines()
     for name, adaptation in config.adaptations.items():
         problems += [f"adaptations.{name}.{problem}" for problem in adaptation_problems(vit, adaptation)]
     if encoder.weights == "hub":
@@ -145,6 +149,7 @@ def _locate_note(config: Config, even: Sequence[str]) -> Path | None:
     folder = cache_folder()
     if folder is None:
         return None
+    weights = Path(config.encoder.weights)
     about = {
         "encoder": asdict(config.encoder),
         "features": {name: asdict(features) for name, features in config.features.items()},
@@ -153,7 +158,7 @@ def _locate_note(config: Config, even: Sequence[str]) -> Path | None:
         "clips": [config.video.size, config.video.sampling.num_frames],
         "even": list(even),
         "versions": [_version(name) for name in ("torch", "timm", "transformers")],
-        "weights": _stamps(sorted(Path(config.encoder.weights).glob("*.json"))),
+        "weights": _stamps([*sorted(weights.glob("*.json")), *([weights] if weights.is_file() else [])]),
         "sources": _stamps([Path(__file__), *sorted(_SOURCES.rglob("*.py"))]),
     }
     return folder / "models" / f"{fingerprint(about)}.json"

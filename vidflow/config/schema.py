@@ -349,8 +349,8 @@ class Adaptation:
     """Share of an adapter's hidden units that are dropped in training."""
     offsets: list[Annotated[int, Field(gt=-(2**15), lt=2**15)]] = field(default_factory=list)
     """For each attention head, how many frames later its keys and values are: -1 is the frame before. A head whose
-    frame is not in the clip reads its own frame. Empty: every head reads its own frame. With no offset above 0, a
-    stream can be encoded frame by frame. [frames]"""
+    frame is not in the clip reads its own frame. Empty: every head reads its own frame. With no offset above 0 and
+    no temporal embedding, a stream can be encoded frame by frame. [frames]"""
     temporal_embedding: bool = True
     """Whether all tokens of a frame get a trained vector for the frame's number; then clips must have as many frames as
     in training."""

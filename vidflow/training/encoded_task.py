@@ -54,8 +54,10 @@ class EncodedTask(nn.Module):
             return tokens, prefix
         encoded = self.frozen.encode(frames)
         # Copies, because autograd refuses tensors that were made in inference mode.
-        prefix = encoded.prefix.clone().unflatten(0, batch_size)
-        return encoded.tokens.clone().unflatten(0, batch_size), prefix if prefix.shape[2] else None
+        # The encoder may give fewer frames than it takes.
+        clips = (batch_size[0], encoded.num_frames)
+        prefix = encoded.prefix.clone().unflatten(0, clips)
+        return encoded.tokens.clone().unflatten(0, clips), prefix if prefix.shape[2] else None
 
 
 def join_stream(batch: Batch) -> Float[Tensor, "B T S D"]:

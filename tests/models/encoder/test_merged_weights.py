@@ -1,6 +1,7 @@
 """Merged adapters: exact weights, a file that loads as a frozen encoder, reduction with offsets, streams."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 from test_adapted_encoder import ALL, T, adapt, build_vit, clips, freeze, joined
 from torch import Tensor
 
-from vidflow.config.schema import Adaptation, Encoder
+from vidflow.config.schema import Adaptation, Config, Encoder, FeatureSet, Reducer, Sampling, Trial, Trials, Video
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder, build_encoder
 from vidflow.models.encoder.adapted import AdaptedEncoder, build_adapted, merge_adapted
 from vidflow.models.encoder.adapted.merge import fold_adapters
 from vidflow.models.encoder.attention import attend, attend_eagerly
+from vidflow.models.encoder.checks import merged_problems
 from vidflow.models.encoder.clip_blocks import HeadOffsets, shift_heads
 from vidflow.models.encoder.merged_file import read_record
 from vidflow.models.encoder.streamed import reset_streams
@@ -189,6 +191,17 @@ def test_a_causal_encoder_gives_frame_by_frame_what_it_gives_of_the_whole_clip(n
             wanted[1, 4:] = encoder.encode(frames[1:, 4:]).tokens
 
 
+def test_merged_adapters_alone_stream_with_reduced_tokens() -> None:
+    trained = adapt(freeze(build_vit("vit_tiny_patch16_224")), trained=True, temporal_embedding=False)
+    encoder = merge(trained, reduction=BlockBipartite(num_merged=1))
+    frames = clips(encoder, batch=1)
+    wanted, state = encoder.encode(frames), encoder.init_stream(1)
+    assert wanted.tokens.shape[2] == 1  # 4 patches, one less after each block
+    for t in range(T):
+        encoded, state = encoder.step(frames[:, t], state)
+        torch.testing.assert_close(encoded.tokens, wanted.tokens[t : t + 1], atol=1e-5, rtol=1e-4)
+
+
 def test_what_sees_later_frames_cannot_be_encoded_frame_by_frame() -> None:
     frozen = freeze(build_vit("vit_tiny_patch16_224"))
     for settings, message in (
@@ -218,3 +231,32 @@ def test_the_state_of_a_stream_holds_that_of_its_encoder(tmp_path: Path) -> None
         first.step(frame)
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(torch.tensor(second.step(frames[3])["logits"]), torch.tensor(wanted[3]))
+
+
+def test_a_config_that_does_not_fit_the_file_is_refused_beforehand(tmp_path: Path) -> None:
+    _, path = merged_file(tmp_path, interpolate_after=[4])
+    config = Config(
+        encoder=replace(SMALL, name="vit_small_patch16_224", weights=str(path)),
+        video=Video(sampling=Sampling(num_frames=8)),
+        features={"base": FeatureSet(reducer=Reducer(name="tome", settings={"num_merged": 1}))},
+        adaptations={"again": Adaptation()},
+        trials=Trials(trial=Trial(task="depth")),
+    )
+    problems = merged_problems(config)
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "encoder.name", "video.sampling.num_frames", "adaptations", "features.base.reducer", "trials.trial.task",
+    ]  # fmt: skip
+    fitting = Config(encoder=replace(SMALL, weights=str(path)), video=Video(sampling=Sampling(num_frames=T)))
+    assert merged_problems(fitting) == []
+    assert merged_problems(Config(encoder=SMALL)) == []
+
+
+def test_half_precision_trains_close_to_single_precision() -> None:
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        encoder = adapt(freeze(build_vit("vit_small_patch16_dinov3"), dtype=dtype), trained=True, offsets=[-1, 1, 0])
+        tokens, _ = encoder(clips(encoder.frozen))
+        tokens.float().square().mean().backward()
+        assert all(p.dtype == torch.float32 and p.grad is not None for p in encoder.parameters())
+        results.append(tokens.detach().float())
+    assert float((results[0] - results[1]).norm() / results[0].norm()) < 0.03  # 8 bits, through three blocks

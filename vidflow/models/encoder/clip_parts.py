@@ -80,8 +80,12 @@ class ClipParts:
         }
 
 
-def check_joint(parts: ClipParts, reduction: Reducer | None) -> None:
+def check_joint(reduction: Reducer | None, *, interpolates: bool) -> None:
     """Check that a token reducer can act on an encoder whose frames see one another.
+
+    Args:
+        reduction: The reducer, if any.
+        interpolates: Whether the encoder has InTI layers.
 
     Raises:
         VidflowError: It cannot.
@@ -93,7 +97,7 @@ def check_joint(parts: ClipParts, reduction: Reducer | None) -> None:
             f"{type(reduction).__name__} drops patches before the encoder, but heads of these weights read other "
             "frames; reduce in the blocks or after the encoder"
         )
-    if parts.inti:
+    if interpolates:
         raise VidflowError(
             f"{type(reduction).__name__} acts inside the encoder, but these weights join frames place by place (InTI), "
             "which wants the full grid of patches; reduce after the encoder"

@@ -85,7 +85,7 @@ class FrozenEncoder:
         self.weights_sha256 = state_sha256({**vit.state_dict(), **({} if parts is None else parts.state())})
         self.device, self.dtype = device, dtype
         if parts is not None:
-            check_joint(parts, reduction)
+            check_joint(reduction, interpolates=bool(parts.inti))
         self.parts = None if parts is None else parts.to(device=device, dtype=dtype)
         self.num_frames = None if parts is None else parts.num_frames
         self.is_causal = parts is None or parts.is_causal
@@ -144,13 +144,15 @@ class FrozenEncoder:
         if self.parts is None:
             return ()
         check_streamable(self.parts, self.reduction)
+        if not any(self.parts.offsets.by_head):
+            return ()
         return init_stream(self.vit, self.parts.offsets, last=self.depths[-1], batch_size=batch_size)
 
     @torch.inference_mode()
     def step(self, frames: UInt8[Tensor, "B H W 3"], state: StreamState) -> tuple[EncodedFrames, StreamState]:
         """Encode the next frame of each stream as `encode` does in a clip of all its frames; `state` stays as it is."""
-        if self.parts is None:
-            return self(frames), state
+        if self.parts is None or not any(self.parts.offsets.by_head):
+            return self(frames, num_frames=1), state
         taps, state = step_stream(
             self.vit,
             self.images(self._checked(frames)),

@@ -38,6 +38,7 @@ class MergedRecord:
         offsets: The frame that each head reads; empty is its own.
         first_block: First adapted block.
         num_frames: Frames of a clip in training.
+        temporal_embedding: Whether clips must have as many frames.
         interpolate_after: Numbers of blocks behind which there is an InTI layer.
         mean: Mean per channel of the frames.
         std: Standard deviation per channel.
@@ -51,6 +52,7 @@ class MergedRecord:
     offsets: tuple[int, ...]
     first_block: int
     num_frames: int
+    temporal_embedding: bool
     interpolate_after: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -144,7 +146,7 @@ def _parts_of(vit: TimmVit, joining: dict[str, Tensor], record: MergedRecord, pa
         for after in record.interpolate_after
     }
     embedding = torch.empty(record.num_frames, width)
-    wanted = {_EMBEDDING: embedding} if _EMBEDDING in joining else {}
+    wanted = {_EMBEDDING: embedding} if record.temporal_embedding else {}
     wanted |= {f"{_INTI}.{after}.{key}": v for after, layer in inti.items() for key, v in layer.state_dict().items()}
     problems = [f"missing {key}" for key in sorted(wanted.keys() - joining.keys())]
     problems += [f"unexpected {key}" for key in sorted(joining.keys() - wanted.keys())]

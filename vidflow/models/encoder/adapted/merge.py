@@ -47,6 +47,7 @@ def merge_adapted(encoder: AdaptedEncoder, *, trial: str) -> bytes:
         offsets=encoder.offsets.by_head,
         first_block=encoder.offsets.first_block,
         num_frames=encoder.trained_frames,
+        temporal_embedding=encoder.temporal_embedding is not None,
         interpolate_after=tuple(encoder.adaptation.interpolate_after),
         mean=frozen.mean,
         std=frozen.std,
