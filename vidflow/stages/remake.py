@@ -19,9 +19,9 @@ import torch
 from vidflow.errors import VideoError, VidflowError
 from vidflow.files import file_sha256, file_state
 from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import ClipTokens, StageManifest
-from vidflow.stages.extract import fit_frames
 from vidflow.stages.finish import peek_manifest
 from vidflow.stages.predict import rebuild_encoder
 from vidflow.stages.reduce import reduce_clip
