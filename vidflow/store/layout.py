@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from typing import Any
 
 from vidflow import objects
 from vidflow.errors import DamagedError
-from vidflow.files import file_sha256
+from vidflow.files import FileState, file_sha256
 from vidflow.store.hold import exclusive as exclusive
 
 STAGE_MANIFEST = "manifest.json"
@@ -241,8 +242,9 @@ def remove_leftovers(directory: Path) -> None:
     # An object store shows no half-written object. In a mirror other commands may be making copies.
     oldest = time.time() - _LEFTOVER_SECONDS if objects.is_mirror(directory) else float("inf")
     for aside in directory.glob(".*.tmp"):
-        if aside.stat().st_mtime < oldest:
-            aside.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it has got its name just now
+            if aside.stat().st_mtime < oldest:
+                aside.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -297,6 +299,29 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def list_states(directory: Path) -> dict[Path, FileState]:
+    """Return size and times of each file in a folder and in the folders in it, in the order of their paths.
+
+    Links count as files and are not followed. A folder that is not there has no files.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    if objects.is_mirror(directory):
+        listed = sorted(objects.list_objects(directory, recursive=True).items())
+        return {
+            path: FileState(state.num_bytes, state.modified_seconds * 10**9, 0)
+            for path, state in listed
+            if state is not None
+        }
+    states = {}
+    for path in list_files(directory, "**/*"):
+        with contextlib.suppress(FileNotFoundError):  # deleted just now
+            status = path.lstat()
+            states[path] = FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return states
+
+
 def list_folders(directory: Path) -> list[Path]:
     """Return the folders in a folder, sorted; none if there is no such folder."""
     if objects.is_mirror(directory):
@@ -309,6 +334,44 @@ def remove(path: Path) -> None:
     if objects.is_mirror(path):
         objects.delete_object(path)
     path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with all that is in it; it may be missing."""
+    if objects.is_mirror(folder):
+        objects.delete_folder(folder)
+    shutil.rmtree(folder, ignore_errors=objects.is_mirror(folder))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file; of an object that of the bytes in the store, not of this node's copy.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    return objects.hash_object(path) if objects.is_mirror(path) else file_sha256(path)
+
+
+@contextlib.contextmanager
+def fresh(path: Path) -> Iterator[Path]:
+    """Yield a path at which a file can be opened; of an object that of a copy made now, which is deleted again.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not objects.is_mirror(path):
+        yield path
+        return
+    state = objects.object_state(path)
+    if state is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object", objects.object_url(path))
+    make_folder(path.parent)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        objects.download(path, state, aside)
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def fetch(path: Path) -> Path:
