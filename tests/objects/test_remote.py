@@ -2,23 +2,30 @@
 
 import hashlib
 import os
+import signal
+import threading
 import time
 
 import pytest
 
 from vidflow.errors import DamagedError, VidflowError
+from vidflow.files import file_stamps, file_state
 from vidflow.objects import cache, list_objects, object_state, read_object, remote, write_object
+from vidflow.stages.garbage import remove_files
 from vidflow.store.digests import check_once
 from vidflow.store.layout import (
     committed_entries,
     exists,
     fetch,
+    fresh,
     list_files,
     list_folders,
     publish,
     publish_json,
     read_json,
     remove,
+    remove_folder,
+    sha256_of,
 )
 
 pytestmark = pytest.mark.slow
@@ -142,6 +149,54 @@ def test_a_full_cache_loses_what_was_not_used_for_longest_but_nothing_without_an
     assert (root / "a").exists()
     assert not (root / "b").exists()
     assert fetch(root / "b").read_bytes() == DATA
+
+
+def test_the_digest_of_an_object_is_that_of_the_stored_bytes_whatever_this_nodes_copy_is(root):
+    put(root / "x.bin")
+    os.utime(root / "x.bin", (0, 0))
+    (root / "x.bin").write_bytes(DATA[::-1])
+    seconds = object_state(root / "x.bin").modified_seconds
+    os.utime(root / "x.bin", (seconds, seconds))  # the copy looks current
+    assert sha256_of(root / "x.bin") == hashlib.sha256(DATA).hexdigest()
+    with fresh(root / "x.bin") as path:
+        assert path.read_bytes() == DATA
+    assert fetch(root / "x.bin").read_bytes() == DATA[::-1]
+    assert list(root.iterdir()) == [root / "x.bin"]
+
+
+def test_a_write_that_is_interrupted_leaves_the_old_object_or_the_whole_new_one(root, proxy):
+    put(root / "x.bin", b"old" * 10**7)
+    (root / "new.bin").write_bytes(new := os.urandom(3 * 10**7))
+    proxy.fault = lambda method, path: "slow" if method == "PUT" else None
+    threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        write_object(root / "x.bin", root / "new.bin")
+    assert read_object(root / "x.bin") in (b"old" * 10**7, new)
+
+
+def test_many_objects_are_asked_for_by_one_listing_and_few_one_by_one(root, proxy):
+    many = [root / "many" / f"{number}.bin" for number in range(remote._MANY)]
+    few = [root / "few" / "a.bin", root / "few" / "gone.bin"]
+    for path in (*many, few[0]):
+        write_object(path, b"x")
+    proxy.seen.clear()
+    sizes, times = file_stamps(map(str, (*few, *many, "/no/such/file")))
+    assert list(sizes) == [1, -1, *[1] * len(many), -1]
+    assert next(zip(sizes, times, strict=True)) == file_state(few[0]).stamp
+    assert len(proxy.seen) <= 6
+
+
+def test_a_folder_is_deleted_with_few_requests_and_leaves_none_behind(root, proxy):
+    paths = [root / "trials" / "k" / f"{number}.bin" for number in range(20)]
+    for path in paths:
+        write_object(path, b"x")
+    proxy.seen.clear()
+    remove_folder(root / "trials" / "k")
+    assert len(proxy.seen) < 10
+    assert list_folders(root / "trials") == []
+    write_object(paths[0], b"x")
+    assert list(remove_files(root, [paths[0]])) == [paths[0]]
+    assert list_folders(root / "trials") == []
 
 
 def test_another_writers_bytes_replace_an_old_copy(root):
