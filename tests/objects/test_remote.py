@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +19,7 @@ from vidflow.store.layout import (
     exists,
     fetch,
     fresh,
+    have_sizes,
     list_files,
     list_folders,
     publish,
@@ -67,7 +69,7 @@ def test_what_is_published_is_listed_read_fetched_and_removed(root):
     with pytest.raises(FileNotFoundError):
         fetch(root / "a" / "x.bin")
     assert list_objects(root / "nothing") == {}
-    assert committed_entries(root / "nothing", ["a"]) == [None]
+    assert list(committed_entries(root / "nothing", ["a"])) == [None]
 
 
 @pytest.mark.parametrize("fault", ["refuse", "cut", "short"])
@@ -151,6 +153,33 @@ def test_a_full_cache_loses_what_was_not_used_for_longest_but_nothing_without_an
     assert fetch(root / "b").read_bytes() == DATA
 
 
+def test_a_copy_that_another_process_begins_to_use_is_not_removed(root, proxy, monkeypatch):
+    monkeypatch.setenv(cache.CACHE_LIMIT, str(1.5 * len(DATA) / 2**30))
+    monkeypatch.setattr(cache, "_KEPT_SECONDS", 0.0)
+    put(root / "a")
+    fetch(root / "a")
+    monkeypatch.setattr(cache, "_unseen", {})
+
+    def use(method, path):  # after the copies were listed, while it is asked whether this one has an object
+        if path.endswith("/a"):
+            os.utime(cache._note_of(root / "a"))
+
+    proxy.fault = use
+    time.sleep(0.05)
+    put(root / "b")
+    assert (root / "a").exists()
+
+
+def test_workers_that_want_an_object_at_once_copy_it_once(root, proxy):
+    put(root / "x.bin")
+    (root / "x.bin").unlink()
+    time.sleep(3)
+    proxy.seen.clear()
+    with ThreadPoolExecutor(8) as pool:
+        assert {path.read_bytes() for path in pool.map(fetch, [root / "x.bin"] * 8)} == {DATA}
+    assert [method for method, _ in proxy.seen].count("GET") == 1
+
+
 def test_the_digest_of_an_object_is_that_of_the_stored_bytes_whatever_this_nodes_copy_is(root):
     put(root / "x.bin")
     os.utime(root / "x.bin", (0, 0))
@@ -184,6 +213,21 @@ def test_many_objects_are_asked_for_by_one_listing_and_few_one_by_one(root, prox
     assert list(sizes) == [1, -1, *[1] * len(many), -1]
     assert next(zip(sizes, times, strict=True)) == file_state(few[0]).stamp
     assert len(proxy.seen) <= 6
+
+
+def test_what_is_there_of_many_files_is_found_by_one_listing_and_of_one_by_one_request(root, proxy):
+    folder = root / "shards" / "k"
+    rows = [{"file": f"{number}.tar", "num_bytes": 1} for number in range(3 * remote._MANY)]
+    for row in rows:
+        write_object(folder / row["file"], b"x")
+    proxy.seen.clear()
+    assert have_sizes(folder, rows)
+    assert have_sizes(folder, rows[:1])
+    assert not have_sizes(folder, [{"file": "0.tar", "num_bytes": 2}])
+    assert not have_sizes(folder, [*rows, {"file": "gone.tar", "num_bytes": 1}])
+    assert len(list(committed_entries(folder, [row["file"] for row in rows[:5]]))) == 5
+    listings = [path for _, path in proxy.seen if "list-type" in path and "max-keys=1000" in path]
+    assert len(listings) == 3  # however many shards there are
 
 
 def test_a_folder_is_deleted_with_few_requests_and_leaves_none_behind(root, proxy):

@@ -37,6 +37,8 @@ BEST = "best.safetensors"
 _SEAL = "seal"
 # Requests to an object store at the same time.
 _NUM_REQUESTS = 16
+# As each holds the index of all members of a shard.
+_ENTRIES_AT_A_TIME = 64
 # Other commands may be copying objects into the same mirror now.
 _LEFTOVER_SECONDS = 86400.0
 log = logging.getLogger(__name__)
@@ -142,8 +144,9 @@ def have_sizes(folder: Path, rows: Sequence[dict[str, Any]]) -> bool:
     if not objects.is_mirror(folder):
         name = str(folder)  # text, because `Path` is slow for 10,000 files
         return all(has_size(f"{name}/{row['file']}", row["num_bytes"]) for row in rows)
-    sizes = list_sizes(folder)
-    return all(sizes.get(row["file"]) == row["num_bytes"] for row in rows)
+    wanted = {folder / row["file"]: row["num_bytes"] for row in rows}
+    states = objects.object_states(wanted)
+    return all(state is not None and state.num_bytes == wanted[path] for path, state in states.items())
 
 
 def list_sizes(folder: Path) -> dict[str, int]:
@@ -212,16 +215,17 @@ def committed_entry(directory: Path, file: str) -> FileEntry | None:
     return entry if entry is not None and has_size(directory / file, entry.num_bytes) else None
 
 
-def committed_entries(directory: Path, files: Sequence[str]) -> list[FileEntry | None]:
-    """Return the manifest of each file as `committed_entry` does; of an object store many at a time."""
+def committed_entries(directory: Path, files: Sequence[str]) -> Iterator[FileEntry | None]:
+    """Yield the manifest of each file as `committed_entry` returns it; few are in memory at the same time."""
     if not objects.is_mirror(directory):
-        return [committed_entry(directory, file) for file in files]
+        yield from (committed_entry(directory, file) for file in files)
+        return
     sizes = list_sizes(directory)
     with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
-        entries = pool.map(lambda file: _read_entry(directory, file) if file in sizes else None, files)
-        return [
-            entry if entry is not None and sizes[entry.file] == entry.num_bytes else None for entry in list(entries)
-        ]
+        for start in range(0, len(files), _ENTRIES_AT_A_TIME):
+            some = files[start : start + _ENTRIES_AT_A_TIME]
+            for entry in pool.map(lambda file: _read_entry(directory, file) if file in sizes else None, some):
+                yield entry if entry is not None and sizes[entry.file] == entry.num_bytes else None
 
 
 def _read_entry(directory: Path, file: str) -> FileEntry | None:
