@@ -49,8 +49,7 @@ def watch_ray(address: str) -> Iterator[None]:
 
 def _watch(address: str, over: threading.Event) -> None:
     """Look again and again, and when the block is over until it is clear whether the head was lost."""
-    node: Any = None
-    while (node := ray_worker._global_node) is None:  # Ray is still starting
+    while (node := _own_node()) is None:  # Ray is still starting
         if over.wait(_SECONDS_BETWEEN_LOOKS):
             return
     if (raylet := _open_link(node.raylet_socket_name)) is None:
@@ -63,6 +62,10 @@ def _watch(address: str, over: threading.Event) -> None:
             _end("the raylet of this machine has died")
         if problem := head.look():
             _end(problem)
+
+
+def _own_node() -> Any:
+    return ray_worker._global_node
 
 
 def _open_link(path: str) -> "select.poll | None":
