@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from ray._private import worker as ray_worker
 from ray._raylet import GcsClient  # type: ignore[attr-defined] # Ray's types do not know it
@@ -113,7 +113,7 @@ class _Head:
         return found == self._cluster
 
 
-def _end(problem: str) -> None:
+def _end(problem: str) -> NoReturn:
     # Not `print`: the interrupted code may be using the stream.
     os.write(2, f"vidflow: {problem}; what is committed stays, and {RESUMES}\n".encode())
     os._exit(1)
