@@ -345,7 +345,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow gc`."""
     add = parser.add_argument
     add("configs", nargs="+", metavar="CONFIG.yaml|key=value", help="configs whose files stay; overrides apply to each")
-    add("--root", type=Path, metavar="ROOT", help="the root to clean, if it is not that of the configs")
+    add("--root", metavar="ROOT", help="the root to clean, if it is not that of the configs")
     add("--older-than", type=_positive, metavar="DAYS", help="only what was last changed more than DAYS ago")
     add("--yes", action="store_true", help="delete what is shown; without it, nothing is deleted")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-PORT = 6379
+HEAD = "127.0.0.2"
 # Ray takes a node for dead after seconds instead of about a minute, and exports numbers every second.
 QUICK = {
     "health_check_period_ms": 1000,
@@ -35,6 +35,12 @@ class Node:
 
     ip: str
     raylet: psutil.Process
+
+    @property
+    def is_alive(self) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return self.raylet.status() != psutil.STATUS_ZOMBIE
+        return False
 
     def kill(self) -> None:
         """Lose the node's raylet, as `kill -9` does; its workers end with it."""
@@ -66,7 +72,11 @@ class Cluster:
     @property
     def address(self) -> str:
         """What `RAY_ADDRESS` takes."""
-        return f"127.0.0.2:{self.port}"
+        return f"{HEAD}:{self.port}"
+
+    def living(self) -> list[Node]:
+        """Return the nodes whose raylet runs."""
+        return [node for node in self.nodes if node.is_alive]
 
     def add(self, num_cpus: float, *, num_gpus: int = 0, root: Path | None = None) -> Node:
         """Start one more node and wait until it has joined.
@@ -87,6 +97,13 @@ class Cluster:
         self.nodes.append(node)
         return node
 
+    def stop_head(self) -> None:
+        """End the head's processes, as `ray stop` does there; the other nodes give up later."""
+        self._find(HEAD).terminate()
+        for process in self._processes():
+            if Path(process.info["cmdline"][0]).name == "gcs_server":
+                process.terminate()
+
     def _start(self, ip: str, options: list[str], num_cpus: float, num_gpus: int, hide: list[str]) -> psutil.Process:
         command = [*hide, sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats"]
         command += [f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", "--object-store-memory=100000000"]
@@ -98,25 +115,24 @@ class Cluster:
 
     def _find(self, ip: str) -> psutil.Process:
         """Return the raylet of a node."""
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if (
-                words[:1]
-                and words[0].endswith("/raylet")
-                and f"--node_ip_address={ip}" in words
-                and self._is_ours(words)
-            ):
+        for process in self._processes():
+            words = process.info["cmdline"]
+            if words[0].endswith("/raylet") and f"--node_ip_address={ip}" in words:
                 return process
         raise AssertionError(f"no raylet at {ip}")
 
-    def _is_ours(self, words: list[str]) -> bool:
-        return any(str(self.folder) in word for word in words)
+    def _processes(self) -> Iterator[psutil.Process]:
+        """Yield the processes whose command names this cluster's folder."""
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if any(str(self.folder) in word for word in words) and process.pid != os.getpid():
+                yield process
 
     def close(self) -> None:
         """End all processes of this cluster."""
         ours = []
-        for process in psutil.process_iter(["cmdline"]):
-            if self._is_ours(process.info["cmdline"] or []) and process.pid != os.getpid():
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 ours += [process, *process.children(recursive=True)]
         for process in ours:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -147,11 +163,11 @@ def running_cluster(*, head_cpus: float = 0, dashboard: bool = False) -> Iterato
     environment.update({"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
     port = 20000 + secrets.randbelow(10000)
     cluster = Cluster(folder, port, environment)
-    options = ["--head", "--node-ip-address=127.0.0.2", f"--port={port}", f"--temp-dir={folder}"]
+    options = ["--head", f"--node-ip-address={HEAD}", f"--port={port}", f"--temp-dir={folder}"]
     options += [f"--system-config={json.dumps(QUICK)}", f"--include-dashboard={dashboard}"]
     options += [f"--dashboard-port={_free_port('127.0.0.1')}"]
     try:
-        cluster._start("127.0.0.2", options, head_cpus, 0, [])
+        cluster._start(HEAD, options, head_cpus, 0, [])
         yield cluster
     finally:
         cluster.close()

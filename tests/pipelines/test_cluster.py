@@ -16,6 +16,8 @@ from tiny_experiment import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL_SHARDS = ["shards.clips_per_shard=3"]
+LONGER_TRIALS = ["trials.trial.epochs=20"]
+SECONDS_TO_NOTICE = 90
 CALM = """
 import sys
 from pipelines import cli
@@ -163,6 +165,25 @@ def test_a_frozen_node_gives_its_unit_back(cluster, calm, videos, tmp_path):
     assert code == 0
     assert is_lost(first, said)
     assert digests(videos) == {name: digest for name, digest in digests(calm).items() if name.startswith("shards")}
+
+
+def test_a_head_that_ends_is_one_sentence_and_the_same_command_on_the_next_head_does_the_rest(calm, videos, tmp_path):
+    """With all on the head, as a run on several hosts needs a server for its runs."""
+    for pattern in ("shards/*/*.tar", "trials/*/*.safetensors"):
+        with running_cluster(head_cpus=2) as cluster:
+            running = Commands(tmp_path, cluster).start("run", *LONGER_TRIALS)
+            wait_for(lambda pattern=pattern: num_files(videos, pattern) > 1, running)
+            cluster.stop_head()
+            stopped = time.monotonic()
+            code, said = ended(running)
+            assert code == 1
+            assert time.monotonic() - stopped < SECONDS_TO_NOTICE
+            assert "Traceback" not in said
+            assert said.splitlines()[-1].startswith("vidflow: ray: ")
+            assert "the same command resumes from here" in said.splitlines()[-1]
+    with running_cluster(head_cpus=2) as cluster:
+        assert Commands(tmp_path, cluster).run("run", *LONGER_TRIALS)[0] == 0
+    assert digests(videos) == digests(calm)
 
 
 def test_two_commands_where_one_fits_both_end(cluster, calm, tmp_path):

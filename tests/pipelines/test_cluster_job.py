@@ -21,7 +21,6 @@ from mlflow_server import serve
 from tiny_experiment import TINY
 
 from vidflow.config.tracking_uri import default_uri
-from vidflow.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -31,6 +30,7 @@ LONG_ENOUGH_TO_MEET_A_FAULT = [
     "shards.clips_per_shard=8",
     "trials.trial.epochs=8",
 ]
+NUM_NODES = 2
 PUBLISHED = {"shard": "shards/*/*.tar", "extract": "features/*/*.arrow", "sweep": "trials/*/*.safetensors"}
 FAULTS = {
     "no fault": [],
@@ -72,11 +72,11 @@ def without_times(value: Any) -> Any:
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
-def runs_of(uri: str) -> list[tuple[Any, ...]]:
-    """Trial, status and every metric of training of each run, in the order of the trials."""
+def runs_of(uri: str, experiment: str) -> list[tuple[Any, ...]]:
+    """Trial, status and every metric of training of each run of an experiment, in the order of the trials."""
     client = mlflow.MlflowClient(uri)
-    found = []
-    for run in client.search_runs([e.experiment_id for e in client.search_experiments()]):
+    found, experiment_of = [], {each.name: each.experiment_id for each in client.search_experiments()}
+    for run in client.search_runs([experiment_of[experiment]]):
         names = sorted(name for name in run.data.metrics if name.startswith(("train/", "val/")))
         names = [name for name in names if "second" not in name]
         history = {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
@@ -99,8 +99,7 @@ def wait_for_work(job: Job, root: Path, stage: str) -> None:
 
 def busiest(cluster: Cluster) -> Node:
     """The living node that has most processes, which are its workers."""
-    living = [node for node in cluster.nodes if node.raylet.is_running()]
-    return max(living, key=lambda node: len(node.raylet.children(recursive=True)))
+    return max(cluster.living(), key=lambda node: len(node.raylet.children(recursive=True)))
 
 
 @pytest.fixture(scope="module")
@@ -111,37 +110,46 @@ def one_machine(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     command = [sys.executable, "-m", "pipelines.cli", "run", str(config), *LONG_ENOUGH_TO_MEET_A_FAULT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return Finished(config, files_of(root), runs_of(default_uri(root)))
+    return Finished(config, files_of(root), runs_of(default_uri(root), "vidflow"))
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    Tracker(default_uri(tmp_path), "before")  # makes the tables, which takes the server longer
-    with serve(default_uri(tmp_path)) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    uri = default_uri(tmp_path_factory.mktemp("store"))
+    mlflow.MlflowClient(uri).search_experiments()  # makes the tables, which takes the server longer
+    with serve(uri) as running:
         yield f"http://127.0.0.1:{running.port}"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that takes jobs; each test adds nodes until there are two."""
+    with running_cluster(dashboard=True) as cluster:
+        wait_for_job_server(cluster)
+        yield cluster
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_job_on_a_cluster_makes_what_one_machine_makes(
-    one_machine: Finished, server: str, tmp_path: Path, fault: str
+    one_machine: Finished, server: str, cluster: Cluster, tmp_path: Path, fault: str
 ) -> None:
     root = tmp_path / "root"
-    with running_cluster(dashboard=True) as cluster:
+    while len(cluster.living()) < NUM_NODES:
         cluster.add(2)
-        cluster.add(2)
-        wait_for_job_server(cluster)
-        settings = [*LONG_ENOUGH_TO_MEET_A_FAULT, f"root={root}", f"tracking.uri={server}"]
-        with submitted(cluster, sys.executable, "-m", "pipelines.run", str(one_machine.config), *settings) as job:
-            for what, stage in FAULTS[fault]:
-                wait_for_work(job, root, stage)
-                if what == "kill":
-                    busiest(cluster).kill()
-                cluster.add(2)
-            assert job.process.wait(900) == 0, job.said[-5000:]
-        made = files_of(root)
-        assert sorted(made) == sorted(one_machine.files)
-        assert [name for name in made if made[name] != one_machine.files[name]] == []
-        assert runs_of(server) == one_machine.runs
-        assert all(status == "FINISHED" for _, status, _ in one_machine.runs)
-        keys = [key for key, _, _ in one_machine.runs]
-        assert all(a != b for a, b in itertools.pairwise(keys)), "one run for each trial, and one of the sweep"
+    for node in cluster.living()[NUM_NODES:]:
+        node.kill()
+    settings = [*LONG_ENOUGH_TO_MEET_A_FAULT, f"root={root}", f"tracking.uri={server}", f"tracking.experiment={fault}"]
+    with submitted(cluster, sys.executable, "-m", "pipelines.run", str(one_machine.config), *settings) as job:
+        for what, stage in FAULTS[fault]:
+            wait_for_work(job, root, stage)
+            if what == "kill":
+                busiest(cluster).kill()
+            cluster.add(2)
+        assert job.process.wait(900) == 0, job.said[-5000:]
+    made = files_of(root)
+    assert sorted(made) == sorted(one_machine.files)
+    assert [name for name in made if made[name] != one_machine.files[name]] == []
+    assert runs_of(server, fault) == one_machine.runs
+    assert all(status == "FINISHED" for _, status, _ in one_machine.runs)
+    keys = [key for key, _, _ in one_machine.runs]
+    assert all(a != b for a, b in itertools.pairwise(keys)), "one run for each trial, and one of the sweep"

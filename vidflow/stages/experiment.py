@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import pyarrow.compute as pc
 
+from vidflow.allocator import return_freed_columns
 from vidflow.config.fingerprints import (
     STAGE_VERSIONS,
     feature_settings,
@@ -184,6 +185,7 @@ class Experiment:
             DamagedError: If the manifest of the rendered videos is damaged.
         """
         items, rejects = self._read_rows()
+        return_freed_columns()
         video = self.config.video
         if video.splits is not None:
             found = sorted(pc.unique(items.table["split"]).to_pylist())
@@ -258,6 +260,7 @@ class Experiment:
         # The stages of a run forget it one after the other; it is read again only if another process has changed it.
         if self._index is None or not self._index.is_current:
             self._index = VideoIndex(self.root / _FOLDERS["scan"], self.limits, self._video_folders)
+            return_freed_columns()
         return self._index
 
     @property
