@@ -52,7 +52,7 @@ class ShardBuilder:
             file=path.name,
             num_bytes=path.stat().st_size,
             sha256=file_sha256(path),
-            num_clips=len(unit.clips) - len(rejects),
+            num_clips=len(members),
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
             details={"members": members, **describe_attempt(self._limits, states)},
