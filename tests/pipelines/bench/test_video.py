@@ -1,5 +1,6 @@
 """The video group on a tiny model: what is timed is what the encoder does."""
 
+import pytest
 import torch
 
 from pipelines.bench.clock import bench_targets
@@ -19,6 +20,7 @@ def test_the_merging_that_is_timed_alone_calls_every_blocks_reduction() -> None:
     assert torch.equal(states[-1].assignment, wanted.assignment)
 
 
+@pytest.mark.slow
 def test_a_row_holds_consistent_figures() -> None:
     recipe = VideoRecipe(family="videomae", weights="random:0", size="tiny")
     row = measure_model(recipe, 6, bench_targets()[0], num_threads=1, rounds=1)
