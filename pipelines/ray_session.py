@@ -14,7 +14,8 @@ from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
 from pipelines.display import Waiting, shown
-from pipelines.interrupts import watch_signals
+from pipelines.interrupts import RESUMES, watch_signals
+from pipelines.losses import shorten
 from pipelines.placement import (
     PARTS,
     Machine,
@@ -26,6 +27,7 @@ from pipelines.placement import (
     place_workers,
     ray_address,
 )
+from pipelines.ray_watch import watch_ray
 from pipelines.shared_root import checked_root
 from pipelines.unit_counts import session_counts
 from vidflow.config.load import join_problems
@@ -53,16 +55,32 @@ def ray_session(config: Config) -> Iterator[None]:
     ray_worker.print_worker_logs = _log_lines  # else Ray prints to stdout, in colours, and through a moving view
     started = time.monotonic()
     dashboard = False if address == "local" else None  # with an existing cluster, Ray refuses the argument
-    with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
-        ray.init(address=address, logging_level=logging.ERROR, include_dashboard=dashboard)
-    session_counts.cache_clear()  # that of an earlier session
-    watch_signals()  # again, because Ray has set its own handler for SIGTERM
-    log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
+    with contextlib.ExitStack() as session:
+        session.callback(ray.shutdown)
+        session.enter_context(watch_ray(address))
+        with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
+            _join(address, include_dashboard=dashboard)
+        session_counts.cache_clear()  # that of an earlier session
+        watch_signals()  # again, because Ray has set its own handler for SIGTERM
+        log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
+        if _is_spread(config):
+            session.enter_context(checked_root(Path(config.root)))
+        yield
+
+
+def _join(address: str, *, include_dashboard: bool | None) -> None:
+    """Call `ray.init`.
+
+    Raises:
+        VidflowError: If Ray's processes do not come up, or the cluster does not answer.
+    """
     try:
-        with checked_root(Path(config.root)) if _is_spread(config) else contextlib.nullcontext():
-            yield
-    finally:
-        ray.shutdown()
+        ray.init(address=address, logging_level=logging.ERROR, include_dashboard=include_dashboard)
+    except Exception as error:  # Ray raises this very class when a process of its own dies or is late
+        what = (
+            "Ray did not start on this machine" if address == "local" else f"the Ray cluster {address} was not joined"
+        )
+        raise VidflowError(f"{what}: {shorten(str(error))}; what is committed stays, and {RESUMES}") from error
 
 
 def _is_spread(config: Config) -> bool:
