@@ -27,7 +27,7 @@ from pipelines.placement import (
     place_workers,
     ray_address,
 )
-from pipelines.ray_watch import watch_ray
+from pipelines.ray_watch import say_if_ended, watch_ray
 from pipelines.shared_root import checked_root
 from pipelines.unit_counts import session_counts
 from vidflow.config.load import join_problems
@@ -57,9 +57,9 @@ def ray_session(config: Config) -> Iterator[None]:
     dashboard = False if address == "local" else None  # with an existing cluster, Ray refuses the argument
     with contextlib.ExitStack() as session:
         session.callback(ray.shutdown)
-        session.enter_context(watch_ray(address))
         with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
             _join(address, include_dashboard=dashboard)
+        session.enter_context(watch_ray(address))
         session_counts.cache_clear()  # that of an earlier session
         watch_signals()  # again, because Ray has set its own handler for SIGTERM
         log.info("ray: %s, ready in %.1f s", address, time.monotonic() - started)
@@ -74,12 +74,11 @@ def _join(address: str, *, include_dashboard: bool | None) -> None:
     Raises:
         VidflowError: If Ray's processes do not come up, or the cluster does not answer.
     """
+    what = "Ray did not start on this machine" if address == "local" else f"the Ray cluster {address} was not joined"
     try:
-        ray.init(address=address, logging_level=logging.ERROR, include_dashboard=include_dashboard)
+        with say_if_ended(what):
+            ray.init(address=address, logging_level=logging.ERROR, include_dashboard=include_dashboard)
     except Exception as error:  # Ray raises this very class when a process of its own dies or is late
-        what = (
-            "Ray did not start on this machine" if address == "local" else f"the Ray cluster {address} was not joined"
-        )
         raise VidflowError(f"{what}: {shorten(str(error))}; what is committed stays, and {RESUMES}") from error
 
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,24 @@ _SECONDS_WITHOUT_OWN_HEAD = 5.0
 # Ray itself ends the process after this time, or what the variable says; our sentence comes before.
 _RECONNECT, _RECONNECT_DEFAULT = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 _SHARE_OF_RECONNECT = 0.8
+
+
+@contextlib.contextmanager
+def say_if_ended(problem: str) -> Iterator[None]:
+    """Print a sentence if this process is ended within the block by what it cannot catch, from another process.
+
+    As `ray.init` connects, no thread of this process runs, and Ray ends it if a process of Ray is lost at that time.
+
+    Args:
+        problem: What has happened then.
+    """
+    said = f"vidflow: {problem}; what is committed stays, and {RESUMES}"
+    # It waits for a line, which does not come from a process that is gone.
+    guard = subprocess.Popen(["/bin/sh", "-c", 'read -r _ || echo "$1" >&2', "sh", said], stdin=subprocess.PIPE)
+    try:
+        yield
+    finally:
+        guard.communicate(b"\n")
 
 
 @contextlib.contextmanager
@@ -48,10 +67,8 @@ def watch_ray(address: str) -> Iterator[None]:
 
 
 def _watch(address: str, over: threading.Event) -> None:
-    """Look again and again, and when the block is over until it is clear whether the head was lost."""
-    while (node := _own_node()) is None:  # Ray is still starting
-        if over.wait(_SECONDS_BETWEEN_LOOKS):
-            return
+    """Look again and again, and when the block is over until it is clear whether the head is lost."""
+    node: Any = ray_worker._global_node
     if (raylet := _open_link(node.raylet_socket_name)) is None:
         _end("the raylet of this machine has died")
     head = _Head(address, node.gcs_address, node.cluster_id.hex())
@@ -62,10 +79,6 @@ def _watch(address: str, over: threading.Event) -> None:
             _end("the raylet of this machine has died")
         if problem := head.look():
             _end(problem)
-
-
-def _own_node() -> Any:
-    return ray_worker._global_node
 
 
 def _open_link(path: str) -> "select.poll | None":
@@ -119,4 +132,4 @@ def _end(problem: str) -> NoReturn:
     os._exit(1)
 
 
-__all__ = ["watch_ray"]
+__all__ = ["say_if_ended", "watch_ray"]

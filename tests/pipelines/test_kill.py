@@ -45,9 +45,10 @@ KILLS = [
 
 
 RAY = ("raylet", "gcs_server")
-SECONDS_TO_NOTICE, SECONDS_TO_GO = 90, 60
+# Agents of a raylet that is gone first try for a minute to tell the head, which is gone too.
+SECONDS_TO_NOTICE, SECONDS_TO_GO = 90, 120
 NUM_KILLS = int(os.environ.get("VIDFLOW_KILLS", "100"))
-SHARE_AT_START = 0.2
+SHARE_AT_START = 0.1
 STORM = [
     "video.synthetic.num_train=160",
     "shards.clips_per_shard=8",
@@ -196,7 +197,7 @@ def start_of(number: int) -> str:
 
 
 def left_of(members: set[tuple[int, str]]) -> list[str]:
-    """Wait until processes are gone; return what is left after a minute."""
+    """Wait until processes are gone; return what is left after two minutes."""
     left = set()
     for _ in range(SECONDS_TO_GO):
         if not (left := {member for member in members if start_of(member[0]) == member[1]}):
@@ -205,10 +206,11 @@ def left_of(members: set[tuple[int, str]]) -> list[str]:
     return [Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200] for number, _ in left]
 
 
-def kill_until_it_ends(driver: subprocess.Popen, log: Path, rng: random.Random, kills: Counter) -> int:
+def kill_until_it_ends(driver: subprocess.Popen, log: Path, rng: random.Random, kills: Counter, members: set) -> int:
     """Kill processes of a run at random moments until it has ended or there were enough; return its exit status."""
     while (status := moment(driver, log, rng)) is None and kills.total() < NUM_KILLS:
-        found, members, stage = processes(driver.pid), family(driver.pid), stage_of(log)
+        found, stage = processes(driver.pid), stage_of(log)
+        members |= family(driver.pid)
         kind = rng.choice(sorted(found))
         try:
             os.kill(rng.choice(found[kind]), signal.SIGKILL)
@@ -223,7 +225,6 @@ def kill_until_it_ends(driver: subprocess.Popen, log: Path, rng: random.Random, 
             assert kind == "driver" or status == 0 or "resumes from here" in str(last), log.read_text()[-3000:]
         print(f"{kills.total()} {stage} {kind} -> {status} {time.monotonic() - started:.1f} s", flush=True)
         if status is not None:
-            assert not (left := left_of(members)), f"{stage}, {kind}: {left}"
             break
     status = driver.wait()
     assert "Traceback" not in log.read_text(), log.read_text()[-5000:]
@@ -238,9 +239,10 @@ def test_a_hundred_kills_of_any_process_leave_the_same_bytes_and_the_same_runs(t
     assert start(config, tmp_path / "calm", settings).wait() == 0
     rng, kills = random.Random(1), Counter()
     while kills.total() < NUM_KILLS:
-        root = tmp_path / f"storm-{kills.total()}"
-        while (status := kill_until_it_ends(start(config, root, settings), log, rng, kills)) != 0:
+        root, members = tmp_path / f"storm-{kills.total()}", set()
+        while (status := kill_until_it_ends(start(config, root, settings), log, rng, kills, members)) != 0:
             assert status == -signal.SIGKILL or "resumes from here" in log.read_text(), log.read_text()[-3000:]
         assert digests(root) == digests(tmp_path / "calm")
         assert runs_and_epochs(root) == runs_and_epochs(tmp_path / "calm")
+        assert left_of(members) == []
         print(f"{root.name}: equal after {kills.total()} kills {dict(kills)}", flush=True)
