@@ -71,6 +71,8 @@ def watch_ray(address: str) -> Iterator[None]:
 def _watch(address: str, over: threading.Event, guard: subprocess.Popen[bytes]) -> None:
     """Look again and again, and when the block is over until it is clear whether the head is lost."""
     node: Any = ray_worker._global_node
+    if node is None:
+        return  # Ray Client (ray://), of which no process is on this machine
     if (raylet := _open_link(node.raylet_socket_name)) is None:
         _end("the raylet of this machine has died", guard)
     head = _Head(address, node.gcs_address, node.cluster_id.hex())

@@ -124,7 +124,7 @@ class SweepRuns:
         self._note_words(trial, key)
         if self._recorded is None:
             self._recorded = self._tracker.recorded()
-        if self._recorded.get(key) == content:
+        if self._recorded.get(key) == content and key not in self._opened:
             return
         run, metric = self.open_trial(trial, address), self._objectives[key]
         # Without an error the text is empty, which replaces that of an earlier try that failed.
@@ -146,6 +146,7 @@ class SweepRuns:
                 content=content,
             )
         self._recorded[key] = content
+        del self._opened[key]
 
     def finish(self, best: Mapping[TaskName, TrialResult], *, is_complete: bool, plan: bytes = b"") -> None:
         """Close the parent run.

@@ -9,7 +9,7 @@ from vidflow.errors import VidflowError
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import address_of, peek_manifest, publish_manifest
 from vidflow.store.journal import JOURNAL, count_waiting
-from vidflow.store.layout import STAGE_MANIFEST, list_files
+from vidflow.store.layout import list_folders
 from vidflow.tracking import Tracker, name_store
 
 log = logging.getLogger("vidflow")
@@ -75,10 +75,10 @@ def _sweeps_without_run(experiment: Experiment) -> list[str]:
     """Return the keys of the sweeps that were finished while the config's store was away."""
     tracking = tracking_settings(experiment.config.tracking)
     keys = []
-    for path in list_files(experiment.root / _SWEEPS, f"*/{STAGE_MANIFEST}"):
-        manifest = peek_manifest(path.parent)
+    for folder in list_folders(experiment.root / _SWEEPS):
+        manifest = peek_manifest(folder)
         if manifest is not None and manifest.settings.get("tracking") == tracking and not manifest.details["run_id"]:
-            keys.append(path.parent.name)
+            keys.append(folder.name)
     return keys
 
 

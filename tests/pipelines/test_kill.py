@@ -1,8 +1,10 @@
 """SIGKILLs at random moments: the same command ends in the same bytes, and in the same runs."""
 
 import hashlib
+import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +50,15 @@ RAY = ("raylet", "gcs_server")
 # Agents of a raylet that is gone first try for a minute to tell the head, which is gone too.
 SECONDS_TO_NOTICE, SECONDS_TO_GO = 90, 120
 NUM_KILLS = int(os.environ.get("VIDFLOW_KILLS", "100"))
+KILLS_PER_RUN = 8
 SHARE_AT_START = 0.1
+# What a run starts from -> folders that are there already. So its kills hit later stages as often as earlier ones.
+BEFORE = {
+    "synth": (),
+    "shard": ("videos",),
+    "extract": ("videos", "index", "shards"),
+    "sweep": ("videos", "index", "shards", "features"),
+}
 STORM = [
     "video.synthetic.num_train=160",
     "shards.clips_per_shard=8",
@@ -206,9 +216,11 @@ def left_of(members: set[tuple[int, str]]) -> list[str]:
     return [Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200] for number, _ in left]
 
 
-def kill_until_it_ends(driver: subprocess.Popen, log: Path, rng: random.Random, kills: Counter, members: set) -> int:
+def kill_until_it_ends(
+    driver: subprocess.Popen, log: Path, rng: random.Random, kills: Counter, most: int, members: set
+) -> int:
     """Kill processes of a run at random moments until it has ended or there were enough; return its exit status."""
-    while (status := moment(driver, log, rng)) is None and kills.total() < NUM_KILLS:
+    while kills.total() < most and (status := moment(driver, log, rng)) is None:
         found, stage = processes(driver.pid), stage_of(log)
         members |= family(driver.pid)
         kind = rng.choice(sorted(found))
@@ -234,13 +246,16 @@ def kill_until_it_ends(driver: subprocess.Popen, log: Path, rng: random.Random, 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)  # most kills cost the start of a Ray
 def test_a_hundred_kills_of_any_process_leave_the_same_bytes_and_the_same_runs(tmp_path):
-    config, log, settings = tmp_path / "tiny.yaml", tmp_path / "stderr.txt", STORM
+    config, log = tmp_path / "tiny.yaml", tmp_path / "stderr.txt"
     config.write_text(TINY.format(root=tmp_path / "unused"))
-    assert start(config, tmp_path / "calm", settings).wait() == 0
-    rng, kills = random.Random(1), Counter()
+    assert start(config, tmp_path / "calm", STORM).wait() == 0
+    rng, kills, first = random.Random(1), Counter(), itertools.cycle(BEFORE)
     while kills.total() < NUM_KILLS:
         root, members = tmp_path / f"storm-{kills.total()}", set()
-        while (status := kill_until_it_ends(start(config, root, settings), log, rng, kills, members)) != 0:
+        for folder in BEFORE[next(first)]:
+            shutil.copytree(tmp_path / "calm" / folder, root / folder)
+        most = min(kills.total() + KILLS_PER_RUN, NUM_KILLS)
+        while (status := kill_until_it_ends(start(config, root, STORM), log, rng, kills, most, members)) != 0:
             assert status == -signal.SIGKILL or "resumes from here" in log.read_text(), log.read_text()[-3000:]
         assert digests(root) == digests(tmp_path / "calm")
         assert runs_and_epochs(root) == runs_and_epochs(tmp_path / "calm")

@@ -228,7 +228,7 @@ MADE = (
     "shards/*/*.tar",
     "features/*/*.arrow",
     "trials/*/*.safetensors",
-    "*/*/*.parquet",
+    "[!i]*/*/*.parquet",  # not those of the index, which are kept for later commands
 )
 HARM = {
     "videos/*/val_00003_*.mp4": Path.unlink,

@@ -277,8 +277,11 @@ def list_files(directory: Path, pattern: str = "*") -> list[Path]:
 
     Raises:
         OSError: If a folder cannot be read.
+        ValueError: If the pattern names folders in another way.
     """
     deep, name = pattern.startswith("**/"), pattern.removeprefix("**/")
+    if "/" in name:
+        raise ValueError(f"got pattern {pattern!r}, wanted NAME or **/NAME")
     if objects.is_mirror(directory):
         listed = objects.list_objects(directory, recursive=deep)
         return sorted(path for path, state in listed.items() if state is not None and fnmatch(path.name, name))

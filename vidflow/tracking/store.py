@@ -25,6 +25,7 @@ from vidflow.tracking.view import VIEW, VIEW_TAG
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 # Source: "Database File Format", section 1.3, https://www.sqlite.org/fileformat.html.
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_REASON_CHARACTERS = 500
 # What says why a server did not answer, in a message of MLflow that repeats the address four times.
 _NO_ANSWER = re.compile(r"\[Errno -?\d+\] [\w ]+|Read timed out|Remote end closed connection without response")
 _KIND_TAG = "mlflow.experimentKind"
@@ -123,7 +124,8 @@ def reason(error: Exception) -> str:
     """Return the message of a store's error on one line, without passwords."""
     text = " ".join(without_credentials(str(error)).split())
     cause = _NO_ANSWER.search(text) if text.startswith("API request to ") else None
-    return f"no answer: {cause[0]}" if cause is not None else text
+    # A database's error goes on with the statement and all its values.
+    return f"no answer: {cause[0]}" if cause is not None else text.partition(" [SQL: ")[0][:_REASON_CHARACTERS]
 
 
 def _check_sqlite(uri: str) -> None:
