@@ -10,10 +10,10 @@ from vidflow.config.encoder import image_settings
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import build_encoder
 from vidflow.models.encoder.calibration import calibrate_windows
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.spread import spread
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.extract import fit_frames
 
 NUM_FRAMES = 1024
 """Number of frames to use, from clips spread over the training split."""

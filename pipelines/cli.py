@@ -188,6 +188,11 @@ def run_gc(parsed: argparse.Namespace) -> None:
     importlib.import_module("pipelines.gc").main(parsed)
 
 
+def run_merge_adapters(parsed: argparse.Namespace) -> None:
+    """Import and run the tool."""
+    importlib.import_module("pipelines.merge_adapters").main(parsed)
+
+
 def run_export(parsed: argparse.Namespace) -> None:
     """Write a feature set for other programs."""
     importlib.import_module("pipelines.export").main(parsed)
@@ -340,7 +345,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow gc`."""
     add = parser.add_argument
     add("configs", nargs="+", metavar="CONFIG.yaml|key=value", help="configs whose files stay; overrides apply to each")
-    add("--root", type=Path, metavar="ROOT", help="the root to clean, if it is not that of the configs")
+    add("--root", metavar="ROOT", help="the root to clean, if it is not that of the configs")
     add("--older-than", type=_positive, metavar="DAYS", help="only what was last changed more than DAYS ago")
     add("--yes", action="store_true", help="delete what is shown; without it, nothing is deleted")
 
@@ -352,6 +357,16 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("--to", type=Path, required=True, metavar="FOLDER", help="folder to make")
     add("--format", choices=("npz", "hf"), default="hf", help="npz: a file per clip; hf, the default: Parquet")
     add("--features", metavar="NAME", help="feature set of the config, if it has several")
+
+
+def add_merge_adapters(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `vidflow merge-adapters`."""
+    add = parser.add_argument
+    add("trial", metavar="TRIAL", help=TRIAL)
+    add("settings", nargs="*", metavar="key=value", help="more files and overrides, if TRIAL is a config")
+    add("--to", type=Path, required=True, metavar="FILE.safetensors", help="file of weights to make")
+    add("--weights", metavar="FILE", help="weights that the trial adapted, where they have moved since")
+    add("--tracking-uri", metavar="URI", help="MLflow store of the run; MLFLOW_TRACKING_URI by default")
 
 
 def _numbers(count: int) -> Callable[[str], list[float]]:
@@ -458,6 +473,11 @@ OWN_ARGUMENTS = {
         "write a feature set as npz files, or as Parquet for Hugging Face datasets, pandas and polars",
         add_export,
         run_export,
+    ),
+    "merge-adapters": OwnArguments(
+        "merge what a trial trained in its encoder into a file of weights, for encoder.weights",
+        add_merge_adapters,
+        run_merge_adapters,
     ),
     "compare": OwnArguments(
         "write one page about several finished sweeps: best trials, scores, costs", add_compare, run_compare

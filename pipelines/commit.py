@@ -21,8 +21,6 @@ class FileUnit(Protocol):
 
 
 Filed = TypeVar("Filed", bound=FileUnit)
-# Of this many units, the indices of members are in memory at the same time.
-_UNITS_PER_LOOK = 64
 log = logging.getLogger("vidflow")
 
 
@@ -57,11 +55,9 @@ def commit_units(
     """
     remove_leftovers(directory)
     done = {}
-    for start in range(0, len(units), _UNITS_PER_LOOK):
-        some = units[start : start + _UNITS_PER_LOOK]
-        for unit, entry in zip(some, committed_entries(directory, [unit.file for unit in some]), strict=True):
-            if entry is not None and (is_current is None or is_current(unit, entry)):
-                done[unit.file] = entry.without_members()
+    for unit, entry in zip(units, committed_entries(directory, [unit.file for unit in units]), strict=True):
+        if entry is not None and (is_current is None or is_current(unit, entry)):
+            done[unit.file] = entry.without_members()
     waiting = [unit for unit in units if unit.file not in done]
     if done:
         log.info("%s: %d of %d files are there already", name, len(done), len(units))

@@ -27,9 +27,11 @@ from vidflow.stages.experiment import Experiment, dense_features, is_reduced_fro
 from vidflow.stages.extract import Extractor, ExtractUnit
 from vidflow.stages.finish import REJECTS_TABLE, finish_stage
 from vidflow.stages.reduce import ReduceUnit, TokenReducer
+from vidflow.stages.views import Views
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureFile
 from vidflow.store.layout import FileEntry
 from vidflow.store.rows import iterate_rows
+from vidflow.video.augmented_targets import label_pairs
 
 Unit = TypeVar("Unit", ExtractUnit, ReduceUnit)
 
@@ -40,8 +42,8 @@ def main(experiment: Experiment) -> None:
     with experiment.exclusive(), ray_session(config):
         placement = place(config, "extract")
         shards = experiment.finished_shards.address
-        for name, features in config.features.items():
-            address = experiment.features[name]
+        for name, address in experiment.stored_features.items():
+            features = config.features[name]
             if experiment.manifest(address) is not None:
                 continue
             if not is_reduced_from_cache(features):
@@ -74,7 +76,7 @@ def _extract(
     build = functools.partial(
         build_extractor, config, features, shards.directory, address.directory, metadata, placement
     )
-    _make(experiment, name, build, extract_units(manifest), placement, shards, address)
+    _make(experiment, name, build, extract_units(manifest), placement, shards, address, features)
 
 
 def extract_units(manifest: StageManifest) -> list[ExtractUnit]:
@@ -99,7 +101,7 @@ def _reduce(experiment: Experiment, name: str, placement: Placement, dense: Addr
     build = functools.partial(
         build_token_reducer, experiment.config, name, dense.directory, address.directory, metadata
     )
-    _make(experiment, name, build, units, placement, dense, address)
+    _make(experiment, name, build, units, placement, dense, address, experiment.config.features[name])
 
 
 def _make(
@@ -110,6 +112,7 @@ def _make(
     placement: Placement,
     source: Address,
     address: Address,
+    features: FeatureSet,
 ) -> None:
     """Make and commit one feature set from the files of `source`."""
     if not units:
@@ -131,7 +134,7 @@ def _make(
         address,
         stage=f"extract/{name}",
         entries=entries,
-        clips=_clip_rows(source, rejects),
+        clips=clip_rows(source, rejects, views_of(experiment.config, features, [])),
         rejects=rejects,
         wall_seconds=time.monotonic() - started,
         metadata=FeatureFile(address.directory / entries[0].file, entries[0].sha256).metadata,
@@ -186,20 +189,38 @@ def build_extractor(
         frames_per_batch=config.resources.frames_per_batch,
         # An encoder on the CPU already uses all cores.
         num_decompressors=num_threads if placement.device == "cuda" else 1,
+        views=views_of(config, features, metadata["class_names"]),
     )
 
 
-def _clip_rows(shards: Address, rejects: list[Reject]) -> Iterator[ClipRow]:
-    """Yield the file and row of each clip; they stand as in the shards, without those that were left out."""
+def views_of(config: Config, features: FeatureSet, class_names: Sequence[str]) -> Views | None:
+    """Return the views that a feature set stores; None if it has the plain one only.
+
+    Raises:
+        VidflowError: If a class that a mirrored clip exchanges does not exist.
+    """
+    if features.views == 1:
+        return None
+    assert features.augmentation is not None, "see the checks of the config"
+    augmentation = config.augmentations[features.augmentation]
+    try:
+        pairs = label_pairs(augmentation.flip_labels, class_names) if class_names else {}
+    except ValueError as error:
+        raise VidflowError(f"augmentations.{features.augmentation}.{error}") from error
+    return Views(number=features.views, augmentation=augmentation, split=config.trials.splits.train, label_pairs=pairs)
+
+
+def clip_rows(source: Address, rejects: list[Reject], views: Views | None) -> Iterator[ClipRow]:
+    """Yield the file and row of each plain clip; the other views of a clip follow it in its file."""
     left_out = {reject.key for reject in rejects}
     last, position = "", 0
-    for row in iterate_rows(shards.directory / CLIPS_TABLE, ClipRow):
+    for row in iterate_rows(source.directory / CLIPS_TABLE, ClipRow):
         if row.key in left_out:
             continue
         file = _feature_file(row.file)
-        position = position + 1 if file == last else 0
-        last = file
+        position = position if file == last else 0
         yield ClipRow(key=row.key, label=row.label, split=row.split, file=file, row=position)
+        last, position = file, position + (1 if views is None else views.count(row.split))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pipelines.display import Bar, Waiting, count, shown
 from pipelines.plan.record import locate_plan
 from pipelines.verify import format_rows
 from vidflow.errors import ConfigError
+from vidflow.objects import show_urls
 from vidflow.report.formats import format_bytes, format_metric
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import peek_manifest
@@ -44,7 +45,7 @@ def main(parsed: argparse.Namespace) -> None:
             _remove(root, found)
 
 
-def _open(words: Sequence[str], root: Path | None) -> list[Experiment]:
+def _open(words: Sequence[str], root: str | None) -> list[Experiment]:
     """Return the experiments whose files stay: that of each config alone, and that of all of them merged.
 
     Merged too, because `vidflow run` merges its files: nobody who repeats the words of that command loses its work.
@@ -98,7 +99,7 @@ def _show(root: Path, found: Sequence[Garbage], then: str) -> None:
     rows = [
         [str(each.path.relative_to(root)), format_bytes(each.num_bytes), _age(each, now), about(each)] for each in found
     ]
-    print("\n".join([f"{root}: no given config refers to", *format_rows(rows[:_MOST_ROWS])]))
+    print("\n".join([show_urls(f"{root}: no given config refers to"), *format_rows(rows[:_MOST_ROWS])]))
     if len(rows) > _MOST_ROWS:
         print(f"  and {len(rows) - _MOST_ROWS} more")
     if any(each.kind in ("trials", "sweeps") for each in found):

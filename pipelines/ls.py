@@ -30,12 +30,16 @@ def main(arguments: argparse.Namespace) -> None:
     roots, experiment = find_roots(arguments.places)
     inventories = [take_inventory(root) for root in roots]
     if arguments.json:
-        print(json.dumps({"experiments": [asdict(each) for each in inventories]}, indent=1, default=str))
+        print(json.dumps({"experiments": [asdict(each) for each in inventories]}, indent=1, default=_as_text))
     elif not inventories:
         print(f"no experiment below {RUNS.absolute()}; name a root or a config")
     else:
         current = _current_keys(experiment)
         print("\n\n".join(_describe(each, current) for each in inventories))
+
+
+def _as_text(value: Any) -> str:
+    return show_urls(str(value))
 
 
 def _current_keys(experiment: Experiment | None) -> frozenset[str]:

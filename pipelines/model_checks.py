@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vidflow.config.encoder import encoder_title
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.paths import cache_folder
 from vidflow.config.schema import Config
-from vidflow.config.search import draw_candidates
+from vidflow.config.search import draw_candidates, key_of
 from vidflow.errors import VidflowError
 from vidflow.store.layout import publish_json, read_sealed
 
@@ -58,9 +59,10 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
         return _check_video(config, with_trials)
     # Imported here, because it takes seconds.
     from vidflow.models.encoder import patch_size_of, shape_of, skeleton
-    from vidflow.models.encoder.checks import check_encoder
+    from vidflow.models.encoder.adapted import adaptation_problems
+    from vidflow.models.encoder.checks import check_encoder, merged_problems
     from vidflow.models.encoder.hub import check_hub
-    from vidflow.training.checks import find_module_problems
+    from vidflow.training.checks import find_encoding_problems, find_module_problems
 
     encoder, num_frames = config.encoder, config.video.sampling.num_frames
     problems = _problems_of(
@@ -73,11 +75,19 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     except VidflowError:  # is among the problems
         return problems, None
     shape = shape_of(vit)
+    try:
+        problems += merged_problems(config)
+    except VidflowError as error:
+        problems += str(error).splitlines()
+    for name, adaptation in config.adaptations.items():
+        problems += [f"adaptations.{name}.{problem}" for problem in adaptation_problems(vit, adaptation)]
     if encoder.weights == "hub":
         problems += _problems_of(lambda: check_hub(encoder.name))
     num_depths = {name: len(features.depths) for name, features in config.features.items()}
     if with_trials:
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
+        problems += dict.fromkeys(find_encoding_problems(config)) if not problems else []
+        problems += _class_token_problems(config, has_one=vit.cls_token is not None)
     if problems:
         return problems, None
     num_patches = (encoder.img_size // patch_size_of(vit)) ** 2
@@ -105,6 +115,7 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
     if with_trials:
         num_depths = dict.fromkeys(config.features, 1)
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
+        problems += _class_token_problems(config, has_one=shape.num_prefix > 0)
     if problems:
         return problems, None
     num_windows = config.video.sampling.num_frames // geometry.num_frames
@@ -114,6 +125,16 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
         clip_bytes=dict.fromkeys(config.features, num_tokens * shape.embed_dim * _FLOAT16),
         encoder_bytes=shape.depth * block * _FLOAT32,
     )
+
+
+def _class_token_problems(config: Config, *, has_one: bool) -> list[str]:
+    """Return a problem if a trial reads the class token of an encoder that has none."""
+    if has_one or all(trial.readout != "class_token" for trial in draw_candidates(config)[0]):
+        return []
+    return [
+        f"{key_of(config.trials, 'readout')}: got `class_token`, but {encoder_title(config.encoder)} has none; use "
+        "`attention`"
+    ]
 
 
 def _problems_of(check: Callable[[], None]) -> list[str]:
@@ -128,14 +149,16 @@ def _locate_note(config: Config, even: Sequence[str]) -> Path | None:
     folder = cache_folder()
     if folder is None:
         return None
+    weights = Path(config.encoder.weights)
     about = {
         "encoder": asdict(config.encoder),
         "features": {name: asdict(features) for name, features in config.features.items()},
+        "adaptations": {name: asdict(each) for name, each in config.adaptations.items()},
         "trials": asdict(config.trials),
         "clips": [config.video.size, config.video.sampling.num_frames],
         "even": list(even),
         "versions": [_version(name) for name in ("torch", "timm", "transformers")],
-        "weights": _stamps(sorted(Path(config.encoder.weights).glob("*.json"))),
+        "weights": _stamps([*sorted(weights.glob("*.json")), *([weights] if weights.is_file() else [])]),
         "sources": _stamps([Path(__file__), *sorted(_SOURCES.rglob("*.py"))]),
     }
     return folder / "models" / f"{fingerprint(about)}.json"

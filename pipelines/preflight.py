@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -115,11 +116,12 @@ def _clips_to_encode(flight: Flight) -> dict[str, int]:
         return {}
     if experiment.shards is None:
         return {}
-    number = len(experiment.shards.clips)
+    splits = Counter(experiment.shards.clips.splits)
+    num_train = splits[experiment.config.trials.splits.train]
     return {
-        name: number
-        for name, features in experiment.config.features.items()
-        if features.reducer.name == "none" and experiment.manifest(experiment.features[name]) is None
+        name: splits.total() + (experiment.config.features[name].views - 1) * num_train
+        for name, address in experiment.stored_features.items()
+        if experiment.config.features[name].reducer.name == "none" and experiment.manifest(address) is None
     }
 
 
@@ -144,10 +146,18 @@ def _of(find: Callable[[Config], Iterable[str]]) -> Callable[[Flight], Iterable[
     return lambda flight: find(flight.draft.config)
 
 
-_MODULE = tuple(
-    f"trials.trial.{field}"
-    for field in ("task", "features", "core", "num_layers", "num_heads", "mix_depths", "readout_dim", "readout_heads")
+_FIELDS = (
+    "task",
+    "features",
+    "core",
+    "num_layers",
+    "num_heads",
+    "mix_depths",
+    "readout",
+    "readout_dim",
+    "readout_heads",
 )
+_MODULE = ("adaptations", *(f"trials.trial.{field}" for field in (*_FIELDS, "feed", "adaptation")))
 """The settings that decide the shape of what a trial trains."""
 _SHAPED = frozenset({"extract", "sweep", "plan", "bench"})
 _WORK = frozenset(STAGES) | {"plan", "calibrate", "bench", "evaluate"}
@@ -162,7 +172,7 @@ CHECKS = (
         lambda flight: machine_checks.find_relative_root(flight.draft),
     ),
     Check(_MODELS - {"sweep"}, ("encoder.family", "encoder.weights"), _check_weights),
-    Check(_MODELS, ("encoder", "features", "video.sampling"), _check_models),
+    Check(_MODELS, ("encoder", "features", "adaptations", "video.sampling"), _check_models),
     Check(
         frozenset({"sweep", "plan", "bench"}),
         ("video.manifest", "video.video_root", "trials.trial.task", "trials.axes"),

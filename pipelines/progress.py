@@ -59,7 +59,7 @@ def _locate_stages(experiment: Experiment) -> dict[str, dict[str, Address] | Non
         del stages["synth"]  # there is nothing to render
     if (work := experiment.shards) is not None:
         stages["shard"] = {"": work.address}
-        stages["extract"] = experiment.features
+        stages["extract"] = experiment.stored_features
         stages["sweep"] = {"": experiment.sweep}
         stages["report"] = {"": experiment.report}
     return stages

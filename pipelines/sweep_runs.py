@@ -13,19 +13,20 @@ from types import TracebackType
 from typing import Self
 
 import vidflow
+from vidflow.config.encoder import encoder_title
 from vidflow.config.load import config_to_yaml
 from vidflow.config.schema import Trial
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import TaskName, facts_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.files import file_sha256
+from vidflow.models.encoder import shape_of, skeleton
 from vidflow.objects import show_urls
 from vidflow.records import EpochResult, TrialResult
 from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
-from vidflow.store.features import FeatureReader
 from vidflow.store.layout import TRIAL_RESULT, fetch
 from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, SweepIds, Tracker, name_run, page_of
 from vidflow.training.baselines import baseline_metrics
@@ -57,7 +58,7 @@ class SweepRuns:
         tracking = self._config.tracking
         key = experiment.sweep.fingerprint
         self._tracker = Tracker(experiment.root, key, uri=store_uri(self._config), experiment=tracking.experiment)
-        self._data = {name: _feature_data(name, address) for name, address in experiment.features.items()}
+        self._data = {name: _feature_data(experiment, name) for name in experiment.features}
         self.baselines = baselines
         self._names: dict[str, str] = {}
         self._objectives: dict[str, str] = {}
@@ -227,14 +228,13 @@ class SweepRuns:
     def _measure_baseline(self, trial: Trial) -> None:
         """Measure a task's trivial answer, once because all trials share clips and truth."""
         if trial.task not in self.baselines:
-            reader = FeatureReader(self._experiment.features[trial.features].directory)
-            self.baselines[trial.task] = baseline_metrics(trial.task, reader, self._experiment.config.trials.splits)
+            clips = self._experiment.clips_of(trial.features, trial.feed)
+            self.baselines[trial.task] = baseline_metrics(trial.task, clips, self._experiment.config.trials.splits)
 
     def _log_confusion(self, run: str, result: TrialResult) -> None:
         classified = read_classified(result)
         if classified is not None:
-            features = self._experiment.features[str(result.settings["features"])]
-            names = FeatureReader(features.directory).metadata["class_names"]
+            names = self._experiment.finished_shards.class_names
             self._tracker.log_file(run, confusion_figure(classified.confusion, names), "confusion.png")
 
 
@@ -249,17 +249,21 @@ def model_columns(task: TaskName) -> ModelColumns:
     )
 
 
-def _feature_data(name: str, address: Address) -> FeatureData:
-    reader = FeatureReader(address.directory)
-    metadata = reader.metadata
+def _feature_data(experiment: Experiment, name: str) -> FeatureData:
+    """Describe a feature set; where it is not stored, the shards whose frames trials read instead."""
+    address = experiment.features[name]
+    is_stored = name in experiment.stored_features
+    clips = experiment.clips_of(name, "features" if is_stored else "shards")
     return FeatureData(
         name=name,
         identity=address.identity,
-        place=show_urls(str(address.directory)),
-        embed_dim=metadata["embed_dim"],
-        clips=dict(sorted(Counter(reader.splits).items())),
-        num_classes=len(metadata["class_names"]),
-        encoder=metadata["encoder"]["name"],
+        place=show_urls(str(clips.directory)),
+        embed_dim=clips.metadata["embed_dim"]
+        if is_stored
+        else shape_of(skeleton(experiment.config.encoder.name)).embed_dim,
+        clips=dict(sorted(Counter(clips.splits).items())),
+        num_classes=len(clips.metadata["class_names"]),
+        encoder=clips.metadata["encoder"]["name"] if is_stored else encoder_title(experiment.config.encoder),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.display import Bar, count, shown
 from vidflow.counts import Count
 from vidflow.errors import ConfigError, VidflowError
+from vidflow.objects import show_urls
 from vidflow.report.formats import format_bytes
 from vidflow.stages.findings import Finding, Level, Verified
 from vidflow.stages.sources import RUNS, find_roots
@@ -73,7 +74,7 @@ def _verify(root: Path, check_weights: Callable[[Path], str], parsed: argparse.N
     with shown(bar):
         verified = verify_root(root, check_weights, start=lambda num_bytes: _counter(bar, num_bytes))
     seconds = time.monotonic() - started
-    print("\n".join([str(root), *_table(verified), *_unchecked(verified)]))
+    print(show_urls("\n".join([str(root), *_table(verified), *_unchecked(verified)])))
     log.info(
         "verify: %s: %s, %s in %.1f s (%.0f MB/s); %s",
         root,

@@ -1,10 +1,13 @@
 """A real server that speaks S3, in a process of its own, and a proxy before it that misbehaves as networks do."""
 
 import contextlib
+import ctypes
+import fcntl
 import http.client
 import http.server
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -59,6 +62,22 @@ def serve_objects() -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def closed_network() -> Iterator[bool]:
+    """Leave this thread, and what it starts, no network but 127.0.0.1; yield whether the system allows that."""
+    system, new_network = ctypes.CDLL(None), 0x40000000
+    with open("/proc/thread-self/ns/net") as before:
+        if system.unshare(new_network) != 0:
+            yield False
+            return
+        try:
+            with socket.socket() as any_socket:  # what `ip link set lo up` does
+                fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
+            yield True
+        finally:
+            system.setns(before.fileno(), new_network)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import math
 import weakref
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import DTypeLike
 
 # Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
@@ -25,6 +26,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
             mallopt(option, _KEPT_BYTES)
+
+
+def return_freed_columns() -> None:
+    """Give the memory of Arrow columns that are freed back to the system, which Arrow would keep for a later table.
+
+    Worth it after a large table was made of its parts: they took as much memory as the table.
+    """
+    pa.default_memory_pool().release_unused()
 
 
 class ArrayPool:

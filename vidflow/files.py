@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vidflow.errors import VideoError
-from vidflow.objects import fetch, is_mirror, object_state
+from vidflow.objects import ObjectState, fetch, is_mirror, object_state, object_states
 from vidflow.tar_members import find_member, open_member
 
 # Whether this process asks no object store.
@@ -36,17 +36,19 @@ class FileState(NamedTuple):
         return self.num_bytes, self.modified_ns
 
 
+_UNREACHED = FileState(-1, 0, 0)
+
+
 def file_state(path: str | Path) -> FileState:
     """Return the state of a file; (-1, 0, 0) if it cannot be reached."""
     member = find_member(path)
     file = member.tar if member else path
     if is_mirror(file) and not _copies_only:
-        state = object_state(Path(file))
-        return FileState(-1, 0, 0) if state is None else FileState(state.num_bytes, state.modified_seconds * 10**9, 0)
+        return _of_object(object_state(Path(file)))
     try:
         status = os.stat(file)
     except OSError:
-        return FileState(-1, 0, 0)
+        return _UNREACHED
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -68,31 +70,42 @@ def use_copies_only() -> None:
 def file_stamps(paths: Iterable[str]) -> tuple["array[int]", "array[int]"]:
     """Return the sizes and the times of the last write of many files, as `file_state` has them.
 
-    A tar is looked at once, however many of its members are asked for.
+    A tar is looked at once, however many of its members are asked for, and objects are asked for many at a time.
     """
     sizes: array[int] = array("q")
     times: array[int] = array("q")
     tars: dict[Path, FileState] = {}
+    remote: dict[int, Path] = {}
     for path in paths:
         # A plain path is looked at here, because a million of calls and records take longer than the file system.
         if "#" not in path and ":/" not in path:
             try:
                 status = os.stat(path)
             except OSError:
-                state = FileState(-1, 0, 0)
+                state = _UNREACHED
             else:
                 sizes.append(status.st_size)
                 times.append(status.st_mtime_ns)
                 continue
         elif (member := find_member(path)) is None:
-            state = file_state(path)
+            if is_mirror(path) and not _copies_only:
+                remote[len(sizes)] = Path(path)
+            state = _UNREACHED if len(sizes) in remote else file_state(path)
         elif member.tar in tars:
             state = tars[member.tar]
         else:
             state = tars[member.tar] = file_state(member.tar)
         sizes.append(state.num_bytes)
         times.append(state.modified_ns)
+    found = object_states(remote.values())
+    for place, file in remote.items():
+        state = _of_object(found[file])
+        sizes[place], times[place] = state.stamp
     return sizes, times
+
+
+def _of_object(state: ObjectState | None) -> FileState:
+    return _UNREACHED if state is None else FileState(state.num_bytes, state.modified_seconds * 10**9, 0)
 
 
 def open_if_regular(path: Path) -> BinaryIO | None:

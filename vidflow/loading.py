@@ -3,7 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,13 +12,15 @@ import torch
 from vidflow.config.load import read_stored_trials
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
+from vidflow.models.encoder import build_encoder
 from vidflow.objects import is_mirror, to_path
 from vidflow.stages.predict import VideoPredictor
 from vidflow.stages.sources import is_config, open_experiment
 from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_sweep, read_sweeps
 from vidflow.store.layout import exists, has_files
+from vidflow.training.merge_adapters import merge_trial
 from vidflow.training.snapshot import BEST
-from vidflow.training.trial import load_trial
+from vidflow.training.trial import is_adapted, load_adapted_task, load_trial
 
 log = logging.getLogger("vidflow")
 
@@ -39,13 +42,28 @@ def load(
     Raises:
         VidflowError: There is no such trial, it is damaged, or its encoder cannot be rebuilt.
     """
+    with trial_file(trial, *settings, tracking_uri=tracking_uri) as path:
+        return load_file(path, weights=weights)
+
+
+@contextmanager
+def trial_file(trial: str | Path, *settings: str, tracking_uri: str | None = None) -> Iterator[Path]:
+    """Yield the `best.safetensors` of a trial; one of a run in MLflow exists within the context only.
+
+    The arguments are those of `load`.
+
+    Raises:
+        VidflowError: There is no such trial.
+    """
     path = to_path(trial)
     if is_config(path):
-        return load_file(_best_of_config([str(trial), *settings]) / BEST, weights=weights)
+        yield _best_of_config([str(trial), *settings]) / BEST
+        return
     if settings:
         raise VidflowError(f"got {' '.join(settings)} beside {trial}; settings change a config (.yaml), nothing else")
     if is_mirror(path) or path.exists():
-        return load_file(_find_file(path), weights=weights)
+        yield _find_file(path)
+        return
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if os.sep in str(trial) or not uri:
         raise VidflowError(
@@ -53,7 +71,7 @@ def load(
             "--tracking-uri URI or MLFLOW_TRACKING_URI; `vidflow ls` lists them"
         )
     with tempfile.TemporaryDirectory() as folder:
-        return load_file(_fetch_trial(uri, str(trial), Path(folder)), weights=weights)
+        yield _fetch_trial(uri, str(trial), Path(folder))
 
 
 def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
@@ -65,9 +83,40 @@ def load_file(path: Path, *, weights: str | None = None) -> VideoPredictor:
     if path.exists() and not path.is_file():
         raise VidflowError(f"{path}: got a folder, pipe or device, wanted a trial's folder or its {BEST}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    task, identity = load_trial(path, device=device)
-    predictor = VideoPredictor(task, identity.features, weights=weights, device=device)
+    if is_adapted(path):
+        predictor = _load_adapted(path, weights, device)
+    else:
+        task, identity = load_trial(path, device=device)
+        predictor = VideoPredictor(task, identity.features, weights=weights, device=device)
     predictor.file = path
+    return predictor
+
+
+def _load_adapted(path: Path, weights: str | None, device: str) -> VideoPredictor:
+    """Put the task behind its adapted encoder, with the adapters merged, as a frozen encoder can be streamed."""
+    task, identity = load_adapted_task(path, device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        merged = Path(folder) / "merged.safetensors"
+        merge_trial(path, merged, weights=weights)
+        encoder = {**identity.features["encoder"], "weights": str(merged)}
+        built = build_encoder(
+            name=encoder["name"],
+            weights=str(merged),
+            img_size=encoder["img_size"],
+            depths=encoder["depths"],
+            normalize_depths=encoder["normalize_depths"],
+            mean=encoder["mean"],
+            std=encoder["std"],
+        )
+        if not built.is_causal or built.num_frames is not None:
+            sees = "later frames" if not built.is_causal else "clips of a fixed length only"
+            raise VidflowError(
+                f"{path}: its encoder sees {sees}, so it cannot run frame by frame; merge it with "
+                "`vidflow merge-adapters`, extract, and use a trial on these features for clips"
+            )
+        features = {**identity.features, "encoder": built.describe()}
+        predictor = VideoPredictor(task, features, device=device)
+    predictor.weights = weights or identity.features["encoder"]["weights"]
     return predictor
 
 
@@ -135,4 +184,4 @@ def _fetch_trial(uri: str, run_id: str, folder: Path) -> Path:
     return fetch_file(uri, best.run_id, checkpoint, folder)
 
 
-__all__ = ["load", "load_file"]
+__all__ = ["load", "load_file", "trial_file"]

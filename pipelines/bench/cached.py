@@ -25,6 +25,7 @@ from vidflow.stages.experiment import Experiment, dense_features, is_reduced_fro
 from vidflow.stages.extract import Extractor
 from vidflow.store.features import FeatureReader, clip_order
 from vidflow.training.batches import iterate_batches
+from vidflow.training.feeds import StoredFeed
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer
 from vidflow.training.recipe import build_module, module_recipe
@@ -180,10 +181,16 @@ class _Training:
         self._trial, self._order = trial, order
         self._learner = Learner(
             key="bench",
-            task=task,
+            module=task,
             optimizer=build_optimizer(task, weight_decay=trial.weight_decay),
-            reader=reader,
-            arrays=facts_of(trial.task).annotations,
+            feed=StoredFeed(
+                clips=reader,
+                device=device,
+                num_depths=task.num_depths,
+                arrays=facts_of(trial.task).annotations,
+                unmerged=task.unmerges,
+                seed=trial.seed,
+            ),
             optimisation=Optimisation.of(trial),
             device=device,
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines import extract, shard, synth
-from pipelines.bench import GROUPS, cached, cores, planning, read, reduction, stages, video
+from pipelines.bench import GROUPS, adapted, cached, cores, feeds, planning, read, reduction, stages, video
 from pipelines.ray_session import ray_session
 from vidflow.config.schema import Config
 from vidflow.stages.experiment import Experiment
@@ -22,6 +22,7 @@ from vidflow.stages.experiment import Experiment
 _OF_CONFIG: dict[str, Callable[[Config], Iterator[str]]] = {
     "cores": cores.measure_cores,
     "reduction": reduction.measure_reduction,
+    "adapted": adapted.measure_adapted,
     "video": video.measure_video,
     "planning": planning.measure_planning,
 }
@@ -29,6 +30,7 @@ _OF_FEATURES: dict[str, Callable[[Experiment], Iterator[str]]] = {
     "cached": cached.measure_cached,
     "read": read.measure_read,
     "stages": stages.measure_stages,
+    "feeds": feeds.measure_feeds,
 }
 _PACKAGES = {"read": "lmdb", "video": "transformers"}
 """Groups that need a package which need not be installed."""

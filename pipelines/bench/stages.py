@@ -109,7 +109,7 @@ def measure_verify(experiment: Experiment) -> Row:
     """Compare `vidflow verify` with a loop of sha256 over all files that it reads."""
     files = RootFiles(experiment.root)
     paths = [path for path, role in files.roles.items() if role in ("list", "made", "weights")]
-    num_gigabytes = sum(files.sizes[path] for path in paths) / 1e9
+    num_gigabytes = sum(files.states[path].num_bytes for path in paths) / 1e9
     rounds = []
     for _ in range(ROUNDS):
         bare = _seconds(lambda: [file_sha256(path) for path in paths])

@@ -29,7 +29,9 @@ from pipelines.ray_pool import log
 from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
+from vidflow.stages.cost import TrialMacs, trial_macs
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
+from vidflow.stages.trial_clips import unread_features
 from vidflow.store.layout import publish_json
 
 
@@ -92,7 +94,7 @@ def make_plan(experiment: Experiment, folder: Path) -> tuple[list[PlannedStage],
         features = config.features.get(name) or dense_features(config.features[name.removesuffix("-dense")])
         probes[name] = probe_features(config, features, shards, probes.get(dense), _made(folder, name))
         stages.append(_feature_stage(config, name, features, probes, dense, splits, disk, done))
-    stages.append(_sweep_stage(config, probes, splits, folder / "trials"))
+    stages.append(_sweep_stage(config, shards, probes, splits, folder / "trials"))
     return stages, disk
 
 
@@ -163,11 +165,13 @@ def _feature_jobs(experiment: Experiment) -> Iterator[tuple[str, StageManifest |
     """Yield every feature set to measure, dense sets first: name, manifest if it exists, name of its dense set."""
     config, is_known = experiment.config, experiment.shards is not None
     done = {name: experiment.manifest(at) for name, at in experiment.features.items()} if is_known else {}
-    encoded = {name: each for name, each in config.features.items() if not is_reduced_from_cache(each)}
+    unread = unread_features(config)
+    stored = {name: each for name, each in config.features.items() if name not in unread}
+    encoded = {name: each for name, each in stored.items() if not is_reduced_from_cache(each)}
     for name in encoded:
         yield name, done.get(name), ""
     dense_of = {json.dumps(asdict(features)): name for name, features in encoded.items()}
-    for name, features in config.features.items():
+    for name, features in stored.items():
         if name in encoded:
             continue
         key = json.dumps(asdict(dense_features(features)))
@@ -210,23 +214,29 @@ def _feature_stage(
     )
 
 
-def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path) -> PlannedStage:
+def _sweep_stage(
+    config: Config, shards: ShardProbe, probes: Mapping[str, FeatureProbe], splits: Splits, directory: Path
+) -> PlannedStage:
     """Measure a step of every core and return the line of all trials, assuming that none is stopped early."""
     trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
+    macs: dict[str, TrialMacs | None] = {}
     drawn: Counter[tuple[str, str, int]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
         if kind not in steps:
             log.info("plan: measuring a training step of %s", trial.core)
-            steps[kind] = probe_step(config, trial, probes[trial.features], directory / str(len(steps)))
-        drawn[kind, trial.core if trial.unmerge else f"{trial.core} on {trial.features}", trial.epochs] += 1
+            features = None if trial.feed == "shards" else probes[trial.features]
+            steps[kind] = probe_step(config, trial, shards, features, directory / str(len(steps)))
+            macs[kind] = trial_macs(config, trial)
+        drawn[kind, _name_kind(trial), trial.epochs] += 1
     kinds = tuple(
         TrialKind(
             name=name,
             num_trials=count * number / len(trials),
             epochs=epochs,
             epoch_seconds=splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
+            macs=macs[kind],
         )
         for (kind, name, epochs), count in drawn.items()
     )
@@ -236,6 +246,13 @@ def _sweep_stage(config: Config, probes: Mapping[str, FeatureProbe], splits: Spl
     )
     workers = count_workers(config.resources, "trials")
     return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=workers, kinds=kinds)
+
+
+def _name_kind(trial: Trial) -> str:
+    """Return what is printed of trials that cost the same."""
+    if trial.feed != "features":
+        return f"{trial.core} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
+    return trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
 
 
 def _kind(config: Config, trial: Trial) -> str:
@@ -248,7 +265,7 @@ def _kind(config: Config, trial: Trial) -> str:
         warmup_fraction=0.0,
         grad_clip=1.0,
         epochs=1,
-        features="" if trial.unmerge else trial.features,
+        features="" if trial.unmerge and trial.feed == "features" else trial.features,
     )
     return json.dumps([asdict(alike), config.features[trial.features].depths])
 
@@ -262,7 +279,7 @@ def num_trials(config: Config) -> int:
 def num_passes(config: Config, features: str) -> int:
     """Return how often the trials read a whole feature set."""
     trials = draw_candidates(config)[0]
-    total = sum(trial.epochs for trial in trials if trial.features == features)
+    total = sum(trial.epochs for trial in trials if trial.features == features and trial.feed != "shards")
     return round(total * num_trials(config) / max(1, len(trials)))
 
 

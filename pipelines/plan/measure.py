@@ -28,7 +28,7 @@ from vidflow.records import VideoItem
 from vidflow.spread import spread
 from vidflow.stages.address import Address
 from vidflow.stages.clips import ChosenClip, ShardUnit, choose_clips
-from vidflow.stages.cost import frame_macs
+from vidflow.stages.cost import frame_macs, trial_macs
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.extract import ExtractUnit
 from vidflow.stages.finish import finish_stage
@@ -38,13 +38,17 @@ from vidflow.stages.scanned_rows import list_class_names
 from vidflow.stages.scans import Scans
 from vidflow.store.features import ClipRow, FeatureFile, FeatureReader
 from vidflow.store.layout import FileEntry, committed_entry
+from vidflow.store.shard_clips import ShardClips
 from vidflow.store.shards import read_members
+from vidflow.training.encoding import Encoding
 from vidflow.training.trial import run_trial
 from vidflow.video.synthetic import VideoSpec, list_videos, write_video
 
 NUM_VIDEOS = 6
 """Number of videos to measure; the first one is only for warm-up."""
 _ROUNDS = 3
+# Multiply-accumulates of a measured step in which the encoder runs: seconds on a core.
+_STEP_MACS = 2e11
 _DISK_BYTES = 64 << 20
 _TAR_BLOCK = 512
 
@@ -231,29 +235,64 @@ def probe_features(
     )
 
 
-def probe_step(config: Config, trial: Trial, features: FeatureProbe, directory: Path) -> StepTime:
-    """Train and validate one batch several times, after one warm-up."""
-    entry = features.entries[1]
-    metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
-    rows = [
-        ClipRow(key=f"{split}{place}", label=0, split=split, file=entry.file, row=place % entry.num_clips)
-        for split in ("train", "val")
-        for place in range(trial.batch_size)
-    ]
-    address = Address(directory=features.directory, settings={})
-    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, metadata=metadata)
+def probe_step(
+    config: Config, trial: Trial, shards: ShardProbe, features: FeatureProbe | None, directory: Path
+) -> StepTime:
+    """Train and validate one batch several times, after one warm-up.
+
+    Args:
+        config: The experiment.
+        trial: The trial. If the encoder runs in it, the batch has a few clips only, and there is one round.
+        shards: A few clips.
+        features: The trial's features of these clips; None if it reads frames.
+        directory: Folder for the trial.
+    """
+    encoding = Encoding.of(config, trial)
+    macs = trial_macs(config, trial)
+    num_clips = trial.batch_size if macs is None else max(1, min(trial.batch_size, int(_STEP_MACS / macs.training)))
+    rounds = _ROUNDS if macs is None else 1
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     _, *epochs = run_trial(
-        replace(trial, epochs=1 + _ROUNDS),
-        FeatureReader(features.directory),
+        replace(trial, epochs=1 + rounds, batch_size=num_clips),
+        _probe_frames(shards, num_clips) if features is None else _probe_tokens(features, num_clips),
         directory=directory,
         key="probe",
         objective=objective_of(config.trials, trial.task),
         device=place_workers(config.resources, "trials", this_machine()).device,
+        encoding=encoding,
     )
     train = statistics.median(1 / epoch.metrics["train/clips_per_second"] for epoch in epochs)
-    both = statistics.median(epoch.seconds for epoch in epochs) / trial.batch_size
+    both = statistics.median(epoch.seconds for epoch in epochs) / num_clips
     return StepTime(train=train, validate=max(0.0, both - train))
+
+
+def _probe_tokens(features: FeatureProbe, num_clips: int) -> FeatureReader:
+    """Return a training and a validation split of the few clips whose features were made."""
+    entry = features.entries[1]
+    metadata = FeatureFile(features.directory / entry.file, entry.sha256).metadata
+    # Any row stands for a clip here, also one of another view.
+    metadata.pop("views", None)
+    keys = [str(place) for place in range(entry.num_clips)]
+    _finish_probe(features.directory, entry, keys, num_clips, metadata=metadata)
+    return FeatureReader(features.directory)
+
+
+def _probe_frames(shards: ShardProbe, num_clips: int) -> ShardClips:
+    """Return a training and a validation split of the few clips that were packed."""
+    entry = shards.entries[1]
+    keys = list(dict.fromkeys(name.partition(".")[0] for name in entry.details["members"]))
+    _finish_probe(shards.directory, entry, keys, num_clips, class_names=list(shards.class_names))
+    return ShardClips(shards.directory)
+
+
+def _finish_probe(directory: Path, entry: FileEntry, keys: Sequence[str], num_clips: int, **details: Any) -> None:
+    rows = [
+        ClipRow(key=keys[place % len(keys)], label=0, split=split, file=entry.file, row=place % len(keys))
+        for split in ("train", "val")
+        for place in range(num_clips)
+    ]
+    address = Address(directory=directory, settings={})
+    finish_stage(address, stage="probe", entries=[entry], clips=rows, rejects=[], wall_seconds=0.0, **details)
 
 
 def _maker(
@@ -267,7 +306,9 @@ def _maker(
         made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
         assert isinstance(made, PostReducer)
         reduce = TokenReducer(made, dense=dense.directory, directory=directory, metadata=metadata)
-        return lambda file, source: reduce(ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256))
+        return lambda file, source: reduce(
+            ReduceUnit(file=file, dense=source.file, source_sha256=source.sha256, num_clips=source.num_clips)
+        )
     metadata |= {
         "class_names": list(shards.class_names),
         "num_frames": config.video.sampling.num_frames,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipelines.plan.measure import DiskSpeed
 from pipelines.plan.record import StageCost
 from vidflow.report.formats import format_bytes, format_seconds
+from vidflow.stages.cost import TrialMacs
 
 _MAX_NAMES = 3  # feature sets that one line names
 
@@ -19,12 +20,14 @@ class TrialKind:
         num_trials: How many there are; the expected number if a search draws them.
         epochs: Epochs of each.
         epoch_seconds: Worker seconds of an epoch.
+        macs: What the encoder takes in them; None if it does not run.
     """
 
     name: str
     num_trials: float
     epochs: int
     epoch_seconds: float
+    macs: TrialMacs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,9 @@ def _rows(group: Sequence[PlannedStage]) -> list[Row]:
     each = _describe_each(line, seconds / len(group), num_bytes / len(group), unit)
     if len(line.kinds) == 1:
         number, each = _describe_kind(line.kinds[0])
-    below += [_kind_row(kind) for kind in line.kinds if len(line.kinds) > 1]
+    for kind in line.kinds:
+        below += [_kind_row(kind)] if len(line.kinds) > 1 else []
+        below += [_blank(each=_describe_macs(kind.macs))] if kind.macs is not None else []
     return [(command, what, number, each, *map(format_seconds, (seconds, seconds / line.num_workers)), size), *below]
 
 
@@ -167,6 +172,13 @@ def _kind_row(kind: TrialKind) -> Row:
     number, each = _describe_kind(kind)
     work = format_seconds(kind.num_trials * kind.epochs * kind.epoch_seconds)
     return ("", f"  {kind.name}", f"  {number}", each, work, "", "")
+
+
+def _describe_macs(macs: TrialMacs) -> str:
+    """Return what the encoder takes, in multiply-accumulates, which papers mostly print as FLOPs, of all clips."""
+    of_video = f" ({macs.clips_per_video * macs.forward / 1e9:.4g} per video of {macs.clips_per_video} clips)"
+    more = f", {macs.training / 1e9:.4g} in training" if macs.training > macs.forward else ""
+    return f"encoder: {macs.forward / 1e9:.4g} GMACs per clip{of_video if macs.clips_per_video > 1 else ''}{more}"
 
 
 def _blank(each: str) -> Row:

@@ -129,7 +129,11 @@ def test_units_kinds_and_defaults_are_as_the_schema_has_them():
         ("learning_rate", "did you mean `trials.trial.learning_rate`?"),
         ("fps", "did you mean `video.synthetic.fps` or `video.sampling.fps` or `evaluate.models.NAME.fps`?"),
         ("features.base.reduction", "did you mean `features.NAME.reducer`?"),
-        ("qqq", "valid here: root, video, shards, encoder, features, trials, evaluate, report, tracking, resources"),
+        (
+            "qqq",
+            "valid here: root, video, shards, encoder, features, adaptations, augmentations, trials, evaluate, report, "
+            "tracking, resources",
+        ),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(key, hint):

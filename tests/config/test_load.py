@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,10 @@ def test_the_merged_settings_read_back_to_the_same_config(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_experiment_says_how_to_run_it(path):
-    assert path.read_text().startswith((f"# vidflow run conf/{path.name}", f"# vidflow evaluate conf/{path.name}"))
+    first = path.read_text().partition("\n")[0]
+    # An overlay stands behind the experiment that it changes.
+    assert first.startswith(("# vidflow run conf/", "# vidflow evaluate conf/"))
+    assert f"conf/{path.name}" in first
 
 
 def addresses(config):
@@ -147,7 +151,7 @@ def addresses(config):
     return (
         shards,
         features,
-        fingerprint(trial_settings(config.trials.trial, features, "val/top1", "max", config.trials.splits)),
+        fingerprint(trial_settings(config, config.trials.trial, features, "val/top1", "max")),
     )
 
 
@@ -243,10 +247,18 @@ def test_a_root_in_the_folder_of_videos_is_refused(tmp_path):
 
 
 def test_names_of_splits_move_trials_only_where_they_are_not_the_usual_ones():
-    trials = load_config([ROOT / "conf/demo.yaml"]).trials
-    usual = trial_settings(trials.trial, "features", "val/top1", "max", SplitNames())
+    config = load_config([ROOT / "conf/demo.yaml"])
+    usual = trial_settings(config, config.trials.trial, "features", "val/top1", "max")
     assert "splits" not in usual
-    assert fingerprint(usual) != fingerprint(
-        trial_settings(trials.trial, "features", "val/top1", "max", SplitNames(test="test"))
-    )
-    assert "splits" not in sweep_settings(trials)
+    tested = replace(config, trials=replace(config.trials, splits=SplitNames(test="test")))
+    assert usual != trial_settings(tested, config.trials.trial, "features", "val/top1", "max")
+    assert "splits" not in sweep_settings(config)
+
+
+def test_settings_of_feeds_adaptations_and_views_move_no_address_at_their_defaults():
+    config = load_config([ROOT / "conf/merge_sweep.yaml"])
+    features = fingerprint(feature_settings(config, next(iter(config.features.values())), "shards", "weights"))
+    trial = fingerprint(trial_settings(config, config.trials.trial, features, "val/top1", "max"))
+    # Of the last version without these settings.
+    assert (features, trial) == ("f9dace695ec1a855", "dc407c2bd50dd509")
+    assert fingerprint(sweep_settings(config)) == "a8658c46bc09f6b2"

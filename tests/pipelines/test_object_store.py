@@ -5,13 +5,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from object_server import BUCKET, connect, environment, misbehaving, serve_objects
+from object_server import BUCKET, closed_network, connect, environment, misbehaving, serve_objects
 from pyarrow.fs import FileSelector
 from tiny_experiment import TINY
 
@@ -19,8 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 SAME = (".mp4", ".tar", ".arrow", "best.safetensors", "predictions.safetensors", "clips.parquet")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def is_closed():
+    with closed_network() as is_closed:
+        yield is_closed
+
+
 @pytest.fixture(scope="module")
-def object_port():
+def object_port(is_closed):  # after the network is closed, as the server is only there
     with serve_objects() as port:
         yield port
 
@@ -61,6 +68,24 @@ def on_disk(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def flip_stored(port: int, name: str) -> None:
+    """Change one bit of an object; the copies on this node stay whole."""
+    files = connect(port)
+    with files.open_input_file(name) as stream:
+        data = bytearray(stream.read())
+    data[len(data) // 2] ^= 1
+    with files.open_output_stream(name) as stream:
+        stream.write(bytes(data))
+
+
+def test_no_network_but_this_machine_is_there(is_closed, object_port):
+    if not is_closed:
+        pytest.skip("this system does not allow it, so the other tests ran with what network there is")
+    with pytest.raises(OSError, match="unreachable"):
+        socket.create_connection(("192.0.2.1", 80), timeout=5)
+    socket.create_connection(("127.0.0.1", object_port)).close()
+
+
 def test_the_line_on_an_object_store_makes_the_bytes_of_a_disk(
     proxy, object_port, tmp_path, vidflow, finished_experiment
 ):
@@ -91,6 +116,62 @@ def test_the_line_on_an_object_store_makes_the_bytes_of_a_disk(
     assert listed.stdout.count("completed") == 2, listed.stderr
     compared = vidflow("compare", f"s3://{BUCKET}/line", "--to", tmp_path / "page.html")
     assert compared.returncode == 0, compared.stderr
+
+    check_and_repair(object_port, vidflow, config, expected)
+    clean_up(object_port, vidflow, config, expected)
+
+
+def check_and_repair(port, vidflow, config, expected):
+    root = f"s3://{BUCKET}/line"
+    sound = vidflow("verify", root)
+    assert sound.returncode == 0, sound.stderr
+    assert f"verify: {root}: " in sound.stderr
+    assert "; sound" in sound.stderr
+    changed = [next(name for name in sorted(expected) if name.endswith(kind)) for kind in (".tar", ".arrow")]
+    for name in changed:
+        flip_stored(port, f"{BUCKET}/line/{name}")
+    found = vidflow("verify", config, "--deep", 2)
+    assert found.returncode == 1
+    assert found.stdout.startswith(f"{root}\n")
+    assert "broken: 2" in found.stdout
+    for name in changed:
+        assert f"{name} its bytes are not those that were written" in " ".join(found.stdout.split())
+    assert f"`vidflow verify {root} --repair`" in found.stderr
+    repaired = vidflow("verify", root, "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    for name in changed:
+        assert f"deleted {root}/{name}\n" in repaired.stderr
+    again = vidflow("run", config)
+    assert again.returncode == 0, again.stderr
+    assert stored(port, "line") == expected
+    deep = vidflow("verify", config, "--deep", 3)
+    assert deep.returncode == 0, deep.stderr
+    assert "; sound" in deep.stderr
+    assert "frames 3 0 0 0 tokens base 3 0 0 0" in " ".join(deep.stdout.split())
+
+
+def clean_up(port, vidflow, config, expected):
+    only_gru = (config, "trials.axes.core=[gru]")
+    before = stored(port, "line")
+    for more in ([], ["--older-than", "1", "--yes"]):  # all is young, also what is copied to this node
+        shown = vidflow("gc", *only_gru, *more)
+        assert shown.returncode == 0, shown.stderr
+        assert stored(port, "line") == before
+    assert "nothing to delete" in shown.stderr
+    done = vidflow("gc", *only_gru, "--yes", "--root", f"s3://{BUCKET}/line")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"s3://{BUCKET}/line: no given config refers to")
+    assert "classification, mean, base" in done.stdout
+    gone = expected.keys() - stored(port, "line").keys()
+    assert gone
+    assert {name.split("/")[0] for name in gone} == {"trials"}
+    left = vidflow("ls", f"s3://{BUCKET}/line")
+    assert "unfinished" not in left.stdout  # no folder is left behind
+    assert left.stdout.count("completed") == 1
+    sound = vidflow("verify", config)
+    assert sound.returncode == 0, sound.stderr
+    assert sound.stderr.rstrip().endswith("; sound")
+    assert vidflow("gc", *only_gru).stderr.count("nothing to delete") == 1
 
 
 def test_a_store_that_refuses_cuts_and_dawdles_changes_no_byte(

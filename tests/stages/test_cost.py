@@ -8,10 +8,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vidflow.config.schema import Adaptation, Config, Encoder, FeatureSet, Resources, Sampling, Trial, Video
 from vidflow.models.encoder import build_encoder, shape_of, skeleton
 from vidflow.models.reduction.build import build_reducer
 from vidflow.models.reduction.macs import count_macs
-from vidflow.stages.cost import describe_reducer, encoder_macs
+from vidflow.stages.cost import describe_reducer, encoder_macs, trial_macs
 
 SIDE, T = 96, 4
 SHAPE = shape_of(skeleton("test_vit", SIDE))
@@ -90,3 +91,25 @@ def test_a_cost_that_hangs_on_what_is_not_recorded_is_unknown() -> None:
 def test_a_reducer_is_named_with_its_settings() -> None:
     assert describe_reducer("tome", None, {"num_merged": [9, 9]}) == "tome, num_merged [9, 9]"
     assert describe_reducer("tome", "post", {"keep": 0.5}) == "tome, place post, keep 0.5"
+
+
+def test_a_trial_on_frames_costs_what_was_published_forward_and_two_and_a_half_times_that_in_training():
+    config = Config(
+        encoder=Encoder(name="vit_base_patch16_clip_quickgelu_224.openai"),
+        video=Video(sampling=Sampling(num_frames=8)),
+        features={"base": FeatureSet(), "stream": FeatureSet(depths=[5], normalize=False)},
+        adaptations={"all": Adaptation(), "upper": Adaptation(first_block=6)},
+        resources=Resources(),
+    )
+    whole = trial_macs(config, Trial(feed="shards", adaptation="all"))
+    # ZeroI2V, three views of 8 frames, ViT-B/16: 422 GFLOPs as papers count them, which are multiply-accumulates.
+    assert 3 * whole.forward / 1e9 == pytest.approx(422, rel=0.01)
+    assert whole.training / whole.forward == pytest.approx(2.5, rel=0.01)
+    half = trial_macs(config, Trial(feed="prefix", features="stream", adaptation="upper"))
+    assert half.forward == pytest.approx(whole.forward / 2, rel=0.02)
+    assert half.training == pytest.approx(2.5 * half.forward)
+    upper = trial_macs(config, Trial(feed="shards", adaptation="upper"))
+    assert upper.training == pytest.approx(half.training + whole.forward - half.forward)
+    frozen = trial_macs(config, Trial(feed="shards"))
+    assert frozen.training == frozen.forward == whole.forward
+    assert trial_macs(config, Trial()) is None

@@ -56,7 +56,10 @@ def test_one_decoder_process_serves_all_shards_and_a_broken_video_is_a_reject(tm
     assert children() - before == started, "the decoder was started again"
     assert (first.num_clips, second.num_clips) == (1, 2)
     assert [reject["path"] for reject in first.rejects] == [str(videos[1])]
-    assert committed_entry(tmp_path / "shards", "b.tar") == second
+    committed = committed_entry(tmp_path / "shards", "b.tar")
+    assert committed is not None
+    assert committed.without_members() == second
+    assert list(committed.details["members"]) == ["2", "3"]
     assert [sample.key for sample in read_shard(tmp_path / "shards" / "b.tar")] == ["2", "3"]
 
 
@@ -67,8 +70,7 @@ def test_a_part_of_a_unit_commits_nothing_and_a_clip_that_kills_its_worker_is_a_
     shards = tmp_path / "shards"
     builder = ShardBuilder(directory=shards, timeout_seconds=60, memory_mib=2048, **ENCODING)
     unit = unit_of(videos, "a.tar")
-    tried = builder(replace(unit, only=(1, 3))).details["members"]
-    assert sorted(name for name in tried if name.endswith(".json")) == ["1.json", "2.json"]
+    assert builder(replace(unit, only=(1, 3))).num_clips == 2
     assert list(shards.iterdir()) == []
     entry = builder(replace(unit, left_out=(1,)))
     assert [sample.key for sample in read_shard(shards / "a.tar")] == ["0", "2"]

@@ -9,6 +9,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import TaskOptions, build_metric, build_task
 from vidflow.training.batches import iterate_batches
+from vidflow.training.feeds import StoredFeed
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer
 
@@ -24,10 +25,9 @@ def _learner(reader, *, core="mean", batch_size=5, precision="float32") -> Learn
         )
     return Learner(
         key="trial-key",
-        task=task,
+        module=task,
         optimizer=build_optimizer(task, weight_decay=0.0),
-        reader=reader,
-        arrays=(),
+        feed=StoredFeed(clips=reader, device=CPU, num_depths=1, arrays=(), unmerged=True, seed=0),
         optimisation=Optimisation.of(Trial(batch_size=batch_size, precision=precision)),
         device=CPU,
     )

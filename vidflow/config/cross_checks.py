@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidflow.config.encoder import is_path, misplaced_settings
+from vidflow.config.encoding_checks import encoding_problems
 from vidflow.config.paths import (
     NO_URLS,
     absolute_path,
@@ -29,7 +30,13 @@ _CANDIDATES = (
     "features",
     "video.sampling.num_frames",
     *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
-    *(f"trials.trial.{name}" for name in ("task", "features", "readout_dim", "readout_heads")),
+    *(f"trials.trial.{name}" for name in ("task", "features", "readout", "readout_dim", "readout_heads")),
+)
+_ENCODED = (
+    *_CANDIDATES,
+    *("adaptations", "augmentations", "encoder.family", "video.format", "resources.clips_per_pass"),
+    *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate")),
+    *(f"trials.trial.{name}" for name in ("standardize", "score_by")),
 )
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 
@@ -48,6 +55,24 @@ def _feature_problems(config: Config) -> list[str]:
             problems.append(f"features.{name}.depths: got {features.depths}, wanted different block numbers")
         if not name.replace("_", "").replace("-", "").isalnum():
             problems.append(f"features.{name}: a name may hold letters, digits, `-` and `_` only")
+    return problems
+
+
+def _adaptation_problems(config: Config) -> list[str]:
+    problems = []
+    if config.adaptations and config.encoder.family != "image":
+        problems.append(
+            f"adaptations: got {', '.join(config.adaptations)}, but encoder.family is {config.encoder.family!r}; only "
+            "image encoders can be adapted"
+        )
+    for name, each in config.adaptations.items():
+        key = f"adaptations.{name}"
+        if not name.replace("_", "").replace("-", "").isalnum():
+            problems.append(f"{key}: a name may hold letters, digits, `-` and `_` only")
+        if len(set(each.places)) < len(each.places):
+            problems.append(f"{key}.places: got {', '.join(each.places)}, wanted different places")
+        if sorted(set(each.interpolate_after)) != each.interpolate_after:
+            problems.append(f"{key}.interpolate_after: got {each.interpolate_after}, wanted rising numbers of blocks")
     return problems
 
 
@@ -196,8 +221,10 @@ def _tracking_problems(config: Config) -> list[str]:
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...] = (
     (_CANDIDATES, lambda config: draw_candidates(config)[1]),
+    (_ENCODED, encoding_problems),
     (("encoder",), lambda config: misplaced_settings(config.encoder)),
     (("encoder.family", "encoder.img_size", "video.size", "features"), _feature_problems),
+    (("encoder.family", "adaptations"), _adaptation_problems),
     (("encoder.family", *PATHS), _source_problems),
     (("video.size", "video.short_side"), _square_problems),
     (("video.manifest", "trials.splits"), _split_problems),

@@ -6,13 +6,17 @@ Worker counts, paths and the encoder's batch size are left out. A stage finds it
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from vidflow.config.encoder import encoder_settings
-from vidflow.config.schema import Config, FeatureSet, SplitNames, Tracking, Trial, Trials
+from vidflow.config.schema import Config, FeatureSet, SplitNames, Tracking, Trial
 
 STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2, "evaluate": 1}
 """Increase the number of a stage by hand when a change of its code changes its result."""
+
+
+_NEWER = ("feed", "adaptation", "augmentation", "encoder_rate", "readout", "score_by")
 
 
 def canonical_json(value: Any) -> str:
@@ -69,7 +73,7 @@ def feature_settings(
         "version": STAGE_VERSIONS["extract"],
         "shards": shards_fingerprint,
         "encoder": encoder,
-        "features": dataclasses.asdict(features),
+        "features": _feature_values(config, features),
     }
 
 
@@ -82,27 +86,63 @@ def reduced_settings(features: FeatureSet, dense_fingerprint: str) -> dict[str, 
     }
 
 
-def trial_settings(
-    trial: Trial, features_identity: str, objective: str, mode: str, splits: SplitNames
-) -> dict[str, Any]:
-    """Return the settings that decide one trial; their fingerprint is the trial's key."""
-    values = dataclasses.asdict(trial)
+def _feature_values(config: Config, features: FeatureSet) -> dict[str, Any]:
+    """Return a feature set's settings; those of views only if it has several."""
+    values = dataclasses.asdict(features)
+    name = values.pop("augmentation")
+    if values.pop("views") == 1:
+        return values
+    views = {"augmentation": section_values(config.augmentations, name), "split": config.trials.splits.train}
+    return {**values, "views": features.views, **views}
+
+
+def trial_settings(config: Config, trial: Trial, features_identity: str, objective: str, mode: str) -> dict[str, Any]:
+    """Return the settings that decide one trial; their fingerprint is the trial's key.
+
+    Args:
+        config: The experiment.
+        trial: The trial.
+        features_identity: Identity of its feature set; it covers shards and encoder, so it stands for them too if the
+            trial reads frames.
+        objective: What ranks its epochs.
+        mode: Whether more of it is better.
+    """
+    values = _without_defaults(dataclasses.asdict(trial))
     values.pop("features")
+    # By content, because names may change.
+    for name, sections in (("adaptation", config.adaptations), ("augmentation", config.augmentations)):
+        if name in values:
+            values[name] = section_values(sections, values[name])
     return {
         "version": STAGE_VERSIONS["trial"],
         "features": features_identity,
         "objective": objective,
         "mode": mode,
-        **_split_settings(splits),
+        **_split_settings(config.trials.splits),
         **values,
     }
 
 
-def sweep_settings(trials: Trials) -> dict[str, Any]:
+def sweep_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide which trials a sweep has."""
+    trials = config.trials
     values = dataclasses.asdict(trials)
     values.pop("splits")
-    return {**values, **_split_settings(trials.splits)}
+    values["trial"] = _without_defaults(values["trial"])
+    named: dict[str, Mapping[str, Any]] = {"adaptations": config.adaptations, "augmentations": config.augmentations}
+    sections = {key: {name: section_values(part, name) for name in part} for key, part in named.items() if part}
+    return {**values, **_split_settings(trials.splits), **sections}
+
+
+def section_values(sections: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Return the settings of a named section; empty without a name."""
+    return {} if name is None else dataclasses.asdict(sections[name])
+
+
+def _without_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the newer settings of a trial at their defaults, so that older trials keep their keys."""
+    plain = Trial()
+    return {name: value for name, value in values.items() if name not in _NEWER or value != getattr(plain, name)}
 
 
 def tracking_settings(tracking: Tracking) -> dict[str, Any]:

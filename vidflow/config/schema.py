@@ -16,6 +16,8 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 # At most eleven days: poll(2) cannot wait longer.
 Seconds = Annotated[float, Field(ge=1e-3, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
 Bound = Annotated[float, Field(ge=-1e30, le=1e30)]
 Deviation = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -23,6 +25,7 @@ SplitName = Annotated[str, Field(min_length=1, max_length=4096)]
 Scalar = str | int | float | bool
 
 EncoderFamily = Literal["image", "vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
+Feed = Literal["features", "prefix", "shards"]
 CoreName = Literal[
     "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
 ]
@@ -282,17 +285,103 @@ class FeatureSet:
     """Whether the encoder's final norm is applied to each stored depth."""
     reducer: Reducer = field(default_factory=Reducer)
     """Token reduction."""
+    views: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Stored views of each training clip: the plain one, and others that `augmentation` draws; an epoch uses one of
+    them per clip. Other clips have the plain view only. [views]"""
+    augmentation: str | None = None
+    """Name of the augmentation that the views after the first are drawn from; needed if `views` is more than 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """Random changes of a training clip, drawn once per clip, so that all its frames change alike. All are off."""
+
+    __pydantic_config__ = _STRICT
+    crop_area: tuple[Share, Share] | None = None
+    """Smallest and largest area of the random crop, as a share of the frame; null: no crop. Published: [0.08, 1]."""
+    crop_aspect: tuple[Ratio, Ratio] = (0.75, 4 / 3)
+    """Smallest and largest width of the crop divided by its height."""
+    flip: Fraction = 0.0
+    """How often a clip is mirrored left to right. Boxes, points, depth and camera poses are mirrored with it."""
+    flip_labels: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of classes that a mirrored clip exchanges, such as `[moving left, moving right]`."""
+    color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Strength: brightness, contrast and saturation change by a factor in 1 - strength to 1 + strength, and the hue by
+    a tenth of strength of the colour circle at most."""
+    randaugment_layers: Annotated[int, Field(ge=0, le=16)] = 0
+    """Operations of RandAugment in a row, each drawn by itself. Published: 4, or 2. [operations]"""
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=10)] = 7
+    """Strength of RandAugment's operations, from 0 to 10."""
+    temporal_shift: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Largest shift of a clip in time, in either direction; frames at the border are repeated. [frames]"""
+    erasing: Fraction = 0.0
+    """How often a rectangle of a clip is covered with grey."""
+
+
+AdapterPlace = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adaptation:
+    """What is trained inside an image encoder of timm; everything else in it stays frozen.
+
+    Source: ZeroI2V (Li et al., ECCV 2024, arXiv 2310.01324); `interpolate_after` is reconstructed from the abstract of
+    InTI (Zhang et al., ECCV 2024, arXiv 2408.06840).
+    """
+
+    __pydantic_config__ = _STRICT
+    first_block: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """First block that is adapted, counted from 0; the blocks below it stay as they are."""
+    places: list[AdapterPlace] = field(default_factory=lambda: ["attention_in", "attention_out", "mlp_in", "mlp_out"])
+    """Where each adapted block has a linear adapter, which is merged into the weights after training.
+
+    Choices:
+        attention_in: Before the projections to queries, keys and values.
+        attention_out: Behind the projection of the heads' output.
+        mlp_in: Before the MLP.
+        mlp_out: Behind the MLP.
+    """
+    rank_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Rank of an adapter, as a share of the width of a token."""
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor of an adapter's output; published: 0.5 for Kinetics-400, UCF101 and HMDB51, 1 for SSv2."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of an adapter's hidden units that are dropped in training."""
+    offsets: list[Annotated[int, Field(gt=-(2**15), lt=2**15)]] = field(default_factory=list)
+    """For each attention head, how many frames later its keys and values are: -1 is the frame before. A head whose
+    frame is not in the clip reads its own frame. Empty: every head reads its own frame. With no offset above 0 and
+    no temporal embedding, a stream can be encoded frame by frame. [frames]"""
+    temporal_embedding: bool = True
+    """Whether all tokens of a frame get a trained vector for the frame's number; then clips must have as many frames as
+    in training."""
+    interpolate_after: list[Count] = field(default_factory=list)
+    """Numbers of blocks after which each two neighbouring frames become one (InTI, reconstructed). [blocks]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One training run on cached features; every field may be an axis of the search."""
+    """One training run; every field may be an axis of the search."""
 
     __pydantic_config__ = _STRICT
     task: TaskName = "classification"
     """What is predicted."""
     features: str = "base"
-    """Name of the feature set to train on."""
+    """Name of the feature set to train on. With `feed: shards` it says which depths the encoder gives, and is only
+    stored if another trial reads it."""
+    feed: Feed = "features"
+    """What a batch is made of, and so how much of the encoder runs within the trial.
+
+    Choices:
+        features: Stored tokens; the encoder does not run.
+        prefix: Stored output of block k - 1 (`depths: [k-1]`, `normalize: false`); the blocks from k on run.
+        shards: Frames; the whole encoder runs in every epoch, at 2.5 times the cost of extraction if it is adapted.
+    """
+    adaptation: str | None = None
+    """Name of the adaptation of the encoder that is trained; null: the encoder stays as it is."""
+    augmentation: str | None = None
+    """Name of the augmentation of training clips, for `feed: shards`; null: none."""
+    encoder_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of what is trained in the encoder, as a share of `learning_rate`."""
     core: CoreName = "gated_transformer"
     """Temporal core: what connects the frames of a clip."""
     num_layers: Count = 4
@@ -307,6 +396,14 @@ class Trial:
     standardize: bool = False
     """Whether each channel of the tokens is scaled to mean 0 and standard deviation 1, measured on the training split.
     If true, `camera_pose` also uses batch norm instead of layer norm. Published: false."""
+    readout: Literal["attention", "class_token"] = "attention"
+    """How a class is read from a frame's tokens.
+
+    Choices:
+        attention: A learned query attends to all tokens; `readout_dim` wide, with `readout_heads`.
+        class_token: A linear layer on the class token alone, behind dropout of 0.5; the head of ZeroI2V if `core` is
+            `mean`. Only for `classification` and encoders with a class token.
+    """
     readout_dim: Count = 768
     """Width of the readout. [channels]"""
     readout_heads: Count = 12
@@ -325,6 +422,13 @@ class Trial:
     """Largest gradient norm."""
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the mean loss over all frames, which is added to the loss at the last frame (classification)."""
+    score_by: Literal["clip", "video"] = "clip"
+    """What the metrics count (classification).
+
+    Choices:
+        clip: Each clip by itself.
+        video: Each row of the manifest, by the mean of its clips' probabilities; see `video.sampling.num_clips`.
+    """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of a training step.
 
@@ -612,6 +716,12 @@ class Resources:
     """How long to wait on a cluster for a machine that can hold a worker, as an autoscaler may bring it. [seconds]"""
     frames_per_batch: Count = 64
     """Size of a batch of the encoder. [frames]"""
+    clips_per_pass: Count | None = None
+    """Clips that go through the encoder at a time in trials that run it; the gradients of a batch are summed, so fewer
+    take less memory. null: the whole batch. [clips]"""
+    checkpointing: bool = False
+    """Whether trials that run the encoder recompute its blocks backward, which takes less memory and a third more
+    time."""
     decode_timeout_seconds: Seconds = 60.0
     """Wall time that one video may take to decode. [seconds]"""
     decode_memory_mib: Annotated[int, Field(ge=256, lt=2**31)] = 4096
@@ -639,6 +749,10 @@ class Config:
     """Frozen encoder."""
     features: dict[str, FeatureSet] = field(default_factory=lambda: {"base": FeatureSet()})
     """Feature sets by name."""
+    adaptations: dict[str, Adaptation] = field(default_factory=dict)
+    """What trials may train inside the encoder, by name."""
+    augmentations: dict[str, Augmentation] = field(default_factory=dict)
+    """Random changes of training clips, by name."""
     trials: Trials = field(default_factory=Trials)
     """The sweep."""
     evaluate: Evaluate = field(default_factory=Evaluate)

@@ -148,6 +148,10 @@ def _candidate_problems(trial: Trial, config: Config) -> list[str]:
             f"{key_of(config.trials, 'readout_dim')}: got {trial.readout_dim}, wanted a multiple of "
             f"{key_of(config.trials, 'readout_heads')} = {trial.readout_heads}"
         )
+    if trial.readout == "class_token" and trial.task != "classification":
+        problems.append(
+            f"{key_of(config.trials, 'readout')}: got `class_token` for the task {trial.task}, wanted `attention`"
+        )
     if (wanted := facts_of(trial.task).min_frames) > (got := config.video.sampling.num_frames):
         problems.append(f"video.sampling.num_frames: got {got}, wanted at least {wanted} for the task {trial.task}")
     return problems

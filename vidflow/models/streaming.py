@@ -16,6 +16,7 @@ from torch import Tensor
 from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder
 from vidflow.models.encoder.encoded import EncodedFrames
+from vidflow.models.encoder.streamed import StreamState
 from vidflow.models.tasks.task import Task, TaskState
 from vidflow.models.tensor_checks import nonfinite_names, state_sha256
 
@@ -48,7 +49,7 @@ class StreamingModel:
             class_names: Names of a classifier's classes, in their order; a class without a name has its number.
 
         Raises:
-            VidflowError: The task's weights are not finite.
+            VidflowError: The task's weights are not finite, or the encoder sees later frames.
         """
         if bad := nonfinite_names(task.state_dict()):
             raise VidflowError(
@@ -64,6 +65,7 @@ class StreamingModel:
         """Forget the video: all frames, boxes and points."""
         self.num_frames = 0
         self._state = self._fresh()
+        self._encoder_state = self._encoder.init_stream(1)
         self._queries = self._empty_queries()
         self._grid = self._empty_grid()
 
@@ -106,13 +108,14 @@ class StreamingModel:
         asked = {"boxes": boxes, "points": points}
         queries = [self._checked(name, given) for name, given in asked.items() if given is not None]
         pixels = frame.cpu().numpy() if isinstance(frame, Tensor) else frame
-        encoded = self._encoder(self._prepare(pixels)[None])
+        encoded, encoder_state = self._encoder.step(self._prepare(pixels)[None], self._encoder_state)
         for added in queries:
             self._follow(added)
         # Feature files are in half precision, so the task was trained on half precision.
         tokens = self._on_grid(encoded)[:, -self._task.num_depths :].float()
         prefix = encoded.prefix.half().float() if encoded.prefix.shape[1] else None
         predictions, self._state = self._task.step(tokens, prefix, self._queries, self._state)
+        self._encoder_state = encoder_state
         self.num_frames += 1
         answer = {name: part[0].float().cpu().numpy() for name, part in predictions.items()}
         if "logits" in answer:
@@ -126,7 +129,7 @@ class StreamingModel:
         Raises:
             VidflowError: The state is not finite, so nothing can continue from it.
         """
-        named = self._named(self.num_frames, self._state, self._queries, self._grid)
+        named = self._named(self.num_frames, self._state, self._queries, self._grid, self._encoder_state)
         _require_finite(named)
         return {name: part.detach().cpu().clone().contiguous() for name, part in named.items()}
 
@@ -144,7 +147,8 @@ class StreamingModel:
         queries = {name: state[f"queries.{name}"] for name in self._queries if f"queries.{name}" in state}
         count = next((part.shape[1] for part in queries.values() if part.ndim > 1), 0)
         fresh = self._fresh(count)
-        wanted = self._named(0, fresh, self._empty_queries(count), self._empty_grid())
+        seen = self._encoder.init_stream(1)
+        wanted = self._named(0, fresh, self._empty_queries(count), self._empty_grid(), seen)
         if _signature(state) != _signature(wanted):
             raise VidflowError(
                 f"the state holds {_listed(state)}; this trial's is {_listed(wanted)}: load it with the trial that "
@@ -158,6 +162,7 @@ class StreamingModel:
         )
         self._queries = {name: moved[f"queries.{name}"] for name in self._queries}
         self._grid = moved["grid"]
+        self._encoder_state = tuple(moved[f"encoder.{index}"] for index in range(len(seen)))
         self.num_frames = int(state["num_frames"])
 
     def _names(self, num_classes: int) -> np.ndarray:
@@ -226,11 +231,14 @@ class StreamingModel:
             "query_frames": torch.zeros(1, count, dtype=torch.int64, device=device),
         }
 
-    def _named(self, num_frames: int, state: TaskState, queries: dict[str, Tensor], grid: Tensor) -> dict[str, Tensor]:
+    def _named(
+        self, num_frames: int, state: TaskState, queries: dict[str, Tensor], grid: Tensor, encoder: StreamState
+    ) -> dict[str, Tensor]:
         return {
             "trial": torch.tensor(list(bytes.fromhex(self.trial_sha256)), dtype=torch.uint8),
             "num_frames": torch.tensor(num_frames),
             "grid": grid,
+            **{f"encoder.{index}": part for index, part in enumerate(encoder)},
             **{f"core.{index}": part for index, part in enumerate(state.core)},
             **{f"readout.{index}": part for index, part in enumerate(state.readout)},
             **{f"queries.{name}": part for name, part in queries.items()},

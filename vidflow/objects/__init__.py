@@ -16,10 +16,14 @@ from vidflow.objects.mirror import (
 )
 from vidflow.objects.remote import (
     ObjectState,
+    delete_folder,
     delete_object,
+    download,
+    hash_object,
     list_objects,
     move_object,
     object_state,
+    object_states,
     read_object,
     write_object,
 )
@@ -27,8 +31,11 @@ from vidflow.objects.remote import (
 __all__ = [
     "CACHE_LIMIT",
     "ObjectState",
+    "delete_folder",
     "delete_object",
+    "download",
     "fetch",
+    "hash_object",
     "is_mirror",
     "is_object_url",
     "list_objects",
@@ -36,6 +43,7 @@ __all__ = [
     "mirror_path",
     "move_object",
     "object_state",
+    "object_states",
     "object_url",
     "read_object",
     "show_urls",

@@ -149,7 +149,8 @@ def _evict(cache: Path, limit: int) -> None:
     for copy in copies:
         if excess <= 0 or time.time() - copy.used < _KEPT_SECONDS:
             return
-        if _is_removable(copy):
+        # Looked at again, as another process may have begun to use it since all were listed.
+        if _is_removable(copy) and _last_used(copy.path) <= copy.used:
             copy.path.unlink(missing_ok=True)
             _note_of(copy.path).unlink(missing_ok=True)
             excess -= copy.num_bytes
@@ -171,8 +172,12 @@ def _list_copies(cache: Path) -> Iterator[_Copy]:
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(OSError):  # removed by another process
-                    status = path.stat()
-                    used = status.st_ctime
-                    with contextlib.suppress(OSError):  # never used since it was made
-                        used = max(used, _note_of(path).stat().st_mtime)
-                    yield _Copy(used, status.st_size, path)
+                    yield _Copy(_last_used(path), path.stat().st_size, path)
+
+
+def _last_used(path: Path) -> float:
+    """Return when a copy was used or made."""
+    used = path.stat().st_ctime
+    with contextlib.suppress(OSError):  # never used since it was made
+        used = max(used, _note_of(path).stat().st_mtime)
+    return used

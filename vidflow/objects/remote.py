@@ -6,6 +6,7 @@ server than Amazon's. Failures that may pass, such as an answer that is cut, are
 """
 
 import base64
+import contextlib
 import functools
 import hashlib
 import io
@@ -15,7 +16,9 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -36,6 +39,9 @@ _FOR_EVER = re.compile(
     "|PermissionDenied|Unauthenticated|Permanent error",
     re.IGNORECASE,
 )
+# So many objects of one folder are asked for by a listing of all that is in it.
+_MANY = 32
+_NUM_REQUESTS = 16
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,20 @@ class ObjectState(NamedTuple):
 def object_state(path: Path) -> ObjectState | None:
     """Return the state of an object; None if there is none."""
     return _try("asked for", path, lambda files, key: _state(files.get_file_info(key)))
+
+
+def object_states(paths: Collection[Path]) -> dict[Path, ObjectState | None]:
+    """Return the states of many objects; those of a folder of which many are asked for by one listing."""
+    folders = {folder for folder, number in Counter(path.parent for path in paths).items() if number >= _MANY}
+    listed: dict[Path, ObjectState | None] = {}
+    for folder in folders:
+        listed |= list_objects(folder)
+    single = [path for path in dict.fromkeys(paths) if path.parent not in folders]
+    with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
+        return {
+            **{path: listed.get(path) for path in paths if path.parent in folders},
+            **dict(zip(single, pool.map(object_state, single), strict=True)),
+        }
 
 
 def list_objects(folder: Path, *, recursive: bool = False) -> dict[Path, ObjectState | None]:
@@ -101,7 +121,7 @@ def download(path: Path, state: ObjectState, to: Path, *, patience_seconds: floa
 def write_object(path: Path, source: Path | bytes, *, patience_seconds: float = PATIENCE_SECONDS) -> ObjectState:
     """Write the bytes of a local file as an object, and return its state after its size was compared."""
 
-    def call(files: Any, key: str) -> ObjectState:
+    def write(files: Any, key: str) -> ObjectState:
         with files.open_output_stream(key) as stream:
             if isinstance(source, bytes):
                 stream.write(source)
@@ -115,6 +135,12 @@ def write_object(path: Path, source: Path | bytes, *, patience_seconds: float = 
         assert state is not None
         return state
 
+    def call(files: Any, key: str) -> ObjectState:
+        # pyarrow stores what it has even if its user fails. So in a thread, which no signal interrupts: Ctrl-C in the
+        # middle would else put the first half of a file in the place of an object that is whole.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(write, files, key).result()
+
     return _try("written", path, call, patience_seconds)
 
 
@@ -122,12 +148,36 @@ def delete_object(path: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> 
     """Delete an object; it may be missing."""
 
     def call(files: Any, key: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             files.delete_file(key)
-        except FileNotFoundError:
-            return
 
     _try("deleted", path, call, patience_seconds)
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete all objects of a folder, many at a time; it may be missing."""
+
+    def call(files: Any, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            files.delete_dir(key)
+
+    _try("deleted", folder, call)
+
+
+def hash_object(path: Path) -> str:
+    """Return the SHA-256 of the bytes that are in the store, whatever this node has a copy of.
+
+    Raises:
+        FileNotFoundError: If there is no such object.
+    """
+    checker = _Reading()
+
+    def call(files: Any, key: str) -> str:
+        hashed = _Hashing()
+        checker.copy(files, key, hashed)
+        return hashed.sha256.hexdigest()
+
+    return _try("read", path, call)
 
 
 def move_object(path: Path, to: Path) -> None:
@@ -137,6 +187,16 @@ def move_object(path: Path, to: Path) -> None:
         FileNotFoundError: If there is none.
     """
     _try("renamed", path, lambda files, key: files.move(key, split_mirror(to)[2]))
+
+
+class _Hashing:
+    """Takes bytes and keeps only their digest."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.sha256.update(data)
 
 
 class _Reading:
@@ -150,7 +210,7 @@ class _Reading:
     def __init__(self) -> None:
         self._digests: list[str] = []
 
-    def copy(self, files: Any, key: str, to: BinaryIO) -> None:
+    def copy(self, files: Any, key: str, to: "BinaryIO | _Hashing") -> None:
         """Write the bytes of an object.
 
         Raises:

@@ -19,7 +19,7 @@ from vidflow.config.tracking_uri import store_uri
 from vidflow.models.tasks import spec_of
 from vidflow.records import TrialResult
 from vidflow.report.exports import CSV, TEX
-from vidflow.report.gather_classes import gather_classes
+from vidflow.report.gather_classes import clips_of, gather_classes
 from vidflow.report.gather_costs import compare_costs
 from vidflow.report.page import ReportData, TaskSection
 from vidflow.report.pictures import draw_clips
@@ -32,7 +32,6 @@ from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
 from vidflow.stages.trained import predict_command
-from vidflow.store.features import FeatureReader
 
 
 def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
@@ -46,7 +45,7 @@ def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
         VidflowError: If a file of a stage is missing or damaged.
     """
     config = experiment.config
-    sources = [experiment.scanned_shards.address, *experiment.features.values()]
+    sources = [experiment.scanned_shards.address, *experiment.stored_features.values()]
     stages = [*([experiment.videos] if config.video.manifest is None else []), *sources, experiment.sweep]
     notices = []
     if config.encoder.weights.startswith("random:"):
@@ -83,7 +82,7 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
             continue
         ranked = rank_trials(trials, objective, mode)
         best = ranked[0].result
-        reader = FeatureReader(experiment.features[str(best.settings["features"])].directory)
+        reader = clips_of(experiment, best)
         pictured = read_pictured(best)
         validated = [reader.keys[index] for index in read_validated(best)]
         sections.append(

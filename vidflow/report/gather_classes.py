@@ -1,18 +1,20 @@
 """The report's content about a classifier's answers: examples, confusions, and the change against another trial."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vidflow.config.schema import Feed
 from vidflow.config.tasks import Mode
+from vidflow.records import TrialResult
 from vidflow.report.changes import Answers, TrialChange, choose_rival, compare_answers
 from vidflow.report.results import Classified, read_classified
 from vidflow.report.sections import NUM_CONFUSED, Example
 from vidflow.report.tables import RankedTrial, most_confused
 from vidflow.stages.experiment import Experiment
-from vidflow.store.features import FeatureReader
+from vidflow.training.feeds import Clips
 
 _CLIPS_PER_PAIR = 3
 _MAX_OTHERS = 24
@@ -24,7 +26,7 @@ def gather_classes(
     experiment: Experiment,
     ranked: Sequence[RankedTrial],
     mode: Mode,
-    reader: FeatureReader,
+    reader: Clips,
     frames_of: Callable[[str], UInt8[np.ndarray, "T H W 3"]],
 ) -> dict[str, Any]:
     """Return the fields of a `TaskSection` that only a classifier has; empty for other tasks and without a result.
@@ -33,7 +35,7 @@ def gather_classes(
         experiment: The experiment.
         ranked: Its trials of one task, best first.
         mode: Whether more of the score is better.
-        reader: The best trial's feature set.
+        reader: The best trial's clips.
         frames_of: Gives a clip's frames by its key.
     """
     classified = read_classified(ranked[0].result)
@@ -73,6 +75,13 @@ def gather_classes(
     }
 
 
+def clips_of(experiment: Experiment, result: TrialResult) -> Clips:
+    """Return the clips of a trial, to which the positions in its predictions refer."""
+    # Trials of older versions have no feed.
+    feed = cast(Feed, result.settings.get("feed", "features"))
+    return experiment.clips_of(str(result.settings["features"]), feed)
+
+
 def _choose_examples(classified: Classified, num_examples: int) -> list[int]:
     """Return clips to show: up to half of them are mistakes; both are in the order of the split."""
     wrong = np.flatnonzero(classified.labels != classified.predicted)
@@ -89,7 +98,7 @@ def _compare(
     if found is None or (theirs := read_classified(found[0].result)) is None:
         return None
     rival, is_baseline = found
-    reader = FeatureReader(experiment.features[str(rival.result.settings["features"])].directory)
+    reader = clips_of(experiment, rival.result)
     other = Answers(
         keys=[reader.keys[index] for index in theirs.indices], labels=theirs.labels, predicted=theirs.predicted
     )

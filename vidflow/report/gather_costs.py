@@ -22,6 +22,8 @@ NUM_CLIPS = 3
 def compare_costs(experiment: Experiment, results: Sequence[TrialResult]) -> list[ParetoSection]:
     """Return a section per task whose trials use more than one feature set."""
     config = experiment.config
+    # A cost per stored clip says nothing about trials in which the encoder runs.
+    results = [result for result in results if result.settings.get("feed", "features") == "features"]
     used = {str(result.settings["features"]) for result in results}
     if len(used) < 2:
         return []

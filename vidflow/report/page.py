@@ -88,6 +88,7 @@ def render(template: str, view: Mapping[str, Any], filters: Mapping[str, Callabl
     environment.filters |= {
         "bytes": format_bytes,
         "seconds": format_seconds,
+        "duration": lambda seconds: f"{1000 * seconds:.3g} ms" if seconds < 1 else format_seconds(seconds),
         "magnitude": format_magnitude,
         "count": lambda number: f"{number:,}",
         "clean": without_credentials,

@@ -23,8 +23,8 @@ from vidflow.models.tasks.metrics.point_tracking import claimed_visible
 from vidflow.report.figures import DPI, LIGHT, Drawing, Look, depth_figure, draw_all, ways_figure
 from vidflow.report.results import Pictured
 from vidflow.spread import spread
-from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
+from vidflow.training.feeds import Clips
 
 # People with any kind of colour vision can distinguish green and magenta, and both are rare in videos.
 TRUTH, PREDICTION = "#3dff5a", "#ff3df2"
@@ -62,7 +62,7 @@ class Picture:
 def draw_clips(
     task: TaskName,
     pictured: Pictured,
-    reader: FeatureReader,
+    reader: Clips,
     frames_of: Callable[[str], UInt8[np.ndarray, "T H W 3"]],
     *,
     objective: str,

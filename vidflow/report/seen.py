@@ -17,6 +17,7 @@ from vidflow.records import ClipTokens, TrialResult
 from vidflow.report.pareto import MergedClip, for_all_frames, tint_tokens
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import core_tokens
+from vidflow.training.feeds import Clips
 from vidflow.training.trial import load_task
 
 NUM_CLIPS = 3
@@ -40,11 +41,13 @@ class Seen:
 
 def picture_seen(
     best: TrialResult,
-    reader: FeatureReader,
+    reader: Clips,
     keys: Sequence[str],
     frames_of: Callable[[str], UInt8[np.ndarray, "T H W 3"]],
 ) -> Seen | None:
     """Return pictures of the first of these clips; None if the trial merges nothing and reads without attention.
+
+    Also None if the tokens that its task reads are not stored.
 
     Args:
         best: The trial.
@@ -52,6 +55,8 @@ def picture_seen(
         keys: Clips to show.
         frames_of: Gives a clip's frames by its key.
     """
+    if not isinstance(reader, FeatureReader) or best.settings.get("feed", "features") != "features":
+        return None
     clips = [reader[reader.keys.index(key)] for key in keys[:NUM_CLIPS]]
     height, width = reader.metadata["grid"]
     assignments = [clip.assignment[:, -1] for clip in clips if clip.assignment is not None]
@@ -63,6 +68,8 @@ def picture_seen(
         ]
         return Seen(kind="merged", clips=_pair(clips, pictures, "patches that share a token"))
     if best.best is None or best.settings["task"] != "classification" or not clips:
+        return None
+    if best.settings.get("readout", "attention") != "attention":
         return None
     task = load_task(best.directory)
     weights = [attention_of(task, clip) for clip in clips]

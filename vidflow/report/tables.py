@@ -7,7 +7,8 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, median
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int
@@ -16,6 +17,7 @@ from vidflow.config.tasks import Mode
 from vidflow.errors import RejectReason
 from vidflow.records import Reject, RejectStage, TrialResult
 
+_WAIT = "train/wait"
 Setting = str | int | float | bool | None
 
 
@@ -31,6 +33,8 @@ class RankedTrial:
         high: Upper bound of that interval.
         seconds: Wall seconds of all its epochs.
         is_best: Whether it is the best of the trials that did not fail.
+        step_seconds: Median over the epochs of the mean seconds of a step; None if the encoder did not run in it.
+        wait: Median over the epochs of the share of a step in which it waited for data; None likewise.
     """
 
     result: TrialResult
@@ -40,6 +44,8 @@ class RankedTrial:
     high: float | None
     seconds: float
     is_best: bool
+    step_seconds: float | None = None
+    wait: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -200,7 +206,20 @@ def _unranked(trial: TrialResult, names: Sequence[str], objective: str) -> Ranke
         high=metrics.get(f"{objective}_high"),
         seconds=sum((epoch.seconds for epoch in trial.history), start=0.0),
         is_best=False,
+        **_read_waits(trial),
     )
+
+
+def _read_waits(trial: TrialResult) -> dict[str, float]:
+    """Return the seconds of a step and its share of waiting, where trials record them."""
+    epochs = [epoch.metrics for epoch in trial.history if _WAIT in epoch.metrics]
+    if not epochs:
+        return {}
+    batch_size = float(cast(int, trial.settings["batch_size"]))
+    return {
+        "step_seconds": median(batch_size / epoch["train/clips_per_second"] for epoch in epochs),
+        "wait": median(epoch[_WAIT] for epoch in epochs),
+    }
 
 
 def _seed_group(rows: Sequence[RankedTrial]) -> SeedGroup:

@@ -38,5 +38,5 @@ class Address:
 def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
     """Return the address of a trial on these features."""
     objective = objective_of(config.trials, trial.task)
-    settings = trial_settings(trial, features.identity, *objective, config.trials.splits)
+    settings = trial_settings(config, trial, features.identity, *objective)
     return Address(directory=root_path(config) / "trials" / fingerprint(settings), settings=settings)

@@ -233,8 +233,8 @@ def choose_of(scanned: ScannedRows) -> tuple[ChosenClips, list[Reject]]:
     are_usable = scanned.are_usable
     usable = np.flatnonzero(are_usable)
     rejects = {row: scanned.refusal(row) for row in np.flatnonzero(~are_usable).tolist()}
-    contents = _codes(scanned.of_video("sha256"))
-    are_shared = np.bincount(contents[usable], minlength=len(contents))[contents] > 1
+    contents = scanned.contents
+    are_shared = np.bincount(contents[usable], minlength=contents.max(initial=0) + 1)[contents] > 1
     kept = _Kept(scanned, contents)
     found = [_empty()]
     for rows, numbers in _batches(usable, scanned.num_clips):
@@ -360,12 +360,6 @@ def _as_texts(keys: UInt64[np.ndarray, " C"]) -> list[str]:
     """Return keys as hex digits."""
     text, length = keys.astype(">u8").tobytes().hex(), 2 * _KEY_BYTES
     return [text[start : start + length] for start in range(0, len(text), length)]
-
-
-def _codes(column: pa.ChunkedArray) -> Int64[np.ndarray, " R"]:
-    """Return a number for each value that equal values share."""
-    codes: Int64[np.ndarray, " R"] = column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    return codes
 
 
 def _empty() -> tuple[UInt64[np.ndarray, " 0"], Int64[np.ndarray, " 0"], Int64[np.ndarray, " 0"]]:

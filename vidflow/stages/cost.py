@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vidflow.config.schema import Encoder, FeatureSet
+from vidflow.config.schema import Config, Encoder, FeatureSet, Trial
 from vidflow.models.encoder import resolve_depths, shape_of, skeleton
+from vidflow.models.encoder.adapted.cost import count_adapted_macs
 from vidflow.models.encoder.configured import video_recipe
 from vidflow.models.encoder.video.build import resolve_reducer
 from vidflow.models.encoder.video.cost import count_macs as count_clip_macs
@@ -24,6 +25,8 @@ from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
 
 _COUNTED_CLIPS = 256
+# (14 + 14 + 2) / 12, in D^2 per token.
+_TRAINING_PASSES = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,51 @@ def frame_macs(encoder: Encoder, features: FeatureSet, counts: Int[np.ndarray, "
     geometry, clip = outline_of(recipe)
     in_blocks = None if made is None or isinstance(made, PostReducer) else resolve_reducer(made, recipe.family, clip)
     return count_clip_macs(clip, in_blocks) / geometry.num_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialMacs:
+    """Multiply-accumulates of the encoder within a trial, per clip.
+
+    Attributes:
+        forward: Of a validation clip, with merged adapters.
+        training: Of a training clip, with gradients.
+        clips_per_video: Clips of a video.
+    """
+
+    forward: float
+    training: float
+    clips_per_video: int = 1
+
+
+def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
+    """Return what the encoder takes within a trial; None if it does not run there.
+
+    In training, adapted blocks take 2.5 times their forward pass: 12 D^2 per token and 2 D^2 of the adapters, as much
+    for the gradients of the inputs, and 2 D^2 for those of the adapters. With checkpointing they run once more.
+    """
+    if trial.feed == "features":
+        return None
+    shape = shape_of(skeleton(config.encoder.name, config.encoder.img_size))
+    adaptation = None if trial.adaptation is None else config.adaptations[trial.adaptation]
+    depths = config.features[trial.features].depths
+    last = shape.depth - 1 if trial.feed == "prefix" else resolve_depths(depths, num_blocks=shape.depth)[-1]
+    num_frames = config.video.sampling.num_frames
+
+    def macs_up_to(block: int) -> int:
+        return count_adapted_macs(shape, adaptation, num_frames=num_frames, last=block)
+
+    # The stream that enters block k is stored after block k - 1.
+    stored = macs_up_to(resolve_depths(depths, num_blocks=shape.depth)[0]) if trial.feed == "prefix" else 0
+    forward = macs_up_to(last) - stored
+    sampling = config.video.sampling
+    clips_per_video = sampling.num_clips if sampling.mode == "spread" else 1
+    if adaptation is None:
+        return TrialMacs(forward=forward, training=forward, clips_per_video=clips_per_video)
+    adapted = macs_up_to(last) - macs_up_to(adaptation.first_block - 1)
+    passes = _TRAINING_PASSES + config.resources.checkpointing
+    training = forward - adapted + passes * adapted
+    return TrialMacs(forward=forward, training=training, clips_per_video=clips_per_video)
 
 
 def encoder_macs(

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import pyarrow.compute as pc
 
+from vidflow.allocator import return_freed_columns
 from vidflow.config.fingerprints import (
     STAGE_VERSIONS,
     feature_settings,
@@ -27,7 +28,7 @@ from vidflow.config.fingerprints import (
     tracking_settings,
 )
 from vidflow.config.roots import bound_cache, place_path, root_path
-from vidflow.config.schema import Config, FeatureSet, Reducer, Trial
+from vidflow.config.schema import Config, FeatureSet, Feed, Reducer, Trial
 from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.identity import video_weights_identity, weights_identity
@@ -45,8 +46,11 @@ from vidflow.stages.scan_index import VideoIndex
 from vidflow.stages.scanned_rows import list_class_names
 from vidflow.stages.shard_work import ShardWork, edition_due
 from vidflow.stages.transient import Limits
+from vidflow.stages.trial_clips import open_clips, unread_features
 from vidflow.store.digests import check_once
+from vidflow.store.features import FeatureReader
 from vidflow.store.layout import TRIAL_RESULT, exclusive, list_sizes, read_listed, store
+from vidflow.store.shard_clips import ShardClips
 from vidflow.video.manifest import manifest_digest
 from vidflow.video.manifest import read_manifest as read_video_manifest
 from vidflow.video.sources import find_manifest, read_source
@@ -68,7 +72,7 @@ _KNOWN: dict[Step, tuple[str, ...]] = {
     "synth": ("rows",),
     "scan": ("index",),
     "shard": ("shards",),
-    "extract": ("features", "_weights"),
+    "extract": ("features", "stored_features", "_weights"),
     "sweep": ("sweep",),
     "report": ("report",),
 }
@@ -181,6 +185,7 @@ class Experiment:
             DamagedError: If the manifest of the rendered videos is damaged.
         """
         items, rejects = self._read_rows()
+        return_freed_columns()
         video = self.config.video
         if video.splits is not None:
             found = sorted(pc.unique(items.table["split"]).to_pylist())
@@ -255,6 +260,7 @@ class Experiment:
         # The stages of a run forget it one after the other; it is read again only if another process has changed it.
         if self._index is None or not self._index.is_current:
             self._index = VideoIndex(self.root / _FOLDERS["scan"], self.limits, self._video_folders)
+            return_freed_columns()
         return self._index
 
     @property
@@ -330,13 +336,27 @@ class Experiment:
         """
         return {name: self._locate_features(name) for name in self.config.features}
 
+    @functools.cached_property
+    def stored_features(self) -> dict[str, Address]:
+        """The feature sets that `extract` makes: all but those of which trials only use the frames.
+
+        Raises:
+            VidflowError: As `features`.
+        """
+        unread = unread_features(self.config)
+        return {name: address for name, address in self.features.items() if name not in unread}
+
+    def clips_of(self, features: str, feed: Feed) -> FeatureReader | ShardClips:
+        """Return the clips of trials on a feature set, by position; see `open_clips`."""
+        return open_clips(self.root, self.features[features], feed)
+
     def check_features(self) -> None:
-        """Check that the shards and all feature sets are still finished, as at this command's last check.
+        """Check that the shards and all stored feature sets are still finished, as at this command's last check.
 
         Raises:
             VidflowError: If one of them is no longer finished, or if there is no clip.
         """
-        for address in (self.finished_shards.address, *self.features.values()):
+        for address in (self.finished_shards.address, *self.stored_features.values()):
             self.finished(address)
 
     def dense(self, name: str) -> Address:
@@ -357,7 +377,7 @@ class Experiment:
     def sweep(self) -> Address:
         """Where the sweep over all feature sets is."""
         settings = {
-            "trials": sweep_settings(self.config.trials),
+            "trials": sweep_settings(self.config),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
             "tracking": tracking_settings(self.config.tracking),
         }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ from vidflow.ahead import make_ahead
 from vidflow.counts import Count, uncounted
 from vidflow.files import file_sha256
 from vidflow.models.encoder.clip_encoder import ClipEncoder, Encoded, TokenArrays
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.records import ClipTokens, Reject
 from vidflow.stages.killers import file_to_write, is_wanted, refuse_killer
+from vidflow.stages.views import Views
 from vidflow.store.digests import check_once
 from vidflow.store.features import write_features
 from vidflow.store.layout import FileEntry, publish_entry, remove
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import decompress
+
+ViewOfClip = tuple[ShardSample, UInt8[Tensor, "T s s 3"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,7 @@ class Extractor:
         metadata: dict[str, Any],
         frames_per_batch: int,
         num_decompressors: int = 1,
+        views: Views | None = None,
     ) -> None:
         """Keep the encoder, the folders and the settings.
 
@@ -72,6 +78,7 @@ class Extractor:
             metadata: What readers need in addition to the encoder's description: class names, settings, fingerprint.
             frames_per_batch: Frames per call of the encoder, rounded up to whole clips.
             num_decompressors: Threads that decompress images.
+            views: Views to store in addition to the plain clips; None: none.
         """
         self._encoder = encoder
         self._shards = shards
@@ -83,7 +90,9 @@ class Extractor:
             "num_prefix_tokens": encoder.num_prefix_tokens,
             "grid": list(encoder.grid),
             "depths": list(encoder.depths),
+            **({} if views is None else {"views": views.number, "views_split": views.split}),
         }
+        self._views = views
         self._frames_per_batch = frames_per_batch
         self._decompressors = ThreadPoolExecutor(max_workers=num_decompressors)
 
@@ -96,14 +105,15 @@ class Extractor:
         started = time.perf_counter()
         check_once(self._shards / unit.shard, unit.source_sha256)
         rejects: list[Reject] = []
+        stored: list[str] = []
         path = self._directory / file_to_write(unit.file, unit.only)
         samples = _take_samples(read_shard(self._shards / unit.shard), unit, rejects, count)
-        num_clips = write_features(path, self._encode(samples, rejects, count), self._metadata)
+        write_features(path, self._encode(samples, stored, rejects, count), self._metadata)
         entry = FileEntry(
             file=path.name,
             num_bytes=path.stat().st_size,
             sha256=file_sha256(path),
-            num_clips=num_clips,
+            num_clips=len(stored),
             seconds=time.perf_counter() - started,
             rejects=[asdict(reject) for reject in rejects],
             details={"source": unit.source_sha256},
@@ -119,27 +129,53 @@ class Extractor:
         fitted = fit_frames(clips.flatten(0, 1), self._encoder.img_size)
         return self._encoder.encode(fitted.unflatten(0, clips.shape[:2]))
 
-    def _encode(self, samples: Iterator[ShardSample], rejects: list[Reject], count: Count) -> Iterator[ClipTokens]:
-        for batch, frames in make_ahead(self._batches(samples)):
+    def _encode(
+        self, samples: Iterator[ShardSample], stored: list[str], rejects: list[Reject], count: Count
+    ) -> Iterator[ClipTokens]:
+        """Yield each clip, followed by its other views; note the keys of those that are stored."""
+        for batch, frames, views in make_ahead(self._batches(samples)):
             last = self._encoder.output_frames(frames.shape[1])
+            seen = self._encode_views(views, len(batch))
             for sample, arrays in zip(batch, self.encode(frames).clips(), strict=True):
-                is_finite = np.isfinite(arrays.tokens).all() and np.isfinite(arrays.prefix).all()
+                shown = [(sample, arrays), *seen.get(sample.key, ())]
+                is_finite = all(np.isfinite(each.tokens).all() and np.isfinite(each.prefix).all() for _, each in shown)
                 count(1, num_rejects=not is_finite)
                 if is_finite:
-                    yield _store(sample, arrays, last)
+                    stored.append(sample.key)
+                    yield from (_store(view, each, last) for view, each in shown)
                 else:
                     rejects.append(_non_finite(sample))
 
+    def _encode_views(
+        self, views: Sequence[ViewOfClip], batch_size: int
+    ) -> dict[str, list[tuple[ShardSample, TokenArrays]]]:
+        """Return the tokens of the views after the first, by the clip's key."""
+        seen: dict[str, list[tuple[ShardSample, TokenArrays]]] = {}
+        for start in range(0, len(views), batch_size):
+            part = views[start : start + batch_size]
+            encoded = self._encoder.encode(torch.stack([frames for _, frames in part]))
+            for (sample, _), arrays in zip(part, encoded.clips(), strict=True):
+                seen.setdefault(sample.key, []).append((sample, arrays))
+        return seen
+
     def _batches(
         self, samples: Iterator[ShardSample]
-    ) -> Iterator[tuple[list[ShardSample], UInt8[Tensor, "B T H W 3"]]]:
-        """Yield batches of whole clips, decompressed."""
+    ) -> Iterator[tuple[list[ShardSample], UInt8[Tensor, "B T H W 3"], list[ViewOfClip]]]:
+        """Yield batches of whole clips, decompressed, and the other views of these clips."""
         for first in samples:
             num_more = -(-self._frames_per_batch // len(first.images)) - 1
             batch = [first, *itertools.islice(samples, num_more)]
             images = [image for sample in batch for image in sample.images]
             frames = np.stack(list(self._decompressors.map(decompress, images)))
-            yield batch, torch.from_numpy(frames.reshape(len(batch), -1, *frames.shape[1:]))
+            clips = frames.reshape(len(batch), -1, *frames.shape[1:])
+            yield batch, torch.from_numpy(clips), self._make_views(batch, clips)
+
+    def _make_views(self, batch: Sequence[ShardSample], clips: UInt8[np.ndarray, "B T H W 3"]) -> list[ViewOfClip]:
+        if self._views is None:
+            return []
+        make = partial(self._views.make, size=self._encoder.img_size)
+        by_clip = self._decompressors.map(lambda sample, frames: list(make(sample, frames)), batch, clips)
+        return [view for views in by_clip for view in views]
 
 
 def _take_samples(
@@ -152,16 +188,6 @@ def _take_samples(
             count(1, num_rejects=1)
         elif is_wanted(position, unit.only):
             yield sample
-
-
-def fit_frames(frames: UInt8[Tensor, "B H W 3"], img_size: int) -> UInt8[Tensor, "B h w 3"]:
-    """Return square frames at the encoder's size; larger ones are resized (bicubic, antialiased)."""
-    if frames.shape[1] == img_size:
-        return frames
-    small = torch.nn.functional.interpolate(
-        frames.permute(0, 3, 1, 2).float(), size=(img_size, img_size), mode="bicubic", antialias=True
-    )
-    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _store(sample: ShardSample, arrays: TokenArrays, last: Sequence[int]) -> ClipTokens:

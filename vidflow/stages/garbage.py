@@ -5,19 +5,23 @@ is half deleted counts as unfinished. Nothing outside the root is touched, and n
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidflow.objects import is_mirror
 from vidflow.stages.references import References
 from vidflow.stages.root_files import INDEX, KeyFolder, RootFiles
 from vidflow.stages.scan import ScanInput
-from vidflow.store.layout import exists, list_files, read_sealed, remove
+from vidflow.store.layout import exists, has_files, read_sealed, remove, remove_folder
 from vidflow.store.rows import read_columns
 
 # In this order, so that a kill in between never leaves something without what it was made from.
 _ORDER = ("reports", "sweeps", "trials", "evaluations", "heads", "features", "shards", "videos", "plans")
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +70,21 @@ def find_garbage(root: Path, references: References, kept: Collection[Path] = ()
 
 def remove_garbage(root: Path, garbage: Sequence[Garbage]) -> Iterator[Garbage]:
     """Delete, and yield each as it is gone; only the holder of the root's lock may call this."""
-    for each in garbage:
+
+    def delete(each: Garbage) -> Garbage:
+        if is_mirror(root) and each.kind in _ORDER:
+            remove(each.files[0])
+            remove_folder(each.path)
+            return each
         for _ in remove_files(root, each.files):
             pass
         if each.path.is_dir() and not each.path.is_symlink():
             _remove_empty_below(each.path)  # Ray Tune leaves empty folders
-        yield each
+        return each
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for _, of_one_kind in itertools.groupby(garbage, key=lambda each: each.kind):
+            yield from pool.map(delete, of_one_kind)
 
 
 def remove_files(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
@@ -87,12 +100,10 @@ def remove_files(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
             raise ValueError(f"{path}: not below {root}")
         if is_behind_link(root, path):
             continue
-        if path.is_dir() and not path.is_symlink():
-            for each in list_files(path, "**/*"):
-                remove(each)
-            _remove_empty_below(path)
-        elif path.is_symlink() or exists(path):
+        if path.is_symlink() or (exists(path) and not path.is_dir()):
             remove(path)
+        elif has_files(path):
+            remove_folder(path)
         else:
             continue
         yield path
@@ -112,26 +123,22 @@ def _remove_empty_below(folder: Path) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
+    # pyarrow leaves a mark of the folder in an object store.
+    if is_mirror(folder) and not has_files(folder):
+        remove_folder(folder)
     with contextlib.suppress(OSError):  # not empty, or not there
         folder.rmdir()
 
 
 def _garbage(files: RootFiles, path: Path, kind: str, inner: Sequence[Path]) -> Garbage:
-    changed = [moment for each in inner if (moment := _changed(each)) is not None]
+    states = [files.states[each] for each in inner if each in files.states]
     return Garbage(
         path=path,
         kind=kind,
-        num_bytes=sum(files.sizes.get(each, 0) for each in inner),
-        changed=max(changed, default=None) if len(changed) == len(inner) else None,
+        num_bytes=sum(state.num_bytes for state in states),
+        changed=max((state.modified_ns / 1e9 for state in states), default=None),
         files=tuple(inner),
     )
-
-
-def _changed(path: Path) -> float | None:
-    try:
-        return path.lstat().st_mtime
-    except OSError:  # in an object store
-        return None
 
 
 def _in_order(folder: KeyFolder) -> list[Path]:

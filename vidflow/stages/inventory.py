@@ -7,6 +7,7 @@ version of vidflow wrote, makes it unreadable.
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from vidflow.stages.root_files import KEY, STAGE_FOLDERS
 from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
 from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, fetch, have_sizes, list_folders, list_sizes
 
+_NUM_THREADS = 16
 State = Literal["done", "unfinished", "damaged", "unreadable"]
 
 
@@ -122,7 +124,8 @@ def is_root(folder: Path) -> bool:
 def take_inventory(root: Path) -> Inventory:
     """Read what is below a root."""
     sweeps = [sweep for folder in _keys(root / "sweeps") if (sweep := read_sweep(folder)) is not None]
-    trials = [_trial(folder, sweeps) for folder in _keys(root / TRIALS)]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # in an object store each waits for a few answers
+        trials = list(pool.map(lambda folder: _trial(folder, sweeps), _keys(root / TRIALS)))
     trials.sort(key=_rank)
     features = [_features(folder, sweeps, trials) for folder in _keys(root / "features")]
     return Inventory(

@@ -18,6 +18,7 @@ from vidflow.config.fingerprints import STAGE_VERSIONS
 from vidflow.errors import VidflowError
 from vidflow.files import make_local
 from vidflow.models.encoder import EncoderDtype, FrozenEncoder, build_encoder
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.controls import InputLowerResolution
 from vidflow.models.streaming import StreamingModel
@@ -26,7 +27,6 @@ from vidflow.models.tasks.coordinates import rotation_matrix
 from vidflow.models.tasks.depth import DepthTask
 from vidflow.models.weights import CHECKPOINT_SUFFIXES
 from vidflow.objects import is_object_url, to_path
-from vidflow.stages.extract import fit_frames
 from vidflow.video.decode import crop_square
 from vidflow.video.ffmpeg import SampledFrame, stream_frames
 

@@ -62,12 +62,12 @@ class TokenReducer:
         started = time.perf_counter()
         source = FeatureFile(self._dense / unit.dense, unit.source_sha256)
         path = self._directory / unit.file
-        num_clips = write_features(path, self._reduce(source, count), {**source.metadata, **self._metadata})
+        write_features(path, self._reduce(source, count), {**source.metadata, **self._metadata})
         entry = FileEntry(
             file=path.name,
             num_bytes=path.stat().st_size,
             sha256=file_sha256(path),
-            num_clips=num_clips,
+            num_clips=unit.num_clips,
             seconds=time.perf_counter() - started,
             rejects=[],
             details={"source": unit.source_sha256},
@@ -77,9 +77,12 @@ class TokenReducer:
 
     def _reduce(self, source: FeatureFile, count: Count) -> Iterator[ClipTokens]:
         height, width = source.metadata["grid"]
+        previous = ""
         for row in range(len(source)):
-            yield reduce_clip(self._reducer, source[row], height=height, width=width)
-            count(1)
+            clip = source[row]
+            yield reduce_clip(self._reducer, clip, height=height, width=width)
+            count(clip.key != previous)  # views of a clip follow one another
+            previous = clip.key
 
 
 @torch.inference_mode()

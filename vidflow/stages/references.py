@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vidflow.config.paths import absolute_path
+from vidflow.config.roots import place_path
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates
 from vidflow.errors import VidflowError
+from vidflow.objects import is_mirror
 from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.finish import peek_manifest
 from vidflow.stages.root_files import STAGE_FOLDERS
@@ -118,7 +120,8 @@ def _named_folders(experiment: Experiment) -> Iterator[Path]:
     for text in _texts(asdict(experiment.config)):
         if "\0" in text or "/" not in text:
             continue
-        path = Path(absolute_path(text))
+        path = place_path(experiment.config, text)
+        path = path if is_mirror(path) else Path(absolute_path(text))
         if path.is_relative_to(root) and (parts := path.relative_to(root).parts)[:1] and parts[0] in STAGE_FOLDERS:
             yield experiment.root.joinpath(*parts[:2])
 

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 
 from vidflow.errors import VideoError, VidflowError
-from vidflow.files import file_sha256, file_state
+from vidflow.files import file_state, make_local
 from vidflow.models.encoder import FrozenEncoder
+from vidflow.models.encoder.fitting import fit_frames
 from vidflow.models.reduction.build import PostReducer, build_reducer
 from vidflow.records import ClipTokens, StageManifest
-from vidflow.stages.extract import fit_frames
 from vidflow.stages.finish import peek_manifest
 from vidflow.stages.predict import rebuild_encoder
 from vidflow.stages.reduce import reduce_clip
 from vidflow.stages.root_files import INDEX
 from vidflow.stages.scan import ScannedVideo
 from vidflow.store.features import CLIPS_TABLE, ClipRow, FeatureReader
-from vidflow.store.layout import list_files, list_folders
+from vidflow.store.layout import list_files, list_folders, sha256_of
 from vidflow.store.rows import read_rows
 from vidflow.store.shards import ShardSample, read_shard
 from vidflow.video.encode import EncodedClip, decompress, encode_clip
@@ -124,9 +124,11 @@ def _remake_frames(
     path = _find_video(root, Path(video.path))
     if path is None:
         return "unknown", f"its video is gone: {video.path}"
-    if (str(path), file_state(path).stamp) != (video.path, video.state.stamp) and file_sha256(path) != video.sha256:
+    if (str(path), file_state(path).stamp) != (video.path, video.state.stamp) and sha256_of(path) != video.sha256:
         return "unknown", f"its video has changed: {path}"
     truth = path.with_suffix(".npz")
+    for each in (path, truth):
+        make_local(each)  # the sandbox copies no objects
     settings = {name: manifest.settings[name] for name in _ENCODING if name in manifest.settings}
     given: dict[str, Any] = {"annotations": str(truth)} if sample.annotations and truth.is_file() else {}
     try:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, list_files, list_folders, list_sizes
+from vidflow.objects import is_mirror
+from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, list_folders, list_states
 
 Role = Literal["list", "made", "weights", "leftover", "foreign", "unknown"]
 """What is known of a file.
@@ -73,13 +74,9 @@ class RootFiles:
         Raises:
             OSError: If a folder cannot be read.
         """
-        self.root, self.files = root, list_files(root, "**/*")
-        self.sizes = {
-            folder / name: num_bytes
-            for folder in dict.fromkeys(path.parent for path in self.files)
-            for name, num_bytes in list_sizes(folder).items()
-        }
-        """Bytes of each file."""
+        self.root, self.states = root, list_states(root)
+        """The root, and size and times of each file below it."""
+        self.files = list(self.states)
         self._depth = len(root.parts)
         self.roles = {path: file_role(path.parts[self._depth :]) for path in self.files}
         """What is known of each file."""
@@ -96,6 +93,8 @@ class RootFiles:
 
     def links(self) -> list[Path]:
         """Return the links that take the place of a stage's folder or of one in it; they are not followed."""
+        if is_mirror(self.root):
+            return []
         stages = [self.root / name for name in (*STAGE_FOLDERS, INDEX)]
         linked = [stage for stage in stages if stage.is_symlink()]
         inner = [each for stage in stages if stage not in linked for each in list_folders(stage)]
@@ -103,10 +102,17 @@ class RootFiles:
 
     def misplaced_folders(self) -> Iterator[Path]:
         """Yield the folders that have the name of a file that vidflow makes there."""
+        if is_mirror(self.root):  # a folder is there because of what is in it
+            folders = {above for path in self.files for above in path.parents if above.is_relative_to(self.root)}
+            yield from filter(self._is_file_name, sorted(folders - {self.root}))
+            return
         for stage in (self.root / name for name in (*STAGE_FOLDERS, JOURNAL, INDEX)):
             inner = [] if stage.is_symlink() else [each for each in list_folders(stage) if not each.is_symlink()]
             inner += [] if stage.name == INDEX else [each for key in inner for each in list_folders(key)]
-            yield from (each for each in inner if file_role(each.parts[self._depth :]) in ("list", "made", "weights"))
+            yield from filter(self._is_file_name, inner)
+
+    def _is_file_name(self, path: Path) -> bool:
+        return file_role(path.parts[self._depth :]) in ("list", "made", "weights")
 
 
 def file_role(parts: tuple[str, ...]) -> Role:

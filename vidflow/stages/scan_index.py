@@ -51,7 +51,8 @@ class VideoIndex:
         self._parts, table = self._read()
         self._has_moved = False
         self._added: list[pa.Table] = []
-        self._scans = Scans.of_table(table)
+        # Each part has the newest scan of a file only. To look for others takes longer than to read the part.
+        self._scans = Scans.of_table(table, is_distinct=len(self._parts) == 1)
 
     @property
     def scans(self) -> Scans:
@@ -180,16 +181,28 @@ class VideoIndex:
         return list_files(self.directory, "*.parquet")
 
     def _read(self) -> tuple[list[Path], pa.Table]:
-        tables: dict[Path, pa.Table] = {}
-        parts = self._list_parts()
+        parts, read, tables = self._list_parts(), [], []
         for part in parts:
             try:
-                tables[part] = read_table(part, SCHEMA)
+                tables.append(read_table(part, SCHEMA))
+                read.append(part)
             except DamagedError as error:
                 if set(self._list_parts()) - set(parts):
                     return self._read()  # other parts have replaced it just now
                 log.warning("%s; its videos are scanned again", error)
-        return list(tables), pa.concat_tables([*tables.values(), SCHEMA.empty_table()])
+        return read, _join(tables)
+
+
+def _join(tables: list[pa.Table]) -> pa.Table:
+    """Return the tables of all parts as one; the list is emptied column by column, so that few are there twice."""
+    if not tables:
+        return SCHEMA.empty_table()
+    columns = []
+    for name in SCHEMA.names:
+        pieces = [piece for table in tables for piece in table[name].chunks]
+        columns.append(pa.chunked_array(pieces, SCHEMA.field(name).type).combine_chunks())
+        tables[:] = [table.drop_columns([name]) for table in tables]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _have_changed(scans: ScanColumns, at: Int64[np.ndarray, " R"], paths: pa.Array) -> Bool[np.ndarray, " R"]:

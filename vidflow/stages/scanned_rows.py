@@ -61,6 +61,14 @@ class ScannedRows:
         return self._scans.truths.table[column].take(pa.array(self._truths, mask=self._truths < 0))
 
     @property
+    def contents(self) -> Int64[np.ndarray, " R"]:
+        """A number for the content of each row's video, which rows of the same content share."""
+        videos = self._scans.videos
+        # The first scan of the content. Found among the scans, because the digests of a million rows are large.
+        first: Int64[np.ndarray, " R"] = videos.find(videos.table["sha256"], "sha256")[self._videos]
+        return first
+
+    @property
     def are_usable(self) -> Bool[np.ndarray, " R"]:
         """Whether each row's files can be used, are those of the manifest, and have the span."""
         wanted, found = self.rows.table["sha256"], self.of_video("sha256")

@@ -27,13 +27,14 @@ class ScanColumns:
         table: The columns of `ScannedVideo`, each as one piece.
     """
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, *, is_distinct: bool = False) -> None:
         """Keep the last row of each path.
 
         Args:
             table: Scans, the oldest first.
+            is_distinct: Whether it is known that no path is there twice.
         """
-        if pc.count_distinct(table["path"]).as_py() < len(table):
+        if not is_distinct and pc.count_distinct(table["path"]).as_py() < len(table):
             codes = table["path"].combine_chunks().dictionary_encode()
             last = np.zeros(len(codes.dictionary), np.int64)
             last[codes.indices.to_numpy()] = np.arange(len(table))
@@ -59,11 +60,13 @@ class Scans(NamedTuple):
     truths: ScanColumns
 
     @classmethod
-    def of_table(cls, table: pa.Table) -> "Scans":
-        """Return the scans of a table of both roles, the oldest first."""
+    def of_table(cls, table: pa.Table, *, is_distinct: bool = False) -> "Scans":
+        """Return the scans of a table of both roles, the oldest first; `is_distinct` as for `ScanColumns`."""
         is_video = table["is_video"]
         if pc.all(is_video).as_py():  # no copy for the usual case
-            return cls(ScanColumns(table), ScanColumns(table.slice(0, 0)))
+            return cls(
+                ScanColumns(table, is_distinct=is_distinct), ScanColumns(SCHEMA.empty_table())
+            )  # a slice would keep the memory of all
         return cls(ScanColumns(table.filter(is_video)), ScanColumns(table.filter(pc.invert(is_video))))
 
     @classmethod

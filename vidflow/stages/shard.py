@@ -105,6 +105,7 @@ class ShardBuilder:
             "split": clip.split,
             "source": short_name(clip.path),
             "sha256": clip.sha256,
+            "video": clip.video,
         }
         return ShardSample(
             key=clip.key,

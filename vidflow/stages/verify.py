@@ -12,17 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vidflow.counts import Count, uncounted
-from vidflow.files import file_sha256
+from vidflow.objects import is_mirror
 from vidflow.stages.findings import Finding, Verified
 from vidflow.stages.garbage import is_behind_link, remove_files
 from vidflow.stages.listings import CHANGED, Claim, Listed, OtherVersionError, WrongFolderError, read_list
 from vidflow.stages.root_files import RootFiles, foreign_owner
-from vidflow.store.layout import exclusive, fetch
+from vidflow.store.layout import exclusive, fresh, sha256_of
 
 _OWN_FOLDERS = ("plans", "evaluations")
 """Folders whose files are each complete on their own, so that no file marks the folder as finished."""
 _FOLDER = "a folder is in its place"
-_NUM_THREADS = min(16, 2 * (os.cpu_count() or 1))
+_MOST_THREADS = 16
 
 
 class RootCheck:
@@ -39,6 +39,8 @@ class RootCheck:
             OSError: If a folder cannot be read.
         """
         self._files, self._check_weights = RootFiles(root), check_weights
+        # Requests to an object store wait, and need no processor.
+        self._num_threads = _MOST_THREADS if is_mirror(root) else min(_MOST_THREADS, 2 * (os.cpu_count() or 1))
         self._paths = self._files.roles.keys()
         self._lists = [path for path, role in self._files.roles.items() if role == "list"]
         self._folders = {folder.directory: folder for folder in self._files.folders()}
@@ -48,7 +50,7 @@ class RootCheck:
         self._users: dict[Path, str] = {}
         """Folders that finished features were made from, and which these are."""
         self._faults: list[Finding] = []
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        with ThreadPoolExecutor(self._num_threads) as pool:
             for path, listed in zip(self._lists, pool.map(read_list, self._lists), strict=True):
                 self._take(path, listed)
         weights = {path for path, role in self._files.roles.items() if role == "weights"}
@@ -60,7 +62,8 @@ class RootCheck:
         return sum(self._size(path) for path in self._checked)
 
     def _size(self, path: Path) -> int:
-        return self._files.sizes.get(path, 0)
+        state = self._files.states.get(path)
+        return 0 if state is None else state.num_bytes
 
     def run(self, count: Count = uncounted, only: Collection[Path] | None = None) -> Verified:
         """Compare the files.
@@ -75,7 +78,7 @@ class RootCheck:
             yield from self._check(path)
             count(self._size(path))
 
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        with ThreadPoolExecutor(self._num_threads) as pool:
             findings = [finding for found in pool.map(lambda path: list(check(path)), chosen) for finding in found]
         findings = [*self._faults, *findings, *map(_in_its_place, self._files.misplaced_folders())]
         broken = set(self.closure(path for finding in findings for path in (finding.path, *finding.removes)))
@@ -119,10 +122,12 @@ class RootCheck:
             return
         try:
             if not claims:
-                if problem := self._check_weights(fetch(path)):
+                with fresh(path) as local:
+                    problem = self._check_weights(local)
+                if problem:
                     yield Finding(level="broken", path=path, problem=problem, removes=(path,))
                 return
-            digest = file_sha256(fetch(path)) if any(claim.digests for claim in claims) else None
+            digest = sha256_of(path) if any(claim.digests for claim in claims) else None
         except OSError as error:
             yield _unreadable(path, error)
             return

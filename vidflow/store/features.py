@@ -220,6 +220,16 @@ class FeatureReader:
         file, row = self._places[index]
         return _find_clip(self._open(file), row)
 
+    @property
+    def num_views(self) -> int:
+        """Stored views of each clip of the training split."""
+        return int(self.metadata.get("views", 1))
+
+    def view(self, index: int, number: int) -> ClipTokens:
+        """Return a stored view of a training clip; number 0 is the plain one, which all clips have."""
+        file, row = self._places[index]
+        return _find_clip(self._open(file), row + number)
+
     def check_files(self) -> None:
         """Compare every file with its digest now, instead of when it is first opened.
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from typing import Any
 
 from vidflow import objects
 from vidflow.errors import DamagedError
-from vidflow.files import file_sha256
+from vidflow.files import FileState, file_sha256
 from vidflow.store.hold import exclusive as exclusive
 
 STAGE_MANIFEST = "manifest.json"
@@ -36,6 +37,8 @@ BEST = "best.safetensors"
 _SEAL = "seal"
 # Requests to an object store at the same time.
 _NUM_REQUESTS = 16
+# As each holds the index of all members of a shard.
+_ENTRIES_AT_A_TIME = 64
 # Other commands may be copying objects into the same mirror now.
 _LEFTOVER_SECONDS = 86400.0
 log = logging.getLogger(__name__)
@@ -141,8 +144,9 @@ def have_sizes(folder: Path, rows: Sequence[dict[str, Any]]) -> bool:
     if not objects.is_mirror(folder):
         name = str(folder)  # text, because `Path` is slow for 10,000 files
         return all(has_size(f"{name}/{row['file']}", row["num_bytes"]) for row in rows)
-    sizes = list_sizes(folder)
-    return all(sizes.get(row["file"]) == row["num_bytes"] for row in rows)
+    wanted = {folder / row["file"]: row["num_bytes"] for row in rows}
+    states = objects.object_states(wanted)
+    return all(state is not None and state.num_bytes == wanted[path] for path, state in states.items())
 
 
 def list_sizes(folder: Path) -> dict[str, int]:
@@ -211,16 +215,17 @@ def committed_entry(directory: Path, file: str) -> FileEntry | None:
     return entry if entry is not None and has_size(directory / file, entry.num_bytes) else None
 
 
-def committed_entries(directory: Path, files: Sequence[str]) -> list[FileEntry | None]:
-    """Return the manifest of each file as `committed_entry` does; of an object store many at a time."""
+def committed_entries(directory: Path, files: Sequence[str]) -> Iterator[FileEntry | None]:
+    """Yield the manifest of each file as `committed_entry` returns it; few are in memory at the same time."""
     if not objects.is_mirror(directory):
-        return [committed_entry(directory, file) for file in files]
+        yield from (committed_entry(directory, file) for file in files)
+        return
     sizes = list_sizes(directory)
     with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
-        entries = pool.map(lambda file: _read_entry(directory, file) if file in sizes else None, files)
-        return [
-            entry if entry is not None and sizes[entry.file] == entry.num_bytes else None for entry in list(entries)
-        ]
+        for start in range(0, len(files), _ENTRIES_AT_A_TIME):
+            some = files[start : start + _ENTRIES_AT_A_TIME]
+            for entry in pool.map(lambda file: _read_entry(directory, file) if file in sizes else None, some):
+                yield entry if entry is not None and sizes[entry.file] == entry.num_bytes else None
 
 
 def _read_entry(directory: Path, file: str) -> FileEntry | None:
@@ -241,8 +246,9 @@ def remove_leftovers(directory: Path) -> None:
     # An object store shows no half-written object. In a mirror other commands may be making copies.
     oldest = time.time() - _LEFTOVER_SECONDS if objects.is_mirror(directory) else float("inf")
     for aside in directory.glob(".*.tmp"):
-        if aside.stat().st_mtime < oldest:
-            aside.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it has got its name just now
+            if aside.stat().st_mtime < oldest:
+                aside.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -300,6 +306,29 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def list_states(directory: Path) -> dict[Path, FileState]:
+    """Return size and times of each file in a folder and in the folders in it, in the order of their paths.
+
+    Links count as files and are not followed. A folder that is not there has no files.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    if objects.is_mirror(directory):
+        listed = sorted(objects.list_objects(directory, recursive=True).items())
+        return {
+            path: FileState(state.num_bytes, state.modified_seconds * 10**9, 0)
+            for path, state in listed
+            if state is not None
+        }
+    states = {}
+    for path in list_files(directory, "**/*"):
+        with contextlib.suppress(FileNotFoundError):  # deleted just now
+            status = path.lstat()
+            states[path] = FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return states
+
+
 def list_folders(directory: Path) -> list[Path]:
     """Return the folders in a folder, sorted; none if there is no such folder."""
     if objects.is_mirror(directory):
@@ -312,6 +341,44 @@ def remove(path: Path) -> None:
     if objects.is_mirror(path):
         objects.delete_object(path)
     path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with all that is in it; it may be missing."""
+    if objects.is_mirror(folder):
+        objects.delete_folder(folder)
+    shutil.rmtree(folder, ignore_errors=objects.is_mirror(folder))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file; of an object that of the bytes in the store, not of this node's copy.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    return objects.hash_object(path) if objects.is_mirror(path) else file_sha256(path)
+
+
+@contextlib.contextmanager
+def fresh(path: Path) -> Iterator[Path]:
+    """Yield a path at which a file can be opened; of an object that of a copy made now, which is deleted again.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not objects.is_mirror(path):
+        yield path
+        return
+    state = objects.object_state(path)
+    if state is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object", objects.object_url(path))
+    make_folder(path.parent)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        objects.download(path, state, aside)
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def fetch(path: Path) -> Path:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import webdataset as wds
-
 from vidflow.store.layout import fetch, publish
 
 
@@ -41,6 +39,8 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> dict[str, str]:
     access by `pread` or an HTTP range. It is one line of text for each clip, because the driver reads those of all
     shards: the offset of the clip's first header, then name and size of each member.
     """
+    import webdataset as wds  # here, because it imports torch: seconds and 450 MiB that who plans shards does not need
+
     index: dict[str, str] = {}
     fixed = {"mtime": 0, "user": "vidflow", "group": "vidflow", "mode": 0o644}
     with publish(path) as aside, aside.open("wb") as stream, wds.TarWriter(stream, encoder=False, **fixed) as writer:
@@ -88,6 +88,8 @@ def _in_blocks(size: int) -> int:
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
     """Yield the samples of a tar in its order."""
+    import webdataset as wds  # here, as in `write_shard`
+
     for members in wds.WebDataset(str(fetch(path)), shardshuffle=False, empty_check=False):
         images = sorted(name for name in members if name[0].isdigit())
         yield ShardSample(

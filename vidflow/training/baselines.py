@@ -9,21 +9,21 @@ from vidflow.config.tasks import TaskFacts, TaskName
 from vidflow.errors import VidflowError
 from vidflow.models.tasks import spec_of
 from vidflow.spread import spread
-from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
+from vidflow.training.feeds import Clips
 
 # Training clips, spread evenly, whose annotations are read. More would hardly change a mean and would cost minutes.
 _FITTED_CLIPS = 512
 
 
-def baseline_metrics(task: TaskName, reader: FeatureReader, names: SplitNames | None = None) -> dict[str, float]:
+def baseline_metrics(task: TaskName, reader: Clips, names: SplitNames | None = None) -> dict[str, float]:
     """Return the trivial answer's metrics on the validation split, with the names of a trial's, such as `val/top1`.
 
     The trial's own metric computes them over the same clips. The task's `TrivialAnswer` says what the answer is.
 
     Args:
         task: The task.
-        reader: Any feature set of the experiment; only its labels and annotations are read.
+        reader: Any feature set of the experiment, or its shards; only labels and annotations are read.
         names: Which splits the trials use; None: the usual ones.
 
     Raises:
@@ -45,7 +45,7 @@ def baseline_metrics(task: TaskName, reader: FeatureReader, names: SplitNames | 
     return {f"val/{name}": value for name, value in values.items()}
 
 
-def _targets(facts: TaskFacts, reader: FeatureReader, index: int) -> dict[str, Tensor]:
+def _targets(facts: TaskFacts, reader: Clips, index: int) -> dict[str, Tensor]:
     """Return the ground truth of one clip as a batch of one."""
     arrays = read_annotations(reader[index], facts.annotations) if facts.annotations else {}
     targets = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}

@@ -7,7 +7,7 @@ H and W pixels.
 import functools
 import io
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from vidflow.allocator import ArrayPool
 from vidflow.errors import VidflowError
 from vidflow.records import ClipTokens
 from vidflow.store.features import FeatureReader, stored_tokens, unmerge
+from vidflow.store.shard_clips import StoredClip
 
 _TARGET_TYPES: dict[str, Any] = {
     "boxes": np.float32,
@@ -59,19 +60,27 @@ class Batch:
     prefix: Float[Tensor, "B T P D"] | None
     targets: dict[str, Tensor]
 
+    def part(self, start: int, stop: int) -> "Batch":
+        """Return some clips of the batch."""
+        rows = slice(start, stop)
+        return Batch(
+            indices=self.indices[rows],
+            tokens=self.tokens[rows],
+            prefix=None if self.prefix is None else self.prefix[rows],
+            targets={name: target[rows] for name, target in self.targets.items()},
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """The clips of a trial.
+    """The clips of a trial, as positions in what they are read from.
 
     Attributes:
-        reader: Cached features.
-        train: Clips to train on, as positions in the reader.
+        train: Clips to train on.
         val: Clips to validate on.
         test: Clips on which the best epoch is measured at the end; None: there are none.
     """
 
-    reader: FeatureReader
     train: Int64[np.ndarray, " train"]
     val: Int64[np.ndarray, " val"]
     test: Int64[np.ndarray, " test"] | None = None
@@ -86,6 +95,7 @@ def iterate_batches(
     num_depths: int | None = None,
     arrays: Sequence[str] = (),
     unmerged: bool = True,
+    view_of: Callable[[int], int] | None = None,
 ) -> Iterator[Batch]:
     """Yield the clips at `indices` in batches, in that order; the last batch may be smaller.
 
@@ -101,13 +111,16 @@ def iterate_batches(
         num_depths: Number of tapped depths to return, counted from the last; None is all.
         arrays: Names of the annotations to return, such as `boxes`.
         unmerged: Whether reduced tokens are returned on the full grid of patches, or as they are stored.
+        view_of: Which of its stored views stands for the clip at a position; None is the plain one for all.
 
     Raises:
         VidflowError: If clips of a batch differ in shape, or a clip has ragged token counts or lacks annotations.
     """
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     pool = None if device.type == "cuda" else _POOLS.setdefault(reader, ArrayPool())
-    batches: Iterator[Batch] = (_read_batch(reader, chunk, num_depths, arrays, unmerged, pool) for chunk in chunks)
+    batches: Iterator[Batch] = (
+        _read_batch(reader, chunk, num_depths, arrays, unmerged, view_of, pool) for chunk in chunks
+    )
     num_bytes = batch_size * reader[int(indices[0])].tokens.nbytes if len(indices) else 0
     if needs_thread(device, num_bytes, arrays):
         batches = make_ahead(batches, num_ahead=_NUM_AHEAD)
@@ -135,21 +148,28 @@ def _read_batch(
     num_depths: int | None,
     arrays: Sequence[str],
     unmerged: bool,
+    view_of: Callable[[int], int] | None,
     pool: ArrayPool | None,
 ) -> Batch:
-    clips = [reader[int(index)] for index in indices]
+    clips = [reader[i] if view_of is None else reader.view(i, view_of(i)) for i in map(int, indices)]
+    keys = [clip.key for clip in clips]
     annotations = [read_annotations(clip, arrays) for clip in clips]
-    targets = {
-        name: _stack([clip[name] for clip in annotations], clips, name, pool, pad=name in PADDED) for name in arrays
-    }
+    targets = stack_targets(annotations, keys, arrays, pool)
     targets["label"] = torch.tensor([clip.label for clip in clips])
-    prefix = _stack([clip.prefix for clip in clips], clips, "prefix", pool)
+    prefix = _stack([clip.prefix for clip in clips], keys, "prefix", pool)
     return Batch(
         indices=indices,
-        tokens=_stack([core_tokens(clip, num_depths, unmerged=unmerged) for clip in clips], clips, "tokens", pool),
+        tokens=_stack([core_tokens(clip, num_depths, unmerged=unmerged) for clip in clips], keys, "tokens", pool),
         prefix=prefix if prefix.shape[2] else None,
         targets=targets,
     )
+
+
+def stack_targets(
+    annotations: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], names: Sequence[str], pool: ArrayPool | None
+) -> dict[str, Tensor]:
+    """Return the named arrays of some clips, each as one tensor; see `Batch`."""
+    return {name: _stack([clip[name] for clip in annotations], keys, name, pool, pad=name in PADDED) for name in names}
 
 
 def core_tokens(clip: ClipTokens, num_depths: int | None, *, unmerged: bool) -> Float16[np.ndarray, "T K N D"]:
@@ -161,7 +181,7 @@ def core_tokens(clip: ClipTokens, num_depths: int | None, *, unmerged: bool) -> 
     return (unmerge if unmerged else stored_tokens)(clip)[:, -(num_depths or 0) :]
 
 
-def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_annotations(clip: ClipTokens | StoredClip, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the named arrays of a clip's `.npz`.
 
     Raises:
@@ -180,25 +200,25 @@ def read_annotations(clip: ClipTokens, names: Sequence[str]) -> dict[str, np.nda
 
 
 def _stack(
-    arrays: Sequence[np.ndarray], clips: Sequence[ClipTokens], name: str, pool: ArrayPool | None, *, pad: bool = False
+    arrays: Sequence[np.ndarray], keys: Sequence[str], name: str, pool: ArrayPool | None, *, pad: bool = False
 ) -> Tensor:
     """Copy the arrays of a batch into one tensor; with `pad`, their first axes may differ."""
     inner = arrays[0].shape[1:] if pad else arrays[0].shape
     shape = (max(1, *(len(array) for array in arrays)), *inner) if pad else inner
-    stacked = _empty((len(arrays), *shape), arrays[0].dtype, pool)
+    stacked = empty_batch((len(arrays), *shape), arrays[0].dtype, pool)
     if pad:
         stacked.zero_()
-    for row, array, clip in zip(stacked.numpy(), arrays, clips, strict=True):
+    for row, array, key in zip(stacked.numpy(), arrays, keys, strict=True):
         if array.shape[array.ndim - len(inner) :] != inner:
             raise VidflowError(
-                f"clip {clip.key}: {name} of shape {array.shape}, but {arrays[0].shape} in clip {clips[0].key}; "
+                f"clip {key}: {name} of shape {array.shape}, but {arrays[0].shape} in clip {keys[0]}; "
                 "clips of one feature set must have the same shape; make the features again"
             )
         row[: len(array)] = array
     return stacked
 
 
-def _empty(shape: tuple[int, ...], dtype: DTypeLike, pool: ArrayPool | None) -> Tensor:
+def empty_batch(shape: tuple[int, ...], dtype: DTypeLike, pool: ArrayPool | None) -> Tensor:
     """Return memory for a batch: from the pool or, without a pool, pinned memory, which torch itself reuses."""
     if pool is not None:
         return torch.from_numpy(pool.empty(shape, dtype))

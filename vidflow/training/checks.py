@@ -8,6 +8,8 @@ from vidflow.config.encoder import encoder_title
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates, key_of
 from vidflow.models.cores.build import build_core
+from vidflow.models.encoder import resolve_depths, skeleton
+from vidflow.models.encoder.adapted import adaptation_problems
 from vidflow.models.tasks import build_task
 from vidflow.training.recipe import make_recipe
 
@@ -28,7 +30,7 @@ def find_module_problems(config: Config, *, embed_dim: int, num_depths: Mapping[
         make_recipe(
             trial,
             embed_dim=embed_dim,
-            num_depths=num_depths[trial.features],
+            num_depths=1 if trial.feed == "prefix" else num_depths[trial.features],
             num_classes=_NUM_CLASSES,
             image_size=config.video.size,
         )
@@ -50,4 +52,24 @@ def find_module_problems(config: Config, *, embed_dim: int, num_depths: Mapping[
                 yield f"{key_of(trials, 'task')}: {recipe.task} cannot be built: {error}"
 
 
-__all__ = ["find_module_problems"]
+def find_encoding_problems(config: Config) -> Iterator[str]:
+    """Yield what of adaptations, and of feature sets that stored streams come from, does not fit the encoder."""
+    vit = skeleton(config.encoder.name)
+    num_blocks = len(vit.blocks)
+    for trial in draw_candidates(config)[0]:
+        if trial.adaptation is None:
+            continue
+        adaptation, name = config.adaptations[trial.adaptation], trial.adaptation
+        depths = config.features[trial.features].depths
+        tapped = [-1] if trial.feed == "prefix" else depths
+        yield from (f"adaptations.{name}.{each}" for each in adaptation_problems(vit, adaptation, depths=tapped))
+        if trial.feed == "prefix":
+            entered = resolve_depths(depths, num_blocks=num_blocks)[0] + 1
+            if entered > adaptation.first_block:
+                yield (
+                    f"adaptations.{name}.first_block: got {adaptation.first_block}, wanted {entered} at least: "
+                    f"features {trial.features!r} store the output of block {entered - 1}, so no block up to it runs"
+                )
+
+
+__all__ = ["find_encoding_problems", "find_module_problems"]

@@ -1,4 +1,4 @@
-"""Training of one module on cached features: a generator with one result per epoch, which can be killed at any moment.
+"""Training of one module: a generator with one result per epoch, which can be killed at any moment.
 
 An epoch depends on the seed, the epoch's number and the snapshot before it, and on nothing else that the process did.
 So a trial that was killed and resumed equals one that was not killed: bit for bit on a CPU with the same number of
@@ -25,6 +25,8 @@ from vidflow.records import EpochResult
 from vidflow.store.features import clip_order
 from vidflow.store.layout import TRIAL_RESULT, remove, remove_leftovers
 from vidflow.training.batches import Splits
+from vidflow.training.encoded_task import EncodedTask
+from vidflow.training.feeds import Feed
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer, learning_rates, load_moments, moments
 from vidflow.training.snapshot import (
@@ -45,8 +47,9 @@ log = logging.getLogger(__name__)
 
 
 def fit(
-    task: Task,
+    module: Task | EncodedTask,
     spec: TaskSpec,
+    feed: Feed,
     splits: Splits,
     *,
     identity: TrialIdentity,
@@ -54,22 +57,27 @@ def fit(
     optimisation: Optimisation,
     objective: Objective,
     device: torch.device,
+    clips_per_pass: int | None = None,
+    videos: Sequence[str] | None = None,
 ) -> Iterator[EpochResult]:
-    """Train `task` and yield the result of every epoch that was not done before.
+    """Train `module` and yield the result of every epoch that was not done before.
 
     All that a result describes is on disk before it is yielded. The last result is yielded after the trial is marked
     as finished, so the process may be killed as soon as it reports it. A completed trial yields nothing. The metrics of
     the last epoch include those of the best epoch's weights on the test split, if there is one.
 
     Args:
-        task: Module with its initial weights; trained in place.
-        spec: Spec of the task: the annotations that it learns from, and its metric.
+        module: The task or, if the encoder runs in the trial, both, with initial weights; trained in place.
+        spec: Spec of the task, with its metric.
+        feed: Makes the batches.
         splits: Its clips.
         identity: Which trial it is.
         directory: Folder of the trial; training resumes from a snapshot if there is one.
         optimisation: How it is trained.
         objective: Metric by which the best epoch is chosen.
         device: Where to train.
+        clips_per_pass: Clips that go through the module at a time; None is a whole batch.
+        videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
 
     Raises:
         VidflowError: If the loss is not finite, the objective is not a metric of the task, or the folder belongs to
@@ -81,12 +89,15 @@ def fit(
     remove_leftovers(directory)
     learner = Learner(
         key=identity.key,
-        task=task.to(device),
-        optimizer=build_optimizer(task, weight_decay=optimisation.weight_decay),
-        reader=splits.reader,
-        arrays=spec.facts.annotations,
+        module=module.to(device),
+        optimizer=build_optimizer(
+            module, weight_decay=optimisation.weight_decay, encoder_rate=optimisation.encoder_rate
+        ),
+        feed=feed,
         optimisation=optimisation,
         device=device,
+        clips_per_pass=clips_per_pass,
+        videos=videos,
     )
     history = _resume(directory, identity, learner)
     # The mark of an earlier stop or failure is no longer true once the weights change.
@@ -101,15 +112,15 @@ def fit(
         metrics |= validated
         is_best = _is_best(metrics, history, objective)
         if splits.test is not None and epoch == optimisation.epochs:
-            weights = task.state_dict() if is_best else read_tensors(directory / BEST)[0]
+            weights = module.state_dict() if is_best else read_tensors(directory / BEST)[0]
             metrics |= _test(learner, weights, splits.test, spec, epoch=epoch)
         seconds = time.perf_counter() - started
         history.append(EpochResult(epoch=epoch, metrics=metrics, seconds=seconds, is_best=is_best))
         snapshot = Snapshot(
             identity=identity,
             history=tuple(history),
-            model=task.state_dict(),
-            optimizer=moments(learner.optimizer, task),
+            model=module.state_dict(),
+            optimizer=moments(learner.optimizer, module),
             predictions=predictions if is_best else {},
         )
         write_snapshot(directory, snapshot)
@@ -138,8 +149,8 @@ def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[
             f"{directory}: holds trial {snapshot.identity.key}, wanted {identity.key}; "
             "give each trial a folder of its own"
         )
-    learner.task.load_state_dict(snapshot.model)
-    load_moments(learner.optimizer, learner.task, snapshot.optimizer)
+    learner.module.load_state_dict(snapshot.model)
+    load_moments(learner.optimizer, learner.module, snapshot.optimizer)
     log.info("trial %s resumes after epoch %d", identity.key, len(snapshot.history))
     return list(snapshot.history)
 
@@ -148,10 +159,10 @@ def _test(
     learner: Learner, best: dict[str, Tensor], indices: Int64[np.ndarray, " clips"], spec: TaskSpec, *, epoch: int
 ) -> dict[str, float]:
     """Return the metrics `test/...` of the best epoch's weights; the module keeps those that it has."""
-    kept = {name: tensor.clone() for name, tensor in learner.task.state_dict().items()}
-    learner.task.load_state_dict(best)
+    kept = {name: tensor.clone() for name, tensor in learner.module.state_dict().items()}
+    learner.module.load_state_dict(best)
     metrics, _ = learner.validate(indices, spec.build_metric(), epoch=epoch, use="test")
-    learner.task.load_state_dict(kept)
+    learner.module.load_state_dict(kept)
     return metrics
 
 

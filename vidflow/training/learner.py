@@ -17,10 +17,12 @@ from torch import Tensor
 
 from vidflow.errors import VidflowError
 from vidflow.models.tasks import Metric, Task
-from vidflow.store.features import FeatureReader
-from vidflow.training.batches import Batch, iterate_batches
+from vidflow.training.batches import Batch
+from vidflow.training.encoded_task import EncodedTask
+from vidflow.training.feeds import Feed, FrameBatch
 from vidflow.training.optim import Optimisation, autocast, step_optimizer
 from vidflow.training.predictions import KeptPredictions
+from vidflow.training.votes import VideoVotes
 
 # Reading the loss makes the host wait for the device, so it is not read at every step.
 _STEPS_PER_CHECK = 50
@@ -33,21 +35,28 @@ class Learner:
 
     Attributes:
         key: Key of the trial, for messages.
-        task: The module, on `device`.
+        module: The task or, if the encoder runs in the trial, both; on `device`.
         optimizer: AdamW over its parameters.
-        reader: Cached features.
-        arrays: Annotations that the task needs.
+        feed: Makes the batches.
         optimisation: How it is trained.
         device: Where the module is trained.
+        clips_per_pass: Clips that go through the module at a time; None is a whole batch.
+        videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
     """
 
     key: str
-    task: Task
+    module: Task | EncodedTask
     optimizer: torch.optim.AdamW
-    reader: FeatureReader
-    arrays: Sequence[str]
+    feed: Feed
     optimisation: Optimisation
     device: torch.device
+    clips_per_pass: int | None = None
+    videos: Sequence[str] | None = None
+
+    @property
+    def task(self) -> Task:
+        """Depth mixing, core and readout."""
+        return self.module.task if isinstance(self.module, EncodedTask) else self.module
 
     def train(
         self,
@@ -58,6 +67,9 @@ class Learner:
     ) -> dict[str, float]:
         """Take one step per batch and return `train/loss`, `train/learning_rate` and `train/clips_per_second`.
 
+        If the encoder runs in the trial, also return `train/wait`: the share of the time that went by in waiting for
+        data.
+
         Args:
             order: Positions of the clips, in the order of the epoch.
             epoch: Number of the epoch, for messages.
@@ -66,22 +78,54 @@ class Learner:
         Raises:
             VidflowError: If a loss is not finite.
         """
-        self.task.train()
+        self.module.train()
         started = time.perf_counter()
+        waited = 0.0
         losses: list[Tensor] = []
-        for batch, learning_rate in zip(self._batches(order), learning_rates, strict=True):
-            loss = self.task.loss(self._predict(batch), batch.targets)
-            torch.autograd.backward(loss)
+        batches = self.feed.batches(order, batch_size=self.optimisation.batch_size, epoch=epoch)
+        for learning_rate in learning_rates:
+            self._finish_step()
+            waiting = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - waiting
+            losses.append(self._accumulate(batch))
+            del batch
             step_optimizer(self.optimizer, learning_rate=learning_rate, grad_clip=self.optimisation.grad_clip)
-            losses.append(loss.detach())
             if len(losses) % _STEPS_PER_CHECK == 0:
                 self._check(losses[-_STEPS_PER_CHECK:], epoch, len(losses) - _STEPS_PER_CHECK, learning_rates)
+        assert next(batches, None) is None, "as many steps as batches"
         self._check(losses, epoch, 0, learning_rates)
+        seconds = time.perf_counter() - started
         return {
-            "train/loss": self._mean(losses, len(order)),
+            "train/loss": self._mean(losses, len(order), self.optimisation.batch_size),
             "train/learning_rate": learning_rates[-1],
-            "train/clips_per_second": len(order) / (time.perf_counter() - started),
+            "train/clips_per_second": len(order) / seconds,
+            **({"train/wait": waited / seconds} if isinstance(self.module, EncodedTask) else {}),
         }
+
+    def _finish_step(self) -> None:
+        """Wait for the step before if the encoder runs in the trial, so that what follows is waiting for data only.
+
+        A step with an encoder takes far longer than to start its kernels, so nothing is lost.
+        """
+        if self.device.type == "cuda" and isinstance(self.module, EncodedTask):
+            torch.cuda.synchronize(self.device)
+
+    def _accumulate(self, batch: Batch | FrameBatch) -> Tensor:
+        """Add the gradients of a batch's mean loss, pass by pass, and return that loss."""
+        num_clips = len(batch.indices)
+        size = self.clips_per_pass or num_clips
+        if size >= num_clips:
+            loss = self.task.loss(self._predict(batch), batch.targets)
+            torch.autograd.backward(loss)
+            return loss.detach()
+        total = torch.zeros((), device=self.device)
+        for start in range(0, num_clips, size):
+            part = batch.part(start, start + size)
+            loss = self.task.loss(self._predict(part), part.targets) * (len(part.indices) / num_clips)
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        return total
 
     def validate(
         self,
@@ -102,45 +146,45 @@ class Learner:
         Raises:
             VidflowError: If the loss is not finite, or the clips have nothing that the metric counts.
         """
-        self.task.eval()
+        self.module.eval()
         losses: list[Tensor] = []
         kept = KeptPredictions()
+        votes = VideoVotes(self.videos) if self.videos is not None else None
+        batch_size = min(self.optimisation.batch_size, self.clips_per_pass or self.optimisation.batch_size)
         with torch.inference_mode():
-            for batch in self._batches(indices):
+            for batch in self.feed.batches(indices, batch_size=batch_size, epoch=None):
                 predictions = self._predict(batch)
                 losses.append(self.task.loss(predictions, batch.targets))
-                metric.update(predictions, batch.targets)
+                if votes is None:
+                    metric.update(predictions, batch.targets)
+                else:
+                    votes.add(batch.indices.tolist(), predictions, batch.targets)
                 kept.add(batch, predictions)
-        loss = self._mean(losses, len(indices))
+        loss = self._mean(losses, len(indices), batch_size)
         if not math.isfinite(loss):
             raise VidflowError(
                 f"trial {self.key}: the loss on the {_SPLITS[use]} split is {loss} after epoch {epoch}{_ADVICE}"
             )
+        if votes is not None:
+            votes.count(metric)
         try:
             values = metric.compute()
         except ValueError as error:
             raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
         return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, kept.tensors()
 
-    def _batches(self, indices: Int64[np.ndarray, " clips"]) -> Iterator[Batch]:
-        return iterate_batches(
-            self.reader,
-            indices,
-            batch_size=self.optimisation.batch_size,
-            device=self.device,
-            num_depths=self.task.num_depths,
-            arrays=self.arrays,
-            unmerged=self.task.unmerges,
-        )
-
-    def _predict(self, batch: Batch) -> dict[str, Tensor]:
+    def _predict(self, batch: Batch | FrameBatch) -> dict[str, Tensor]:
         with autocast(self.device, self.optimisation.precision):
-            predictions: dict[str, Tensor] = self.task(batch.tokens, batch.prefix, self.task.queries_of(batch.targets))
+            if isinstance(self.module, EncodedTask):
+                predictions: dict[str, Tensor] = self.module(batch)
+            else:
+                assert isinstance(batch, Batch)
+                predictions = self.module(batch.tokens, batch.prefix, self.module.queries_of(batch.targets))
         return predictions
 
-    def _mean(self, losses: Sequence[Tensor], num_clips: int) -> float:
+    @staticmethod
+    def _mean(losses: Sequence[Tensor], num_clips: int, batch_size: int) -> float:
         """Return the mean over clips from the means over batches; the last batch may be smaller."""
-        batch_size = self.optimisation.batch_size
         sizes = torch.full((len(losses),), float(batch_size), dtype=torch.float64)
         sizes[-1] = num_clips - batch_size * (len(losses) - 1)
         return float(torch.stack(list(losses)).cpu().double() @ sizes / num_clips)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vidflow.config.schema import Trial
+from vidflow.models.encoder.adapted import LinearAdapter
 
+_RATE = "share_of_learning_rate"
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -24,7 +26,8 @@ class Optimisation:
         warmup_fraction: Share of the steps with rising learning rate, 0 to 1.
         grad_clip: Largest gradient norm.
         precision: Precision of predictions; `auto` is bfloat16 autocast on a GPU and float32 on a CPU.
-        seed: Seed of the order of clips and of dropout.
+        seed: Seed of the order of clips, of dropout and of views.
+        encoder_rate: Learning rate of what is trained in the encoder, as a share.
     """
 
     epochs: int
@@ -35,6 +38,7 @@ class Optimisation:
     grad_clip: float
     precision: Precision
     seed: int
+    encoder_rate: float = 1.0
 
     @classmethod
     def of(cls, trial: Trial) -> "Optimisation":
@@ -48,10 +52,11 @@ class Optimisation:
             grad_clip=trial.grad_clip,
             precision=trial.precision,
             seed=trial.seed,
+            encoder_rate=trial.encoder_rate,
         )
 
 
-def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
+def build_optimizer(module: nn.Module, *, weight_decay: float, encoder_rate: float = 1.0) -> torch.optim.AdamW:
     """Build AdamW over the trained parameters; weight decay applies only to matrices that multiply activations.
 
     The learning rate is set at every step, see `learning_rate_at`.
@@ -59,16 +64,34 @@ def build_optimizer(module: nn.Module, *, weight_decay: float) -> torch.optim.Ad
     Args:
         module: Module to train.
         weight_decay: Decoupled decay, at least 0.
+        encoder_rate: Share of the learning rate for the parameters below `encoder.`.
 
     Source: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     decayed = {id(parameter) for parameter in decayed_parameters(module)}
-    groups = [
-        {"params": [p for p in trained if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for is_encoder in (False, True):
+        for is_decayed in (True, False):
+            groups[is_encoder, is_decayed] = [
+                parameter
+                for name, parameter in module.named_parameters()
+                if parameter.requires_grad
+                and name.startswith("encoder.") == is_encoder
+                and (id(parameter) in decayed) == is_decayed
+            ]
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": weight_decay if is_decayed else 0.0,
+                _RATE: encoder_rate if is_encoder else 1.0,
+            }
+            for (is_encoder, is_decayed), parameters in groups.items()
+            if parameters
+        ],
+        lr=0.0,
+        fused=True,
+    )
 
 
 def decayed_parameters(module: nn.Module) -> list[Tensor]:
@@ -76,16 +99,25 @@ def decayed_parameters(module: nn.Module) -> list[Tensor]:
 
     Vectors (biases, norms) are exempt. So are learned queries and embeddings, because no norm follows them and so
     their size matters. So are parameters that a module has tagged with `_no_weight_decay`, such as state matrices.
+    Biases of adapters are not exempt, as published. Source: ZeroI2V (Li et al., ECCV 2024), released configurations.
     """
+    adapters = {
+        id(each) for owner in module.modules() if isinstance(owner, LinearAdapter) for each in owner.parameters()
+    }
     embeddings = {id(owner.weight) for owner in module.modules() if isinstance(owner, nn.Embedding)}
     return [
         parameter
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
-        and parameter.ndim > 1
-        and "weight" in name.rpartition(".")[2]
-        and id(parameter) not in embeddings
-        and not getattr(parameter, "_no_weight_decay", False)
+        and (
+            id(parameter) in adapters
+            or (
+                parameter.ndim > 1
+                and "weight" in name.rpartition(".")[2]
+                and id(parameter) not in embeddings
+                and not getattr(parameter, "_no_weight_decay", False)
+            )
+        )
     ]
 
 
@@ -123,7 +155,7 @@ def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction:
 def step_optimizer(optimizer: torch.optim.AdamW, *, learning_rate: float, grad_clip: float) -> None:
     """Clip the gradient's norm over all parameters, take a step and clear the gradients."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group[_RATE]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
     optimizer.step()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidflow.training.batches import Batch
+from vidflow.training.feeds import FrameBatch
 
 _NUM_PICTURED = 16
 
@@ -21,7 +22,7 @@ class KeptPredictions:
         self._parts: dict[str, list[Tensor]] = {}
         self._num_kept = 0
 
-    def add(self, batch: Batch, predictions: dict[str, Tensor]) -> None:
+    def add(self, batch: Batch | FrameBatch, predictions: dict[str, Tensor]) -> None:
         """Keep a part of a batch's predictions.
 
         From `logits (B, T, C)`, the logits of the last frame and the class of every frame are kept for all clips. From

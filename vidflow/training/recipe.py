@@ -8,6 +8,7 @@ from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import Task, TaskOptions, build_task
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
+from vidflow.training.feeds import Clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +31,20 @@ class ModuleRecipe(TaskOptions):
 
 
 def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
-    """Return the recipe of the module of a trial on these features."""
+    """Return the recipe of the module of a trial on these features.
+
+    Raises:
+        ValueError: The trial reads the class token, and the features have none.
+    """
     metadata = reader.metadata
+    if trial.readout == "class_token" and not metadata["num_prefix_tokens"]:
+        raise ValueError("readout `class_token` on features without a class token; use `attention`")
     return make_recipe(
         trial,
         embed_dim=metadata["embed_dim"],
         num_depths=len(metadata["depths"]),
         num_classes=len(metadata["class_names"]),
-        image_size=_depth_size(reader) if "depth" in facts_of(trial.task).annotations else 0,
+        image_size=depth_size(reader) if "depth" in facts_of(trial.task).annotations else 0,
     )
 
 
@@ -61,6 +68,7 @@ def make_recipe(trial: Trial, *, embed_dim: int, num_depths: int, num_classes: i
         num_depths=num_depths if trial.mix_depths else 1,
         num_classes=num_classes if facts.needs_labels else None,
         image_size=image_size if "depth" in facts.annotations else 0,
+        class_token=trial.readout == "class_token",
         readout_dim=trial.readout_dim,
         readout_heads=trial.readout_heads,
         every_frame_weight=trial.every_frame_weight,
@@ -79,6 +87,6 @@ def build_module(recipe: ModuleRecipe) -> Task:
     return build_task(recipe.task, core, recipe)
 
 
-def _depth_size(reader: FeatureReader) -> int:
+def depth_size(clips: Clips) -> int:
     """Return the side of the first clip's depth maps, in pixels."""
-    return int(read_annotations(reader[0], ["depth"])["depth"].shape[-1])
+    return int(read_annotations(clips[0], ["depth"])["depth"].shape[-1])

@@ -60,6 +60,8 @@ class TrialIdentity:
         recipe: Keyword arguments that build the module again.
         num_parameters: Trained parameters.
         features: Metadata of its features: the encoder, class names, how clips were cut; and their `fps`.
+        encoder: What of the encoder runs in the trial, an `EncoderPart` as plain values; empty if nothing does. If
+            it is not, weights are below `task.` and, of what is trained in the encoder, below `encoder.`.
     """
 
     key: str
@@ -67,6 +69,7 @@ class TrialIdentity:
     recipe: dict[str, Any]
     num_parameters: int
     features: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

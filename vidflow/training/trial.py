@@ -1,8 +1,10 @@
 """One trial: build the module and its data from the configuration, train the module, and load the trained module."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +14,22 @@ from torch import Tensor
 from vidflow.config.schema import SplitNames, Trial
 from vidflow.config.tasks import Objective, TaskName, facts_of
 from vidflow.errors import VidflowError
+from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.tasks import Task, spec_of
 from vidflow.records import EpochResult
 from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
+from vidflow.store.shard_clips import ShardClips
 from vidflow.training.batches import Splits, core_tokens
+from vidflow.training.encoded_task import EncodedTask, task_weights
+from vidflow.training.encoding import EncoderPart, Encoding, build_encoded, describe_features, part_values
+from vidflow.training.feeds import Clips, Feed, ShardFeed, StoredFeed
 from vidflow.training.fit import fit
 from vidflow.training.learner import seeded
 from vidflow.training.optim import Optimisation
-from vidflow.training.recipe import ModuleRecipe, build_module, module_recipe
+from vidflow.training.recipe import ModuleRecipe, build_module, depth_size, make_recipe, module_recipe
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
+from vidflow.video.augmented_targets import label_pairs
 
 # Clips whose times give the frame rate of a feature set; more clips do not change the median.
 _RATE_CLIPS = 256
@@ -31,13 +39,15 @@ _SCALE_CLIPS = 256
 
 def run_trial(
     trial: Trial,
-    reader: FeatureReader,
+    clips: Clips,
     *,
     directory: Path,
     key: str,
     objective: Objective,
     names: SplitNames | None = None,
     device: torch.device | str | None = None,
+    encoding: Encoding | None = None,
+    videos: Mapping[str, str] | None = None,
 ) -> Iterator[EpochResult]:
     """Train or resume a trial, and yield the result of every epoch that was not done before.
 
@@ -45,47 +55,134 @@ def run_trial(
 
     Args:
         trial: Settings of the trial.
-        reader: Its feature set.
+        clips: Its feature set or, with `feed: shards`, its shards.
         directory: Its folder.
         key: Fingerprint of everything that decides it.
         objective: Metric by which the best epoch is chosen.
         names: Which splits it uses; None: the usual ones.
         device: Where to train; None is the GPU if there is one.
+        encoding: How the encoder runs in the trial; None if it does not.
+        videos: Key of a clip -> its video, for `score_by: video`.
 
     Raises:
-        VidflowError: If the features do not fit the task, the module cannot be built, or the loss is not finite.
+        VidflowError: If the clips do not fit the task, the module cannot be built, or the loss is not finite.
     """
     names = names or SplitNames()
     splits = Splits(
-        reader=reader,
-        train=_split_indices(reader, names.train, trial.task),
-        val=_split_indices(reader, names.val, trial.task),
-        test=_split_indices(reader, names.test, trial.task) if names.test else None,
+        train=_split_indices(clips, names.train, trial.task),
+        val=_split_indices(clips, names.val, trial.task),
+        test=_split_indices(clips, names.test, trial.task) if names.test else None,
     )
-    recipe = module_recipe(trial, reader)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        with seeded(trial.seed, 0, torch.device("cpu")):
-            task = build_module(recipe)
+        built = (
+            _build_stored(trial, clips, splits, target)
+            if encoding is None
+            else build_encoded_trial(trial, clips, encoding, target)
+        )
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
-    if task.token_scale is not None:
-        task.token_scale.measure(_train_tokens(splits, task))
     identity = TrialIdentity(
         key=key,
         settings=dataclasses.asdict(trial),
-        recipe=dataclasses.asdict(recipe),
-        num_parameters=sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad),
-        features={**reader.metadata, "fps": _frame_rate(splits)},
+        recipe=dataclasses.asdict(built.recipe),
+        num_parameters=sum(each.numel() for each in built.module.parameters() if each.requires_grad),
+        features={**built.features, "fps": _frame_rate(clips, splits)},
+        encoder=built.encoder,
     )
     yield from fit(
-        task,
+        built.module,
         spec_of(trial.task),
+        built.feed,
         splits,
         identity=identity,
         directory=directory,
         optimisation=Optimisation.of(trial),
         objective=objective,
-        device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        device=target,
+        clips_per_pass=None if encoding is None else encoding.clips_per_pass,
+        # Training clips have none, as metrics do not count them.
+        videos=None if videos is None else [videos.get(clip, "") for clip in clips.keys],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltTrial:
+    """A trial's module and feed, and what its files say about them."""
+
+    module: Task | EncodedTask
+    feed: Feed
+    recipe: ModuleRecipe
+    features: dict[str, Any]
+    encoder: dict[str, Any]
+
+
+def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.device) -> BuiltTrial:
+    """Build the module on stored features."""
+    assert isinstance(reader, FeatureReader)
+    recipe = module_recipe(trial, reader)
+    with seeded(trial.seed, 0, torch.device("cpu")):
+        task = build_module(recipe)
+    if task.token_scale is not None:
+        task.token_scale.measure(_train_tokens(reader, splits, task))
+    feed = _stored_feed(trial, reader, task, device)
+    return BuiltTrial(module=task, feed=feed, recipe=recipe, features=reader.metadata, encoder={})
+
+
+def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: torch.device) -> BuiltTrial:
+    """Build the module that includes an encoder, with its feed of a stored stream or of frames.
+
+    Raises:
+        VidflowError: The encoder cannot be built, or the adaptation does not fit it.
+        ValueError: The core or the task does not fit the encoder.
+    """
+    part, class_names = encoding.part, clips.metadata["class_names"]
+    if isinstance(clips, FeatureReader):
+        part = dataclasses.replace(part, first_block=clips.metadata["depths"][0] + 1)
+    recipe = make_recipe(
+        trial,
+        embed_dim=shape_of(skeleton(part.settings.name)).embed_dim,
+        num_depths=len(part.depths),
+        num_classes=len(class_names),
+        image_size=depth_size(clips) if "depth" in facts_of(trial.task).annotations else 0,
+    )
+    with seeded(trial.seed, 0, torch.device("cpu")):
+        module = build_encoded(part, build_module(recipe), device=device, checkpointing=encoding.checkpointing)
+    return BuiltTrial(
+        module=module,
+        feed=_stored_feed(trial, clips, module.task, device)
+        if isinstance(clips, FeatureReader)
+        else _shard_feed(trial, clips, encoding, module, device),
+        recipe=recipe,
+        features=describe_features(module.frozen, encoding, class_names),
+        encoder=part_values(part, module.frozen),
+    )
+
+
+def _stored_feed(trial: Trial, reader: FeatureReader, task: Task, device: torch.device) -> StoredFeed:
+    return StoredFeed(
+        clips=reader,
+        device=device,
+        num_depths=task.num_depths,
+        arrays=facts_of(trial.task).annotations,
+        unmerged=task.unmerges,
+        seed=trial.seed,
+    )
+
+
+def _shard_feed(
+    trial: Trial, clips: ShardClips, encoding: Encoding, module: EncodedTask, device: torch.device
+) -> ShardFeed:
+    pairs = encoding.augmentation.flip_labels if encoding.augmentation is not None else []
+    return ShardFeed(
+        clips=clips,
+        device=device,
+        arrays=facts_of(trial.task).annotations,
+        img_size=module.frozen.img_size,
+        augmentation=encoding.augmentation,
+        label_pairs=label_pairs(pairs, clips.metadata["class_names"]),
+        seed=trial.seed,
+        num_threads=encoding.num_threads,
     )
 
 
@@ -99,7 +196,31 @@ def load_task(directory: Path, *, device: torch.device | str = "cpu") -> Task:
 
 
 def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
-    """Rebuild the module of a `best.safetensors` at any path, in eval mode, and return it with the trial's identity.
+    """Rebuild the task of a `best.safetensors` at any path, in eval mode, and return it with the trial's identity.
+
+    Raises:
+        VidflowError: If there is no such file, it is damaged, or its task fits the encoder that the trial adapted only.
+    """
+    task, identity = load_adapted_task(path, device=device)
+    if (identity.encoder or {}).get("adaptation") is not None:
+        raise VidflowError(
+            f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
+            f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
+        )
+    return task, identity
+
+
+def is_adapted(path: Path) -> bool:
+    """Whether the trial of a `best.safetensors` has adapted its encoder.
+
+    Raises:
+        VidflowError: If there is no such file, or it is damaged.
+    """
+    return (read_tensors(path)[1]["identity"].get("encoder") or {}).get("adaptation") is not None
+
+
+def load_adapted_task(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
+    """Do as `load_trial`, also for a task that fits the encoder that the trial adapted only.
 
     Raises:
         VidflowError: If there is no such file, or it is damaged.
@@ -107,18 +228,36 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
     tensors, metadata = read_tensors(path)
     identity = TrialIdentity(**metadata["identity"])
     task = build_module(ModuleRecipe(**identity.recipe))
-    task.load_state_dict(tensors)
+    task.load_state_dict(task_weights(tensors) if identity.encoder else tensors)
     return task.to(device).eval(), identity
 
 
-def _train_tokens(splits: Splits, task: Task) -> Iterator[Float[Tensor, "T K N D"]]:
+def load_encoded(path: Path, *, device: torch.device | str = "cpu") -> tuple[EncodedTask, TrialIdentity]:
+    """Rebuild the encoder and the task of a trial in which the encoder ran, in eval mode.
+
+    Raises:
+        VidflowError: If there is no such file, it is damaged, no encoder ran in its trial, or the encoder's frozen
+            weights are not those of the trial.
+    """
+    tensors, metadata = read_tensors(path)
+    identity = TrialIdentity(**metadata["identity"])
+    if not identity.encoder:
+        raise VidflowError(f"{path}: a trial on stored features, in which no encoder ran")
+    module = build_encoded(
+        EncoderPart.of(identity.encoder), build_module(ModuleRecipe(**identity.recipe)), device=device
+    )
+    module.load_state_dict(tensors)
+    return module.to(device).eval(), identity
+
+
+def _train_tokens(reader: FeatureReader, splits: Splits, task: Task) -> Iterator[Float[Tensor, "T K N D"]]:
     """Yield the tokens of some clips of the training split, evenly spread over it."""
     for index in splits.train[spread(len(splits.train), _SCALE_CLIPS)]:
-        tokens = core_tokens(splits.reader[int(index)], task.num_depths, unmerged=task.unmerges)
+        tokens = core_tokens(reader[int(index)], task.num_depths, unmerged=task.unmerges)
         yield torch.from_numpy(tokens.astype(np.float32))
 
 
-def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:
+def _split_indices(reader: Clips, split: str, task: TaskName) -> Int64[np.ndarray, " clips"]:
     """Return the clips of a split, as positions in the reader."""
     indices = np.flatnonzero(np.asarray(reader.splits) == split)
     if not len(indices):
@@ -134,11 +273,23 @@ def _split_indices(reader: FeatureReader, split: str, task: TaskName) -> Int64[n
     return indices
 
 
-def _frame_rate(splits: Splits) -> float | None:
+def _frame_rate(clips: Clips, splits: Splits) -> float | None:
     """Return the median frame rate of the training clips; None if every clip has a single frame time."""
-    times = [splits.reader[int(index)].pts_seconds for index in splits.train[:_RATE_CLIPS]]
+    times = [clips[int(index)].pts_seconds for index in splits.train[:_RATE_CLIPS]]
     rates = [(len(clip) - 1) / (clip[-1] - clip[0]) for clip in times if clip[-1] > clip[0]]
     return float(np.median(rates)) if rates else None
 
 
-__all__ = ["load_result", "load_task", "load_trial", "run_trial", "write_failure", "write_result"]
+__all__ = [
+    "BuiltTrial",
+    "build_encoded_trial",
+    "is_adapted",
+    "load_adapted_task",
+    "load_encoded",
+    "load_result",
+    "load_task",
+    "load_trial",
+    "run_trial",
+    "write_failure",
+    "write_result",
+]

@@ -20,3 +20,16 @@ def test_the_loss_is_that_of_the_last_frame_plus_a_fraction_of_the_mean_over_fra
     every = sum(entropy(clip, frame) for clip in range(2) for frame in range(2)) / 4
     loss = task.loss({"logits": logits}, {"label": torch.tensor(labels)})
     torch.testing.assert_close(loss, torch.tensor(last + 0.3 * every))
+
+
+def test_the_class_token_readout_sees_the_mean_class_token_alone():
+    torch.manual_seed(0)
+    core = build_core("mean", embed_dim=8)
+    task = build_task("classification", core, TaskOptions(num_classes=3, class_token=True)).eval()
+    tokens, prefix = torch.randn(2, 4, 1, 5, 8), torch.randn(2, 4, 2, 8)
+    logits = task(tokens, prefix, {})["logits"]
+    wanted = task.readout.classifier(core.output_norm(prefix[:, :, 0].mean(1)))
+    torch.testing.assert_close(logits[:, -1], wanted)
+    assert torch.equal(task(tokens + 1, prefix, {})["logits"], logits)
+    assert float(task.readout.classifier.weight.std()) < 0.02
+    assert not torch.equal(task.train()(tokens, prefix, {})["logits"], logits)  # dropout

@@ -13,7 +13,7 @@ def attend(
     queries: Float[Tensor, "B h S d"],
     keys: Float[Tensor, "B g L d"],
     values: Float[Tensor, "B g L d"],
-    bias: Float[Tensor, "B L"] | None,
+    bias: Float[Tensor, "B L"] | Float[Tensor, "B h L"] | None,
     *,
     num_unbiased: int = 0,
 ) -> Float[Tensor, "B h S d"]:
@@ -27,7 +27,7 @@ def attend(
         queries: The queries.
         keys: The keys; their heads may serve several heads of queries.
         values: The values.
-        bias: What is added to every logit of a key.
+        bias: What is added to every logit of a key, for all heads or for each head.
         num_unbiased: Number of queries, from the first, that see no bias.
 
     Source: proportional attention of ToMe (Bolya et al., ICLR 2023), section 3, equation 1.
@@ -44,7 +44,8 @@ def attend(
     coarse = scaled.to(keys.dtype)
     fine = (scaled - coarse.float()).to(keys.dtype)
     channels = F.pad(torch.stack([coarse, fine], dim=-1), (0, extra - 2))
-    keys = torch.cat([keys, channels.unsqueeze(1).expand(-1, num_heads, -1, -1)], dim=-1)
+    channels = channels if bias.ndim == 3 else channels.unsqueeze(1).expand(-1, num_heads, -1, -1)
+    keys = torch.cat([keys, channels], dim=-1)
     biased = (torch.arange(length, device=queries.device) >= num_unbiased).to(queries.dtype)
     queries = torch.cat([queries, biased.view(1, 1, -1, 1).expand(batch, num_heads, -1, extra)], dim=-1)
     attended = F.scaled_dot_product_attention(queries, keys, F.pad(values, (0, extra)), scale=width**-0.5)
@@ -55,7 +56,7 @@ def attend_eagerly(
     queries: Float[Tensor, "B h S d"],
     keys: Float[Tensor, "B h L d"],
     values: Float[Tensor, "B h L d"],
-    bias: Float[Tensor, "B L"] | None,
+    bias: Float[Tensor, "B L"] | Float[Tensor, "B h L"] | None,
     *,
     num_unbiased: int = 0,
 ) -> Float[Tensor, "B h S d"]:
@@ -63,7 +64,8 @@ def attend_eagerly(
     logits = queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5
     if bias is not None:
         biased = (torch.arange(queries.shape[2], device=bias.device) >= num_unbiased).float()
-        logits = logits + bias[:, None, None] * biased.unsqueeze(1)
+        per_head = bias if bias.ndim == 3 else bias[:, None]
+        logits = logits + per_head[:, :, None] * biased.unsqueeze(1)
     return torch.softmax(logits, dim=-1, dtype=torch.float32).to(values.dtype) @ values
 
 

@@ -11,6 +11,7 @@ from vidflow.models.encoder.architecture import check_name, create_vit
 from vidflow.models.encoder.frozen import FrozenEncoder
 from vidflow.models.encoder.hub import hub_file
 from vidflow.models.encoder.loading import load_weights
+from vidflow.models.encoder.merged_file import load_merged, read_record
 from vidflow.models.encoder.rvm import RVM_MEAN, RVM_OPTIONS, RVM_STD, check_rvm_name
 from vidflow.models.encoder.vit import TimmVit
 from vidflow.models.reduction.build import Reducer
@@ -37,7 +38,8 @@ def build_encoder(
     Args:
         name: A timm vision transformer: AugReg, DeiT, DINOv2 (with or without registers), DINOv3, CLIP, SigLIP, MAE.
         weights: `hub`, `random:SEED`, or the path of a `.safetensors`, `.pt` or `.pth` checkpoint, or of a released
-            `.npz` of RVM. RVM's image encoder is `vit_small_patch16_224`, or the base or large model of that name.
+            `.npz` of RVM; or a file of merged adapters. RVM's image encoder is `vit_small_patch16_224`, or the base or
+            large model of that name.
         img_size: Side of the square frames in pixels; a multiple of the patch size.
         depths: Blocks to tap, from 0; negative numbers count from the end, None is the last block.
         normalize_depths: Whether the model's final norm is applied to every tapped depth. A model that normalises
@@ -56,6 +58,7 @@ def build_encoder(
     check_name(name)
     kind = weights_kind(weights)
     is_rvm = kind == "file" and Path(weights).suffix == ".npz"
+    record = read_record(Path(weights)) if kind == "file" else None
     if is_rvm:
         check_rvm_name(name)
     # timm draws initial weights from the global generator even if they are then overwritten: fork it, so that the
@@ -63,9 +66,12 @@ def build_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed(weights) if kind == "random" else 0)
         vit = create_vit(name, img_size, reduction, **(RVM_OPTIONS if is_rvm else {}))
+    parts = None
     match kind:
         case "random":
             pass
+        case "file" if record is not None:
+            parts = load_merged(vit, Path(weights), record, name=name)
         case "file":
             load_weights(vit, Path(weights), name=name)
         case "hub":
@@ -73,6 +79,8 @@ def build_encoder(
         case _:
             assert_never(kind)
     own_mean, own_std = (RVM_MEAN, RVM_STD) if is_rvm else _normalisation(vit)
+    if record is not None:
+        own_mean, own_std = record.mean, record.std
     target = resolve_device(device)
     return FrozenEncoder(
         vit=vit,
@@ -86,6 +94,7 @@ def build_encoder(
         mean=own_mean if mean is None else mean,
         std=own_std if std is None else std,
         reduction=reduction,
+        parts=parts,
     )
 
 

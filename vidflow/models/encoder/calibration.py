@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vidflow.errors import VidflowError
 from vidflow.models.encoder import FrozenEncoder, shape_of
 from vidflow.models.encoder.reduced_vit import walk_reduced
 from vidflow.models.encoder.vit import check_blocks
@@ -41,9 +42,17 @@ def calibrate_windows(
         global_block: Block in which matched tokens merge, from 0.
         frames_per_batch: Frames that the encoder processes at once.
 
+    Raises:
+        VidflowError: The frames of a clip see one another in the encoder.
+
     Source: ALGM (Norouzi et al., CVPR 2024): automatic local threshold, and the global threshold of a batch. Here the
     global threshold is that of the whole sample.
     """
+    if encoder.parts is not None:
+        raise VidflowError(
+            f"{encoder.weights} holds merged adapters, whose frames see one another; calibrate with the weights that "
+            "they were trained on"
+        )
     check_blocks(encoder.vit)
     # No cosine reaches 2: the first pass merges nothing, the second pass merges windows only.
     reducer = BlockWindows(

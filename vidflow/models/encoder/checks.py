@@ -3,14 +3,19 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
-from vidflow.config.schema import FeatureSet
+from vidflow.config.schema import Config, FeatureSet
+from vidflow.config.search import draw_candidates, key_of
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.encoder import check_img_size, patch_size_of, resolve_depths, shape_of, skeleton
+from vidflow.models.encoder.clip_parts import check_joint
+from vidflow.models.encoder.merged_file import read_record
 from vidflow.models.encoder.vit import TimmVit, check_blocks
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.macs import VitShape
+from vidflow.models.weights import weights_kind
 
 
 def check_encoder(
@@ -52,6 +57,48 @@ def check_encoder(
         problems += found
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def merged_problems(config: Config) -> list[str]:
+    """Return what does not fit a file of merged adapters, if `encoder.weights` is one; each begins with its key.
+
+    Raises:
+        VidflowError: The file is damaged.
+    """
+    encoder, num_frames = config.encoder, config.video.sampling.num_frames
+    record = read_record(Path(encoder.weights)) if weights_kind(encoder.weights) == "file" else None
+    if record is None:
+        return []
+    problems = []
+    if record.name != encoder.name:
+        problems.append(
+            f"encoder.name: got {encoder.name!r}, wanted {record.name!r}, whose adapters encoder.weights holds"
+        )
+    if record.temporal_embedding and record.num_frames != num_frames:
+        problems.append(
+            f"video.sampling.num_frames: got {num_frames}, wanted {record.num_frames}, as encoder.weights holds a "
+            "temporal embedding of so many frames"
+        )
+    if config.adaptations:
+        problems.append(
+            f"adaptations: got {', '.join(config.adaptations)}, but encoder.weights holds merged adapters already; "
+            "take the weights that they were trained on"
+        )
+    check = partial(_check_joint, interpolates=bool(record.interpolate_after))
+    for name, features in config.features.items():
+        problems += _collect(f"features.{name}.reducer: ", partial(check, features))
+    if record.interpolate_after:
+        tasks = {trial.task for trial in draw_candidates(config)[0]} - {"classification"}
+        problems += [
+            f"{key_of(config.trials, 'task')}: got {task}, which has ground truth for every frame, but encoder.weights "
+            "makes one frame of several (InTI); wanted classification"
+            for task in sorted(tasks)
+        ]
+    return problems
+
+
+def _check_joint(features: FeatureSet, *, interpolates: bool) -> None:
+    check_joint(_build(features), interpolates=interpolates)
 
 
 def _collect(key: str, check: Callable[[], object]) -> list[str]:
@@ -105,4 +152,4 @@ def _check_even(shape: VitShape, name: str, features: FeatureSet) -> None:
         )
 
 
-__all__ = ["check_encoder", "find_uneven"]
+__all__ = ["check_encoder", "find_uneven", "merged_problems"]

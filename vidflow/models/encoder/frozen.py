@@ -13,10 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from vidflow.errors import VidflowError
 from vidflow.models.encoder.architecture import patch_size_of, resolve_depths
+from vidflow.models.encoder.clip_parts import ClipParts, check_joint, check_streamable, walk_clips
 from vidflow.models.encoder.encoded import EncodedFrames, pack_taps
 from vidflow.models.encoder.pruned_frames import encode_pruned, shrink
 from vidflow.models.encoder.reduced_vit import walk_reduced
+from vidflow.models.encoder.streamed import StreamState, init_stream, step_stream
 from vidflow.models.encoder.vit import TimmVit, walk_blocks
 from vidflow.models.reduction.build import Reducer
 from vidflow.models.reduction.controls import InputLowerResolution, covering_patches
@@ -41,13 +44,12 @@ class FrozenEncoder:
         mean: Mean per channel of frames scaled to `input_range`.
         std: Standard deviation per channel, likewise.
         input_range: Range that pixel values 0 to 255 are scaled to before mean and standard deviation.
-        num_frames: None: clips may have any number of frames.
-        is_causal: Frames do not see one another.
+        num_frames: Frames that a clip must have; None if any number is fine.
+        is_causal: Whether a stream can be encoded frame by frame.
+        parts: What joins the frames of a clip; None if frames do not see one another.
     """
 
     input_range = (0.0, 1.0)
-    num_frames: int | None = None
-    is_causal = True
 
     def __init__(
         self,
@@ -63,8 +65,13 @@ class FrozenEncoder:
         mean: Sequence[float],
         std: Sequence[float],
         reduction: Reducer | None = None,
+        parts: ClipParts | None = None,
     ) -> None:
-        """Wrap a built and loaded model; `build_encoder` builds, loads and wraps one."""
+        """Wrap a built and loaded model; `build_encoder` builds, loads and wraps one.
+
+        Raises:
+            VidflowError: The reducer cannot act on an encoder whose frames see one another.
+        """
         self.name, self.weights, self.img_size = name, weights, img_size
         self.normalize_depths = normalize_depths
         self.embed_dim = int(vit.embed_dim)
@@ -75,59 +82,122 @@ class FrozenEncoder:
         self.reduction = reduction
         self.depths = resolve_depths(depths, num_blocks=self.depth)
         self.mean, self.std = tuple(mean), tuple(std)
-        self.weights_sha256 = state_sha256(vit.state_dict())
+        self.weights_sha256 = state_sha256({**vit.state_dict(), **({} if parts is None else parts.state())})
         self.device, self.dtype = device, dtype
+        if parts is not None:
+            check_joint(reduction, interpolates=bool(parts.inti))
+        self.parts = None if parts is None else parts.to(device=device, dtype=dtype)
+        self.num_frames = None if parts is None else parts.num_frames
+        self.is_causal = parts is None or parts.is_causal
         self.vit = _cast(vit, device=device, dtype=dtype).eval().requires_grad_(False)
         # Pixels are 0 to 255 here: fold the division by 255 into mean and standard deviation.
         self._mean = torch.tensor(self.mean, device=device) * 255
         self._std = torch.tensor(self.std, device=device) * 255
 
     @torch.inference_mode()
-    def __call__(self, frames: UInt8[Tensor, "B H W 3"], *, num_frames: int = 1) -> EncodedFrames:
+    def __call__(self, frames: UInt8[Tensor, "B H W 3"], *, num_frames: int | None = None) -> EncodedFrames:
         """Encode frames that already have the encoder's size.
 
         Args:
             frames: RGB frames of one clip after another.
-            num_frames: Frames of a clip. Only reducers that compare frames before the encoder use it.
+            num_frames: Frames of a clip. Only heads that read other frames and reducers that compare frames before the
+                encoder use it; None is 1, and is refused where frames see one another.
 
         Raises:
             ValueError: The frames are not uint8 of the size the encoder was built for, or not whole clips.
+            VidflowError: Clips have another number of frames than the encoder's temporal embedding.
         """
-        wanted = (self.img_size, self.img_size, 3)
-        if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
-            raise ValueError(
-                f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
+        if num_frames is None and self.parts is not None:
+            raise ValueError("the frames of a clip see one another in this encoder; say how many a clip has")
+        num_frames = num_frames or 1
+        if self.num_frames not in (None, num_frames):
+            raise VidflowError(
+                f"clips have {num_frames} frames, but {self.weights} was trained with a temporal embedding of "
+                f"{self.num_frames}; set video.sampling.num_frames to that"
             )
+        frames = self._checked(frames)
         if frames.shape[0] % num_frames:
             raise ValueError(f"{frames.shape[0]} frames are not a whole number of clips of {num_frames} frames")
-        frames = frames.to(self.device, non_blocking=True)
         reduction = self.reduction
         if reduction is None:
-            return self._encode(self.images(frames))
+            return self._encode(self.images(frames), num_frames)
         if isinstance(reduction, InputLowerResolution):
-            return self._encode_small(frames)
+            return self._encode_small(frames, num_frames)
         if reduction.place == "input":
             return self._encode_pruned(frames, reduction, num_frames)
         assert reduction.place == "block", reduction.place
         seeds = content_seeds(frames) if reduction.is_random else None
-        return self._encode_reduced(self.images(frames), reducer=reduction, seeds=seeds)
+        return self._encode_reduced(self.images(frames), reducer=reduction, seeds=seeds, num_frames=num_frames)
 
     def encode(self, frames: UInt8[Tensor, "B T H W 3"]) -> EncodedFrames:
         """Encode clips that already have the encoder's size; see `__call__`."""
         num_frames = frames.shape[1]
-        return replace(self(frames.flatten(0, 1), num_frames=num_frames), num_frames=num_frames)
+        encoded = self(frames.flatten(0, 1), num_frames=num_frames)
+        return replace(encoded, num_frames=len(self.output_frames(num_frames)))
+
+    def init_stream(self, batch_size: int) -> StreamState:
+        """Return the state of streams before their first frame; it is empty where frames do not see one another.
+
+        Raises:
+            VidflowError: A stream cannot be encoded frame by frame.
+        """
+        if self.parts is None:
+            return ()
+        check_streamable(self.parts, self.reduction)
+        if not any(self.parts.offsets.by_head):
+            return ()
+        return init_stream(self.vit, self.parts.offsets, last=self.depths[-1], batch_size=batch_size)
+
+    @torch.inference_mode()
+    def step(self, frames: UInt8[Tensor, "B H W 3"], state: StreamState) -> tuple[EncodedFrames, StreamState]:
+        """Encode the next frame of each stream as `encode` does in a clip of all its frames; `state` stays as it is."""
+        if self.parts is None or not any(self.parts.offsets.by_head):
+            return self(frames, num_frames=1), state
+        taps, state = step_stream(
+            self.vit,
+            self.images(self._checked(frames)),
+            state,
+            depths=self.depths,
+            normalize=self.normalize_depths,
+            offsets=self.parts.offsets,
+        )
+        return self._pack(taps), state
 
     def output_frames(self, num_frames: int) -> list[int]:
-        """Return the input frame of each output frame: the same."""
-        return list(range(num_frames))
+        """Return the last input frame that each output frame stands for: itself, but behind an InTI layer."""
+        group = 1 if self.parts is None else self.parts.frames_per_output
+        return [min(start + group, num_frames) - 1 for start in range(0, num_frames, group)]
 
     def images(self, frames: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
         """Normalise in float32, then cast to the encoder's precision."""
         images = (frames.float() - self._mean) / self._std
         return images.permute(0, 3, 1, 2).to(self.dtype)
 
-    def _encode(self, images: Float[Tensor, "B 3 H W"]) -> EncodedFrames:
-        taps = walk_blocks(self.vit, images, depths=self.depths, normalize=self.normalize_depths)
+    def _encode(self, images: Float[Tensor, "B 3 H W"], num_frames: int) -> EncodedFrames:
+        taps = (
+            walk_blocks(self.vit, images, depths=self.depths, normalize=self.normalize_depths)
+            if self.parts is None
+            else walk_clips(
+                self.vit,
+                images,
+                depths=self.depths,
+                normalize=self.normalize_depths,
+                parts=self.parts,
+                num_frames=num_frames,
+            )
+        )
+        return self._pack(taps)
+
+    def _checked(self, frames: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B H W 3"]:
+        """Return frames of the right size on the device."""
+        wanted = (self.img_size, self.img_size, 3)
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != wanted:
+            raise ValueError(
+                f"frames are {frames.dtype} {tuple(frames.shape)}, wanted uint8 (B, {', '.join(map(str, wanted))})"
+            )
+        return frames.to(self.device, non_blocking=True)
+
+    def _pack(self, taps: Sequence[Float[Tensor, "B S D"]]) -> EncodedFrames:
         tokens = torch.stack([tap[:, self.num_prefix_tokens :] for tap in taps], dim=1)
         return EncodedFrames(tokens=tokens, prefix=taps[-1][:, : self.num_prefix_tokens])
 
@@ -138,6 +208,7 @@ class FrozenEncoder:
         reducer: BlockReducer | None = None,
         seeds: Int[Tensor, " B"] | None = None,
         kept: Bool[Tensor, "B N"] | None = None,
+        num_frames: int = 1,
     ) -> EncodedFrames:
         taps = walk_reduced(
             self.vit,
@@ -147,6 +218,8 @@ class FrozenEncoder:
             reducer=reducer,
             seeds=seeds,
             kept=kept,
+            parts=self.parts,
+            num_frames=num_frames,
         )
         return pack_taps(taps, num_prefix=self.num_prefix_tokens)
 
@@ -159,10 +232,11 @@ class FrozenEncoder:
 
         return encode_pruned(encode, kept, num_frames=num_frames)
 
-    def _encode_small(self, frames: UInt8[Tensor, "B H W 3"]) -> EncodedFrames:
+    def _encode_small(self, frames: UInt8[Tensor, "B H W 3"], num_frames: int) -> EncodedFrames:
         """Encode the frames at a lower resolution; each patch is assigned the larger patch that covers its centre."""
         small_side = int(self.vit.patch_embed.grid_size[0])
-        encoded = self._encode(shrink(self.images(frames).float(), small_side * self.patch_size).to(self.dtype))
+        images = shrink(self.images(frames).float(), small_side * self.patch_size).to(self.dtype)
+        encoded = self._encode(images, num_frames)
         patches = covering_patches(self.grid[0], small_side, self.device)
         sizes = torch.bincount(patches, minlength=small_side**2).float()
         batch, num_depths, num_tokens = encoded.tokens.shape[:3]
@@ -192,6 +266,7 @@ class FrozenEncoder:
             "input_range": list(self.input_range),
             "dtype": str(self.dtype).removeprefix("torch."),
             "reduction": _describe_reduction(self.reduction),
+            **({} if self.parts is None else {"clip_parts": self.parts.describe()}),
             "timm": version("timm"),
             "torch": version("torch"),
         }

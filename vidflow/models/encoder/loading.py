@@ -42,7 +42,26 @@ def load_weights(vit: TimmVit, path: Path, *, name: str) -> None:
             no place in the model.
     """
     found = read_rvm(path, vit, name=name) if path.suffix == ".npz" else read_checkpoint(path)
+    load_tensors(vit, found, path=path, name=name)
+
+
+def load_tensors(
+    vit: TimmVit, found: dict[str, Any], *, path: Path, name: str, kept: Mapping[str, Any] | None = None
+) -> None:
+    """Load what a file holds, as `load_weights` does.
+
+    Args:
+        vit: The model.
+        found: The tensors of the file.
+        path: The file, for messages.
+        name: The model's name, for messages.
+        kept: Tensors under timm's names that timm's conversion does not know.
+
+    Raises:
+        VidflowError: As for `load_weights`.
+    """
     fitted, problems = fit_to_model(vit, found, name)
+    fitted = {**fitted, **(kept or {})}
     state = {key: value for key, value in fitted.items() if _is_wanted(key)}
     if others := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
         raise VidflowError(f"{path} holds {', '.join(others)}, which are not tensors; wanted a model's tensors by name")

@@ -6,6 +6,7 @@ head, K tapped depths.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidflow.models.encoder.attention import attend
+from vidflow.models.encoder.clip_blocks import heads_for, shift_heads
+from vidflow.models.encoder.clip_parts import ClipParts
 from vidflow.models.encoder.vit import (
     TimmVit,
     add_attention,
@@ -30,6 +33,7 @@ from vidflow.models.reduction.positions import GridAngles, grid_positions
 
 # Logit bias of padding: it makes the attention weight exactly zero, and fp16 can represent it times sqrt(d).
 _PADDING_BIAS = -1000.0
+_NO_PARTS = ClipParts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,8 @@ def walk_reduced(
     reducer: BlockReducer | None = None,
     seeds: Int[Tensor, " B"] | None = None,
     kept: Bool[Tensor, "B patches"] | None = None,
+    parts: ClipParts | None = None,
+    num_frames: int = 1,
 ) -> list[Tokens]:
     """Run the blocks up to the last tapped one, reducing tokens, and return the sequence after each tapped block.
 
@@ -81,9 +87,12 @@ def walk_reduced(
         reducer: The reducer that acts between attention and MLP.
         seeds: Seed of each image, for reducers that draw random numbers.
         kept: Patches that enter the first block; None is all.
+        parts: What joins the frames of a clip, if anything does; no InTI layers.
+        num_frames: Frames of a clip.
     """
-    embedded, rope = embed_patches(vit, images)
-    walk = _Walk(vit=vit, rope=rope, reducer=reducer, seeds=seeds)
+    parts = _NO_PARTS if parts is None else parts
+    embedded, rope = embed_patches(vit, images, added=parts.added(0, images.shape[0] // num_frames))
+    walk = _Walk(vit=vit, rope=rope, reducer=reducer, seeds=seeds, parts=parts, num_frames=num_frames)
     state = walk.whole_grid(embedded)
     if kept is not None:
         state = walk.apply(state, keep_tokens(kept))
@@ -103,6 +112,8 @@ class _Walk:
     rope: Float[Tensor, "..."] | None
     reducer: BlockReducer | None
     seeds: Int[Tensor, " B"] | None
+    parts: ClipParts
+    num_frames: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -124,10 +135,13 @@ class _Walk:
 
     def step(self, state: Tokens, index: int) -> Tokens:
         """Run one block: timm's own if no tokens are or get reduced, else our own steps."""
+        if index and (added := self.parts.added(index, state.tokens.shape[0] // self.num_frames)) is not None:
+            state = replace(state, tokens=state.tokens + added)
         num_patches = state.assignment.shape[1]
         reducer = self.reducer
+        offsets = self.parts.offsets
         acts = reducer is not None and reducer.acts_at(index, depth=len(self.vit.blocks), num_patches=num_patches)
-        if not acts and not state.is_reduced:
+        if not acts and not state.is_reduced and not offsets.act_at(index):
             return replace(state, tokens=run_block(self.vit, index, state.tokens, self.rope))
         block: Any = self.vit.blocks[index]
         normed = block.norm1(state.tokens)
@@ -135,7 +149,7 @@ class _Walk:
         rope = self.rope_at(state, index)
         queries = rotate_heads(block.attn, queries, rope, num_prefix=self.num_prefix)
         keys = rotate_heads(block.attn, plain_keys, rope, num_prefix=self.num_prefix)
-        heads = attend(queries, keys, values, self.bias(state))
+        heads = attend(queries, *self.read_frames(queries, keys, values, self.bias(state), index))
         state = replace(state, tokens=add_attention(block, state.tokens, normed, heads))
         if reducer is not None and acts:
             view = BlockView(
@@ -153,6 +167,22 @@ class _Walk:
             step = reducer.assign(view)
             state = state if step is None else self.apply(state, step)
         return replace(state, tokens=add_mlp(block, state.tokens))
+
+    def read_frames(
+        self,
+        queries: Float[Tensor, "B h S d"],
+        keys: Float[Tensor, "B g S d"],
+        values: Float[Tensor, "B g S d"],
+        bias: Float[Tensor, "B S"] | None,
+        index: int,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return keys, values and biases of the frames that the heads read: sizes and padding travel with the keys."""
+        offsets = self.parts.offsets
+        if not offsets.act_at(index):
+            return keys, values, bias
+        shift = partial(shift_heads, offsets=offsets, num_frames=self.num_frames)
+        by_head = None if bias is None else shift(bias.unsqueeze(1).expand(-1, queries.shape[1], -1))
+        return shift(heads_for(queries, keys)), shift(heads_for(queries, values)), by_head
 
     def apply(self, state: Tokens, step: Assignment) -> Tokens:
         """Reduce the patch tokens; prefix tokens stay unchanged in front."""

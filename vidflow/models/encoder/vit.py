@@ -4,7 +4,7 @@ Axes: B images, S tokens of a sequence (P prefix tokens, then N patch tokens), D
 head, K tapped depths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +18,38 @@ from torch import Tensor, nn
 from vidflow.errors import VidflowError
 
 TimmVit = VisionTransformer | Eva
+Adapt = Callable[[Tensor], Tensor]
+"""A map of tokens to tokens of the same width, such as a trained adapter."""
 
 
 def embed_patches(
-    vit: TimmVit, images: Float[Tensor, "B 3 H W"]
+    vit: TimmVit, images: Float[Tensor, "B 3 H W"], *, added: Float[Tensor, "B 1 D"] | None = None
 ) -> tuple[Float[Tensor, "B S D"], Float[Tensor, "..."] | None]:
-    """Return the sequence that enters the first block, and the rotary embedding of the grid if the model has one."""
+    """Return the sequence that enters the first block, and the rotary embedding of the grid if the model has one.
+
+    Args:
+        vit: A timm model in evaluation mode.
+        images: Normalised images of the size the model was built for.
+        added: What is added to all tokens of an image after the position embedding, before any norm; None is nothing.
+    """
     tokens = vit.patch_embed(images)
+    rope = None
     if isinstance(vit, Eva):
         tokens, rope = vit._pos_embed(tokens)
-        return vit.norm_pre(tokens), rope
-    return vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens))), None
+    else:
+        tokens = vit.patch_drop(vit._pos_embed(tokens))
+    return vit.norm_pre(tokens if added is None else tokens + added), rope
+
+
+def rotary_embedding(vit: TimmVit) -> Float[Tensor, "..."] | None:
+    """Return the rotary embedding of the grid as `embed_patches` does, without images; None if the model has none."""
+    rope: Any = getattr(vit, "rope", None)
+    if not isinstance(vit, Eva) or rope is None:
+        return None
+    embedding: Tensor = (
+        rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=vit.patch_embed.grid_size)
+    )
+    return embedding
 
 
 def walk_blocks(
@@ -116,15 +137,21 @@ def rotate_heads(
 
 
 def add_attention(
-    block: nn.Module, residual: Float[Tensor, "B S D"], normed: Float[Tensor, "B S D"], heads: Float[Tensor, "B h S d"]
+    block: nn.Module,
+    residual: Float[Tensor, "B S D"],
+    normed: Float[Tensor, "B S D"],
+    heads: Float[Tensor, "B h S d"],
+    *,
+    after: Adapt | None = None,
 ) -> Float[Tensor, "B S D"]:
-    """Project the output of the heads and add it to the residual stream."""
+    """Project the output of the heads and add it to the residual stream; `after` acts on the projection."""
     module: Any = block
     attention = module.attn
     output = attention.norm(heads.transpose(1, 2).flatten(2))
     if attention.gate is not None:
         output = output * attention.gate(normed).sigmoid()
     output = attention.proj_drop(attention.proj(output))
+    output = output if after is None else after(output)
     if isinstance(block, EvaBlock):
         scaled = output if module.gamma_1 is None else module.gamma_1 * output
     else:
@@ -132,10 +159,14 @@ def add_attention(
     return torch.add(residual, module.drop_path1(scaled))
 
 
-def add_mlp(block: nn.Module, residual: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-    """Add the block's MLP to the residual stream."""
+def add_mlp(
+    block: nn.Module, residual: Float[Tensor, "B S D"], *, before: Adapt | None = None, after: Adapt | None = None
+) -> Float[Tensor, "B S D"]:
+    """Add the block's MLP to the residual stream; `before` and `after` act on its input and its output."""
     module: Any = block
-    output = module.mlp(module.norm2(residual))
+    normed = module.norm2(residual)
+    output = module.mlp(normed if before is None else before(normed))
+    output = output if after is None else after(output)
     if isinstance(block, EvaBlock):
         scaled = output if module.gamma_2 is None else module.gamma_2 * output
     else:
@@ -144,6 +175,7 @@ def add_mlp(block: nn.Module, residual: Float[Tensor, "B S D"]) -> Float[Tensor,
 
 
 __all__ = [
+    "Adapt",
     "TimmVit",
     "add_attention",
     "add_mlp",
@@ -151,6 +183,7 @@ __all__ = [
     "embed_patches",
     "project_heads",
     "rope_of_block",
+    "rotary_embedding",
     "rotate_heads",
     "run_block",
     "walk_blocks",

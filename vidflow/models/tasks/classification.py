@@ -14,24 +14,28 @@ from vidflow.config.tasks import facts_of
 from vidflow.models.cores.temporal_core import State, TemporalCore
 from vidflow.models.tasks.metrics.classification import ClassificationMetric
 from vidflow.models.tasks.options import TaskOptions
-from vidflow.models.tasks.readouts import AttentionReadout
+from vidflow.models.tasks.readouts import AttentionReadout, ClassTokenReadout
 from vidflow.models.tasks.spec import TaskSpec, TrivialAnswer
 from vidflow.models.tasks.task import Task
 
 
 class ClassificationTask(Task):
-    """Predict the class of a clip by an attention readout per frame; the metric uses the last frame's prediction.
+    """Predict the class of a clip by a readout per frame; the metric uses the last frame's prediction.
 
     Source: Orlova et al. 2026 (arXiv 2605.19137), streaming readout for Something-Something v2. The published code
     has no loss; ours is cross-entropy at the last frame plus a fraction of the mean over all frames.
     """
 
     def __init__(self, core: TemporalCore, options: TaskOptions) -> None:
-        width, num_heads = options.readout(dim=768, heads=12)
         if not options.num_classes or options.num_classes < 2:
             raise ValueError(f"num_classes is {options.num_classes}; classification needs at least 2")
         super().__init__(core, options)
-        self.readout = AttentionReadout(core.embed_dim, options.num_classes, width=width, num_heads=num_heads)
+        self.readout: AttentionReadout | ClassTokenReadout
+        if options.class_token:
+            self.readout = ClassTokenReadout(core.embed_dim, options.num_classes)
+        else:
+            width, num_heads = options.readout(dim=768, heads=12)
+            self.readout = AttentionReadout(core.embed_dim, options.num_classes, width=width, num_heads=num_heads)
         self.every_frame_weight = options.every_frame_weight
 
     def read(

@@ -15,6 +15,7 @@ class TaskOptions:
         image_size: Side in pixels of the crop that `depth` predicts, a multiple of 8.
         readout_dim: Width of the readout; default: 768 for classification, else 1024, as published.
         readout_heads: Attention heads of the readout.
+        class_token: Whether `classification` reads the class token alone, with a linear layer.
         every_frame_weight: Weight of the mean loss over all frames; the last frame's loss has weight 1. Classification.
         standardize: Whether tokens pass a `TokenScale`, which must then be measured or loaded, and `CameraPoseTask`
             has a batch norm in its head.
@@ -31,6 +32,7 @@ class TaskOptions:
     image_size: int = 224
     readout_dim: int | None = None
     readout_heads: int | None = None
+    class_token: bool = False
     every_frame_weight: float = 0.1
     standardize: bool = False
     unmerge: bool = True

@@ -105,6 +105,28 @@ class AttentionReadout(nn.Module):
         return x.reshape(*x.shape[:2], *self.query.shape[1:]).transpose(1, 2)
 
 
+class ClassTokenReadout(nn.Module):
+    """A linear layer on the class token, which is the first token of a frame, behind dropout.
+
+    Behind the core `mean` it reads the mean class token of the frames so far. The published head has no norm between
+    the mean and the linear layer; ours has the norm that ends every core.
+
+    Source: classification head of ZeroI2V (Li et al., ECCV 2024, arXiv 2310.01324), released configurations.
+    """
+
+    def __init__(self, embed_dim: int, num_outputs: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.classifier = nn.Linear(embed_dim, num_outputs)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, tokens: Float[Tensor, "B T N C"]) -> Float[Tensor, "B 1 outputs"]:
+        """Read out one answer from the first frame of a window; the window has one frame."""
+        answers: Tensor = self.classifier(self.dropout(tokens[:, 0, :1]))
+        return answers
+
+
 class DecoderLayer(nn.Module):
     """A pre-norm decoder layer with ReLU in which every query sees itself and the memory, but no other query.
 

@@ -1,0 +1,134 @@
+"""Clips of the shards by position: labels and splits at once, frames and annotations by their bytes when asked for.
+
+Axes: T frames.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from vidflow.errors import VidflowError
+from vidflow.store.digests import check_once
+from vidflow.store.features import CLIPS_TABLE, ClipRow
+from vidflow.store.layout import committed_entry, fetch, read_stage
+from vidflow.store.rows import read_columns
+from vidflow.store.shards import read_members
+
+# Lists of members kept; one of 64 clips with 16 frames takes 0.2 MB.
+_NUM_LISTS_KEPT = 256
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredClip:
+    """What a shard holds of a clip besides its frames.
+
+    Attributes:
+        key: The clip's content key.
+        label: Class index, or -1.
+        pts_seconds: Presentation time of each frame.
+        annotations: Serialized `.npz` with the dense ground truth of the clip, or empty.
+    """
+
+    key: str
+    label: int
+    pts_seconds: Float64[np.ndarray, " T"]
+    annotations: bytes
+
+
+class ShardClips:
+    """All clips of a finished shard stage, in a fixed order; any thread may read them.
+
+    Attributes:
+        directory: Folder of the shards.
+        metadata: `class_names`.
+        keys: Content key of each clip.
+        labels: Class index of each clip.
+        splits: Split of each clip.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Read the stage's manifest and its table of clips.
+
+        Raises:
+            VidflowError: If the stage is not finished, or one of its files is missing or damaged.
+        """
+        manifest = read_stage(directory)
+        if manifest is None:
+            raise VidflowError(f"{directory}: no finished shards here; run `vidflow shard` with this configuration")
+        self.directory = directory
+        self.metadata: dict[str, Any] = {"class_names": manifest["details"]["class_names"]}
+        rows = read_columns(directory / CLIPS_TABLE, ClipRow)
+        self.keys: list[str] = rows["key"]
+        self.labels: list[int] = rows["label"]
+        self.splits: list[str] = rows["split"]
+        self._files: list[str] = rows["file"]
+        # The function does not use `self`: an object that refers to itself is freed only by the garbage collector.
+        self._members = functools.lru_cache(_NUM_LISTS_KEPT)(functools.partial(_read_members, directory))
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> StoredClip:
+        """Return what is stored of a clip besides its frames."""
+        members = self._members(self._files[index])[self.keys[index]]
+        metadata = json.loads(self._read(index, [members["json"]])[0])
+        truth = members.get("annotations.npz")
+        return StoredClip(
+            key=self.keys[index],
+            label=self.labels[index],
+            pts_seconds=np.asarray(metadata["pts_seconds"], np.float64),
+            annotations=self._read(index, [truth])[0] if truth is not None else b"",
+        )
+
+    def images(self, index: int) -> list[bytes]:
+        """Return the compressed frames of a clip; only their bytes are read."""
+        members = self._members(self._files[index])[self.keys[index]]
+        return self._read(index, [members[name] for name in sorted(members) if name[0].isdigit()])
+
+    def annotations(self, index: int) -> bytes:
+        """Return the dense ground truth of a clip, or empty."""
+        truth = self._members(self._files[index])[self.keys[index]].get("annotations.npz")
+        return self._read(index, [truth])[0] if truth is not None else b""
+
+    def video(self, index: int) -> str | None:
+        """Return the key of the row of the manifest that a clip was cut from; None in shards of older versions."""
+        members = self._members(self._files[index])[self.keys[index]]
+        found: str | None = json.loads(self._read(index, [members["json"]])[0]).get("video")
+        return found
+
+    def check_files(self) -> None:
+        """Compare every shard with its digest now, instead of when it is first opened.
+
+        Raises:
+            DamagedError: If a file is missing or damaged.
+        """
+        for file in dict.fromkeys(self._files):
+            self._members(file)
+
+    def _read(self, index: int, spans: Sequence[Span]) -> list[bytes]:
+        with fetch(self.directory / self._files[index]).open("rb") as stream:
+            return [os.pread(stream.fileno(), size, offset) for offset, size in spans]
+
+
+def _read_members(directory: Path, file: str) -> dict[str, dict[str, Span]]:
+    """Return key -> name of a member -> offset and size of its bytes, of a shard whose digest is compared first."""
+    entry = committed_entry(directory, file)
+    if entry is None:
+        raise VidflowError(
+            f"{directory / file}: it or its list of members is missing or truncated; `vidflow shard` makes it again"
+        )
+    check_once(directory / file, entry.sha256)
+    return read_members(entry.details["members"])
+
+
+__all__ = ["ShardClips", "StoredClip"]
