@@ -70,5 +70,6 @@ def commit_units(
             break
         waiting = leave_out_killers(build, killers, placement, name=name, num_clips=num_clips)
         killers = None  # it was found, so nothing kills any more
+    remove_leftovers(directory)  # of workers that died
     done.update((entry.file, entry) for entry in made)
     return [done[unit.file] for unit in units], made

@@ -29,10 +29,11 @@ _SHARE_OF_RECONNECT = 0.8
 
 
 @contextlib.contextmanager
-def say_if_ended(problem: str) -> Iterator[None]:
+def say_if_ended(problem: str) -> Iterator[subprocess.Popen[bytes]]:
     """Print a sentence if this process is ended within the block by what it cannot catch, from another process.
 
     As `ray.init` connects, no thread of this process runs, and Ray ends it if a process of Ray is lost at that time.
+    Later Ray ends it within a moment if its raylet is stopped while objects are on their way.
 
     Args:
         problem: What has happened then.
@@ -41,7 +42,7 @@ def say_if_ended(problem: str) -> Iterator[None]:
     # It waits for a line, which does not come from a process that is gone.
     guard = subprocess.Popen(["/bin/sh", "-c", 'read -r _ || echo "$1" >&2', "sh", said], stdin=subprocess.PIPE)
     try:
-        yield
+        yield guard
     finally:
         guard.communicate(b"\n")
 
@@ -56,31 +57,32 @@ def watch_ray(address: str) -> Iterator[None]:
         address: The cluster that is joined, or `local`.
     """
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(address, over), name="watch of ray", daemon=True)
-    watch.start()
-    try:
-        yield
-    finally:
-        # If Ray is dead, an error of the block may be earlier than the sentence that explains it.
-        over.set()
-        watch.join()
+    with say_if_ended("this process was ended by Ray, which was stopped, or by the system") as guard:
+        watch = threading.Thread(target=_watch, args=(address, over, guard), name="watch of ray", daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            # If Ray is dead, an error of the block may be earlier than the sentence that explains it.
+            over.set()
+            watch.join()
 
 
-def _watch(address: str, over: threading.Event) -> None:
+def _watch(address: str, over: threading.Event, guard: subprocess.Popen[bytes]) -> None:
     """Look again and again, and when the block is over until it is clear whether the head is lost."""
     node: Any = ray_worker._global_node
     if node is None:
         return  # Ray Client (ray://), of which no process is on this machine
     if (raylet := _open_link(node.raylet_socket_name)) is None:
-        _end("the raylet of this machine has died")
+        _end("the raylet of this machine has died", guard)
     head = _Head(address, node.gcs_address, node.cluster_id.hex())
     is_over = False
     while not is_over or head.is_away:
         is_over = over.wait(_SECONDS_BETWEEN_LOOKS)
         if raylet.poll(0):
-            _end("the raylet of this machine has died")
+            _end("the raylet of this machine has died", guard)
         if problem := head.look():
-            _end(problem)
+            _end(problem, guard)
 
 
 def _open_link(path: str) -> "select.poll | None":
@@ -128,7 +130,8 @@ class _Head:
         return found == self._cluster
 
 
-def _end(problem: str) -> NoReturn:
+def _end(problem: str, guard: subprocess.Popen[bytes]) -> NoReturn:
+    guard.communicate(b"\n")  # else it would say something too
     # Not `print`: the interrupted code may be using the stream.
     os.write(2, f"vidflow: {problem}; what is committed stays, and {RESUMES}\n".encode())
     os._exit(1)

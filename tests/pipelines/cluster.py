@@ -99,7 +99,9 @@ class Cluster:
 
     def stop_head(self) -> None:
         """End the head's processes, as `ray stop` does there; the other nodes give up later."""
-        self._find(HEAD).terminate()
+        raylet = self._find(HEAD)
+        raylet.terminate()
+        psutil.wait_procs([raylet], timeout=16)
         for process in self._processes():
             if Path(process.info["cmdline"][0]).name == "gcs_server":
                 process.terminate()

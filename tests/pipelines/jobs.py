@@ -56,5 +56,10 @@ def wait_for_job_server(cluster: Cluster) -> None:
         with submitted(cluster, "true") as job:
             if job.process.wait(120) == 0:
                 return
-        assert time.monotonic() < deadline, job.said
+        assert time.monotonic() < deadline, job.said + _agents_words(cluster)
         time.sleep(1)
+
+
+def _agents_words(cluster: Cluster) -> str:
+    logs = sorted(cluster.folder.glob("session_*/logs/dashboard_agent*"))
+    return "\n".join(f"{log}: {log.read_text()[-2000:]}" for log in logs if not log.is_symlink())
