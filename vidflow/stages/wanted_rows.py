@@ -60,7 +60,7 @@ def _problems(config: Config, items: Sequence[VideoItem]) -> Iterator[str]:
     used = VideoRows.of(items).in_splits(config.trials.splits.used)
     tasks = {trial.task for trial in draw_candidates(config)[0]}
     if (wanting := sorted(task for task in tasks if facts_of(task).needs_labels)) and used:
-        labels = [name for name in _count(used, "label") if name]
+        labels = [name for name in _count(VideoRows.of(items), "label") if name]
         if unlabelled := used.take(pc.equal(used.table["label"], "")):
             yield (
                 f"{len(unlabelled)} of {len(used)} rows have no label, such as {unlabelled[0].path}; wanted one in "
