@@ -79,7 +79,9 @@ def _join(address: str, *, include_dashboard: bool | None) -> None:
         with say_if_ended(what):
             ray.init(address=address, logging_level=logging.ERROR, include_dashboard=include_dashboard)
     except Exception as error:  # Ray raises this very class when a process of its own dies or is late
-        raise VidflowError(f"{what}: {shorten(str(error))}; what is committed stays, and {RESUMES}") from error
+        raise VidflowError(
+            f"{what}: {shorten(str(error)).rstrip('.')}; what is committed stays, and {RESUMES}"
+        ) from error
 
 
 def _is_spread(config: Config) -> bool:
