@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import ray
 
 from pipelines.ray_session import ray_session
 from vidflow.config.schema import Config
@@ -57,8 +56,8 @@ def test_a_local_ray_listens_on_loopback_alone_and_its_token_is_ours_alone(tiny,
 
 @pytest.fixture
 def surroundings(monkeypatch):
-    """An environment in which nothing is said about Ray's token, and no Ray runs that other tests have left."""
-    ray.shutdown()
+    """An environment in which nothing is said about Ray's token; the Ray of other tests counts as none."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
