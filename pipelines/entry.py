@@ -132,6 +132,8 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             and MLflow takes seconds.
     """
     config = experiment.config
+    if len(stages) > 1 and config.video.manifest is not None:
+        stages = [stage for stage in stages if stage != "synth"]
     waiting = [stage for stage in stages if progress.finished(experiment, stage) is None]
     experiment.runs_on = len(stages) > 1
     failure: FailedTrialsError | None = None
@@ -140,8 +142,6 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
             # For the whole command, so that no other command comes between two stages.
             session.enter_context(experiment.exclusive())
         for stage in stages:
-            if stage == "synth" and len(stages) > 1 and config.video.manifest is not None:
-                continue
             if (line := progress.finished(experiment, stage)) is not None:
                 log.info(line)
                 continue

@@ -92,6 +92,8 @@ def finished(tmp_path_factory) -> Path:
     for address in experiment.features.values():
         finish_features(address.directory, {"f.arrow": [clip]}, {})
     finish_sweep_and_report(experiment)
+    with experiment.exclusive():  # at whose end the rows of the manifest are kept for later commands
+        assert experiment.shards is not None
     return folder
 
 

@@ -76,7 +76,7 @@ class VideoRows(Sequence[VideoItem]):
     def __getitem__(self, index: int | slice) -> "VideoItem | VideoRows":
         """Return a row, or consecutive rows in columns."""
         if isinstance(index, slice):
-            return VideoRows(self.table.take(list(range(len(self))[index])))
+            return VideoRows(self.table.take(pa.array(range(len(self))[index], pa.int64())))
         (row,) = self.table.slice(range(len(self))[index], 1).to_pylist()
         return _as_item(*row.values())
 
