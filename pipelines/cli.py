@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.bench import GROUPS
-from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, start
+from pipelines.entry import Run, add_settings, add_show, exit_code, run_command, run_configured, send_waiting, start
 from pipelines.manifest import add_source
 from vidflow import __version__
 from vidflow.config.names import nearest_hint
@@ -124,7 +124,7 @@ def run_evaluate(parsed: argparse.Namespace) -> None:
             command.show(experiment)
         else:
             command.main(experiment)
-            importlib.import_module("pipelines.sync").send_rest(experiment)
+            send_waiting(experiment)
 
     # To print starts nothing, so nothing of the machine is checked.
     run_configured("print" if parsed.print else "evaluate", parsed.settings, run, resumes=True)

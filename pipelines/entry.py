@@ -63,8 +63,8 @@ def run_command(command: str, settings: Sequence[str], load: Load, *, show: bool
 
     def run(experiment: Experiment) -> None:
         run_stages(STAGES if command == "run" else [command], experiment, load)
-        if command in ("run", "sweep", "report") and count_waiting(experiment.root):
-            importlib.import_module("pipelines.sync").send_rest(experiment)
+        if command in ("run", "sweep", "report"):
+            send_waiting(experiment)
 
     return exit_code(lambda: run_configured(command, settings, run, show=show, resumes=resumes), resumes=resumes)
 
@@ -158,6 +158,12 @@ def run_stages(stages: Sequence[str], experiment: Experiment, load: Load) -> Non
                 failure = error  # the report is about the others
     if failure is not None:
         raise failure
+
+
+def send_waiting(experiment: Experiment) -> None:
+    """At the end of a command, send the records of runs that wait; MLflow is imported only if there are any."""
+    if count_waiting(experiment.root):
+        importlib.import_module("pipelines.sync").send_rest(experiment)
 
 
 def parse_settings(settings: Sequence[str]) -> Draft:

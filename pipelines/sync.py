@@ -43,13 +43,11 @@ def main(experiment: Experiment) -> None:
 
 
 def send_rest(experiment: Experiment) -> None:
-    """At the end of a command, send what still waits, if anything does.
+    """At the end of a command, send what still waits.
 
     Raises:
         VidflowError: If it still waits, unless `tracking.when_away` asks for that.
     """
-    if not count_waiting(experiment.root):
-        return
     try:
         main(experiment)
     except VidflowError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidflow.objects import is_mirror
+from vidflow.store.journal import JOURNAL
 from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, list_folders, list_states
 
 Role = Literal["list", "made", "weights", "leftover", "foreign", "unknown"]
@@ -24,7 +25,6 @@ KEY = re.compile(r"[0-9a-f]{16}")
 STAGE_FOLDERS = ("videos", "shards", "features", "sweeps", "trials", "reports", "plans", "evaluations", "heads")
 """Folders that hold one folder per address."""
 INDEX = "index"
-JOURNAL = "journal"
 KEPT = "kept"
 _TUNE = "tune"
 _MADE = (".tar", ".arrow", ".parquet", ".npz", ".mp4", ".csv", ".html", ".tex")

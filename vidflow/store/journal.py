@@ -66,7 +66,8 @@ def drop_record(path: Path) -> None:
 
 def count_waiting(root: Path) -> dict[tuple[str, str], int]:
     """Return (name of a journal, its store) -> number of its records that wait under a root."""
-    number = Counter(path.parent.name for path in list_files(root / JOURNAL, "**/*.json"))
-    firsts = {name: list_files(root / JOURNAL / name, "*.json")[0] for name in number}
+    waiting = list_files(root / JOURNAL, "**/*.json")
+    number = Counter(path.parent.name for path in waiting)
+    firsts = {path.parent.name: path for path in reversed(waiting)}
     stores = {name: (read_json(first) or {"store": ""})["store"] for name, first in firsts.items()}
     return {(name, stores[name]): count for name, count in number.items()}
