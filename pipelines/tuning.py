@@ -29,12 +29,13 @@ from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.roots import bound_cache
-from vidflow.config.schema import Config, Range, Scalar, Trial
+from vidflow.config.schema import AxisValue, Config, Range, Trial
 from vidflow.config.search import objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
 from vidflow.stages.trial_clips import open_clips, video_keys
+from vidflow.store.initial_weights import read_initial
 from vidflow.training.encoding import Encoding
 from vidflow.training.trial import run_trial
 
@@ -199,6 +200,7 @@ def _results(trial: Trial, config: Config, features: dict[str, Address], placeme
         device=device,
         encoding=Encoding.of(config, trial),
         videos=_video_keys(config, features[trial.features]) if trial.score_by == "video" else None,
+        initial=None if trial.init_from is None else read_initial(config, trial.init_from),
     )
     for result in results:
         yield replace(result, metrics={**result.metrics, **usage.read()})
@@ -237,7 +239,7 @@ def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialRe
     return search
 
 
-def _distribution(axis: list[Scalar] | Range) -> BaseDistribution:
+def _distribution(axis: list[AxisValue] | Range) -> BaseDistribution:
     return (
         FloatDistribution(axis.low, axis.high, log=axis.log)
         if isinstance(axis, Range)

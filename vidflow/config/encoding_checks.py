@@ -100,6 +100,11 @@ def _task_problems(config: Config, trial: Trial) -> Iterator[str]:
             f"{key_of(config.trials, 'score_by')}: got video for the task {trial.task}; only classes of several clips "
             "have a mean, set clip"
         )
+    if trial.task == "masked_tokens" and trial.feed != "features":
+        yield (
+            f"{key_of(config.trials, 'feed')}: got {trial.feed} for the task masked_tokens, whose targets are stored "
+            "tokens; set features"
+        )
     adaptation = config.adaptations.get(trial.adaptation or "")
     if adaptation is not None and adaptation.interpolate_after and trial.task != "classification":
         yield (
