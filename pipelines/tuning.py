@@ -30,7 +30,7 @@ from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.roots import bound_cache
 from vidflow.config.schema import AxisValue, Config, Range, Trial
-from vidflow.config.search import objective_of
+from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
@@ -215,8 +215,7 @@ def _scheduler(config: Config, note_stopped: Callable[[TuneTrial, int], None]) -
     trials = config.trials
     if trials.scheduler == "fifo":
         return FIFOScheduler()
-    epochs = trials.axes.get("epochs", [trials.trial.epochs])
-    longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
+    longest = max(trial.epochs for trial in draw_candidates(config)[0])
     return StoppingScheduler(
         note_stopped, time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest
     )

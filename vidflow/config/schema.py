@@ -430,8 +430,8 @@ class Trial:
     shares are part of larger ones. Of videos with several clips, clips are drawn."""
     init_from: str | None = None
     """Trial whose core is the start of this one's, such as one of the task `masked_tokens`: the key of a trial under
-    `root`, a trial's folder or its `best.safetensors`, also of another root, or the id of its run in MLflow. Core, width
-    and layers must be the same. null: random weights."""
+    `root`; a trial's folder or its `best.safetensors`, also of another root; or the id of its run in MLflow. Core,
+    width, layers and what is in front of the core must be the same. null: random weights."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the frames of a clip that are hidden, rounded up (masked_tokens)."""
     mask_choice: MaskChoice = "random"
