@@ -31,7 +31,7 @@ def find_unfit_weights(config: Config) -> Iterator[str]:
         except VidflowError as error:
             yield str(error) if str(error).startswith(f"{key}:") else f"{key}: {error}"
     if files:
-        yield from dict.fromkeys(_find_misfits(config, key, files))
+        yield from _find_misfits(config, key, files)
 
 
 def _copy_run(config: Config, source: str) -> None:
@@ -60,7 +60,7 @@ def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> It
             weights[source] = InitialWeights(file.path)
         except VidflowError as error:
             yield f"{key}: {error}"
-    embed_dim = _embed_dim(config)
+    embed_dim, faults = _embed_dim(config), dict[str, list[str]]()
     for trial in draw_candidates(config)[0]:
         if (start := weights.get(trial.init_from or "")) is None:
             continue
@@ -77,8 +77,10 @@ def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> It
                 module = build_module(recipe)
         except ValueError:  # another check says so
             continue
-        if problem := describe_faults(list(start.faults(module, recipe))):
-            yield f"{key}: got {trial.init_from!r}: {problem}"
+        faults.setdefault(str(trial.init_from), []).extend(start.faults(module, recipe))
+    for source, found in faults.items():
+        if problem := describe_faults(list(dict.fromkeys(found))):
+            yield f"{key}: got {source!r}: {problem}"
 
 
 def _embed_dim(config: Config) -> int:

@@ -68,6 +68,16 @@ def read_initial(config: Config, source: str) -> InitialFile:
     return InitialFile(path, sha256, trial)
 
 
+def has_initial(config: Config) -> bool:
+    """Whether all weights that trials start from are there; those of a run in MLflow are copied by a check."""
+    try:
+        for source in list_initial(config):
+            read_initial(config, source)
+    except VidflowError:
+        return False
+    return True
+
+
 def run_file(config: Config, run_id: str) -> Path:
     """Return where the weights of a run in MLflow are copied to."""
     return root_path(config) / FOLDER / f"{run_id}.safetensors"
@@ -119,4 +129,4 @@ def _digest(file: BinaryIO, start: int, front: dict[str, dict[str, Any]]) -> str
     return digest.hexdigest()
 
 
-__all__ = ["FOLDER", "InitialFile", "front_name", "list_initial", "read_initial", "run_file"]
+__all__ = ["FOLDER", "InitialFile", "front_name", "has_initial", "list_initial", "read_initial", "run_file"]

@@ -6,14 +6,13 @@ from pathlib import Path
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.cores.build import default_heads
 from vidflow.models.tasks import Task
 from vidflow.models.tensor_checks import tensor_faults
 from vidflow.store.initial_weights import front_name
 from vidflow.training.recipe import ModuleRecipe
 from vidflow.training.snapshot import TrialIdentity, read_tensors
 
-# What decides a core's function without deciding the shape of a parameter, and what does.
-_ALIKE = ("core", "embed_dim", "num_layers", "num_heads")
 # May be new in a trial, because it changes nothing at the start.
 _NEW = ("adapter.",)
 _NUM_NAMED = 8
@@ -46,9 +45,8 @@ class InitialWeights:
             task: The trial's module; may be without memory.
             recipe: How it was built.
         """
-        for name in _ALIKE:
-            if (found := getattr(self.recipe, name)) != (wanted := getattr(recipe, name)):
-                yield f"{name} is {found}, wanted {wanted}"
+        found, wanted = _settings_of(self.recipe), _settings_of(recipe)
+        yield from (f"{name} is {found[name]}, wanted {wanted[name]}" for name in found if found[name] != wanted[name])
         wanted_shapes = _front_of(task.state_dict())
         for name in sorted(wanted_shapes.keys() - self._tensors.keys()):
             if not name.startswith(_NEW):
@@ -56,8 +54,8 @@ class InitialWeights:
         for name in sorted(self._tensors.keys() - wanted_shapes.keys()):
             yield f"{name} is not in this trial"
         for name in sorted(self._tensors.keys() & wanted_shapes.keys()):
-            if (found := self._tensors[name].shape) != (shape := wanted_shapes[name].shape):
-                yield f"{name} is {tuple(found)}, wanted {tuple(shape)}"
+            if (shape := self._tensors[name].shape) != (other := wanted_shapes[name].shape):
+                yield f"{name} is {tuple(shape)}, wanted {tuple(other)}"
 
     def load_into(self, task: Task, recipe: ModuleRecipe) -> None:
         """Copy the weights into a trial's module.
@@ -79,9 +77,20 @@ def describe_faults(faults: list[str]) -> str:
         return ""
     more = f" and {len(faults) - _NUM_NAMED} more" if len(faults) > _NUM_NAMED else ""
     return (
-        f"the trial does not fit: {'; '.join(faults[:_NUM_NAMED])}{more}; give both trials the same core, num_layers, "
-        "num_heads, mix_depths and standardize, on features of one encoder and as many depths"
+        f"that trial's weights do not fit: {'; '.join(faults[:_NUM_NAMED])}{more}; give both trials the same core, "
+        "num_layers, num_heads, mix_depths and standardize, on features of one encoder and as many depths"
     )
+
+
+def _settings_of(recipe: ModuleRecipe) -> dict[str, str | int]:
+    """Return what decides the function of a core; heads do so without deciding the shape of a parameter."""
+    heads = recipe.num_heads or default_heads(recipe.core, recipe.embed_dim)
+    return {
+        "core": recipe.core,
+        "embed_dim": recipe.embed_dim,
+        "num_layers": recipe.num_layers,
+        "num_heads": heads,
+    }
 
 
 def _front_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
