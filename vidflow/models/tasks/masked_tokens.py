@@ -133,5 +133,5 @@ MASKED_TOKENS = TaskSpec(
     facts=facts_of("masked_tokens"),
     build=MaskedTokensTask,
     build_metric=MaskedTokensMetric,
-    trivial=TrivialAnswer(words="zeros for every token", fit=fit_nothing, answer=_answer_zeros),
+    trivial=TrivialAnswer(words="the number 0 in every channel of a token", fit=fit_nothing, answer=_answer_zeros),
 )
