@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.initial_weights import find_unfit_weights
 from vidflow.config.fingerprints import fingerprint, sweep_settings, trial_settings
-from vidflow.config.schema import Config, FeatureSet, Trial, Trials
+from vidflow.config.schema import Config, Encoder, FeatureSet, Trial, Trials
 from vidflow.config.tasks import Objective
 from vidflow.errors import VidflowError
 from vidflow.stages.address import Address, locate_trial
@@ -152,6 +153,19 @@ def test_a_trial_that_does_not_fit_is_refused_by_the_parameters_that_differ(pret
     root, folder = pretrained
     with pytest.raises(VidflowError, match=f"do not fit: {faults}.*; give both trials the same core"):
         run(dataclasses.replace(ANSWERS, init_from=folder.name, **change), noise_features, root, key="e" * 16)
+
+
+def test_what_does_not_fit_is_found_before_anything_starts(pretrained):
+    root, folder = pretrained
+    encoder = Encoder(name="test_vit", weights="random:0", img_size=96)
+    trial = dataclasses.replace(ANSWERS, num_layers=2, init_from=folder.name)
+    trials = Trials(trial=trial, axes={"init_from": [None, folder.name, "nothing"], "core": ["gru", "mamba"]})
+    nothing, unfit = find_unfit_weights(dataclasses.replace(config_of(root), encoder=encoder, trials=trials))
+    assert nothing.startswith("trials.axes.init_from: got 'nothing', no such trial")
+    assert unfit.startswith(
+        f"trials.axes.init_from: got {folder.name!r}: that trial's weights do not fit: embed_dim is "
+    )
+    assert "16, wanted 64; num_layers is 1, wanted 2" in unfit
 
 
 def test_sources_that_are_no_finished_trial_are_refused(pretrained, tmp_path):

@@ -21,7 +21,7 @@ FOLDER = "initial"
 """Folder of a root with the weights of runs in MLflow, which workers cannot ask."""
 _TRIALS = "trials"
 _ENCODED = "task."
-_FRONT = ("token_scale.", "depth_mixing.", "adapter.", "core.")
+_FRONT = ("token_scale.", "depth_mixing.", "token_adapter.", "core.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from vidflow.training.recipe import ModuleRecipe
 from vidflow.training.snapshot import TrialIdentity, read_tensors
 
 # May be new in a trial, because it changes nothing at the start.
-_NEW = ("adapter.",)
+_NEW = ("token_adapter.",)
 _NUM_NAMED = 8
 
 
