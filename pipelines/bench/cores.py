@@ -220,6 +220,8 @@ def _build(core: CoreName, trial: Trial, sizes: CoreSizes) -> Task:
             embed_dim=sizes.embed_dim,
             num_layers=trial.num_layers,
             num_heads=trial.num_heads,
+            # Longer groups cannot be streamed.
+            vtm_groups=(1, 1, 1),
             num_depths=sizes.num_depths,
             num_classes=_NUM_CLASSES,
             readout_dim=trial.readout_dim,

@@ -1,4 +1,4 @@
-"""The interface of a temporal core: a strictly causal map from frame tokens to frame tokens, with an explicit state.
+"""The interface of a temporal core: a causal map from frame tokens to tokens, with an explicit state.
 
 Axes: B clips (rows), T frames, N tokens of a frame, D width.
 """
@@ -18,18 +18,24 @@ StateShape = tuple[tuple[int, ...], torch.dtype | None]
 
 
 class TemporalCore(nn.Module, ABC):
-    """A causal map from frame tokens to equally many tokens in the same order.
+    """A causal map from frame tokens to equally many tokens in the same order; `vtm` alone gives fewer and narrower.
 
     In eval mode a clip gives the same output at once, in parts that pass on the state, or frame by frame. A given state
     is never modified. Every core ends in a layer norm.
 
     Attributes:
         embed_dim: Width D of the tokens.
+        output_dim: Width of the output tokens.
     """
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        self.embed_dim = embed_dim
+        self.embed_dim = self.output_dim = embed_dim
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether it can run frame by frame, with an output for each frame."""
+        return True
 
     @abstractmethod
     def state_shapes(self, num_tokens: int) -> tuple[StateShape, ...]:
