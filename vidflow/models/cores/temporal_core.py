@@ -1,6 +1,7 @@
 """The interface of a temporal core: a causal map from frame tokens to tokens, with an explicit state.
 
-Axes: B clips (rows), T frames, N tokens of a frame, D width.
+Axes: B clips (rows), T frames, N tokens of a frame, D width; G frames, M tokens and O channels of the output, which are
+T, N and D for all cores but `vtm`.
 """
 
 from abc import ABC, abstractmethod
@@ -42,12 +43,12 @@ class TemporalCore(nn.Module, ABC):
         """Return the shapes and dtypes of the state of one stream with `num_tokens` tokens per frame."""
 
     @abstractmethod
-    def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
+    def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B G M O"], State]:
         """Compute `forward` on checked arguments; None is the state before the first frame."""
 
     def forward(
         self, tokens: Float[Tensor, "B T N D"], state: State | None = None
-    ) -> tuple[Float[Tensor, "B T N D"], State]:
+    ) -> tuple[Float[Tensor, "B G M O"], State]:
         """Advance every stream by T frames.
 
         Args:
@@ -69,7 +70,7 @@ class TemporalCore(nn.Module, ABC):
             self._check_state(state, tokens.shape[0], tokens.shape[2])
         return self.run(tokens, state)
 
-    def step(self, tokens: Float[Tensor, "B N D"], state: State | None = None) -> tuple[Float[Tensor, "B N D"], State]:
+    def step(self, tokens: Float[Tensor, "B N D"], state: State | None = None) -> tuple[Float[Tensor, "B M O"], State]:
         """Advance every stream by one frame; `forward` with T = 1."""
         output, state = self.forward(tokens[:, None], state)
         return output[:, 0], state
