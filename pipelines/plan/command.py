@@ -255,9 +255,10 @@ def _sweep_stage(
 
 def _name_kind(trial: Trial) -> str:
     """Return what is printed of trials that cost the same."""
+    name = trial.core + (", adapter" if trial.token_adapter else "")
     if trial.feed != "features":
-        return f"{trial.core} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
-    return trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
+        return f"{name} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
+    return name if trial.unmerge else f"{name} on {trial.features}"
 
 
 def _kind(config: Config, trial: Trial) -> str:
