@@ -4,7 +4,8 @@ import pytest
 
 from vidflow.config.fingerprints import fingerprint, trial_settings
 from vidflow.config.load import draft_config
-from vidflow.config.schema import Config, Trial
+from vidflow.config.schema import Adaptation, Config, Trial, Trials
+from vidflow.training.checks import find_group_problems
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,22 @@ def test_at_their_defaults_they_are_in_no_key():
     assert not {"vtm_groups", "vtm_factor", "vtm_share", "token_adapter"} & settings.keys()
     changed = [{"vtm_groups": (1, 1, 1)}, {"vtm_factor": 2}, {"vtm_share": 0.8}, {"token_adapter": 0.25}]
     assert len({key(), *(key(**change) for change in changed)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("frames", "trial", "seen"),
+    [
+        (16, {"vtm_groups": (1, 2, 8)}, None),
+        (12, {"vtm_groups": (1, 2, 8)}, 12),
+        (16, {}, None),
+        # Two of InTI's layers make four frames of 16.
+        (16, {"vtm_groups": (1, 2, 8), "feed": "shards", "adaptation": "inti"}, 4),
+    ],
+)
+def test_groups_must_divide_the_frames_that_the_core_sees(frames, trial, seen):
+    config = Config(
+        adaptations={"inti": Adaptation(interpolate_after=[1, 2])}, trials=Trials(trial=Trial(core="vtm", **trial))
+    )
+    found = list(find_group_problems(config, num_frames=frames))
+    start = f"trials.trial.vtm_groups: got [1, 2, 8] for clips of {seen} frames; wanted"
+    assert [problem.startswith(start) for problem in found] == [True] * (seen is not None)

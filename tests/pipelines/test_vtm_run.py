@@ -18,6 +18,7 @@ def test_vtm_and_the_adapter_run_from_the_command_and_only_groups_of_one_frame_p
     axes = ["trials.axes={core: [vtm], token_adapter: [0, 0.25]}", "trials.trial.vtm_factor=2"]
     done = in_one_ray("run", path, *axes)
     assert done.returncode == 0, done.stderr
+    assert "vidflow predict" not in done.stderr
     found = {}
     for file in root.glob(f"trials/*/{BEST}"):
         tensors, metadata = read_tensors(file)
