@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipelines.placement import Part, count_fitting, place_workers, this_machine
+from pipelines.plan.core_cost import CoreMacs, core_macs
 from pipelines.plan.measure import (
     DiskSpeed,
     FeatureProbe,
@@ -221,6 +222,7 @@ def _sweep_stage(
     trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
     macs: dict[str, TrialMacs | None] = {}
+    of_cores: dict[str, CoreMacs | None] = {}
     drawn: Counter[tuple[str, str, int, float]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
@@ -229,6 +231,8 @@ def _sweep_stage(
             features = None if trial.feed == "shards" else probes[trial.features]
             steps[kind] = probe_step(config, trial, shards, features, directory / str(len(steps)))
             macs[kind] = trial_macs(config, trial)
+            stored = None if features is None or trial.unmerge else features.tokens_per_frame
+            of_cores[kind] = core_macs(config, trial, stored_tokens=stored)
         drawn[kind, _name_kind(trial), trial.epochs, trial.train_fraction] += 1
     kinds = tuple(
         TrialKind(
@@ -237,6 +241,7 @@ def _sweep_stage(
             epochs=epochs,
             epoch_seconds=share * splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
             macs=macs[kind],
+            core_macs=of_cores[kind],
         )
         for (kind, name, epochs, share), count in drawn.items()
     )
@@ -250,9 +255,10 @@ def _sweep_stage(
 
 def _name_kind(trial: Trial) -> str:
     """Return what is printed of trials that cost the same."""
+    name = trial.core + (", adapter" if trial.token_adapter else "")
     if trial.feed != "features":
-        return f"{trial.core} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
-    return trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
+        return f"{name} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
+    return name if trial.unmerge else f"{name} on {trial.features}"
 
 
 def _kind(config: Config, trial: Trial) -> str:

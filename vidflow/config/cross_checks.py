@@ -31,6 +31,7 @@ _CANDIDATES = (
     "video.sampling.num_frames",
     *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
     *(f"trials.trial.{name}" for name in ("task", "features", "readout", "readout_dim", "readout_heads")),
+    *(f"trials.trial.{name}" for name in ("core", "vtm_groups")),
 )
 _ENCODED = (
     *_CANDIDATES,

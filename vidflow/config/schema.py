@@ -30,7 +30,7 @@ MaskLoss = Literal["mse", "cosine"]
 EncoderFamily = Literal["image", "vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 Feed = Literal["features", "prefix", "shards"]
 CoreName = Literal[
-    "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
+    "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention", "vtm"
 ]
 SourceFormat = Literal[
     "manifest",
@@ -388,9 +388,22 @@ class Trial:
     core: CoreName = "gated_transformer"
     """Temporal core: what connects the frames of a clip."""
     num_layers: Count = 4
-    """Depth of the core. [layers]"""
+    """Depth of the core; `vtm` always has three blocks. [layers]"""
     num_heads: Count | None = None
     """Attention heads of the core; null: the published number for the width. [heads]"""
+    vtm_groups: tuple[Count, Count, Count] | None = None
+    """For `vtm`: length of a group in each of its blocks, each a multiple of the one before; the last must divide the
+    length of a clip. null: a tenth of the clip, a half of it, and the clip, as whole frames allow; the published
+    [6, 30, 60] for 60. Only [1, 1, 1] can be streamed. Takes no list of values as an axis. [frames]"""
+    vtm_factor: Count = 6
+    """For `vtm`: each block leaves one token of so many, rounded up. 1 merges nothing. [tokens]"""
+    vtm_share: Fraction = 1.0
+    """For `vtm`: share of the other tokens that are merged, the most similar ones; the rest stay. Published: 1, and 0.8
+    in an appendix."""
+    token_adapter: Fraction = 0.0
+    """Rank of a trained adapter between the encoder's tokens and the core, as a share of their width; 0: no adapter. It
+    starts as the identity. Source: Optimizing ViViT training (Gowda et al., ECCV 2024), whose adapter is not published:
+    ours is a bottleneck with GELU."""
     mix_depths: bool = True
     """Whether several depths are mixed by trained BatchNorm and MLP; needs more than one depth."""
     unmerge: bool = True
@@ -405,7 +418,7 @@ class Trial:
     Choices:
         attention: A learned query attends to all tokens; `readout_dim` wide, with `readout_heads`.
         class_token: A linear layer on the class token alone, behind dropout of 0.5; the head of ZeroI2V if `core` is
-            `mean`. Only for `classification` and encoders with a class token.
+            `mean`. Only for `classification` and encoders with a class token. Behind `vtm`, on its mean token.
     """
     readout_dim: Count = 768
     """Width of the readout. [channels]"""

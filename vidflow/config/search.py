@@ -152,6 +152,16 @@ def _candidate_problems(trial: Trial, config: Config) -> list[str]:
         problems.append(
             f"{key_of(config.trials, 'readout')}: got `class_token` for the task {trial.task}, wanted `attention`"
         )
+    if trial.core == "vtm" and trial.task != "classification":
+        problems.append(
+            f"{key_of(config.trials, 'core')}: got `vtm` for the task {trial.task}, which has ground truth for every "
+            "frame; it gives one token of a group of frames, which only classification can read"
+        )
+    lengths = trial.vtm_groups or ()
+    if any(longer % length for length, longer in itertools.pairwise(lengths)):
+        problems.append(
+            f"{key_of(config.trials, 'vtm_groups')}: got {list(lengths)}, wanted each a multiple of the one before"
+        )
     if (wanted := facts_of(trial.task).min_frames) > (got := config.video.sampling.num_frames):
         problems.append(f"video.sampling.num_frames: got {got}, wanted at least {wanted} for the task {trial.task}")
     elif trial.task == "masked_tokens" and not 0 < (visible := count_visible(got, trial.mask_ratio)) < got:

@@ -136,6 +136,11 @@ def task_of(result: TrialResult) -> TaskName:
     return cast(TaskName, result.settings["task"])
 
 
+def can_stream(result: TrialResult) -> bool:
+    """Whether the core of a trial can run frame by frame, as `vidflow predict` does."""
+    return result.settings["core"] != "vtm" or set(result.settings["vtm_groups"] or ()) == {1}
+
+
 def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskName = "classification") -> str:
     """Return the command line that uses a trial on a video; the user replaces `VIDEO`, and the numbers of a query.
 
@@ -161,4 +166,4 @@ def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskNa
     return shlex.join([*words, "--out", "predicted.mp4"])
 
 
-__all__ = ["FinishedSweep", "predict_command", "read_sweep", "read_sweeps", "read_trial", "task_of"]
+__all__ = ["FinishedSweep", "can_stream", "predict_command", "read_sweep", "read_sweeps", "read_trial", "task_of"]

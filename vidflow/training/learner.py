@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.clip_draws import clip_draws
 from vidflow.models.tasks import Metric, Task
 from vidflow.training.batches import Batch
 from vidflow.training.encoded_task import EncodedTask
@@ -23,6 +24,7 @@ from vidflow.training.feeds import Feed, FrameBatch
 from vidflow.training.optim import Optimisation, autocast, step_optimizer
 from vidflow.training.predictions import KeptPredictions
 from vidflow.training.votes import VideoVotes
+from vidflow.video.view_draws import clip_generator
 
 # Reading the loss makes the host wait for the device, so it is not read at every step.
 _STEPS_PER_CHECK = 50
@@ -88,7 +90,7 @@ class Learner:
             waiting = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - waiting
-            losses.append(self._accumulate(batch))
+            losses.append(self._accumulate(batch, epoch))
             del batch
             step_optimizer(self.optimizer, learning_rate=learning_rate, grad_clip=self.optimisation.grad_clip)
             if len(losses) % _STEPS_PER_CHECK == 0:
@@ -111,18 +113,18 @@ class Learner:
         if self.device.type == "cuda" and isinstance(self.module, EncodedTask):
             torch.cuda.synchronize(self.device)
 
-    def _accumulate(self, batch: Batch | FrameBatch) -> Tensor:
+    def _accumulate(self, batch: Batch | FrameBatch, epoch: int) -> Tensor:
         """Add the gradients of a batch's mean loss, pass by pass, and return that loss."""
         num_clips = len(batch.indices)
         size = self.clips_per_pass or num_clips
         if size >= num_clips:
-            loss = self.task.loss(self._predict(batch), batch.targets)
+            loss = self.task.loss(self._predict_drawn(batch, epoch), batch.targets)
             torch.autograd.backward(loss)
             return loss.detach()
         total = torch.zeros((), device=self.device)
         for start in range(0, num_clips, size):
             part = batch.part(start, start + size)
-            loss = self.task.loss(self._predict(part), part.targets) * (len(part.indices) / num_clips)
+            loss = self.task.loss(self._predict_drawn(part, epoch), part.targets) * (len(part.indices) / num_clips)
             torch.autograd.backward(loss)
             total += loss.detach()
         return total
@@ -172,6 +174,16 @@ class Learner:
         except ValueError as error:
             raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
         return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, kept.tensors()
+
+    def _predict_drawn(self, batch: Batch | FrameBatch, epoch: int) -> dict[str, Tensor]:
+        """Predict in training, where what a core draws for a clip depends on seed, epoch and clip alone."""
+
+        def generators(purpose: str) -> list[np.random.Generator]:
+            keys = (self.feed.clips.keys[index] for index in batch.indices.tolist())
+            return [clip_generator(self.optimisation.seed, epoch, f"{purpose} {key}") for key in keys]
+
+        with clip_draws(generators):
+            return self._predict(batch)
 
     def _predict(self, batch: Batch | FrameBatch) -> dict[str, Tensor]:
         with autocast(self.device, self.optimisation.precision):

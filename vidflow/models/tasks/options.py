@@ -21,6 +21,7 @@ class TaskOptions:
         standardize: Whether tokens pass a `TokenScale`, which must then be measured or loaded, and `CameraPoseTask`
             has a batch norm in its head.
         unmerge: Whether reduced tokens are put back on the full grid of patches.
+        adapter_rank: Rank of the adapter in front of the core; 0: there is none.
         query_hidden_dim: Hidden width of the coordinate encoders; default: half the readout's width.
         head_hidden_dim: Hidden width of the heads of points and pose; default: half the readout's width.
         num_frequencies: Fourier bases of box and point queries; default: 8, or 16 with `reference`.
@@ -40,6 +41,7 @@ class TaskOptions:
     every_frame_weight: float = 0.1
     standardize: bool = False
     unmerge: bool = True
+    adapter_rank: int = 0
     query_hidden_dim: int | None = None
     head_hidden_dim: int | None = None
     num_frequencies: int | None = None
