@@ -118,6 +118,8 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
         clips, per_video = Counter(work.clips.splits), 1.0
     else:
         clips, per_video = Counter(videos), shards.clips_per_video
+        plain = experiment.config.plain_split
+        clips = Counter({name: number * (1 if plain in (None, name) else 3) for name, number in clips.items()})
     return Splits(
         num_videos=len(videos),
         num_unscanned=num_unscanned,

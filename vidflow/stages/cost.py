@@ -134,7 +134,7 @@ class TrialMacs:
     Attributes:
         forward: Of a validation clip, with merged adapters.
         training: Of a training clip, with gradients.
-        clips_per_video: Clips of a video.
+        clips_per_video: Clips of a validation video.
     """
 
     forward: float
@@ -163,7 +163,7 @@ def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
     stored = macs_up_to(resolve_depths(depths, num_blocks=shape.depth)[0]) if trial.feed == "prefix" else 0
     forward = macs_up_to(last) - stored
     sampling = config.video.sampling
-    clips_per_video = sampling.num_clips if sampling.mode == "spread" else 1
+    clips_per_video = (sampling.num_clips if sampling.mode == "spread" else 1) * (3 if config.plain_split else 1)
     if adaptation is None:
         return TrialMacs(forward=forward, training=forward, clips_per_video=clips_per_video)
     adapted = macs_up_to(last) - macs_up_to(adaptation.first_block - 1)

@@ -135,7 +135,7 @@ class Learner:
         epoch: int,
         use: Literal["val", "test"] = "val",
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep.
+        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep, of what it counts.
 
         Args:
             indices: Positions of the clips.
@@ -157,9 +157,9 @@ class Learner:
                 losses.append(self.task.loss(predictions, batch.targets))
                 if votes is None:
                     metric.update(predictions, batch.targets)
+                    kept.add(batch, predictions)
                 else:
                     votes.add(batch.indices.tolist(), predictions, batch.targets)
-                kept.add(batch, predictions)
         loss = self._mean(losses, len(indices), batch_size)
         if not math.isfinite(loss):
             raise VidflowError(
@@ -171,7 +171,8 @@ class Learner:
             values = metric.compute()
         except ValueError as error:
             raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
-        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, kept.tensors()
+        stored = kept.tensors() if votes is None else votes.tensors()
+        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, stored
 
     def _predict(self, batch: Batch | FrameBatch) -> dict[str, Tensor]:
         with autocast(self.device, self.optimisation.precision):
