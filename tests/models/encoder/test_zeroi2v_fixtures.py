@@ -182,7 +182,7 @@ def merged_encoder(encoder: AdaptedEncoder) -> AdaptedEncoder:
     assert merged.temporal_embedding is not None
     assert parts.embedding is not None
     merged.temporal_embedding.data = parts.embedding
-    return merged.eval()
+    return merged.to(encoder.frozen.dtype).eval()
 
 
 def class_tokens(encoder: AdaptedEncoder, video: Tensor) -> Tensor:

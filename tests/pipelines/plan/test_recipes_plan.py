@@ -45,7 +45,8 @@ def test_zeroi2v_takes_the_published_gflops(lists: Path, overrides: tuple[str, .
 
 def test_the_recipe_for_something_something_sees_three_squares_of_uniform_segments(lists: Path) -> None:
     config = load_config(
-        [CONF / "zeroi2v.yaml", CONF / "zeroi2v_ssv2.yaml"], [f"video.manifest={lists}", f"root={lists.parent / 'root'}"]
+        [CONF / "zeroi2v.yaml", CONF / "zeroi2v_ssv2.yaml"],
+        [f"video.manifest={lists}", f"root={lists.parent / 'root'}"],
     )
     (macs,), (trial,) = costs(config), draw_candidates(config)[0]
     assert (macs.clips_per_video, 3 * macs.forward / 1e9) == (3, pytest.approx(422, rel=0.01))
