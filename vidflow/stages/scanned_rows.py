@@ -20,8 +20,8 @@ from vidflow.video.sampling import clip_times, count_clips, row_spans
 from vidflow.video.video_rows import VideoRows
 
 _ALL = slice(None)
-# The first is the one that a clip of a single square has.
-_SQUARES: tuple[Crop, ...] = ("center", "left", "right")
+SQUARES: tuple[Crop, ...] = ("center", "left", "right")
+"""The squares of a clip where it shows three; where it shows one, that is the first."""
 
 
 def list_class_names(items: Sequence[VideoItem]) -> list[str]:
@@ -66,7 +66,7 @@ class ScannedRows:
         self._num_spans = count_clips(self.starts, self.ends, **sampling)
         self._has_squares = plain_split is not None
         are_plain = pc.fill_null(pc.equal(rows.table["split"], plain_split), True).to_numpy()
-        self._num_squares = np.where(are_plain, 1, len(_SQUARES))
+        self._num_squares = np.where(are_plain, 1, len(SQUARES))
         self.num_clips = self._num_spans * self._num_squares
 
     def of_video(self, column: str, rows: Int64[np.ndarray, " C"] | slice = _ALL) -> pa.ChunkedArray:
@@ -137,7 +137,7 @@ class ScannedRows:
         """Return the square of clips as `times` returns their times; None is the square of the settings."""
         if not self._has_squares:
             return [None] * len(rows)
-        return [_SQUARES[number] for number in (numbers % self._num_squares[rows]).tolist()]
+        return [SQUARES[number] for number in (numbers % self._num_squares[rows]).tolist()]
 
     def refusal(self, row: int) -> Reject:
         """Return why a row gives no clip; it is one of those that are not usable."""
@@ -205,4 +205,4 @@ def _find_all(scans: ScanColumns, paths: pa.ChunkedArray) -> Int64[np.ndarray, "
     return at
 
 
-__all__ = ["ScannedRows", "list_class_names", "reject_row"]
+__all__ = ["SQUARES", "ScannedRows", "list_class_names", "reject_row"]
