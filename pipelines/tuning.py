@@ -34,7 +34,7 @@ from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.trial_clips import open_clips, video_keys
+from vidflow.stages.trial_clips import open_clips, scored_videos
 from vidflow.store.initial_weights import read_initial
 from vidflow.training.encoding import Encoding
 from vidflow.training.trial import run_trial
@@ -199,16 +199,11 @@ def _results(trial: Trial, config: Config, features: dict[str, Address], placeme
         names=config.trials.splits,
         device=device,
         encoding=Encoding.of(config, trial),
-        videos=_video_keys(config, features[trial.features]) if trial.score_by == "video" else None,
+        videos=scored_videos(config, trial, features[trial.features]),
         initial=None if trial.init_from is None else read_initial(config, trial.init_from),
     )
     for result in results:
         yield replace(result, metrics={**result.metrics, **usage.read()})
-
-
-def _video_keys(config: Config, features: Address) -> dict[str, str]:
-    splits = config.trials.splits
-    return video_keys(Path(config.root), features, [split for split in (splits.val, splits.test) if split is not None])
 
 
 def _scheduler(config: Config, note_stopped: Callable[[TuneTrial, int], None]) -> TrialScheduler:

@@ -32,6 +32,7 @@ from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
 from vidflow.stages.cost import TrialMacs, trial_macs
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
+from vidflow.stages.scanned_rows import SQUARES
 from vidflow.stages.trial_clips import unread_features
 from vidflow.store.layout import publish_json
 
@@ -119,6 +120,10 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
         clips, per_video = Counter(work.clips.splits), 1.0
     else:
         clips, per_video = Counter(videos), shards.clips_per_video
+        plain = experiment.config.plain_split
+        clips = Counter(
+            {name: number * (1 if plain in (None, name) else len(SQUARES)) for name, number in clips.items()}
+        )
     return Splits(
         num_videos=len(videos),
         num_unscanned=num_unscanned,

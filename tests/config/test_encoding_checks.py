@@ -27,6 +27,7 @@ def problems(tmp_path, *overrides: str) -> list[str]:
         ["trials.trial.feed=prefix", "trials.trial.features=stream", "trials.trial.adaptation=late"],
         ["features.base.views=4", "features.base.augmentation=usual"],
         ["resources.clips_per_pass=2", "trials.trial.feed=shards"],
+        ["video.crop=three", "trials.trial.score_by=video", "trials.trial.label_smoothing=0.1"],
     ],
 )
 def test_what_belongs_together_is_accepted(tmp_path, overrides):
@@ -68,6 +69,8 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
             ["augmentations.usual.randaugment_layers: got 2 for the task depth"],
         ),
         ("feed=shards augmentation=usual video.format=ssv2", ["augmentations.usual.flip: got 0.5, but classes"]),
+        ("video.crop=three", ["trials.trial.score_by: got clip with video.crop `three`"]),
+        ("task=depth label_smoothing=0.1", ["label_smoothing: got 0.1 for the task depth, which has no labels"]),
         ("augmentations.usual.crop_area=[1,0.5]", ["crop_area: got [1.0, 0.5], wanted the smaller number first"]),
         ("features.base.views=4", ["features.base.augmentation: got none for 4 views"]),
         (

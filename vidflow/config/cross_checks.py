@@ -35,9 +35,9 @@ _CANDIDATES = (
 )
 _ENCODED = (
     *_CANDIDATES,
-    *("adaptations", "augmentations", "encoder.family", "video.format", "resources.clips_per_pass"),
+    *("adaptations", "augmentations", "encoder.family", "video.format", "video.crop", "resources.clips_per_pass"),
     *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate")),
-    *(f"trials.trial.{name}" for name in ("standardize", "score_by")),
+    *(f"trials.trial.{name}" for name in ("standardize", "score_by", "label_smoothing")),
 )
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 

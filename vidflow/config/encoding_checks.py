@@ -105,6 +105,16 @@ def _task_problems(config: Config, trial: Trial) -> Iterator[str]:
             f"{key_of(config.trials, 'feed')}: got {trial.feed} for the task masked_tokens, whose targets are stored "
             "tokens; set features"
         )
+    if trial.score_by == "clip" and trial.task == "classification" and config.video.crop == "three":
+        yield (
+            f"{key_of(config.trials, 'score_by')}: got clip with video.crop `three`, which would count each of the "
+            "three squares of a clip by itself; set video"
+        )
+    if trial.label_smoothing and trial.task != "classification":
+        yield (
+            f"{key_of(config.trials, 'label_smoothing')}: got {trial.label_smoothing} for the task {trial.task}, which "
+            "has no labels; set 0"
+        )
     adaptation = config.adaptations.get(trial.adaptation or "")
     if adaptation is not None and adaptation.interpolate_after and trial.task != "classification":
         yield (

@@ -17,7 +17,7 @@ STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2,
 
 
 _NEWER = (
-    *("feed", "adaptation", "augmentation", "encoder_rate", "readout", "score_by"),
+    *("feed", "adaptation", "augmentation", "encoder_rate", "readout", "score_by", "label_smoothing"),
     *("train_fraction", "init_from", "mask_ratio", "mask_choice", "mask_loss"),
     *("vtm_groups", "vtm_factor", "vtm_share", "token_adapter"),
 )

@@ -164,13 +164,15 @@ class Video:
     """Side of the square crop. [pixels]"""
     short_side: Annotated[int, Field(ge=8, le=2**14)] | None = None
     """Short side after resizing, at least `size`; null: `size`. Annotations want null. [pixels]"""
-    crop: Literal["center", "left", "right"] = "center"
+    crop: Literal["center", "left", "right", "three"] = "center"
     """Where the square is on the long side. Annotations want the centre.
 
     Choices:
         center: In the middle.
         left: At the left, or at the top of a picture that is higher than wide.
         right: At the right, or at the bottom.
+        three: In the middle for the training split. A clip of another split becomes three clips of its video: middle,
+            left and right. Classification wants `score_by: video`.
     """
     splits: list[str] | None = None
     """Splits whose videos are used; null: all."""
@@ -461,6 +463,8 @@ class Trial:
         mse: Mean squared error of tokens scaled to a mean square of 1.
         cosine: 1 minus the cosine.
     """
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread evenly over all classes, in the training loss only (classification)."""
     score_by: Literal["clip", "video"] = "clip"
     """What the metrics count (classification).
 
@@ -802,6 +806,11 @@ class Config:
     """MLflow."""
     resources: Resources = field(default_factory=Resources)
     """Machines."""
+
+    @property
+    def plain_split(self) -> str | None:
+        """The split whose clips show one square where those of other splits become three; None: all show one."""
+        return self.trials.splits.train if self.video.crop == "three" else None
 
 
 STAGES = ("synth", "shard", "extract", "sweep", "report")

@@ -23,6 +23,7 @@ from vidflow.models.reduction.build import PostReducer, Reducer, build_reducer
 from vidflow.models.reduction.macs import VitShape, count_macs
 from vidflow.records import StageManifest
 from vidflow.spread import spread
+from vidflow.stages.scanned_rows import SQUARES
 from vidflow.store.features import FeatureReader
 
 _COUNTED_CLIPS = 256
@@ -154,7 +155,7 @@ class TrialMacs:
     Attributes:
         forward: Of a validation clip, with merged adapters.
         training: Of a training clip, with gradients.
-        clips_per_video: Clips of a video.
+        clips_per_video: Clips of a validation video.
     """
 
     forward: float
@@ -183,7 +184,9 @@ def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
     stored = macs_up_to(resolve_depths(depths, num_blocks=shape.depth)[0]) if trial.feed == "prefix" else 0
     forward = macs_up_to(last) - stored
     sampling = config.video.sampling
-    clips_per_video = sampling.num_clips if sampling.mode == "spread" else 1
+    clips_per_video = (sampling.num_clips if sampling.mode == "spread" else 1) * (
+        len(SQUARES) if config.plain_split else 1
+    )
     if adaptation is None:
         return TrialMacs(forward=forward, training=forward, clips_per_video=clips_per_video)
     adapted = macs_up_to(last) - macs_up_to(adaptation.first_block - 1)

@@ -313,7 +313,9 @@ class Experiment:
         """Return the shard stage that the newest scans give; every file must have a scan."""
         items, rejects = self.rows
         sampling = asdict(self.config.video.sampling)
-        clips, unusable, digest = choose_kept(items, self.index.scans, self._kept, **sampling)
+        clips, unusable, digest = choose_kept(
+            items, self.index.scans, self._kept, plain_split=self.config.plain_split, **sampling
+        )
         units = cut_shards(clips, self.config.shards.clips_per_shard)
         decoders = {"decord": _version("decord"), "av": _version("av")}
         address = self._address("shard", shard_settings(self.config, digest, decoders))

@@ -137,7 +137,7 @@ class Learner:
         epoch: int,
         use: Literal["val", "test"] = "val",
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep.
+        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep, of what it counts.
 
         Args:
             indices: Positions of the clips.
@@ -159,9 +159,9 @@ class Learner:
                 losses.append(self.task.loss(predictions, batch.targets))
                 if votes is None:
                     metric.update(predictions, batch.targets)
+                    kept.add(batch, predictions)
                 else:
                     votes.add(batch.indices.tolist(), predictions, batch.targets)
-                kept.add(batch, predictions)
         loss = self._mean(losses, len(indices), batch_size)
         if not math.isfinite(loss):
             raise VidflowError(
@@ -173,7 +173,8 @@ class Learner:
             values = metric.compute()
         except ValueError as error:
             raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
-        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, kept.tensors()
+        stored = kept.tensors() if votes is None else votes.tensors()
+        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, stored
 
     def _predict_drawn(self, batch: Batch | FrameBatch, epoch: int) -> dict[str, Tensor]:
         """Predict in training, where what a core draws for a clip depends on seed, epoch and clip alone."""

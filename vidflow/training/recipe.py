@@ -78,6 +78,7 @@ def make_recipe(trial: Trial, *, embed_dim: int, num_depths: int, num_classes: i
         readout_dim=trial.readout_dim,
         readout_heads=trial.readout_heads,
         every_frame_weight=trial.every_frame_weight,
+        label_smoothing=trial.label_smoothing,
         standardize=trial.standardize,
         unmerge=trial.unmerge,
         mask_ratio=trial.mask_ratio,

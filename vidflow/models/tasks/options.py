@@ -18,6 +18,7 @@ class TaskOptions:
         readout_heads: Attention heads of the readout.
         class_token: Whether `classification` reads the class token alone, with a linear layer.
         every_frame_weight: Weight of the mean loss over all frames; the last frame's loss has weight 1. Classification.
+        label_smoothing: Share of each label that is spread evenly over all classes, in training. Classification.
         standardize: Whether tokens pass a `TokenScale`, which must then be measured or loaded, and `CameraPoseTask`
             has a batch norm in its head.
         unmerge: Whether reduced tokens are put back on the full grid of patches.
@@ -39,6 +40,7 @@ class TaskOptions:
     readout_heads: int | None = None
     class_token: bool = False
     every_frame_weight: float = 0.1
+    label_smoothing: float = 0.0
     standardize: bool = False
     unmerge: bool = True
     adapter_rank: int = 0
