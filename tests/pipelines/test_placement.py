@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.placement import Machine, check_device, check_fit, count_fitting, find_misfit, place_workers
-from vidflow.config.schema import Resources, StageResources
+from vidflow.config.schema import Resources, StageResources, TrialResources
 from vidflow.errors import ConfigError
 
 BARE = [Machine(2, 0)]
@@ -53,7 +53,7 @@ for command in sys.argv[1].split(","):
         ),
         (
             "trials",
-            Resources(trials=StageResources(num_gpus=0.4, num_cpus=3)),
+            Resources(trials=TrialResources(num_gpus=0.4, num_cpus=3)),
             WITH_GPUS,
             (0.4, "cuda", 4),
             "3 CPU and 0.4 GPU (of 2 GPUs, H100)",

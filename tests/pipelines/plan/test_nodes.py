@@ -6,7 +6,7 @@ from pipelines.placement import Machine
 from pipelines.plan.nodes import Nodes, extrapolate
 from pipelines.plan.record import StageCost
 from pipelines.plan.table import PlannedStage
-from vidflow.config.schema import Config, Resources, Shards, StageResources
+from vidflow.config.schema import Config, Resources, Shards, StageResources, TrialResources
 from vidflow.errors import ConfigError
 from vidflow.report.formats import format_seconds
 
@@ -14,7 +14,7 @@ HERE = Machine(num_cpus=2, num_gpus=0)
 CONFIG = Config(
     shards=Shards(clips_per_shard=10),
     resources=Resources(
-        shard=StageResources(num_cpus=1), extract=StageResources(num_cpus=2), trials=StageResources(num_cpus=1)
+        shard=StageResources(num_cpus=1), extract=StageResources(num_cpus=2), trials=TrialResources(num_cpus=1)
     ),
 )
 
