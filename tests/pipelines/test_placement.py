@@ -58,6 +58,21 @@ for command in sys.argv[1].split(","):
             (0.4, "cuda", 4),
             "3 CPU and 0.4 GPU (of 2 GPUs, H100)",
         ),
+        # Processes that train one trial have a GPU each, and may run on different machines.
+        (
+            "trials",
+            Resources(trials=TrialResources(workers_per_trial=2)),
+            WITH_GPUS,
+            (1, "cuda", 1),
+            "2 processes of 1 CPU and 1 GPU (of 2 GPUs, H100)",
+        ),
+        (
+            "trials",
+            Resources(trials=TrialResources(workers_per_trial=3, num_gpus=0)),
+            WITH_GPUS,
+            (0, "cpu", 6),
+            "3 processes of 1 CPU, on CPU: resources.trials.num_gpus is 0",
+        ),
     ],
 )
 def test_workers_take_gpus_where_there_are_any_and_say_why_where_not(part, resources, machines, taken, words):
