@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray.train
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from ray import tune
@@ -95,9 +94,8 @@ def run_trials(
             view.stopped.add(trial.trial_id)
 
     wait_for_room("sweep", placement)
-    number = count_workers(placement)
-    log.info("sweep: up to %d trials at a time, each %s", number, placement.words)
-    work = Work(config, features, placement, session_proof(), storage)
+    log.info("sweep: up to %d trials at a time, each %s", count_workers(placement), placement.words)
+    work = Work(config, features, placement, session_proof())
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(train, work=work), _taken(placement)),
         param_space=space,
@@ -107,8 +105,7 @@ def run_trials(
             num_samples=num_samples,
             search_alg=_optuna(config, candidates, finished) if searching else None,
             scheduler=_scheduler(config, note),
-            # Tune does not see what the processes of a trial take, so it would start trials that only wait for them.
-            max_concurrent_trials=placement.workers if placement.processes == 1 else number,
+            max_concurrent_trials=placement.workers,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -176,60 +173,39 @@ class Work(NamedTuple):
         features: Address of each feature set.
         placement: What each trial takes.
         proof: What a node must find under the root; None on a single machine.
-        storage: Folder for Ray's own files.
     """
 
     config: Config
     features: dict[str, Address]
     placement: Placement
     proof: Proof | None
-    storage: Path
 
 
 def train(settings: dict[str, Any], *, work: Work) -> None:
     """Train one trial and report every epoch to Tune, or the message of a failure that another try cannot change."""
+    trial, placement = trial_of(work.config, settings), work.placement
+    together = placement.processes > 1
     try:
-        if work.placement.processes > 1:
-            train_together(_train_rank, {"settings": settings, "work": work}, work.placement, work.storage)
-            return
-        check_here(work.proof)
-        for result in _results(trial_of(work.config, settings), work):
-            tune.report(_reported(result))
+        for result in train_together(placement, _results, trial, work) if together else _results(trial, work):
+            tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
     except VidflowError as error:
         tune.report({FAILURE: str(error)})
 
 
-def _train_rank(values: dict[str, Any]) -> None:
-    """Train a trial in one of its processes."""
-    work: Work = values["work"]
-    check_here(work.proof)
-    for result in _results(trial_of(work.config, values["settings"]), work):
-        ray.train.report(_reported(result))
-
-
-def _reported(result: EpochResult) -> dict[str, Any]:
-    return {"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics}
-
-
-def _taken(placement: Placement) -> dict[str, float]:
-    """Return what Tune takes for a trial; of several processes, Ray Train takes what they need, all or nothing."""
-    # Not nothing, which Tune refuses: one byte.
-    return (
-        {"cpu": placement.num_cpus, "gpu": placement.num_gpus} if placement.processes == 1 else {"cpu": 0, "memory": 1}
-    )
+def _taken(placement: Placement) -> tune.PlacementGroupFactory:
+    """Return what a trial takes: a bundle for each process, and nothing for the one that starts several."""
+    each = {"CPU": placement.num_cpus, "GPU": placement.num_gpus}
+    return tune.PlacementGroupFactory([each] if placement.processes == 1 else [{}, *[each] * placement.processes])
 
 
 def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
+    check_here(work.proof)
     config, features, placement = work.config, work.features, work.placement
     keep_freed_memory()
     bound_cache(config)
     torch.set_num_threads(max(1, int(placement.num_cpus)))
     address = locate_trial(config, trial, features[trial.features])
-    ranks = Ranks.current()
     device = torch.device(usable_device(placement))
-    if ranks.size > 1 and device.type == "cuda":
-        # The processes of a node see all of its GPUs that they have together; Ray Train has chosen one.
-        device = torch.device("cuda", torch.cuda.current_device())
     usage = Usage(device)
     results = run_trial(
         trial,
@@ -241,7 +217,7 @@ def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
         device=device,
         encoding=Encoding.of(config, trial),
         videos=_video_keys(config, features[trial.features]) if trial.score_by == "video" else None,
-        ranks=ranks,
+        ranks=Ranks.current(),
     )
     for result in results:
         yield replace(result, metrics={**result.metrics, **usage.read()})
