@@ -30,12 +30,13 @@ from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.roots import bound_cache
-from vidflow.config.schema import Config, Range, Scalar, Trial
-from vidflow.config.search import objective_of
+from vidflow.config.schema import AxisValue, Config, Range, Trial
+from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
 from vidflow.stages.trial_clips import open_clips, video_keys
+from vidflow.store.initial_weights import read_initial
 from vidflow.training.encoding import Encoding
 from vidflow.training.ranks import Ranks
 from vidflow.training.trial import run_trial
@@ -217,6 +218,7 @@ def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
         device=device,
         encoding=Encoding.of(config, trial),
         videos=_video_keys(config, features[trial.features]) if trial.score_by == "video" else None,
+        initial=None if trial.init_from is None else read_initial(config, trial.init_from),
         ranks=Ranks.current(),
     )
     for result in results:
@@ -232,8 +234,7 @@ def _scheduler(config: Config, note_stopped: Callable[[TuneTrial, int], None]) -
     trials = config.trials
     if trials.scheduler == "fifo":
         return FIFOScheduler()
-    epochs = trials.axes.get("epochs", [trials.trial.epochs])
-    longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
+    longest = max(trial.epochs for trial in draw_candidates(config)[0])
     return StoppingScheduler(
         note_stopped, time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest
     )
@@ -256,7 +257,7 @@ def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialRe
     return search
 
 
-def _distribution(axis: list[Scalar] | Range) -> BaseDistribution:
+def _distribution(axis: list[AxisValue] | Range) -> BaseDistribution:
     return (
         FloatDistribution(axis.low, axis.high, log=axis.log)
         if isinstance(axis, Range)

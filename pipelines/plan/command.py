@@ -221,7 +221,7 @@ def _sweep_stage(
     trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
     macs: dict[str, TrialMacs | None] = {}
-    drawn: Counter[tuple[str, str, int]] = Counter()
+    drawn: Counter[tuple[str, str, int, float]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
         if kind not in steps:
@@ -229,16 +229,16 @@ def _sweep_stage(
             features = None if trial.feed == "shards" else probes[trial.features]
             steps[kind] = probe_step(config, trial, shards, features, directory / str(len(steps)))
             macs[kind] = trial_macs(config, trial)
-        drawn[kind, _name_kind(trial), trial.epochs] += 1
+        drawn[kind, _name_kind(trial), trial.epochs, trial.train_fraction] += 1
     kinds = tuple(
         TrialKind(
             name=name,
             num_trials=count * number / len(trials),
             epochs=epochs,
-            epoch_seconds=splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
+            epoch_seconds=share * splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
             macs=macs[kind],
         )
-        for (kind, name, epochs), count in drawn.items()
+        for (kind, name, epochs, share), count in drawn.items()
     )
     cost = StageCost(
         seconds=sum(each.num_trials * each.epochs * each.epoch_seconds for each in kinds),
@@ -268,6 +268,8 @@ def _kind(config: Config, trial: Trial) -> str:
         warmup_fraction=0.0,
         grad_clip=1.0,
         epochs=1,
+        train_fraction=1.0,
+        init_from=None,
         features="" if trial.unmerge and trial.feed == "features" else trial.features,
     )
     return json.dumps([asdict(alike), config.features[trial.features].depths])

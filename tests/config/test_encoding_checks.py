@@ -50,6 +50,7 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
             ],
         ),
         ("feed=prefix features=stream adaptation=late augmentation=usual", ["`prefix`, which has no frames"]),
+        ("feed=shards task=masked_tokens", ["feed: got shards for the task masked_tokens"]),
         ("feed=shards encoder_rate=0.1", ["encoder_rate: got 0.1, but nothing of the encoder is trained"]),
         (
             "feed=shards task=depth adaptation=late adaptations.late.interpolate_after=[6]",

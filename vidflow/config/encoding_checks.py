@@ -7,6 +7,9 @@ from vidflow.config.schema import Augmentation, Config, Trial
 from vidflow.config.search import draw_candidates, key_of
 from vidflow.config.tasks import TaskName
 
+_MEANS_OVER_CLIPS: tuple[TaskName, ...] = ("classification", "masked_tokens")
+"""Tasks whose loss over a batch is the mean of those over its clips."""
+
 
 def encoding_problems(config: Config) -> list[str]:
     """Return what is wrong with feeds, adaptations, augmentations and views."""
@@ -84,7 +87,7 @@ def _prefix_problems(config: Config, trial: Trial) -> Iterator[str]:
 
 def _part_problems(config: Config, trial: Trial) -> Iterator[str]:
     """Yield why gradients of parts of a batch do not sum up to that of the batch."""
-    if trial.task != "classification":
+    if trial.task not in _MEANS_OVER_CLIPS:
         reason = f"the loss of {trial.task} is no mean over clips"
     elif trial.feed != "prefix" and trial.mix_depths and len(config.features[trial.features].depths) > 1:
         reason = "mix_depths has a batch norm over a batch"
@@ -115,6 +118,11 @@ def _task_problems(config: Config, trial: Trial) -> Iterator[str]:
         yield (
             f"{key_of(config.trials, 'score_by')}: got video for the task {trial.task}; only classes of several clips "
             "have a mean, set clip"
+        )
+    if trial.task == "masked_tokens" and trial.feed != "features":
+        yield (
+            f"{key_of(config.trials, 'feed')}: got {trial.feed} for the task masked_tokens, whose targets are stored "
+            "tokens; set features"
         )
     adaptation = config.adaptations.get(trial.adaptation or "")
     if adaptation is not None and adaptation.interpolate_after and trial.task != "classification":

@@ -23,6 +23,9 @@ Deviation = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 SplitName = Annotated[str, Field(min_length=1, max_length=4096)]
 Scalar = str | int | float | bool
+AxisValue = Scalar | None
+MaskChoice = Literal["random", "importance"]
+MaskLoss = Literal["mse", "cosine"]
 
 EncoderFamily = Literal["image", "vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 Feed = Literal["features", "prefix", "shards"]
@@ -422,6 +425,29 @@ class Trial:
     """Largest gradient norm."""
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the mean loss over all frames, which is added to the loss at the last frame (classification)."""
+    train_fraction: Share = 1.0
+    """Share of the clips of each class of the training split that are used, at least one, drawn by `seed`; smaller
+    shares are part of larger ones. Of videos with several clips, clips are drawn."""
+    init_from: str | None = None
+    """Trial whose core is the start of this one's, such as one of the task `masked_tokens`: the key of a trial under
+    `root`; a trial's folder or its `best.safetensors`, also of another root; or the id of its run in MLflow. Core,
+    width, layers and what is in front of the core must be the same. null: random weights."""
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the frames of a clip that are hidden, rounded up (masked_tokens)."""
+    mask_choice: MaskChoice = "random"
+    """Which frames are hidden (masked_tokens).
+
+    Choices:
+        random: Others in every epoch, drawn by `seed`.
+        importance: Those most similar to the frame before; what changed stays visible. Published.
+    """
+    mask_loss: MaskLoss = "mse"
+    """How a predicted token is compared with the hidden one (masked_tokens).
+
+    Choices:
+        mse: Mean squared error of tokens scaled to a mean square of 1.
+        cosine: 1 minus the cosine.
+    """
     score_by: Literal["clip", "video"] = "clip"
     """What the metrics count (classification).
 
@@ -479,7 +505,7 @@ class Trials:
     __pydantic_config__ = _STRICT
     trial: Trial = field(default_factory=Trial)
     """Settings of every trial that no axis replaces."""
-    axes: dict[str, list[Scalar] | Range] = field(default_factory=dict)
+    axes: dict[str, list[AxisValue] | Range] = field(default_factory=dict)
     """Fields of `trial` and the values they take: for each field a list, or `{low, high, log}` to draw numbers from."""
     splits: SplitNames = field(default_factory=SplitNames)
     """Names of the splits."""

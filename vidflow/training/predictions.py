@@ -50,6 +50,7 @@ class KeptPredictions:
 
         From `logits (B, T, C)`, the logits of the last frame and the class of every frame are kept for all clips. From
         others, such as `boxes (B, O, T, 4)` or `depth (B, T, H, W)`, the first 16 clips are kept, enough for pictures.
+        Of hidden tokens, the mean cosine of each hidden frame `cosines (B, h)` is kept.
         """
         predictions = answers.predictions
         indices = torch.from_numpy(np.asarray(answers.indices, dtype=np.int64))
@@ -58,6 +59,12 @@ class KeptPredictions:
             kept = {"labels": answers.targets["label"], "logits": logits[:, -1].float()}
             self._append({"indices": indices, "frame_classes": logits.argmax(-1).int(), **kept})
             return
+        if "wanted" in predictions:  # hidden tokens: how well they were predicted, not megabytes of tokens
+            predictions = {
+                "cosines": functional.cosine_similarity(
+                    predictions["tokens"].float(), predictions["wanted"].float(), dim=-1
+                ).mean(-1)
+            }
         num_more = min(len(indices), _NUM_PICTURED - self._num_kept)
         if num_more > 0:
             self._num_kept += num_more

@@ -74,6 +74,9 @@ def make_recipe(trial: Trial, *, embed_dim: int, num_depths: int, num_classes: i
         every_frame_weight=trial.every_frame_weight,
         standardize=trial.standardize,
         unmerge=trial.unmerge,
+        mask_ratio=trial.mask_ratio,
+        mask_choice=trial.mask_choice,
+        mask_loss=trial.mask_loss,
     )
 
 

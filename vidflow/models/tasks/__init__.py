@@ -8,6 +8,7 @@ from vidflow.models.tasks.box_tracking import BOX_TRACKING
 from vidflow.models.tasks.camera_pose import CAMERA_POSE
 from vidflow.models.tasks.classification import CLASSIFICATION
 from vidflow.models.tasks.depth import DEPTH
+from vidflow.models.tasks.masked_tokens import MASKED_TOKENS
 from vidflow.models.tasks.metrics.metric import Metric
 from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.point_tracking import POINT_TRACKING
@@ -28,6 +29,8 @@ def spec_of(task: TaskName) -> TaskSpec:
             return DEPTH
         case "camera_pose":
             return CAMERA_POSE
+        case "masked_tokens":
+            return MASKED_TOKENS
         case _:
             assert_never(task)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vidflow.config.schema import MaskChoice, MaskLoss
 from vidflow.models.cores.blocks import fitting_heads
 
 
@@ -25,6 +26,9 @@ class TaskOptions:
         num_frequencies: Fourier bases of box and point queries; default: 8, or 16 with `reference`.
         mixing_chunk_frames: Frames whose adapter activations are in memory at once; None is all.
         reference: Whether trackers work as published, see `BoxTrackingTask` and `PointTrackingTask`.
+        mask_ratio: Share of the frames that `masked_tokens` hides, in (0, 1).
+        mask_choice: Which frames it hides.
+        mask_loss: How it compares tokens.
     """
 
     num_depths: int = 1
@@ -41,6 +45,9 @@ class TaskOptions:
     num_frequencies: int | None = None
     mixing_chunk_frames: int | None = None
     reference: bool = False
+    mask_ratio: float = 0.5
+    mask_choice: MaskChoice = "random"
+    mask_loss: MaskLoss = "mse"
 
     def readout(self, *, dim: int = 1024, heads: int) -> tuple[int, int]:
         """Return width and heads of an attention readout.
