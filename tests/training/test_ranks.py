@@ -50,6 +50,8 @@ CONFIG = Config(
     augmentations={"lively": Augmentation(crop_area=(0.3, 1.0), color_jitter=0.4)},
     resources=Resources(clips_per_pass=2),
 )
+MASKED = replace(TRIAL, task="masked_tokens", epochs=2)
+PREFIX = replace(TRIAL, feed="prefix", adaptation="late", core="mean", epochs=2)
 SHARDS = replace(TRIAL, feed="shards", adaptation="late", augmentation="lively", core="mean", epochs=2)
 
 
@@ -95,6 +97,18 @@ def features(tmp_path_factory, feature_set):
 
 
 @pytest.fixture(scope="module")
+def stream(tmp_path_factory, feature_set):
+    """What enters the second block of the encoder."""
+    return feature_set(
+        tmp_path_factory.mktemp("stream"),
+        np.random.default_rng(2).normal(size=(12, 2, 1, 4, 64)),
+        [index % 2 for index in range(12)],
+        ["train"] * 8 + ["val"] * 4,
+        num_prefix_tokens=1,
+    )
+
+
+@pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     coarse = np.random.default_rng(0).integers(0, 256, (12, 2, 4, 4, 3), dtype=np.uint8)
     frames = coarse.repeat(8, axis=2).repeat(8, axis=3)
@@ -110,7 +124,7 @@ def _train(clips: Path, directory: Path, trial: Trial, ranks: Ranks, *, num_epoc
         directory=directory,
         key="key",
         objective=Objective("val/loss", "min"),
-        names=SplitNames() if trial.feed == "shards" else SplitNames(test="test"),
+        names=SplitNames(test="test") if trial.feed == "features" else SplitNames(),
         device="cpu",
         encoding=Encoding.of(CONFIG, trial),
         ranks=ranks,
@@ -140,9 +154,9 @@ def _train_together(size: int, store: Path, *arguments, **options) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", [TRIAL, SHARDS], ids=["features", "shards"])
-def test_two_processes_train_like_one(trial, features, shards, tmp_path):
-    clips = (shards if trial.feed == "shards" else features).directory
+@pytest.mark.parametrize("trial", [TRIAL, MASKED, PREFIX, SHARDS], ids=["features", "masked", "prefix", "shards"])
+def test_two_processes_train_like_one(trial, features, stream, shards, tmp_path):
+    clips = {"features": features, "prefix": stream, "shards": shards}[trial.feed].directory
     alone = _train(clips, tmp_path / "alone", trial, Ranks())
     _train_together(2, tmp_path / "store", clips, tmp_path / "together", trial)
     together = load_result(tmp_path / "together").history
