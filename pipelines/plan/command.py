@@ -254,8 +254,11 @@ def _sweep_stage(
         seconds=sum(each.num_trials * each.epochs * each.epoch_seconds for each in kinds),
         num_bytes=sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number,
     )
-    workers = count_workers(config.resources, "trials")
-    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=workers, kinds=kinds)
+    processes = config.resources.trials.workers_per_trial
+    workers = processes * count_workers(config.resources, "trials")
+    return PlannedStage(
+        stage="sweep", cost=cost, num_units=number, num_workers=workers, processes=processes, kinds=kinds
+    )
 
 
 def _name_kind(trial: Trial) -> str:

@@ -46,6 +46,7 @@ class PlannedStage:
         num_frames: Frames of a clip.
         tokens_per_frame: Tokens per frame of a feature set.
         gflops_per_frame: GFLOPs per frame of its encoder; 0 if it is made from cached tokens.
+        processes: Processes of each trial; `num_workers` counts them.
         num_passes: Epochs of all trials that read a feature set.
         recompute_seconds: Seconds of those passes if each of them computed the features again.
         read_seconds: Seconds of those passes if they read the features from disk, including one write.
@@ -60,6 +61,7 @@ class PlannedStage:
     num_frames: int = 1
     tokens_per_frame: float | None = None
     gflops_per_frame: float | None = None
+    processes: int = 1
     num_passes: int = 0
     recompute_seconds: float = 0.0
     read_seconds: float = 0.0
@@ -134,6 +136,7 @@ def _rows(group: Sequence[PlannedStage]) -> list[Row]:
     """Return the row of a stage, or of feature sets that are alike, and rows that explain it."""
     line = group[0]
     command, what, unit = _STAGES.get(line.stage, ("extract", _name_features(group), _CLIPS))
+    what += f", {line.processes} processes each" if line.processes > 1 else ""
     costs = [each.cost for each in group if each.cost is not None]
     num_bytes = sum(cost.num_bytes for cost in costs) if costs else sum(each.stored_bytes for each in group)
     size = format_bytes(num_bytes) if num_bytes else ""

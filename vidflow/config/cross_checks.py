@@ -36,6 +36,7 @@ _CANDIDATES = (
 _ENCODED = (
     *_CANDIDATES,
     *("adaptations", "augmentations", "encoder.family", "video.format", "video.crop", "resources.clips_per_pass"),
+    *("resources.trials", "trials.trial.batch_size", "trials.trial.mix_depths"),
     *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate")),
     *(f"trials.trial.{name}" for name in ("standardize", "score_by", "label_smoothing")),
 )

@@ -735,6 +735,16 @@ class StageResources:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResources(StageResources):
+    """As for the other stages, where a worker is what trains one trial, and its resources are those of each process."""
+
+    workers_per_trial: Count = 1
+    """Processes that train one trial together, each with `num_cpus` and `num_gpus`; with several, `num_gpus: auto` is
+    1. Each takes its part of every batch, so gradients and metrics are those of one process, up to rounding and the
+    draws of dropout. [processes]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
     """Resources of the machines. They are in no fingerprint."""
 
@@ -753,15 +763,15 @@ class Resources:
     """Scanning and decoding."""
     extract: StageResources = field(default_factory=StageResources)
     """Encoding."""
-    trials: StageResources = field(default_factory=StageResources)
+    trials: TrialResources = field(default_factory=TrialResources)
     """Training."""
     wait_for_nodes_seconds: Annotated[float, Field(ge=0)] = 600.0
     """How long to wait on a cluster for a machine that can hold a worker, as an autoscaler may bring it. [seconds]"""
     frames_per_batch: Count = 64
     """Size of a batch of the encoder. [frames]"""
     clips_per_pass: Count | None = None
-    """Clips that go through the encoder at a time in trials that run it; the gradients of a batch are summed, so fewer
-    take less memory. null: the whole batch. [clips]"""
+    """Clips that go through the encoder at a time, in each process of trials that run it; the gradients of a batch are
+    summed, so fewer take less memory. null: the whole batch. [clips]"""
     checkpointing: bool = False
     """Whether trials that run the encoder recompute its blocks backward, which takes less memory and a third more
     time."""

@@ -30,6 +30,7 @@ from vidflow.training.fit import fit
 from vidflow.training.initial import InitialWeights
 from vidflow.training.learner import seeded
 from vidflow.training.optim import Optimisation
+from vidflow.training.ranks import Ranks
 from vidflow.training.recipe import ModuleRecipe, build_module, depth_size, make_recipe, module_recipe
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
 from vidflow.video.augmented_targets import label_pairs
@@ -52,6 +53,7 @@ def run_trial(
     encoding: Encoding | None = None,
     videos: Mapping[str, str] | None = None,
     initial: InitialFile | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Iterator[EpochResult]:
     """Train or resume a trial, and yield the result of every epoch that was not done before.
 
@@ -68,6 +70,7 @@ def run_trial(
         encoding: How the encoder runs in the trial; None if it does not.
         videos: Key of a clip -> its video, for `score_by: video`.
         initial: What `init_from` names.
+        ranks: The processes that train it together; each calls this function, and yields the same results.
 
     Raises:
         VidflowError: If the clips do not fit the task, the module cannot be built, or the loss is not finite.
@@ -114,6 +117,7 @@ def run_trial(
         clips_per_pass=None if encoding is None else encoding.clips_per_pass,
         # Training clips have none, as metrics do not count them.
         videos=None if videos is None else [videos.get(clip, "") for clip in clips.keys],
+        ranks=ranks,
     )
 
 
