@@ -255,7 +255,7 @@ def probe_step(
     rounds = _ROUNDS if macs is None else 1
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     _, *epochs = run_trial(
-        replace(trial, epochs=1 + rounds, batch_size=num_clips),
+        replace(trial, epochs=1 + rounds, batch_size=num_clips, train_fraction=1.0, init_from=None),
         _probe_frames(shards, num_clips) if features is None else _probe_tokens(features, num_clips),
         directory=directory,
         key="probe",

@@ -51,6 +51,7 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
             ],
         ),
         ("feed=prefix features=stream adaptation=late augmentation=usual", ["`prefix`, which has no frames"]),
+        ("feed=shards task=masked_tokens", ["feed: got shards for the task masked_tokens"]),
         ("feed=shards encoder_rate=0.1", ["encoder_rate: got 0.1, but nothing of the encoder is trained"]),
         (
             "feed=shards task=depth adaptation=late adaptations.late.interpolate_after=[6]",
@@ -58,6 +59,18 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
         ),
         ("feed=shards task=depth resources.clips_per_pass=2", ["the loss of depth is no mean over clips"]),
         ("feed=shards features.base.depths=[3,-1] resources.clips_per_pass=2", ["mix_depths has a batch norm"]),
+        (
+            "task=depth resources.trials.workers_per_trial=2",
+            ["resources.trials.workers_per_trial: got 2, but the loss of depth is no mean over clips"],
+        ),
+        (
+            "features.base.depths=[3,-1] resources.trials.workers_per_trial=2",
+            ["resources.trials.workers_per_trial: got 2, but mix_depths has a batch norm"],
+        ),
+        (
+            "resources.trials.workers_per_trial=2 resources.trials.num_gpus=0.5",
+            ["resources.trials.num_gpus: got 0.5, but the 2 processes of a trial need a GPU each"],
+        ),
         ("feed=shards features.base.reducer.name=tome", ["features.base.reducer.name: got 'tome'"]),
         (
             "feed=shards task=camera_pose augmentation=usual augmentations.usual.crop_area=[0.1,1]",

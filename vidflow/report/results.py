@@ -58,8 +58,8 @@ class Pictured:
 
 
 def read_pictured(result: TrialResult) -> Pictured | None:
-    """Return a trial's predictions on the clips to draw, or None if it is a classifier or has no epoch."""
-    if result.best is None or _predicted_by(result) == "classes":
+    """Return a trial's predictions on the clips to draw, or None if it has none that can be drawn, or no epoch."""
+    if result.best is None or _predicted_by(result) in ("classes", "tokens"):
         return None
     tensors, _ = read_tensors(result.directory / PREDICTIONS)
     indices = tensors.pop("indices").numpy()

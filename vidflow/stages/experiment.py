@@ -49,6 +49,7 @@ from vidflow.stages.transient import Limits
 from vidflow.stages.trial_clips import open_clips, unread_features
 from vidflow.store.digests import check_once
 from vidflow.store.features import FeatureReader
+from vidflow.store.initial_weights import list_initial, read_initial
 from vidflow.store.layout import TRIAL_RESULT, exclusive, list_sizes, read_listed, store
 from vidflow.store.shard_clips import ShardClips
 from vidflow.video.manifest import manifest_digest
@@ -378,8 +379,9 @@ class Experiment:
     @functools.cached_property
     def sweep(self) -> Address:
         """Where the sweep over all feature sets is."""
+        initial = {source: read_initial(self.config, source).sha256 for source in list_initial(self.config)}
         settings = {
-            "trials": sweep_settings(self.config),
+            "trials": sweep_settings(self.config, initial),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
             "tracking": tracking_settings(self.config.tracking),
         }

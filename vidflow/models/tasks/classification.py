@@ -32,10 +32,10 @@ class ClassificationTask(Task):
         super().__init__(core, options)
         self.readout: AttentionReadout | ClassTokenReadout
         if options.class_token:
-            self.readout = ClassTokenReadout(core.embed_dim, options.num_classes)
+            self.readout = ClassTokenReadout(core.output_dim, options.num_classes)
         else:
             width, num_heads = options.readout(dim=768, heads=12)
-            self.readout = AttentionReadout(core.embed_dim, options.num_classes, width=width, num_heads=num_heads)
+            self.readout = AttentionReadout(core.output_dim, options.num_classes, width=width, num_heads=num_heads)
         self.every_frame_weight = options.every_frame_weight
         self.label_smoothing = options.label_smoothing
 
