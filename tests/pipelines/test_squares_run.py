@@ -30,7 +30,7 @@ def write_videos(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_three_squares_are_answered_as_one_video_from_the_command_to_the_page(in_one_ray, tmp_path):
     write_videos(tmp_path / "videos")
     path = tmp_path / "squares.yaml"

@@ -138,7 +138,8 @@ def task_of(result: TrialResult) -> TaskName:
 
 def can_stream(result: TrialResult) -> bool:
     """Whether the core of a trial can run frame by frame, as `vidflow predict` does."""
-    return result.settings["core"] != "vtm" or set(result.settings["vtm_groups"] or ()) == {1}
+    settings = result.settings
+    return settings["core"] != "vtm" or set(cast(tuple[int, ...], settings["vtm_groups"] or ())) == {1}
 
 
 def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskName = "classification") -> str:
