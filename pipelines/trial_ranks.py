@@ -80,6 +80,7 @@ def train_together(placement: Placement, train: Callable[..., Iterator[Any]], *a
         ChildProcessError: If a process has died.
     """
     group = ray.util.get_current_placement_group()
+    assert group is not None  # of Tune
     processes: list[Any] = [
         ray.remote(_Process)
         .options(
