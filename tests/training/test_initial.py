@@ -181,6 +181,7 @@ def test_sources_that_are_no_finished_trial_are_refused(pretrained, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     for source, message in (
         ("0" * 16, "no such trial; wanted the key of a finished trial in"),
+        (str(tmp_path), "no such trial"),
         (str(tmp_path / "open"), "not finished"),
         (str(tmp_path / "other.safetensors"), r"is not the best\.safetensors of one"),
     ):
