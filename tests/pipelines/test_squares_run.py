@@ -36,6 +36,7 @@ def test_three_squares_are_answered_as_one_video_from_the_command_to_the_page(in
     path = tmp_path / "squares.yaml"
     path.write_text(TINY.format(root=tmp_path / "root") + MORE)
     given = [f"video.manifest={tmp_path / 'videos'}", "video.crop=three", "trials.axes.core=[mean]"]
+    given += ["features.base.depths=[-1]"]  # so that the adapted blocks are before the tapped one
     given += ["video.sampling={mode: spread, num_frames: 4, num_clips: 2}"]
     refused = in_one_ray("run", path, *given)
     assert (refused.returncode, "score_by: got clip with video.crop `three`" in refused.stderr) == (2, True)
