@@ -60,7 +60,7 @@ def test_three_squares_are_answered_as_one_video_from_the_command_to_the_page(in
     assert measured.returncode == 0, measured.stderr
     assert "60 clips of 10 videos" in measured.stdout
     assert float(re.search(r"top1 +([0-9.]+)", measured.stdout)[1]) == pytest.approx(best["val/top1"], rel=1e-5)
-    again = in_one_ray("verify", path, *given, "--deep", "84")
+    again = in_one_ray("verify", "--deep", "84", path, *given)
     assert again.returncode == 0, again.stdout + again.stderr
     # Frames of the same shards, without features.
     done = in_one_ray("run", path, *given, "trials.trial.feed=shards", "trials.trial.adaptation=late")
