@@ -65,7 +65,7 @@ def test_two_processes_per_trial_train_like_one(prepared, vidflow, tmp_path, fee
 def _processes_of_trials(command: int) -> list[int]:
     """Return the processes that train, without those that start them."""
     below = psutil.Process(command).children(recursive=True)
-    return sorted(each.pid for each in below if "_Process.train" in " ".join(each.cmdline()))
+    return sorted(each.pid for each in below if "ray::_Process" in " ".join(each.cmdline()))
 
 
 @pytest.mark.slow
