@@ -60,9 +60,9 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     # Imported here, because it takes seconds.
     from vidflow.models.encoder import patch_size_of, shape_of, skeleton
     from vidflow.models.encoder.adapted import adaptation_problems
-    from vidflow.models.encoder.checks import check_encoder, merged_problems
+    from vidflow.models.encoder.checks import check_encoder, frames_left, merged_problems
     from vidflow.models.encoder.hub import check_hub
-    from vidflow.training.checks import find_encoding_problems, find_module_problems
+    from vidflow.training.checks import find_encoding_problems, find_group_problems, find_module_problems
 
     encoder, num_frames = config.encoder, config.video.sampling.num_frames
     problems = _problems_of(
@@ -87,6 +87,7 @@ def _check(config: Config, even: Sequence[str], with_trials: bool) -> tuple[list
     if with_trials:
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
         problems += dict.fromkeys(find_encoding_problems(config)) if not problems else []
+        problems += dict.fromkeys(find_group_problems(config, num_frames=frames_left(config))) if not problems else []
         problems += _class_token_problems(config, has_one=vit.cls_token is not None)
     if problems:
         return problems, None
@@ -103,7 +104,7 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
     from vidflow.models.encoder.configured import video_recipe
     from vidflow.models.encoder.video.checks import video_problems
     from vidflow.models.encoder.video.loaded import outline_of
-    from vidflow.training.checks import find_module_problems
+    from vidflow.training.checks import find_group_problems, find_module_problems
 
     recipe = video_recipe(config.encoder)
     tasks = sorted({trial.task for trial in draw_candidates(config)[0]}) if with_trials else []
@@ -116,6 +117,9 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
         num_depths = dict.fromkeys(config.features, 1)
         problems += find_module_problems(config, embed_dim=shape.embed_dim, num_depths=num_depths)
         problems += _class_token_problems(config, has_one=shape.num_prefix > 0)
+        problems += dict.fromkeys(
+            find_group_problems(config, num_frames=config.video.sampling.num_frames // geometry.tubelet)
+        )
     if problems:
         return problems, None
     num_windows = config.video.sampling.num_frames // geometry.num_frames
@@ -129,7 +133,9 @@ def _check_video(config: Config, with_trials: bool) -> tuple[list[str], ModelSiz
 
 def _class_token_problems(config: Config, *, has_one: bool) -> list[str]:
     """Return a problem if a trial reads the class token of an encoder that has none."""
-    if has_one or all(trial.readout != "class_token" for trial in draw_candidates(config)[0]):
+    from vidflow.training.recipe import reads_class_token
+
+    if has_one or not any(map(reads_class_token, draw_candidates(config)[0])):
         return []
     return [
         f"{key_of(config.trials, 'readout')}: got `class_token`, but {encoder_title(config.encoder)} has none; use "

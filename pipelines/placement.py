@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from vidflow.config.schema import Config, Resources
+from vidflow.config.schema import Config, Resources, TrialResources
 from vidflow.errors import ConfigError, VidflowError
 
 Part = Literal["shard", "extract", "trials"]
@@ -46,8 +46,9 @@ class Placement:
 
     Attributes:
         part: The section of `resources`.
-        num_cpus: CPU cores.
-        num_gpus: GPUs, or a share of one.
+        num_cpus: CPU cores of each process.
+        num_gpus: GPUs of each process, or a share of one.
+        processes: Processes of a worker, which may run on different machines; 1 except for `trials`.
         workers: Largest number of workers; None is as many as fit.
         attempts: How often a unit of work is tried if its worker dies.
         wait_seconds: How long workers wait for a machine that can hold one.
@@ -58,6 +59,7 @@ class Placement:
     part: Part
     num_cpus: float
     num_gpus: float
+    processes: int = 1
     workers: int | None
     attempts: int
     wait_seconds: float = 0.0
@@ -68,22 +70,25 @@ class Placement:
 def place_workers(resources: Resources, part: Part, machines: Sequence[Machine]) -> Placement:
     """Return what each worker of a part takes on these machines."""
     own = getattr(resources, part)
-    num_gpus = own.num_gpus if own.num_gpus != "auto" else _choose_gpus(resources, part, machines)
+    processes = own.workers_per_trial if isinstance(own, TrialResources) else 1
+    num_gpus = own.num_gpus if own.num_gpus != "auto" else _choose_gpus(resources, part, machines, processes)
+    each = f"{own.num_cpus:g} CPU{_describe_gpus(resources, part, num_gpus, machines)}"
     return Placement(
         part=part,
         num_cpus=own.num_cpus,
         num_gpus=num_gpus,
+        processes=processes,
         workers=own.workers,
         attempts=own.attempts,
         wait_seconds=resources.wait_for_nodes_seconds,
         device="cuda" if num_gpus and resources.device != "cpu" else "cpu",
-        words=f"{own.num_cpus:g} CPU{_describe_gpus(resources, part, num_gpus, machines)}",
+        words=f"{processes} processes of {each}" if processes > 1 else each,
     )
 
 
 def count_fitting(placement: Placement, machines: Sequence[Machine]) -> int:
     """Return how many workers fit on the machines at the same time."""
-    return sum(_count_on(placement, machine) for machine in machines)
+    return sum(_count_on(placement, machine) for machine in machines) // placement.processes
 
 
 def check_fit(placement: Placement, machines: Sequence[Machine], resources: Resources) -> None:
@@ -119,9 +124,13 @@ def find_misfit(placement: Placement, machines: Sequence[Machine]) -> str:
     largest = (
         ", ".join(f"{each.num_cpus:g} CPU and {each.num_gpus:g} GPU" for each in dict.fromkeys(machines)) or "none"
     )
-    name = "num_gpus" if placement.num_gpus > max((each.num_gpus for each in machines), default=0) else "num_cpus"
+    if any(_count_on(placement, each) for each in machines):
+        name = "workers_per_trial"
+    else:
+        name = "num_gpus" if placement.num_gpus > max((each.num_gpus for each in machines), default=0) else "num_cpus"
+    times = f"{placement.processes} times " if placement.processes > 1 else ""
     return (
-        f"resources.{placement.part}.{name}: no worker fits, each takes {placement.num_cpus:g} CPU and "
+        f"resources.{placement.part}.{name}: no worker fits, each takes {times}{placement.num_cpus:g} CPU and "
         f"{placement.num_gpus:g} GPU; the machines have {largest}"
     )
 
@@ -155,12 +164,13 @@ def this_machine() -> list[Machine]:
     return [Machine(num_cpus=os.cpu_count() or 1, num_gpus=len(gpus), gpu=gpus[0] if gpus else "")]
 
 
-def _choose_gpus(resources: Resources, part: Part, machines: Sequence[Machine]) -> float:
+def _choose_gpus(resources: Resources, part: Part, machines: Sequence[Machine], processes: int) -> float:
     # A GPU that is asked for by name may be one that the cluster does not have yet.
     is_wanted = resources.device == "cuda" or (resources.device == "auto" and _sum_gpus(machines) > 0)
     if part == "shard" or not is_wanted:
         return 0.0
-    return 1.0 if part == "extract" else _TRIAL_SHARE
+    # Processes that work together need a GPU each.
+    return 1.0 if part == "extract" or processes > 1 else _TRIAL_SHARE
 
 
 def _describe_gpus(resources: Resources, part: Part, num_gpus: float, machines: Sequence[Machine]) -> str:

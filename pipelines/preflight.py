@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pipelines import machine_checks, progress
+from pipelines.initial_weights import find_unfit_weights
 from pipelines.model_checks import check_models
 from vidflow.config.cross_checks import writing_problem
 from vidflow.config.load import Draft
@@ -173,6 +174,11 @@ CHECKS = (
     ),
     Check(_MODELS - {"sweep"}, ("encoder.family", "encoder.weights"), _check_weights),
     Check(_MODELS, ("encoder", "features", "adaptations", "video.sampling"), _check_models),
+    Check(
+        frozenset({"sweep", "plan"}),
+        ("root", "encoder", "features", "trials.axes", "trials.trial.init_from", *_MODULE),
+        _of(find_unfit_weights),
+    ),
     Check(
         frozenset({"sweep", "plan", "bench"}),
         ("video.manifest", "video.video_root", "trials.trial.task", "trials.axes"),

@@ -7,6 +7,7 @@ from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import manifest_seal
 from vidflow.stages.reject_limit import built_rejects, limit_problem
+from vidflow.store.initial_weights import has_initial
 
 
 def describe(experiment: Experiment) -> str:
@@ -60,8 +61,9 @@ def _locate_stages(experiment: Experiment) -> dict[str, dict[str, Address] | Non
     if (work := experiment.shards) is not None:
         stages["shard"] = {"": work.address}
         stages["extract"] = experiment.stored_features
-        stages["sweep"] = {"": experiment.sweep}
-        stages["report"] = {"": experiment.report}
+        if has_initial(experiment.config):
+            stages["sweep"] = {"": experiment.sweep}
+            stages["report"] = {"": experiment.report}
     return stages
 
 

@@ -78,14 +78,16 @@ def wait_for_room(name: str, placement: Placement) -> None:
     """
     if not find_misfit(placement, list_machines()):
         return
-    demand: Any = ray.remote(_Demand).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus).remote()
+    process = ray.remote(_Demand).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
+    demands: list[Any] = [process.remote() for _ in range(placement.processes)]
     watch = RoomWatch(name, placement)
     try:
         while find_misfit(placement, list_machines()):
             watch.look()
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     finally:
-        ray.kill(demand)
+        for demand in demands:
+            ray.kill(demand)
 
 
 __all__ = ["RoomWatch", "wait_for_room"]

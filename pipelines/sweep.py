@@ -192,7 +192,8 @@ class Sweep:
 
     def _commit(self, results: Sequence[TrialResult], wall_seconds: float) -> None:
         failed = [result for result in results if result.status == "failed"]
-        worker_seconds = sum(epoch.seconds for result in results for epoch in result.history)
+        seconds = sum(epoch.seconds for result in results for epoch in result.history)
+        worker_seconds = seconds * self._config.resources.trials.workers_per_trial
         num_bytes = sum(sum(list_sizes(result.directory).values()) for result in results)
         taken = StageCost(seconds=worker_seconds, num_bytes=num_bytes)
         plan = {} if failed else compare_with_plan(self._experiment, taken)

@@ -27,6 +27,9 @@ from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
+from vidflow.stages.trained import TRIALS, predict_command, read_sweeps
+from vidflow.stages.trial_clips import scored_videos
+from vidflow.store.initial_weights import InitialFile, read_initial, run_file
 from vidflow.store.layout import TRIAL_RESULT, fetch
 from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, SweepIds, Tracker, name_run, page_of
 from vidflow.training.baselines import baseline_metrics
@@ -42,6 +45,8 @@ MODEL_CODE = ModelCode(
 # Always shown in the table of runs, beside the axes of the search.
 _COLUMNS = ("core", "features", "seed")
 _NOTE = "mlflow.note.content"
+INIT = "vidflow.init_from"
+"""Prefix of the tags that say from which trial's weights a trial started."""
 
 
 class SweepRuns:
@@ -108,7 +113,7 @@ class SweepRuns:
                 key,
                 name=self.name(trial),
                 params=asdict(trial),
-                tags=self._source,
+                tags={**self._source, **self._origin(trial)},
                 datasets=[self._data[trial.features]],
             )
         return self._opened[key]
@@ -191,6 +196,14 @@ class SweepRuns:
             tags["mlflow.user"] = getpass.getuser()
         return tags
 
+    def _origin(self, trial: Trial) -> dict[str, str]:
+        """Return the tags that say from which trial's weights a trial starts; none if they are random."""
+        if trial.init_from is None:
+            return {}
+        start = read_initial(self._config, trial.init_from)
+        run = trial.init_from if start.path == run_file(self._config, trial.init_from) else _run_of(start)
+        return {f"{INIT}.trial": start.trial, f"{INIT}.sha256": start.sha256, **({f"{INIT}.run": run} if run else {})}
+
     def _describe(self, best: Mapping[TaskName, TrialResult] | None = None) -> str:
         """Return the description of the parent run as Markdown: what it is, data, best trial, report, commands."""
         lines = [self._best_line(task, result) for task, result in best.items()] if best else ["- Trials are running."]
@@ -223,13 +236,14 @@ class SweepRuns:
         without = f"; {baseline:.3f} without looking at the frames" if baseline is not None else ""
         link = f"[{self._names[result.key]}](#{page_of(name_run(self._tracker.sweep, result.key))})"
         score = f"`{metric}` {result.best.metrics[metric]:.3f} after epoch {result.best.epoch}{without}"
-        return f"- Best trial ({task}): {link}, {score}. Use it: `vidflow predict {result.directory} VIDEO`"
+        return f"- Best trial ({task}): {link}, {score}. Use it: `{predict_command(str(result.directory), task=task)}`"
 
     def _measure_baseline(self, trial: Trial) -> None:
         """Measure a task's trivial answer, once because all trials share clips and truth."""
         if trial.task not in self.baselines:
             clips = self._experiment.clips_of(trial.features, trial.feed)
-            self.baselines[trial.task] = baseline_metrics(trial.task, clips, self._experiment.config.trials.splits)
+            videos = scored_videos(self._config, trial, self._experiment.features[trial.features])
+            self.baselines[trial.task] = baseline_metrics(trial.task, clips, self._config.trials.splits, videos=videos)
 
     def _log_confusion(self, run: str, result: TrialResult) -> None:
         classified = read_classified(result)
@@ -247,6 +261,15 @@ def model_columns(task: TaskName) -> ModelColumns:
         optional=["queries"],
         outputs={"path": "string", "index": "long", "pts_seconds": "double", predicts: "any"},
     )
+
+
+def _run_of(start: InitialFile) -> str:
+    """Return the run in MLflow of a trial in the root of any experiment; empty if no sweep there records it."""
+    folder = start.path.parent
+    if folder.parent.name != TRIALS:
+        return ""
+    runs = (sweep.runs.get(folder.name, "") for sweep in read_sweeps(folder.parent.parent))
+    return next(filter(None, runs), "")
 
 
 def _feature_data(experiment: Experiment, name: str) -> FeatureData:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -25,17 +25,20 @@ from pipelines.ray_pool import log
 from pipelines.ray_session import count_workers, place
 from pipelines.room import wait_for_room
 from pipelines.shared_root import Proof, check_here, session_proof
+from pipelines.trial_ranks import train_together
 from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from vidflow.allocator import keep_freed_memory
 from vidflow.config.roots import bound_cache
-from vidflow.config.schema import Config, Range, Scalar, Trial
-from vidflow.config.search import objective_of
+from vidflow.config.schema import AxisValue, Config, Range, Trial
+from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.trial_clips import open_clips, video_keys
+from vidflow.stages.trial_clips import open_clips, scored_videos
+from vidflow.store.initial_weights import read_initial
 from vidflow.training.encoding import Encoding
+from vidflow.training.ranks import Ranks
 from vidflow.training.trial import run_trial
 
 
@@ -93,11 +96,9 @@ def run_trials(
 
     wait_for_room("sweep", placement)
     log.info("sweep: up to %d trials at a time, each %s", count_workers(placement), placement.words)
+    work = Work(config, features, placement, session_proof())
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(train, config=config, features=features, placement=placement, proof=session_proof()),
-            {"cpu": placement.num_cpus, "gpu": placement.num_gpus},
-        ),
+        tune.with_resources(tune.with_parameters(train, work=work), _taken(placement)),
         param_space=space,
         tune_config=tune.TuneConfig(
             metric=metric,
@@ -165,24 +166,42 @@ class StoppingScheduler(AsyncHyperBandScheduler):
         return decision
 
 
-def train(
-    settings: dict[str, Any],
-    *,
-    config: Config,
-    features: dict[str, Address],
-    placement: Placement,
-    proof: Proof | None = None,
-) -> None:
+class Work(NamedTuple):
+    """What all trials of a sweep get.
+
+    Attributes:
+        config: The experiment.
+        features: Address of each feature set.
+        placement: What each trial takes.
+        proof: What a node must find under the root; None on a single machine.
+    """
+
+    config: Config
+    features: dict[str, Address]
+    placement: Placement
+    proof: Proof | None
+
+
+def train(settings: dict[str, Any], *, work: Work) -> None:
     """Train one trial and report every epoch to Tune, or the message of a failure that another try cannot change."""
+    trial, placement = trial_of(work.config, settings), work.placement
+    together = placement.processes > 1
     try:
-        check_here(proof)
-        for result in _results(trial_of(config, settings), config, features, placement):
+        for result in train_together(placement, _results, trial, work) if together else _results(trial, work):
             tune.report({"epoch": result.epoch, "seconds": result.seconds, "is_best": result.is_best, **result.metrics})
     except VidflowError as error:
         tune.report({FAILURE: str(error)})
 
 
-def _results(trial: Trial, config: Config, features: dict[str, Address], placement: Placement) -> Iterator[EpochResult]:
+def _taken(placement: Placement) -> tune.PlacementGroupFactory:
+    """Return what a trial takes: a bundle for each process, and nothing for the one that starts several."""
+    each = {"CPU": placement.num_cpus, "GPU": placement.num_gpus}
+    return tune.PlacementGroupFactory([each] if placement.processes == 1 else [{}, *[each] * placement.processes])
+
+
+def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
+    check_here(work.proof)
+    config, features, placement = work.config, work.features, work.placement
     keep_freed_memory()
     bound_cache(config)
     torch.set_num_threads(max(1, int(placement.num_cpus)))
@@ -198,23 +217,19 @@ def _results(trial: Trial, config: Config, features: dict[str, Address], placeme
         names=config.trials.splits,
         device=device,
         encoding=Encoding.of(config, trial),
-        videos=_video_keys(config, features[trial.features]) if trial.score_by == "video" else None,
+        videos=scored_videos(config, trial, features[trial.features]),
+        initial=None if trial.init_from is None else read_initial(config, trial.init_from),
+        ranks=Ranks.current(),
     )
     for result in results:
         yield replace(result, metrics={**result.metrics, **usage.read()})
-
-
-def _video_keys(config: Config, features: Address) -> dict[str, str]:
-    splits = config.trials.splits
-    return video_keys(Path(config.root), features, [split for split in (splits.val, splits.test) if split is not None])
 
 
 def _scheduler(config: Config, note_stopped: Callable[[TuneTrial, int], None]) -> TrialScheduler:
     trials = config.trials
     if trials.scheduler == "fifo":
         return FIFOScheduler()
-    epochs = trials.axes.get("epochs", [trials.trial.epochs])
-    longest = int(epochs.high) if isinstance(epochs, Range) else max(int(value) for value in epochs)
+    longest = max(trial.epochs for trial in draw_candidates(config)[0])
     return StoppingScheduler(
         note_stopped, time_attr="epoch", grace_period=min(trials.asha_grace_epochs, longest), max_t=longest
     )
@@ -237,7 +252,7 @@ def _optuna(config: Config, started: Sequence[Trial], finished: Sequence[TrialRe
     return search
 
 
-def _distribution(axis: list[Scalar] | Range) -> BaseDistribution:
+def _distribution(axis: list[AxisValue] | Range) -> BaseDistribution:
     return (
         FloatDistribution(axis.low, axis.high, log=axis.log)
         if isinstance(axis, Range)

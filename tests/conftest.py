@@ -14,10 +14,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # would keep the others waiting.
 LONGEST = (
     "pipelines/test_run.py",
-    "pipelines/plan/test_plan.py",
     "test_house.py",
-    "pipelines/test_shards_again.py",
     "models/encoder/test_reduced_vit.py",
+    "pipelines/plan/test_plan.py",
+    "pipelines/test_shards_again.py",
     "pipelines/test_predict_command.py",
     "pipelines/test_entry.py",
     "pipelines/bench/test_bench.py",

@@ -19,16 +19,14 @@ from vidflow.config.encoder import encoder_title
 from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import draw_candidates
-from vidflow.config.tasks import facts_of
 from vidflow.stages.clips import ChosenClip
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
 from vidflow.stages.extract import Extractor
 from vidflow.store.features import FeatureReader, clip_order
-from vidflow.training.batches import iterate_batches
-from vidflow.training.feeds import StoredFeed
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer
 from vidflow.training.recipe import build_module, module_recipe
+from vidflow.training.trial import stored_feed
 
 # Number of clips in a round, in whole batches; their time per clip is taken as that of the epoch.
 _NUM_TRAINED = 320
@@ -179,32 +177,16 @@ class _Training:
         with seeded(trial.seed, 0, torch.device("cpu")):
             task = build_module(module_recipe(trial, reader)).to(device)
         self._trial, self._order = trial, order
+        feed = stored_feed(trial, reader, task, device)
         self._learner = Learner(
             key="bench",
             module=task,
             optimizer=build_optimizer(task, weight_decay=trial.weight_decay),
-            feed=StoredFeed(
-                clips=reader,
-                device=device,
-                num_depths=task.num_depths,
-                arrays=facts_of(trial.task).annotations,
-                unmerged=task.unmerges,
-                seed=trial.seed,
-            ),
+            feed=feed,
             optimisation=Optimisation.of(trial),
             device=device,
         )
-        self._batches = list(
-            iterate_batches(
-                reader,
-                order,
-                batch_size=trial.batch_size,
-                device=device,
-                num_depths=task.num_depths,
-                arrays=facts_of(trial.task).annotations,
-                unmerged=task.unmerges,
-            )
-        )
+        self._batches = list(feed.batches(order, batch_size=trial.batch_size, epoch=1))
 
     def from_cache(self) -> None:
         """Train as a trial does."""

@@ -32,10 +32,8 @@ from pipelines.bench.clock import (
 )
 from pipelines.bench.scan import measure_scan
 from vidflow.config.schema import Config, CoreName, Trial
-from vidflow.models.encoder import shape_of, skeleton
-from vidflow.models.encoder.configured import video_recipe
-from vidflow.models.encoder.video.loaded import outline_of
 from vidflow.models.tasks import Task
+from vidflow.stages.cost import token_sizes
 from vidflow.training.batches import Batch
 from vidflow.training.optim import Precision, autocast, build_optimizer, step_optimizer
 from vidflow.training.recipe import ModuleRecipe, build_module
@@ -124,7 +122,7 @@ def measure_cores(config: Config) -> Iterator[str]:
 def sizes_of(config: Config) -> CoreSizes:
     """Return the sizes of the tokens that the config's trial is trained on, without token reduction."""
     trial = config.trials.trial
-    num_frames, num_patches, num_prefix, embed_dim = _token_sizes(config)
+    num_frames, num_patches, num_prefix, embed_dim = token_sizes(config)
     return CoreSizes(
         num_frames=num_frames,
         num_depths=len(config.features[trial.features].depths) if trial.mix_depths else 1,
@@ -132,16 +130,6 @@ def sizes_of(config: Config) -> CoreSizes:
         num_prefix=num_prefix,
         embed_dim=embed_dim,
     )
-
-
-def _token_sizes(config: Config) -> tuple[int, int, int, int]:
-    """Return output frames of a clip, patches and prefix tokens of each, and the width of a token."""
-    num_frames = config.video.sampling.num_frames
-    if config.encoder.family == "image":
-        shape = shape_of(skeleton(config.encoder.name, config.encoder.img_size))
-        return num_frames, shape.num_patches, shape.num_prefix, shape.embed_dim
-    geometry, clip = outline_of(video_recipe(config.encoder))
-    return num_frames // geometry.tubelet, clip.num_patches // clip.grid[0], clip.num_prefix, clip.embed_dim
 
 
 def measure_core(
@@ -220,6 +208,8 @@ def _build(core: CoreName, trial: Trial, sizes: CoreSizes) -> Task:
             embed_dim=sizes.embed_dim,
             num_layers=trial.num_layers,
             num_heads=trial.num_heads,
+            # Longer groups cannot be streamed.
+            vtm_groups=(1, 1, 1),
             num_depths=sizes.num_depths,
             num_classes=_NUM_CLASSES,
             readout_dim=trial.readout_dim,

@@ -93,7 +93,7 @@ class TrialBench:
         trial, directory = job
         started = time.perf_counter()
         results = run_trial(
-            trial,
+            replace(trial, init_from=None),
             FeatureReader(self._features[trial.features].directory),
             directory=directory,
             key="bench",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipelines.placement import Part, count_fitting, place_workers, this_machine
+from pipelines.plan.core_cost import CoreMacs, core_macs
 from pipelines.plan.measure import (
     DiskSpeed,
     FeatureProbe,
@@ -31,6 +32,7 @@ from vidflow.config.search import draw_candidates
 from vidflow.records import StageManifest
 from vidflow.stages.cost import TrialMacs, trial_macs
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
+from vidflow.stages.scanned_rows import SQUARES
 from vidflow.stages.trial_clips import unread_features
 from vidflow.store.layout import publish_json
 
@@ -118,6 +120,10 @@ def _count(experiment: Experiment, shards: ShardProbe) -> Splits:
         clips, per_video = Counter(work.clips.splits), 1.0
     else:
         clips, per_video = Counter(videos), shards.clips_per_video
+        plain = experiment.config.plain_split
+        clips = Counter(
+            {name: number * (1 if plain in (None, name) else len(SQUARES)) for name, number in clips.items()}
+        )
     return Splits(
         num_videos=len(videos),
         num_unscanned=num_unscanned,
@@ -221,7 +227,8 @@ def _sweep_stage(
     trials, number = draw_candidates(config)[0], num_trials(config)
     steps: dict[str, StepTime] = {}
     macs: dict[str, TrialMacs | None] = {}
-    drawn: Counter[tuple[str, str, int]] = Counter()
+    of_cores: dict[str, CoreMacs | None] = {}
+    drawn: Counter[tuple[str, str, int, float]] = Counter()
     for trial in trials:
         kind = _kind(config, trial)
         if kind not in steps:
@@ -229,30 +236,37 @@ def _sweep_stage(
             features = None if trial.feed == "shards" else probes[trial.features]
             steps[kind] = probe_step(config, trial, shards, features, directory / str(len(steps)))
             macs[kind] = trial_macs(config, trial)
-        drawn[kind, _name_kind(trial), trial.epochs] += 1
+            stored = None if features is None or trial.unmerge else features.tokens_per_frame
+            of_cores[kind] = core_macs(config, trial, stored_tokens=stored)
+        drawn[kind, _name_kind(trial), trial.epochs, trial.train_fraction] += 1
     kinds = tuple(
         TrialKind(
             name=name,
             num_trials=count * number / len(trials),
             epochs=epochs,
-            epoch_seconds=splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
+            epoch_seconds=share * splits.num_train * steps[kind].train + splits.num_val * steps[kind].validate,
             macs=macs[kind],
+            core_macs=of_cores[kind],
         )
-        for (kind, name, epochs), count in drawn.items()
+        for (kind, name, epochs, share), count in drawn.items()
     )
     cost = StageCost(
         seconds=sum(each.num_trials * each.epochs * each.epoch_seconds for each in kinds),
         num_bytes=sum(file.stat().st_size for file in directory.glob("*/*")) / max(1, len(steps)) * number,
     )
-    workers = count_workers(config.resources, "trials")
-    return PlannedStage(stage="sweep", cost=cost, num_units=number, num_workers=workers, kinds=kinds)
+    processes = config.resources.trials.workers_per_trial
+    workers = processes * count_workers(config.resources, "trials")
+    return PlannedStage(
+        stage="sweep", cost=cost, num_units=number, num_workers=workers, processes=processes, kinds=kinds
+    )
 
 
 def _name_kind(trial: Trial) -> str:
     """Return what is printed of trials that cost the same."""
+    name = trial.core + (", adapter" if trial.token_adapter else "")
     if trial.feed != "features":
-        return f"{trial.core} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
-    return trial.core if trial.unmerge else f"{trial.core} on {trial.features}"
+        return f"{name} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
+    return name if trial.unmerge else f"{name} on {trial.features}"
 
 
 def _kind(config: Config, trial: Trial) -> str:
@@ -265,6 +279,8 @@ def _kind(config: Config, trial: Trial) -> str:
         warmup_fraction=0.0,
         grad_clip=1.0,
         epochs=1,
+        train_fraction=1.0,
+        init_from=None,
         features="" if trial.unmerge and trial.feed == "features" else trial.features,
     )
     return json.dumps([asdict(alike), config.features[trial.features].depths])

@@ -112,7 +112,7 @@ class ShardProbe:
     Attributes:
         scan_seconds: Seconds per video to scan.
         rate: Cost per clip to decode and pack.
-        clips_per_video: Clips per video.
+        clips_per_video: Clips per video; three squares of one count once.
         directory: Folder of the shards.
         entries: Two shards: one with a clip for warm-up, and one with the other clips.
         class_names: Class names of all rows of the manifest.
@@ -177,7 +177,9 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     scanned = scan(paths[:1])
     rounds = [_timed(lambda: scan(paths[1:])) for _ in range(_ROUNDS)]
     scan_seconds, rows = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
-    clips, rejects = choose_clips(items, Scans.of([*scanned, *rows]), **asdict(config.video.sampling))
+    clips, rejects = choose_clips(
+        items, Scans.of([*scanned, *rows]), plain_split=config.plain_split, **asdict(config.video.sampling)
+    )
     if not clips:
         raise VidflowError(f"none of {len(items)} videos looked at can be used: {rejects[0].message}")
     build = build_shard_builder(config, directory)()
@@ -189,7 +191,7 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     return ShardProbe(
         scan_seconds=scan_seconds * len(paths) / max(1, len(rows)) / len(items),
         rate=Rate(seconds=entry.seconds / entry.num_clips, num_bytes=num_bytes / entry.num_clips),
-        clips_per_video=len(clips) / len(items),
+        clips_per_video=sum(clip.crop in (None, "center") for clip in clips) / len(items),
         directory=directory,
         entries=(warm, entry),
         class_names=tuple(list_class_names(items)),
@@ -253,7 +255,7 @@ def probe_step(
     rounds = _ROUNDS if macs is None else 1
     torch.set_num_threads(max(1, int(config.resources.trials.num_cpus)))
     _, *epochs = run_trial(
-        replace(trial, epochs=1 + rounds, batch_size=num_clips),
+        replace(trial, epochs=1 + rounds, batch_size=num_clips, train_fraction=1.0, init_from=None),
         _probe_frames(shards, num_clips) if features is None else _probe_tokens(features, num_clips),
         directory=directory,
         key="probe",

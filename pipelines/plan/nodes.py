@@ -63,7 +63,7 @@ def extrapolate(stages: Sequence[PlannedStage], config: Config, machines: Sequen
         check_fit(placement, machines, config.resources)
         units, fitting = _num_units(line, config), count_fitting(placement, machines)
         workers = min(units, placement.workers or fitting, fitting)
-        wall = line.cost.seconds / units * -(-units // workers)
+        wall = line.cost.seconds / placement.processes / units * -(-units // workers)
         total += wall
         rows.append(
             (line.stage, format_seconds(wall), f"{workers} worker{'s' * (workers > 1)}, {units:,} {_UNITS[part]}")

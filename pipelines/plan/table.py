@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.plan.core_cost import CoreMacs
 from pipelines.plan.measure import DiskSpeed
 from pipelines.plan.record import StageCost
 from vidflow.report.formats import format_bytes, format_seconds
@@ -21,6 +22,7 @@ class TrialKind:
         epochs: Epochs of each.
         epoch_seconds: Worker seconds of an epoch.
         macs: What the encoder takes in them; None if it does not run.
+        core_macs: What VTM and the adapter in front of a core take; None if they have neither.
     """
 
     name: str
@@ -28,6 +30,7 @@ class TrialKind:
     epochs: int
     epoch_seconds: float
     macs: TrialMacs | None = None
+    core_macs: CoreMacs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class PlannedStage:
         num_frames: Frames of a clip.
         tokens_per_frame: Tokens per frame of a feature set.
         gflops_per_frame: GFLOPs per frame of its encoder; 0 if it is made from cached tokens.
+        processes: Processes of each trial; `num_workers` counts them.
         num_passes: Epochs of all trials that read a feature set.
         recompute_seconds: Seconds of those passes if each of them computed the features again.
         read_seconds: Seconds of those passes if they read the features from disk, including one write.
@@ -57,6 +61,7 @@ class PlannedStage:
     num_frames: int = 1
     tokens_per_frame: float | None = None
     gflops_per_frame: float | None = None
+    processes: int = 1
     num_passes: int = 0
     recompute_seconds: float = 0.0
     read_seconds: float = 0.0
@@ -131,6 +136,7 @@ def _rows(group: Sequence[PlannedStage]) -> list[Row]:
     """Return the row of a stage, or of feature sets that are alike, and rows that explain it."""
     line = group[0]
     command, what, unit = _STAGES.get(line.stage, ("extract", _name_features(group), _CLIPS))
+    what += f", {line.processes} processes each" if line.processes > 1 else ""
     costs = [each.cost for each in group if each.cost is not None]
     num_bytes = sum(cost.num_bytes for cost in costs) if costs else sum(each.stored_bytes for each in group)
     size = format_bytes(num_bytes) if num_bytes else ""
@@ -147,6 +153,7 @@ def _rows(group: Sequence[PlannedStage]) -> list[Row]:
     for kind in line.kinds:
         below += [_kind_row(kind)] if len(line.kinds) > 1 else []
         below += [_blank(each=_describe_macs(kind.macs))] if kind.macs is not None else []
+        below += [_blank(each=_describe_core(kind.core_macs))] if kind.core_macs is not None else []
     return [(command, what, number, each, *map(format_seconds, (seconds, seconds / line.num_workers)), size), *below]
 
 
@@ -179,6 +186,15 @@ def _describe_macs(macs: TrialMacs) -> str:
     of_video = f" ({macs.clips_per_video * macs.forward / 1e9:.4g} per video of {macs.clips_per_video} clips)"
     more = f", {macs.training / 1e9:.4g} in training" if macs.training > macs.forward else ""
     return f"encoder: {macs.forward / 1e9:.4g} GMACs per clip{of_video if macs.clips_per_video > 1 else ''}{more}"
+
+
+def _describe_core(macs: CoreMacs) -> str:
+    """Return what VTM and the adapter take, in multiply-accumulates."""
+    adapter = [f"adapter: {macs.adapter / 1e9:.3g} GMACs per clip"] if macs.adapter else []
+    if macs.vtm is None:
+        return adapter[0]
+    before, after = macs.vtm_tokens
+    return "; ".join([f"vtm: {macs.vtm / 1e9:.3g} GMACs per clip, {before:,} tokens become {after:,}", *adapter])
 
 
 def _blank(each: str) -> Row:

@@ -27,6 +27,7 @@ def problems(tmp_path, *overrides: str) -> list[str]:
         ["trials.trial.feed=prefix", "trials.trial.features=stream", "trials.trial.adaptation=late"],
         ["features.base.views=4", "features.base.augmentation=usual"],
         ["resources.clips_per_pass=2", "trials.trial.feed=shards"],
+        ["video.crop=three", "trials.trial.score_by=video", "trials.trial.label_smoothing=0.1"],
     ],
 )
 def test_what_belongs_together_is_accepted(tmp_path, overrides):
@@ -50,6 +51,7 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
             ],
         ),
         ("feed=prefix features=stream adaptation=late augmentation=usual", ["`prefix`, which has no frames"]),
+        ("feed=shards task=masked_tokens", ["feed: got shards for the task masked_tokens"]),
         ("feed=shards encoder_rate=0.1", ["encoder_rate: got 0.1, but nothing of the encoder is trained"]),
         (
             "feed=shards task=depth adaptation=late adaptations.late.interpolate_after=[6]",
@@ -57,6 +59,18 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
         ),
         ("feed=shards task=depth resources.clips_per_pass=2", ["the loss of depth is no mean over clips"]),
         ("feed=shards features.base.depths=[3,-1] resources.clips_per_pass=2", ["mix_depths has a batch norm"]),
+        (
+            "task=depth resources.trials.workers_per_trial=2",
+            ["resources.trials.workers_per_trial: got 2, but the loss of depth is no mean over clips"],
+        ),
+        (
+            "features.base.depths=[3,-1] resources.trials.workers_per_trial=2",
+            ["resources.trials.workers_per_trial: got 2, but mix_depths has a batch norm"],
+        ),
+        (
+            "resources.trials.workers_per_trial=2 resources.trials.num_gpus=0.5",
+            ["resources.trials.num_gpus: got 0.5, but the 2 processes of a trial need a GPU each"],
+        ),
         ("feed=shards features.base.reducer.name=tome", ["features.base.reducer.name: got 'tome'"]),
         (
             "feed=shards task=camera_pose augmentation=usual augmentations.usual.crop_area=[0.1,1]",
@@ -67,6 +81,8 @@ def test_what_belongs_together_is_accepted(tmp_path, overrides):
             ["augmentations.usual.randaugment_layers: got 2 for the task depth"],
         ),
         ("feed=shards augmentation=usual video.format=ssv2", ["augmentations.usual.flip: got 0.5, but classes"]),
+        ("video.crop=three", ["trials.trial.score_by: got clip with video.crop `three`"]),
+        ("task=depth label_smoothing=0.1", ["label_smoothing: got 0.1 for the task depth, which has no labels"]),
         ("augmentations.usual.crop_area=[1,0.5]", ["crop_area: got [1.0, 0.5], wanted the smaller number first"]),
         ("features.base.views=4", ["features.base.augmentation: got none for 4 views"]),
         (

@@ -252,7 +252,7 @@ def test_names_of_splits_move_trials_only_where_they_are_not_the_usual_ones():
     assert "splits" not in usual
     tested = replace(config, trials=replace(config.trials, splits=SplitNames(test="test")))
     assert usual != trial_settings(tested, config.trials.trial, "features", "val/top1", "max")
-    assert "splits" not in sweep_settings(config)
+    assert "splits" not in sweep_settings(config, {})
 
 
 def test_settings_of_feeds_adaptations_and_views_move_no_address_at_their_defaults():
@@ -261,4 +261,4 @@ def test_settings_of_feeds_adaptations_and_views_move_no_address_at_their_defaul
     trial = fingerprint(trial_settings(config, config.trials.trial, features, "val/top1", "max"))
     # Of the last version without these settings.
     assert (features, trial) == ("f9dace695ec1a855", "dc407c2bd50dd509")
-    assert fingerprint(sweep_settings(config)) == "a8658c46bc09f6b2"
+    assert fingerprint(sweep_settings(config, {})) == "a8658c46bc09f6b2"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vidflow.config.load import load_config
+from vidflow.config.load import draft_config, load_config
 from vidflow.config.search import apply_overrides, draw_candidates
 
 DEMO = Path(__file__).parents[2] / "conf" / "demo.yaml"
@@ -38,3 +38,16 @@ def test_a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ranges()
 def test_a_value_of_the_wrong_kind_is_refused():
     with pytest.raises(ValueError, match=r"epochs: got 'many'"):
         apply_overrides(load_config([DEMO]).trials.trial, {"epochs": "many"})
+
+
+def test_an_axis_may_have_null_among_its_values():
+    drawn = candidates("trials.axes={init_from: [null, abc], train_fraction: [0.1, 1.0]}")
+    assert [trial.init_from for trial in drawn] == [None, None, "abc", "abc"]
+
+
+def test_a_share_of_hidden_frames_that_leaves_none_or_all_visible_is_refused():
+    for ratio, visible in ((0.95, 0), (1e-12, 16)):
+        settings = [f"trials.trial.mask_ratio={ratio}", "trials.trial.task=masked_tokens"]
+        (problem,) = draft_config([DEMO], settings).problems
+        assert f"trials.trial.mask_ratio: got {ratio}, which leaves {visible} of 16 frames visible" in problem
+    assert not draft_config([DEMO], ["trials.trial.mask_ratio=0.95"]).problems  # no other task reads it

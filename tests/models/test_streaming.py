@@ -230,3 +230,12 @@ def test_queries_that_a_task_does_not_take_are_refused(encoder):
         StreamingModel(make_task("classification"), encoder).step(FRAMES[0], boxes=np.zeros((1, 4)))
     with pytest.raises(ValueError, match=r"boxes has shape \(1, 2\), wanted \(any number, 4\)"):
         StreamingModel(make_task("box_tracking"), encoder).step(FRAMES[0], boxes=np.zeros((1, 2)))
+
+
+def test_a_core_that_sees_groups_of_frames_is_refused(encoder):
+    core = build_core("vtm", embed_dim=64, num_heads=2)
+    task = build_task("classification", core, TaskOptions(num_classes=5, readout_dim=32, readout_heads=2))
+    with pytest.raises(VidflowError, match=r"cannot run frame by frame; train one with vtm_groups \[1, 1, 1\]"):
+        StreamingModel(task, encoder)
+    with pytest.raises(ValueError, match="only classification can read it"):
+        build_task("depth", core, TaskOptions(image_size=32, readout_dim=32, readout_heads=2))

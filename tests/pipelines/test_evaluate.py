@@ -99,6 +99,14 @@ def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_exp
         measured, num_clips = measure_trial(path, reader, "val")
         assert {f"val/{name}": value for name, value in measured.items()}.items() <= best.items()
         assert (num_clips, measure_trial(path, reader, "train")[1]) == (20, 40)
+        # By video, each clip being one, the shares are the same; all clips of a class as one video are as many answers.
+        alone, joined = (
+            {key: name(row) for row, key in enumerate(reader.keys)} for name in (str, reader.labels.__getitem__)
+        )
+        assert measure_trial(path, reader, "val", videos=alone)[0] == measured
+        num_classes = len({reader.labels[row] for row, split in enumerate(reader.splits) if split == "val"})
+        top1 = measure_trial(path, reader, "val", videos=joined)[0]["top1"]
+        assert (top1 * num_classes) % 1 == pytest.approx(0, abs=1e-9)
     with pytest.raises(VidflowError, match=r"no clip of split 'test'; splits found: train, val"):
         measure_trial(path, reader, "test")
     reader.metadata["class_names"][reader.labels[0]] = "dance"

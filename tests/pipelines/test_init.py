@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.cli import PRESETS, main
+from pipelines.cli import main
+from pipelines.commands import PRESETS
 from vidflow.config.load import load_config
 from vidflow.video.manifest import read_manifest, write_manifest
 from vidflow.video.synthetic import list_videos, video_path, write_video

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.placement import Machine, check_device, check_fit, count_fitting, find_misfit, place_workers
-from vidflow.config.schema import Resources, StageResources
+from vidflow.config.schema import Resources, StageResources, TrialResources
 from vidflow.errors import ConfigError
 
 BARE = [Machine(2, 0)]
@@ -53,10 +53,25 @@ for command in sys.argv[1].split(","):
         ),
         (
             "trials",
-            Resources(trials=StageResources(num_gpus=0.4, num_cpus=3)),
+            Resources(trials=TrialResources(num_gpus=0.4, num_cpus=3)),
             WITH_GPUS,
             (0.4, "cuda", 4),
             "3 CPU and 0.4 GPU (of 2 GPUs, H100)",
+        ),
+        # Processes that train one trial have a GPU each, and may run on different machines.
+        (
+            "trials",
+            Resources(trials=TrialResources(workers_per_trial=2)),
+            WITH_GPUS,
+            (1, "cuda", 1),
+            "2 processes of 1 CPU and 1 GPU (of 2 GPUs, H100)",
+        ),
+        (
+            "trials",
+            Resources(trials=TrialResources(workers_per_trial=3, num_gpus=0)),
+            WITH_GPUS,
+            (0, "cpu", 6),
+            "3 processes of 1 CPU, on CPU: resources.trials.num_gpus is 0",
         ),
     ],
 )

@@ -67,6 +67,12 @@ def test_what_follows_from_a_mistyped_setting_is_not_said_too(tiny):
     assert len(find(tiny, ("extract", "sweep"), "encoder.nme=test_vit", "features.base.depths=[5]")) == 1
 
 
+def test_processes_of_a_trial_that_do_not_fit_this_machine_are_said(tiny):
+    (problem,) = find(tiny, ("sweep",), f"resources.trials.workers_per_trial={2 * os.cpu_count()}")
+    assert f"workers_per_trial: no worker fits, each takes {2 * os.cpu_count()} times 1 CPU and 0 GPU" in problem
+    assert not find(tiny, ("sweep",), f"resources.trials.workers_per_trial={os.cpu_count()}")
+
+
 def test_gpus_that_are_not_here_are_said_and_no_more_than_asked_for(tiny, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not find(tiny, ("shard", "extract"))

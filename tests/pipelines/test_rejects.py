@@ -1,6 +1,5 @@
 """Rejects through the command: listed, exported, and tried again when their cause may be gone."""
 
-import argparse
 import csv
 import json
 import os
@@ -11,8 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import add_rejects, run_rejects
-from pipelines.entry import exit_code
+from pipelines.cli import main
 from vidflow.video.ffmpeg import write_h264
 
 CONFIG = """\
@@ -60,9 +58,9 @@ def config(tmp_path):
 
 def rejects(config: Path, action: str, *arguments: str) -> int:
     """Do what `vidflow rejects` does, in this process, and return the exit code."""
-    parser = argparse.ArgumentParser()
-    add_rejects(parser)
-    return exit_code(lambda: run_rejects(parser.parse_args([action, str(config), *arguments])))
+    with pytest.raises(SystemExit) as left:
+        main(["rejects", action, str(config), *arguments])
+    return int(left.value.code or 0)
 
 
 def reasons(done) -> str:

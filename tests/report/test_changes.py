@@ -46,6 +46,7 @@ def test_texts_for_readers_who_do_not_see_the_figures_say_what_the_data_say() ->
     assert describe_confusion(np.array([[30, 5], [2, 63]]), NAMES) == (
         "Confusion matrix of 2 classes: 93 of 100 clips right; most often jump is taken for run, 5 of 35"
     )
+    assert "93 of 100 videos right" in describe_confusion(np.array([[30, 5], [2, 63]]), NAMES, "video")
     assert describe_change(change(), "gru", "mean", NAMES) == (
         "Share right by class, from mean to gru: 1 of 2 classes gain, most jump with +100 points; "
         "1 lose, most run with -50 points"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from vidflow.report.sources import name_sources
 from vidflow.stages.clips import ChosenClip, ShardUnit
 
@@ -26,3 +28,9 @@ def test_a_clip_is_named_by_its_video_below_the_folder_that_all_share_and_by_its
     }
     assert name_sources([ShardUnit(file="s", clips=clips[:1])]) == {"a": "1.mp4"}
     assert name_sources([]) == {}
+
+
+def test_of_three_squares_a_name_says_which() -> None:
+    clips = tuple(replace(clip(crop, "/my/1.mp4"), crop=crop) for crop in ("center", "left"))
+    names = {"center": "1.mp4, 0.0 to 1.5 s, center", "left": "1.mp4, 0.0 to 1.5 s, left"}
+    assert name_sources([ShardUnit(file="s", clips=clips)]) == names

@@ -135,3 +135,31 @@ def test_a_video_whose_bytes_are_not_those_of_the_manifest_is_a_reject():
     clips, rejects = choose(rows, {"/a": scan("/a", "0" * 64), "/b": scan("/b", "f" * 64)})
     assert clips == {"/a": 1}
     assert rejects == [("/b", "OtherBytes")]
+
+
+def test_a_clip_of_another_split_than_the_training_split_becomes_three_squares_of_its_video():
+    rows, scans = [row("/a", "train"), row("/b", "val")], Scans.of([scan("/a"), scan("/b")])
+    sampling = {**UNIFORM, "mode": "spread", "num_clips": 2}
+    plain, _ = choose_clips(rows, scans, **sampling)
+    clips, rejects = choose_clips(rows, scans, plain_split="train", **sampling)
+    assert rejects == []
+    assert Counter((clip.path, clip.crop) for clip in clips) == {
+        ("/a", "center"): 2, ("/b", "center"): 2, ("/b", "left"): 2, ("/b", "right"): 2,
+    }  # fmt: skip
+    # The central square is the clip that it is without the others.
+    assert {clip.key for clip in clips if clip.crop == "center"} == set(plain.keys)
+    assert len(set(clips.keys)) == len(clips)
+    of_b = {clip.times: set() for clip in clips if clip.path == "/b"}
+    for clip in clips:
+        if clip.path == "/b":
+            of_b[clip.times].add(clip.crop)
+    assert list(of_b.values()) == [{"center", "left", "right"}] * 2
+    assert len({clip.video for clip in clips}) == 2
+    assert {clip.crop for clip in plain} == {None}
+
+
+def test_three_squares_of_a_window_are_no_further_windows():
+    # As many windows as frames are allowed, and three squares of each are not more.
+    rows, scans = [row("/a", "val")], Scans.of([scan("/a", num_frames=10)])
+    clips, rejects = choose_clips(rows, scans, plain_split="train", **{**WINDOWS, "stride_seconds": 1.0})
+    assert (len(clips), rejects) == (30, [])

@@ -12,6 +12,7 @@ from vidflow.stages.shard import ShardBuilder
 from vidflow.stages.transient import Limits, is_due
 from vidflow.store.layout import committed_entry
 from vidflow.store.shards import read_shard
+from vidflow.video.encode import decompress
 from vidflow.video.ffmpeg import write_h264
 
 ENCODING = {"decoder": "decord", "size": 32, "resize_filter": "bilinear", "image_format": "jpg", "jpeg_quality": 90}
@@ -78,3 +79,18 @@ def test_a_part_of_a_unit_commits_nothing_and_a_clip_that_kills_its_worker_is_a_
     limits = Limits(timeout_seconds=60, memory_mib=2048)
     assert not is_due(entry, limits)
     assert is_due(entry, replace(limits, memory_mib=4096))
+
+
+def test_each_clip_shows_its_own_square_and_says_which(tmp_path):
+    frames = np.zeros((6, 32, 96, 3), np.uint8)
+    for place in range(3):
+        frames[:, :, 32 * place : 32 * (place + 1)] = 80 * place
+    write_h264(tmp_path / "wide.mp4", frames, fps=10)
+    (clip,) = unit_of([tmp_path / "wide.mp4"], "a.tar").clips
+    crops = ("left", "center", "right")
+    clips = tuple(replace(clip, key=f"{number}", crop=crop) for number, crop in enumerate(crops))
+    encoding = {**ENCODING, "decoder": "pyav", "crop": "three"}
+    builder = ShardBuilder(directory=tmp_path / "shards", timeout_seconds=60, memory_mib=2048, **encoding)
+    assert builder(ShardUnit(file="a.tar", clips=clips)).num_clips == 3
+    shown = {each.metadata["crop"]: decompress(each.images[0]).mean() for each in read_shard(tmp_path / "shards/a.tar")}
+    assert [round(shown[crop] / 80) for crop in crops] == [0, 1, 2]

@@ -8,7 +8,7 @@ from vidflow.errors import VidflowError
 from vidflow.models.tasks import spec_of
 from vidflow.training.baselines import baseline_metrics
 
-TASKS = ("classification", "box_tracking", "point_tracking", "depth", "camera_pose")
+TASKS = ("classification", "box_tracking", "point_tracking", "depth", "camera_pose", "masked_tokens")
 
 
 def truths(reader, split):

@@ -18,6 +18,7 @@ from vidflow.config.schema import (
     FeatureSet,
     Resources,
     Sampling,
+    StageResources,
     Trial,
     Video,
 )
@@ -174,6 +175,9 @@ def test_a_trial_on_frames_that_was_stopped_goes_on_as_if_it_had_not_been(shards
     for name in ("stopped", "calm"):
         list(_start(shards, tmp_path / name, trial, config))
     assert (tmp_path / "stopped" / BEST).read_bytes() == (tmp_path / "calm" / BEST).read_bytes()
+    # Neither does the number of threads that read and augment change a bit.
+    _run(shards, tmp_path / "wide", trial, replace(config, resources=Resources(trials=StageResources(num_cpus=3))))
+    assert (tmp_path / "wide" / BEST).read_bytes() == (tmp_path / "calm" / BEST).read_bytes()
 
 
 def test_without_an_adaptation_frames_give_what_stored_features_give(shards, tmp_path):

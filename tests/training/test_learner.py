@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from vidflow.config.schema import Trial
 from vidflow.errors import VidflowError
 from vidflow.models.cores.build import build_core
+from vidflow.models.cores.vtm import VtmCore
 from vidflow.models.tasks import TaskOptions, build_metric, build_task
 from vidflow.training.batches import iterate_batches
 from vidflow.training.feeds import StoredFeed
@@ -16,9 +18,9 @@ from vidflow.training.optim import Optimisation, build_optimizer
 CPU = torch.device("cpu")
 
 
-def _learner(reader, *, core="mean", batch_size=5, precision="float32") -> Learner:
+def _learner(reader, *, core="mean", batch_size=5, precision="float32", task=None) -> Learner:
     with seeded(0, 0, CPU):
-        task = build_task(
+        task = task or build_task(
             "classification",
             build_core(core, embed_dim=16, num_layers=1),
             TaskOptions(num_classes=3, readout_dim=16, readout_heads=2),
@@ -110,3 +112,20 @@ def test_random_numbers_depend_on_seed_and_epoch_alone_and_leave_the_process_alo
     assert torch.equal(draw(1, 2), first)
     others = [draw(seed, epoch) for seed, epoch in [(1, 1), (2, 1), (1, 3), (0, 3), (2**31 - 1, 0)]]
     assert not any(torch.equal(first, other) for other in others)
+
+
+def test_a_clips_draws_depend_on_neither_its_batch_nor_its_passes(noise_features):
+    def gradients(order, **passes):
+        torch.manual_seed(0)
+        core = VtmCore(16, 2, dropout=0.0)
+        options = TaskOptions(num_classes=3, readout_dim=16, readout_heads=2)
+        learner = replace(_learner(noise_features, task=build_task("classification", core, options)), **passes)
+        (batch,) = learner.feed.batches(np.array(order), batch_size=len(order), epoch=4)
+        learner.task.train()
+        loss = learner._accumulate(batch, epoch=4)
+        return loss, [parameter.grad for parameter in learner.task.parameters()]
+
+    whole = gradients(range(6))
+    # Sums over the clips in another order.
+    torch.testing.assert_close(gradients(range(6), clips_per_pass=2), whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients([3, 5, 1, 0, 4, 2]), whole, rtol=1e-4, atol=1e-6)

@@ -9,6 +9,7 @@ from feature_sets import finish_features
 from shard_sets import finish_shards
 
 from pipelines.cli import main
+from pipelines.extract import extract_units
 from vidflow.config.fingerprints import clip_settings
 from vidflow.config.schema import Adaptation, Config, Encoder, FeatureSet, Sampling, Trial, Video
 from vidflow.config.tasks import Objective
@@ -16,7 +17,9 @@ from vidflow.errors import VidflowError
 from vidflow.loading import load_file
 from vidflow.models.encoder.configured import build_clip_encoder
 from vidflow.records import ClipTokens
-from vidflow.store.features import FeatureReader
+from vidflow.stages.extract import Extractor
+from vidflow.stages.finish import read_manifest
+from vidflow.store.features import FeatureFile, FeatureReader
 from vidflow.store.shard_clips import ShardClips
 from vidflow.training.encoding import Encoding
 from vidflow.training.merge_adapters import merge_trial
@@ -104,6 +107,27 @@ def test_extracted_features_are_the_tokens_that_the_trial_computed(
     wanted = torch.cat([each.flatten() for each in (tokens, prefix)])
     found = torch.from_numpy(np.concatenate([reader[5].tokens.ravel(), reader[5].prefix.ravel()])).float()
     assert float((found - wanted).norm() / wanted.norm()) < 1e-3  # features are in half precision
+
+
+def test_extracted_features_do_not_depend_on_the_batch_or_the_clips_beside(
+    shards: ShardClips, merged: Path, tmp_path: Path
+) -> None:
+    encoder = Encoder(name="test_vit", weights=str(merged), img_size=SIDE, dtype="float32")
+    made = []
+    for frames_per_batch in (1, 6 * NUM_FRAMES):
+        extract = Extractor(
+            build_clip_encoder(encoder, FeatureSet(), device="cpu"),
+            shards=shards.directory, directory=tmp_path / str(frames_per_batch), metadata={},
+            frames_per_batch=frames_per_batch,
+        )  # fmt: skip
+        entries = [extract(unit) for unit in extract_units(read_manifest(shards.directory))]
+        files = [FeatureFile(tmp_path / str(frames_per_batch) / each.file, each.sha256) for each in entries]
+        made.append([file[row] for file in files for row in range(len(file))])
+    assert len(made[0]) == len(made[1]) == 8
+    for alone, together in zip(*made, strict=True):
+        assert alone.key == together.key
+        for ours, theirs in ((alone.tokens, together.tokens), (alone.prefix, together.prefix)):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)  # fp16
 
 
 def test_a_trial_on_them_streams_frame_by_frame(shards: ShardClips, merged: Path, tmp_path: Path) -> None:

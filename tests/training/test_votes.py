@@ -6,7 +6,9 @@ import torch
 from vidflow.config.schema import Trial
 from vidflow.config.tasks import Objective
 from vidflow.models.tasks import build_metric
-from vidflow.training.snapshot import PREDICTIONS, read_tensors
+from vidflow.report.results import read_classified
+from vidflow.training.baselines import baseline_metrics
+from vidflow.training.snapshot import PREDICTIONS, load_result, read_tensors
 from vidflow.training.trial import run_trial
 from vidflow.training.votes import VideoVotes
 
@@ -38,9 +40,26 @@ def test_a_trial_scored_by_video_counts_each_video_once(tmp_path, feature_set):
         return epoch.metrics
 
     by_clip, by_video = run("clip"), run("video", videos=videos)
+    # What is stored for the report is what was counted: a row per video, with the mean of its clips' probabilities.
+    result = load_result(tmp_path / "video")
+    assert result is not None
+    answered = read_classified(result)
+    assert answered is not None
+    assert answered.counted == "video"
+    assert [reader.keys[index] for index in answered.indices] == reader.keys[8::3]
+    assert np.trace(answered.confusion) / answered.confusion.sum() == by_video["val/top1"]
     stored, _ = read_tensors(tmp_path / "clip" / PREDICTIONS)
     means = stored["logits"].softmax(-1).unflatten(0, (4, 3)).mean(1)
+    np.testing.assert_allclose(answered.probabilities, means.max(-1).values, rtol=1e-6)
     hits = means.argmax(-1) == stored["labels"].unflatten(0, (4, 3))[:, 0]
     assert by_video["val/top1"] == hits.double().mean().item()
     assert by_video["val/loss"] == by_clip["val/loss"]
     assert by_video["val/top1_high"] - by_video["val/top1_low"] > by_clip["val/top1_high"] - by_clip["val/top1_low"]
+
+
+def test_the_trivial_answer_counts_what_the_trials_count(tmp_path, feature_set):
+    splits, labels = ["train"] * 3 + ["val"] * 4, [0, 0, 1, 0, 0, 0, 1]
+    reader = feature_set(tmp_path / "features", np.zeros((7, 2, 1, 3, 16)), labels, splits)
+    videos = dict(zip(reader.keys[3:], ["long", "long", "long", "short"], strict=True))
+    assert baseline_metrics("classification", reader)["val/top1"] == 0.75
+    assert baseline_metrics("classification", reader, videos=videos)["val/top1"] == 0.5

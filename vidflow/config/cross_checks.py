@@ -31,12 +31,14 @@ _CANDIDATES = (
     "video.sampling.num_frames",
     *(f"trials.{name}" for name in ("axes", "algorithm", "num_samples", "scheduler", "objective")),
     *(f"trials.trial.{name}" for name in ("task", "features", "readout", "readout_dim", "readout_heads")),
+    *(f"trials.trial.{name}" for name in ("core", "vtm_groups")),
 )
 _ENCODED = (
     *_CANDIDATES,
-    *("adaptations", "augmentations", "encoder.family", "video.format", "resources.clips_per_pass"),
+    *("adaptations", "augmentations", "encoder.family", "video.format", "video.crop", "resources.clips_per_pass"),
+    *("resources.trials", "trials.trial.batch_size", "trials.trial.mix_depths"),
     *(f"trials.trial.{name}" for name in ("feed", "adaptation", "augmentation", "encoder_rate")),
-    *(f"trials.trial.{name}" for name in ("standardize", "score_by")),
+    *(f"trials.trial.{name}" for name in ("standardize", "score_by", "label_smoothing")),
 )
 PATHS = ("root", "video.manifest", "video.video_root", "encoder.weights")
 

@@ -99,7 +99,8 @@ def _schema_sources() -> Sources:
 
 
 def _read_sections(section: Any, key: str) -> Iterator[Section]:
-    text = _schema_sources().classes[section.__name__]
+    sources = _schema_sources()
+    text, fields = sources.classes[section.__name__], _fields_of(section.__name__, sources)
     hints = typing.get_type_hints(section, include_extras=True)
     prefix = f"{key}." if key else ""
     settings: list[Setting] = []
@@ -112,12 +113,19 @@ def _read_sections(section: Any, key: str) -> Iterator[Section]:
         # The types of a dictionary's values.
         values = typing.get_args(hint)[1:] if typing.get_origin(hint) is dict else ()
         if not any(map(is_dataclass, values)):
-            settings.append(_make_setting(place, hint, _read_default(field), text.fields[field.name]))
+            settings.append(_make_setting(place, hint, _read_default(field), fields[field.name]))
         named = [part for value in values for part in (value, *typing.get_args(value))]
         inner += [(part, f"{place}.{ANY_NAME}") for part in named if is_dataclass(part)]
     yield Section(key, text.doc.summary, tuple(settings))
     for part, place in inner:
         yield from _read_sections(part, place)
+
+
+def _fields_of(name: str, sources: Sources) -> dict[str, FieldText]:
+    """Return the fields of a class, with those that it inherits."""
+    text = sources.classes[name]
+    inherited = (_fields_of(base, sources) for base in text.bases if base in sources.classes)
+    return {**{field: found for each in inherited for field, found in each.items()}, **text.fields}
 
 
 def _read_default(field: "dataclasses.Field[Any]") -> str:

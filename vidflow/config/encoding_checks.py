@@ -7,13 +7,16 @@ from vidflow.config.schema import Augmentation, Config, Trial
 from vidflow.config.search import draw_candidates, key_of
 from vidflow.config.tasks import TaskName
 
+_MEANS_OVER_CLIPS: tuple[TaskName, ...] = ("classification", "masked_tokens")
+"""Tasks whose loss over a batch is the mean of those over its clips."""
+
 
 def encoding_problems(config: Config) -> list[str]:
     """Return what is wrong with feeds, adaptations, augmentations and views."""
-    problems = [*_range_problems(config), *_view_problems(config)]
+    problems = [*_range_problems(config), *_view_problems(config), *_share_problems(config)]
     for trial in draw_candidates(config)[0]:
         if trial.features in config.features:
-            problems += [*_name_problems(config, trial), *_feed_problems(config, trial), *_pass_problems(config, trial)]
+            problems += [*_name_problems(config, trial), *_feed_problems(config, trial), *_part_problems(config, trial)]
             problems += _task_problems(config, trial)
     return list(dict.fromkeys(problems))
 
@@ -82,16 +85,32 @@ def _prefix_problems(config: Config, trial: Trial) -> Iterator[str]:
         )
 
 
-def _pass_problems(config: Config, trial: Trial) -> Iterator[str]:
+def _part_problems(config: Config, trial: Trial) -> Iterator[str]:
     """Yield why gradients of parts of a batch do not sum up to that of the batch."""
-    per_pass = config.resources.clips_per_pass
-    if per_pass is None or trial.feed == "features" or per_pass >= trial.batch_size:
+    if trial.task not in _MEANS_OVER_CLIPS:
+        reason = f"the loss of {trial.task} is no mean over clips"
+    elif trial.feed != "prefix" and trial.mix_depths and len(config.features[trial.features].depths) > 1:
+        reason = "mix_depths has a batch norm over a batch"
+    else:
         return
-    advice = f"leave it out, or set it to {key_of(config.trials, 'batch_size')} = {trial.batch_size} at least"
-    if trial.task != "classification":
-        yield f"resources.clips_per_pass: got {per_pass}, but the loss of {trial.task} is no mean over clips; {advice}"
-    elif trial.feed == "shards" and trial.mix_depths and len(config.features[trial.features].depths) > 1:
-        yield f"resources.clips_per_pass: got {per_pass}, but mix_depths has a batch norm over a batch; {advice}"
+    per_pass = config.resources.clips_per_pass
+    if per_pass is not None and trial.feed != "features" and per_pass < trial.batch_size:
+        yield (
+            f"resources.clips_per_pass: got {per_pass}, but {reason}; leave it out, or set it to "
+            f"{key_of(config.trials, 'batch_size')} = {trial.batch_size} at least"
+        )
+    if (number := config.resources.trials.workers_per_trial) > 1:
+        yield f"resources.trials.workers_per_trial: got {number}, but {reason}; leave it out"
+
+
+def _share_problems(config: Config) -> Iterator[str]:
+    own = config.resources.trials
+    is_shared = own.num_gpus != "auto" and 0 < own.num_gpus < 1
+    if own.workers_per_trial > 1 and is_shared and config.resources.device != "cpu":
+        yield (
+            f"resources.trials.num_gpus: got {own.num_gpus}, but the {own.workers_per_trial} processes of a trial need "
+            "a GPU each; set 1 or auto"
+        )
 
 
 def _task_problems(config: Config, trial: Trial) -> Iterator[str]:
@@ -99,6 +118,21 @@ def _task_problems(config: Config, trial: Trial) -> Iterator[str]:
         yield (
             f"{key_of(config.trials, 'score_by')}: got video for the task {trial.task}; only classes of several clips "
             "have a mean, set clip"
+        )
+    if trial.task == "masked_tokens" and trial.feed != "features":
+        yield (
+            f"{key_of(config.trials, 'feed')}: got {trial.feed} for the task masked_tokens, whose targets are stored "
+            "tokens; set features"
+        )
+    if trial.score_by == "clip" and trial.task == "classification" and config.video.crop == "three":
+        yield (
+            f"{key_of(config.trials, 'score_by')}: got clip with video.crop `three`, which would count each of the "
+            "three squares of a clip by itself; set video"
+        )
+    if trial.label_smoothing and trial.task != "classification":
+        yield (
+            f"{key_of(config.trials, 'label_smoothing')}: got {trial.label_smoothing} for the task {trial.task}, which "
+            "has no labels; set 0"
         )
     adaptation = config.adaptations.get(trial.adaptation or "")
     if adaptation is not None and adaptation.interpolate_after and trial.task != "classification":

@@ -16,7 +16,11 @@ STAGE_VERSIONS = {"synth": 1, "shard": 2, "extract": 3, "trial": 2, "report": 2,
 """Increase the number of a stage by hand when a change of its code changes its result."""
 
 
-_NEWER = ("feed", "adaptation", "augmentation", "encoder_rate", "readout", "score_by")
+_NEWER = (
+    *("feed", "adaptation", "augmentation", "encoder_rate", "readout", "score_by", "label_smoothing"),
+    *("train_fraction", "init_from", "mask_ratio", "mask_choice", "mask_loss"),
+    *("vtm_groups", "vtm_factor", "vtm_share", "token_adapter"),
+)
 
 
 def canonical_json(value: Any) -> str:
@@ -96,7 +100,9 @@ def _feature_values(config: Config, features: FeatureSet) -> dict[str, Any]:
     return {**values, "views": features.views, **views}
 
 
-def trial_settings(config: Config, trial: Trial, features_identity: str, objective: str, mode: str) -> dict[str, Any]:
+def trial_settings(
+    config: Config, trial: Trial, features_identity: str, objective: str, mode: str, *, initial: str | None = None
+) -> dict[str, Any]:
     """Return the settings that decide one trial; their fingerprint is the trial's key.
 
     Args:
@@ -106,6 +112,7 @@ def trial_settings(config: Config, trial: Trial, features_identity: str, objecti
             trial reads frames.
         objective: What ranks its epochs.
         mode: Whether more of it is better.
+        initial: Digest of the weights that `init_from` names; None without any.
     """
     values = _without_defaults(dataclasses.asdict(trial))
     values.pop("features")
@@ -113,6 +120,8 @@ def trial_settings(config: Config, trial: Trial, features_identity: str, objecti
     for name, sections in (("adaptation", config.adaptations), ("augmentation", config.augmentations)):
         if name in values:
             values[name] = section_values(sections, values[name])
+    if initial is not None:
+        values["init_from"] = initial
     return {
         "version": STAGE_VERSIONS["trial"],
         "features": features_identity,
@@ -123,15 +132,28 @@ def trial_settings(config: Config, trial: Trial, features_identity: str, objecti
     }
 
 
-def sweep_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that decide which trials a sweep has."""
+def sweep_settings(config: Config, initial: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that decide which trials a sweep has.
+
+    Args:
+        config: The experiment.
+        initial: What trials name as `init_from` -> digest of these weights.
+    """
     trials = config.trials
     values = dataclasses.asdict(trials)
     values.pop("splits")
     values["trial"] = _without_defaults(values["trial"])
-    named: dict[str, Mapping[str, Any]] = {"adaptations": config.adaptations, "augmentations": config.augmentations}
-    sections = {key: {name: section_values(part, name) for name in part} for key, part in named.items() if part}
+    for named in (values["trial"], values["axes"]):
+        if "init_from" in named:
+            named["init_from"] = _by_content(named["init_from"], initial)
+    parts: dict[str, Mapping[str, Any]] = {"adaptations": config.adaptations, "augmentations": config.augmentations}
+    sections = {key: {name: section_values(part, name) for name in part} for key, part in parts.items() if part}
     return {**values, **_split_settings(trials.splits), **sections}
+
+
+def _by_content(named: Any, initial: Mapping[str, str]) -> Any:
+    """Replace what `init_from` names, or a list of it, by digests."""
+    return [initial.get(each, each) for each in named] if isinstance(named, list) else initial.get(named, named)
 
 
 def section_values(sections: Mapping[str, Any], name: str | None) -> dict[str, Any]:

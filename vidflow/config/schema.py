@@ -23,11 +23,14 @@ Deviation = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 SplitName = Annotated[str, Field(min_length=1, max_length=4096)]
 Scalar = str | int | float | bool
+AxisValue = Scalar | None
+MaskChoice = Literal["random", "importance"]
+MaskLoss = Literal["mse", "cosine"]
 
 EncoderFamily = Literal["image", "vivit", "videomae", "timesformer", "motionformer", "vjepa2"]
 Feed = Literal["features", "prefix", "shards"]
 CoreName = Literal[
-    "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention"
+    "identity", "mean", "gru", "gated_transformer", "mamba", "mamba_mix", "gated_mamba_mix", "causal_attention", "vtm"
 ]
 SourceFormat = Literal[
     "manifest",
@@ -161,13 +164,15 @@ class Video:
     """Side of the square crop. [pixels]"""
     short_side: Annotated[int, Field(ge=8, le=2**14)] | None = None
     """Short side after resizing, at least `size`; null: `size`. Annotations want null. [pixels]"""
-    crop: Literal["center", "left", "right"] = "center"
+    crop: Literal["center", "left", "right", "three"] = "center"
     """Where the square is on the long side. Annotations want the centre.
 
     Choices:
         center: In the middle.
         left: At the left, or at the top of a picture that is higher than wide.
         right: At the right, or at the bottom.
+        three: In the middle for the training split. A clip of another split becomes three clips of its video: middle,
+            left and right. Classification wants `score_by: video`.
     """
     splits: list[str] | None = None
     """Splits whose videos are used; null: all."""
@@ -385,9 +390,22 @@ class Trial:
     core: CoreName = "gated_transformer"
     """Temporal core: what connects the frames of a clip."""
     num_layers: Count = 4
-    """Depth of the core. [layers]"""
+    """Depth of the core; `vtm` always has three blocks. [layers]"""
     num_heads: Count | None = None
     """Attention heads of the core; null: the published number for the width. [heads]"""
+    vtm_groups: tuple[Count, Count, Count] | None = None
+    """For `vtm`: length of a group in each of its blocks, each a multiple of the one before; the last must divide the
+    length of a clip. null: a tenth of the clip, a half of it, and the clip, as whole frames allow; the published
+    [6, 30, 60] for 60. Only [1, 1, 1] can be streamed. Takes no list of values as an axis. [frames]"""
+    vtm_factor: Count = 6
+    """For `vtm`: each block leaves one token of so many, rounded up. 1 merges nothing. [tokens]"""
+    vtm_share: Fraction = 1.0
+    """For `vtm`: share of the other tokens that are merged, the most similar ones; the rest stay. Published: 1, and 0.8
+    in an appendix."""
+    token_adapter: Fraction = 0.0
+    """Rank of a trained adapter between the encoder's tokens and the core, as a share of their width; 0: no adapter. It
+    starts as the identity. Source: Optimizing ViViT training (Gowda et al., ECCV 2024), whose adapter is not published:
+    ours is a bottleneck with GELU."""
     mix_depths: bool = True
     """Whether several depths are mixed by trained BatchNorm and MLP; needs more than one depth."""
     unmerge: bool = True
@@ -402,7 +420,7 @@ class Trial:
     Choices:
         attention: A learned query attends to all tokens; `readout_dim` wide, with `readout_heads`.
         class_token: A linear layer on the class token alone, behind dropout of 0.5; the head of ZeroI2V if `core` is
-            `mean`. Only for `classification` and encoders with a class token.
+            `mean`. Only for `classification` and encoders with a class token. Behind `vtm`, on its mean token.
     """
     readout_dim: Count = 768
     """Width of the readout. [channels]"""
@@ -422,6 +440,31 @@ class Trial:
     """Largest gradient norm."""
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the mean loss over all frames, which is added to the loss at the last frame (classification)."""
+    train_fraction: Share = 1.0
+    """Share of the clips of each class of the training split that are used, at least one, drawn by `seed`; smaller
+    shares are part of larger ones. Of videos with several clips, clips are drawn."""
+    init_from: str | None = None
+    """Trial whose core is the start of this one's, such as one of the task `masked_tokens`: the key of a trial under
+    `root`; a trial's folder or its `best.safetensors`, also of another root; or the id of its run in MLflow. Core,
+    width, layers and what is in front of the core must be the same. null: random weights."""
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the frames of a clip that are hidden, rounded up (masked_tokens)."""
+    mask_choice: MaskChoice = "random"
+    """Which frames are hidden (masked_tokens).
+
+    Choices:
+        random: Others in every epoch, drawn by `seed`.
+        importance: Those most similar to the frame before; what changed stays visible. Published.
+    """
+    mask_loss: MaskLoss = "mse"
+    """How a predicted token is compared with the hidden one (masked_tokens).
+
+    Choices:
+        mse: Mean squared error of tokens scaled to a mean square of 1.
+        cosine: 1 minus the cosine.
+    """
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread evenly over all classes, in the training loss only (classification)."""
     score_by: Literal["clip", "video"] = "clip"
     """What the metrics count (classification).
 
@@ -479,7 +522,7 @@ class Trials:
     __pydantic_config__ = _STRICT
     trial: Trial = field(default_factory=Trial)
     """Settings of every trial that no axis replaces."""
-    axes: dict[str, list[Scalar] | Range] = field(default_factory=dict)
+    axes: dict[str, list[AxisValue] | Range] = field(default_factory=dict)
     """Fields of `trial` and the values they take: for each field a list, or `{low, high, log}` to draw numbers from."""
     splits: SplitNames = field(default_factory=SplitNames)
     """Names of the splits."""
@@ -692,6 +735,16 @@ class StageResources:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResources(StageResources):
+    """As for the other stages, where a worker is what trains one trial, and its resources are those of each process."""
+
+    workers_per_trial: Count = 1
+    """Processes that train one trial together, each with `num_cpus` and `num_gpus`; with several, `num_gpus: auto` is
+    1. Each takes its part of every batch, so gradients and metrics are those of one process, up to rounding and the
+    draws of dropout. [processes]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
     """Resources of the machines. They are in no fingerprint."""
 
@@ -710,15 +763,15 @@ class Resources:
     """Scanning and decoding."""
     extract: StageResources = field(default_factory=StageResources)
     """Encoding."""
-    trials: StageResources = field(default_factory=StageResources)
+    trials: TrialResources = field(default_factory=TrialResources)
     """Training."""
     wait_for_nodes_seconds: Annotated[float, Field(ge=0)] = 600.0
     """How long to wait on a cluster for a machine that can hold a worker, as an autoscaler may bring it. [seconds]"""
     frames_per_batch: Count = 64
     """Size of a batch of the encoder. [frames]"""
     clips_per_pass: Count | None = None
-    """Clips that go through the encoder at a time in trials that run it; the gradients of a batch are summed, so fewer
-    take less memory. null: the whole batch. [clips]"""
+    """Clips that go through the encoder at a time, in each process of trials that run it; the gradients of a batch are
+    summed, so fewer take less memory. null: the whole batch. [clips]"""
     checkpointing: bool = False
     """Whether trials that run the encoder recompute its blocks backward, which takes less memory and a third more
     time."""
@@ -763,6 +816,11 @@ class Config:
     """MLflow."""
     resources: Resources = field(default_factory=Resources)
     """Machines."""
+
+    @property
+    def plain_split(self) -> str | None:
+        """The split whose clips show one square where those of other splits become three; None: all show one."""
+        return self.trials.splits.train if self.video.crop == "three" else None
 
 
 STAGES = ("synth", "shard", "extract", "sweep", "report")

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vidflow.config.names import nearest_hint
-from vidflow.config.schema import Config, Range, Scalar, Trial, Trials
-from vidflow.config.tasks import Objective, TaskName, facts_of
+from vidflow.config.schema import AxisValue, Config, Range, Trial, Trials
+from vidflow.config.tasks import Objective, TaskName, count_visible, facts_of
 
 _MAX_CANDIDATES = 100_000
 
@@ -62,7 +62,7 @@ def objective_of(trials: Trials, task: TaskName) -> Objective:
     return Objective(trials.objective or usual.metric, trials.mode or usual.mode)
 
 
-def apply_overrides(trial: Trial, overrides: Mapping[str, Scalar]) -> Trial:
+def apply_overrides(trial: Trial, overrides: Mapping[str, AxisValue]) -> Trial:
     """Return `trial` with some fields set.
 
     Raises:
@@ -82,7 +82,7 @@ def _num_candidates(trials: Trials) -> int:
     return math.prod(len(_values(axis)) for axis in trials.axes.values())
 
 
-def _overrides(trials: Trials) -> list[dict[str, Scalar]]:
+def _overrides(trials: Trials) -> list[dict[str, AxisValue]]:
     axes = trials.axes
     match trials.algorithm:
         case "grid":
@@ -94,11 +94,11 @@ def _overrides(trials: Trials) -> list[dict[str, Scalar]]:
             return [{k: _values(v)[0] for k, v in axes.items()}, {k: _values(v)[-1] for k, v in axes.items()}]
 
 
-def _values(axis: list[Scalar] | Range) -> list[Scalar]:
+def _values(axis: list[AxisValue] | Range) -> list[AxisValue]:
     return [axis.low, axis.high] if isinstance(axis, Range) else axis
 
 
-def _draw(axis: list[Scalar] | Range, rng: random.Random) -> Scalar:
+def _draw(axis: list[AxisValue] | Range, rng: random.Random) -> AxisValue:
     if not isinstance(axis, Range):
         return rng.choice(axis)
     if axis.log:
@@ -152,8 +152,23 @@ def _candidate_problems(trial: Trial, config: Config) -> list[str]:
         problems.append(
             f"{key_of(config.trials, 'readout')}: got `class_token` for the task {trial.task}, wanted `attention`"
         )
+    if trial.core == "vtm" and trial.task != "classification":
+        problems.append(
+            f"{key_of(config.trials, 'core')}: got `vtm` for the task {trial.task}, which has ground truth for every "
+            "frame; it gives one token of a group of frames, which only classification can read"
+        )
+    lengths = trial.vtm_groups or ()
+    if any(longer % length for length, longer in itertools.pairwise(lengths)):
+        problems.append(
+            f"{key_of(config.trials, 'vtm_groups')}: got {list(lengths)}, wanted each a multiple of the one before"
+        )
     if (wanted := facts_of(trial.task).min_frames) > (got := config.video.sampling.num_frames):
         problems.append(f"video.sampling.num_frames: got {got}, wanted at least {wanted} for the task {trial.task}")
+    elif trial.task == "masked_tokens" and not 0 < (visible := count_visible(got, trial.mask_ratio)) < got:
+        problems.append(
+            f"{key_of(config.trials, 'mask_ratio')}: got {trial.mask_ratio}, which leaves {visible} of {got} frames "
+            "visible; wanted at least 1, and at least 1 hidden"
+        )
     return problems
 
 

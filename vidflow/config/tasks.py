@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, assert_never
 
-TaskName = Literal["classification", "box_tracking", "point_tracking", "depth", "camera_pose"]
+TaskName = Literal["classification", "box_tracking", "point_tracking", "depth", "camera_pose", "masked_tokens"]
 Mode = Literal["max", "min"]
-Prediction = Literal["classes", "boxes", "points", "depth", "camera_motion"]
-"""What a task says of a clip. The report draws, and `vidflow predict` writes, by this word and not by the task."""
+Prediction = Literal["classes", "boxes", "points", "depth", "camera_motion", "tokens"]
+"""What a task says of a clip. The report draws, and `vidflow predict` writes, by this word and not by the task.
+
+A task that predicts `tokens` only trains a core, for `init_from` of other trials: there is nothing to draw or write.
+"""
 
 
 class Objective(NamedTuple):
@@ -33,6 +36,7 @@ class TaskFacts:
         needs_labels: Whether every clip must have a class.
         metrics: What it measures on the validation split, without `val/`.
         min_frames: Frames that a clip must have.
+        hides_frames: Whether it hides frames from its core, for which a batch needs random numbers.
     """
 
     predicts: Prediction
@@ -42,6 +46,7 @@ class TaskFacts:
     needs_labels: bool = False
     metrics: tuple[str, ...]
     min_frames: int = 1
+    hides_frames: bool = False
 
     def list_objectives(self) -> list[str]:
         """Return the names of all metrics that can rank epochs and trials."""
@@ -99,8 +104,22 @@ def facts_of(task: TaskName) -> TaskFacts:
                 ),
                 min_frames=2,
             )
+        case "masked_tokens":
+            return TaskFacts(
+                predicts="tokens",
+                objective=Objective("val/masked_mse", "min"),
+                metrics=("masked_mse", "masked_cosine", "copied_mse", "copied_cosine"),
+                min_frames=2,
+                hides_frames=True,
+            )
         case _:
             assert_never(task)
 
 
-__all__ = ["Mode", "Objective", "Prediction", "TaskFacts", "TaskName", "facts_of"]
+def count_visible(num_frames: int, mask_ratio: float) -> int:
+    """Return how many frames of a clip `masked_tokens` leaves visible."""
+    # 10 * (1 - 0.9) is a little less than 1.
+    return int(num_frames * (1 - mask_ratio) + 1e-9)
+
+
+__all__ = ["Mode", "Objective", "Prediction", "TaskFacts", "TaskName", "count_visible", "facts_of"]

@@ -49,8 +49,14 @@ class StreamingModel:
             class_names: Names of a classifier's classes, in their order; a class without a name has its number.
 
         Raises:
-            VidflowError: The task's weights are not finite, or the encoder sees later frames.
+            VidflowError: The task's weights are not finite, its core sees groups of frames, or the encoder sees later
+                frames.
         """
+        if not task.core.can_stream:
+            raise VidflowError(
+                "the trial's core vtm sees groups of frames, so it cannot run frame by frame; train one with "
+                "vtm_groups [1, 1, 1], or measure this one on clips with `vidflow evaluate`"
+            )
         if bad := nonfinite_names(task.state_dict()):
             raise VidflowError(
                 f"the trial's weights hold NaN or infinite numbers in {', '.join(bad)}; train it again, or take another"

@@ -7,6 +7,7 @@ from jaxtyping import Int
 
 from vidflow.report.changes import TrialChange
 from vidflow.report.pareto import ParetoSection
+from vidflow.report.results import Counted
 from vidflow.report.tables import RankedTrial, SeedGroup, describe_settings, most_confused
 
 Format = Callable[[float | None], str]
@@ -40,10 +41,10 @@ def describe_groups(groups: Sequence[SeedGroup], objective: str, value: Format) 
     return f"{objective} by setting, best first: {', '.join(rows)}{more}"
 
 
-def describe_confusion(confusion: Int[np.ndarray, "C C"], class_names: Sequence[str]) -> str:
-    """Say how many clips are right, and which confusion is the most frequent."""
+def describe_confusion(confusion: Int[np.ndarray, "C C"], class_names: Sequence[str], counted: Counted = "clip") -> str:
+    """Say how many clips or videos are right, and which confusion is the most frequent."""
     right, total = int(np.trace(confusion)), int(confusion.sum())
-    text = f"Confusion matrix of {len(confusion)} classes: {right} of {_count(total, 'clip')} right"
+    text = f"Confusion matrix of {len(confusion)} classes: {right} of {_count(total, counted)} right"
     worst = most_confused(confusion, 1)
     if not worst:
         return text

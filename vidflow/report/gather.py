@@ -31,7 +31,7 @@ from vidflow.stages.address import Address
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
-from vidflow.stages.trained import predict_command
+from vidflow.stages.trained import can_stream, predict_command
 
 
 def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
@@ -108,7 +108,12 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
 
 
 def _predict_command(config: Config, trial: TrialResult, run_id: str | None) -> str:
-    """Return the command that runs a trial: by its run, or by its folder if a sweep of old did not record the run."""
+    """Return the command that runs a trial: by its run, or by its folder if a sweep of old did not record the run.
+
+    Empty if the trial sees groups of frames.
+    """
+    if not can_stream(trial):
+        return ""
     task = cast(TaskName, trial.settings["task"])
     if run_id is None:
         return predict_command(str(trial.directory), task=task)

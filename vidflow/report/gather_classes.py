@@ -67,6 +67,7 @@ def gather_classes(
 
     return {
         "class_names": names,
+        "counted": classified.counted,
         "confusion": confusion,
         "confused_clips": confused,
         "change": change,
@@ -93,9 +94,10 @@ def _choose_examples(classified: Classified, num_examples: int) -> list[int]:
 def _compare(
     experiment: Experiment, ranked: Sequence[RankedTrial], mode: Mode, best: Classified, keys: Sequence[str]
 ) -> TrialChange | None:
-    """Compare the best trial with another; None if there is no other."""
+    """Compare the best trial with another; None if there is no other, or if one answers clips and the other videos."""
     found = choose_rival(ranked, mode)
-    if found is None or (theirs := read_classified(found[0].result)) is None:
+    theirs = read_classified(found[0].result) if found is not None else None
+    if found is None or theirs is None or theirs.counted != best.counted:
         return None
     rival, is_baseline = found
     reader = clips_of(experiment, rival.result)

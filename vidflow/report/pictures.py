@@ -79,6 +79,7 @@ def draw_clips(
         num_clips: Maximum number of clips to draw.
     """
     facts, clips = facts_of(task), []
+    assert facts.predicts != "tokens", "hidden tokens are not drawn"
     for row, index in enumerate(pictured.indices[:num_clips]):
         arrays = read_annotations(reader[int(index)], facts.annotations)
         truth = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -106,7 +107,7 @@ def explain_pictures(predicts: Prediction) -> str:
             return "Truth and prediction share one scale."
         case "camera_motion":
             return "Seen from above; predicted motions are added up from frame to frame, and so are their errors."
-        case "classes" | "boxes":
+        case "classes" | "boxes" | "tokens":
             return ""
         case _:
             assert_never(predicts)

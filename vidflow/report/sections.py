@@ -24,6 +24,7 @@ from vidflow.report.figures import (
 )
 from vidflow.report.formats import format_change, format_interval, format_metric, is_share
 from vidflow.report.pictures import OVER_FRAMES, Picture, explain_pictures
+from vidflow.report.results import Counted
 from vidflow.report.seen import Seen
 from vidflow.report.tables import (
     RankedTrial,
@@ -74,6 +75,7 @@ class TaskSection:
         class_names: Names by class index; empty if the task has no classes.
         examples: Clips with predictions of the best trial.
         confusion: Validation clips of the best trial by true (rows) and predicted class; None if there are none.
+        counted: What the best trial's scores and confusions count. A video is shown by its first clip.
         pictures: Predictions of the best trial drawn with the truth.
         confused_clips: (true, predicted class) -> keys of the best trial's clips that it confuses so.
         others: Further clips that the tables name, with the best trial's predictions.
@@ -92,6 +94,7 @@ class TaskSection:
     class_names: Sequence[str] = ()
     examples: Sequence[Example] = ()
     confusion: Int[np.ndarray, "C C"] | None = None
+    counted: Counted = "clip"
     pictures: Sequence[Picture] = ()
     confused_clips: Mapping[tuple[int, int], Sequence[str]] = field(default_factory=dict)
     others: Sequence[Example] = ()
@@ -198,7 +201,9 @@ def _texts(section: TaskSection, ranked: Sequence[RankedTrial], groups: Sequence
     return {
         "curves_text": describe_curves(ranked, section.objective, value),
         "effects_text": describe_groups(groups, section.objective, value),
-        "confusion_text": "" if section.confusion is None else describe_confusion(section.confusion, names),
+        "confusion_text": ""
+        if section.confusion is None
+        else describe_confusion(section.confusion, names, section.counted),
         "changes_text": ""
         if change is None
         else describe_change(change, name_trial(ranked[0]), name_trial(change.rival), names),

@@ -12,7 +12,7 @@ def name_sources(units: Sequence[ShardUnit]) -> dict[str, str]:
     """Return key -> name of every clip.
 
     A name is the video's path below the folder that all videos share, such as `juggling/v1.mp4`. If a video gives
-    several clips, the name has the clip's seconds.
+    several clips, the name has the clip's seconds, and its square if there are three.
     """
     clips = [clip for unit in units for clip in unit.clips]
     if not clips:
@@ -25,4 +25,7 @@ def name_sources(units: Sequence[ShardUnit]) -> dict[str, str]:
 
 def _name(clip: ChosenClip, shared: str, *, is_part: bool) -> str:
     name = PurePath(clip.path).relative_to(shared).as_posix()
-    return f"{name}, {clip.times[0]:.1f} to {clip.times[-1]:.1f} s" if is_part else name
+    if not is_part:
+        return name
+    square = "" if clip.crop is None else f", {clip.crop}"
+    return f"{name}, {clip.times[0]:.1f} to {clip.times[-1]:.1f} s{square}"

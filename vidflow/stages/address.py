@@ -8,6 +8,7 @@ from vidflow.config.fingerprints import fingerprint, trial_settings
 from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Trial
 from vidflow.config.search import objective_of
+from vidflow.store.initial_weights import read_initial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,12 @@ class Address:
 
 
 def locate_trial(config: Config, trial: Trial, features: Address) -> Address:
-    """Return the address of a trial on these features."""
+    """Return the address of a trial on these features.
+
+    Raises:
+        VidflowError: If the weights that it starts from are not there.
+    """
     objective = objective_of(config.trials, trial.task)
-    settings = trial_settings(config, trial, features.identity, *objective)
+    initial = None if trial.init_from is None else read_initial(config, trial.init_from).sha256
+    settings = trial_settings(config, trial, features.identity, *objective, initial=initial)
     return Address(directory=root_path(config) / "trials" / fingerprint(settings), settings=settings)

@@ -22,6 +22,7 @@ from vidflow.stages.scanned_rows import ScannedRows, reject_row
 from vidflow.stages.scans import Scans
 from vidflow.stages.spans import Taken, find_leak, take
 from vidflow.store.features import ClipRow
+from vidflow.video.decode import Crop
 from vidflow.video.sampling import Mode
 from vidflow.video.video_rows import VideoRows
 
@@ -37,7 +38,7 @@ class ChosenClip:
     """One clip to decode.
 
     Attributes:
-        key: Hash of the video's content and the times taken from it.
+        key: Hash of the video's content and the times taken from it, and of the square if it is not the first of three.
         path: The video.
         sha256: Digest of the video.
         label: Class name.
@@ -48,6 +49,7 @@ class ChosenClip:
         annotations_sha256: Its digest, or empty.
         stamps: Path -> size and time of the last write, of each of these files when it was scanned.
         video: Hash of the video's content and the span of its row; the clips of a row share it.
+        crop: Where the square is; None: where the settings say.
     """
 
     key: str
@@ -61,6 +63,7 @@ class ChosenClip:
     annotations_sha256: str
     stamps: dict[str, tuple[int, int]]
     video: str = ""
+    crop: Crop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +177,10 @@ class ChosenClips(Sequence[ChosenClip]):
         scanned, rows = self._scanned, self._rows
         spans = zip(scanned.starts[rows].tolist(), scanned.ends[rows].tolist(), strict=True)
         values = zip(self.keys, self._labels(), self.splits, spans, strict=True)
-        files = zip(*scanned.files(rows), scanned.times(rows, self._numbers).tolist(), strict=True)
+        shown = scanned.times(rows, self._numbers).tolist(), scanned.squares(rows, self._numbers)
+        files = zip(*scanned.files(rows), *shown, strict=True)
         clips = []
-        for (key, label, split, span), (video, truth, times) in zip(values, files, strict=True):
+        for (key, label, split, span), (video, truth, times, crop) in zip(values, files, strict=True):
             clips.append(
                 ChosenClip(
                     key=key,
@@ -194,6 +198,7 @@ class ChosenClips(Sequence[ChosenClip]):
                         if file["path"] is not None
                     },
                     video=fingerprint([video["sha256"], span]),
+                    crop=crop,
                 )
             )
         return clips
@@ -208,8 +213,11 @@ def choose_clips(
     fps: float,
     stride_seconds: float,
     num_clips: int = 1,
+    plain_split: str | None = None,
 ) -> tuple[ChosenClips, list[Reject]]:
     """Return the clips of all usable rows, sorted by key, and the rows that are left out.
+
+    With `plain_split`, clips of other splits are made of three squares each, see `ScannedRows`.
 
     A row gives either all its clips or one reject. Contents and times are compared, never names. If two rows conflict,
     the first one is kept. A rejected row does not block later rows.
@@ -225,7 +233,7 @@ def choose_clips(
         "stride_seconds": stride_seconds,
         "num_clips": num_clips,
     }
-    return choose_of(ScannedRows(VideoRows.of(items), scans, sampling))
+    return choose_of(ScannedRows(VideoRows.of(items), scans, sampling, plain_split=plain_split))
 
 
 def choose_of(scanned: ScannedRows) -> tuple[ChosenClips, list[Reject]]:
@@ -256,11 +264,12 @@ def choose_of(scanned: ScannedRows) -> tuple[ChosenClips, list[Reject]]:
 
 
 def choose_kept(
-    items: Sequence[VideoItem], scans: Scans, kept: KeptTables, **sampling: Any
+    items: Sequence[VideoItem], scans: Scans, kept: KeptTables, *, plain_split: str | None = None, **sampling: Any
 ) -> tuple[ChosenClips, list[Reject], str]:
     """Return what `choose_clips` returns and the clips' digest; if nothing has changed, from the last time."""
-    scanned = ScannedRows(VideoRows.of(items), scans, sampling)
-    digest = scanned.digest(f"{_VERSION} {canonical_json(sampling)}")
+    scanned = ScannedRows(VideoRows.of(items), scans, sampling, plain_split=plain_split)
+    squares = "" if plain_split is None else f" {canonical_json(plain_split)}"
+    digest = scanned.digest(f"{_VERSION} {canonical_json(sampling)}{squares}")
     if (found := kept.get("clips", digest, _SCHEMA)) is not None:
         table, facts = found
         clips = ChosenClips(scanned, *(column.to_numpy() for column in table.columns))
@@ -347,11 +356,16 @@ def _batches(
 def _make_keys(
     scanned: ScannedRows, rows: Int64[np.ndarray, " C"], numbers: Int64[np.ndarray, " C"]
 ) -> UInt64[np.ndarray, " C"]:
-    """Return the content keys of clips as numbers: fingerprints of the video's digest and the times."""
+    """Return the content keys of clips as numbers: fingerprints of the video's digest, the times, and the square.
+
+    The central square is left out, so that a clip has the same key with and without further squares.
+    """
     digests = scanned.of_video("sha256", rows).to_pylist()
     times = scanned.times(rows, numbers).tolist()
+    squares = (f',"{crop}"' if crop not in (None, "center") else "" for crop in scanned.squares(rows, numbers))
+    shown = zip(digests, times, squares, strict=True)
     # As `fingerprint` does, but without the general encoder, which takes most of the time for a million clips.
-    texts = (f'["{sha256}",{str(each).replace(" ", "")}]' for sha256, each in zip(digests, times, strict=True))
+    texts = (f'["{sha256}",{str(each).replace(" ", "")}{square}]' for sha256, each, square in shown)
     made = b"".join(hashlib.sha256(text.encode()).digest()[:_KEY_BYTES] for text in texts)
     return np.frombuffer(made, ">u8").astype(np.uint64)
 

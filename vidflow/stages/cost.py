@@ -6,7 +6,7 @@ Axes: F frames.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from jaxtyping import Int
 from vidflow.config.schema import Config, Encoder, FeatureSet, Trial
 from vidflow.models.encoder import resolve_depths, shape_of, skeleton
 from vidflow.models.encoder.adapted.cost import count_adapted_macs
+from vidflow.models.encoder.checks import frames_left
 from vidflow.models.encoder.configured import video_recipe
 from vidflow.models.encoder.video.build import resolve_reducer
 from vidflow.models.encoder.video.cost import count_macs as count_clip_macs
@@ -22,6 +23,7 @@ from vidflow.models.reduction.build import PostReducer, Reducer, build_reducer
 from vidflow.models.reduction.macs import VitShape, count_macs
 from vidflow.records import StageManifest
 from vidflow.spread import spread
+from vidflow.stages.scanned_rows import SQUARES
 from vidflow.store.features import FeatureReader
 
 _COUNTED_CLIPS = 256
@@ -127,6 +129,25 @@ def frame_macs(encoder: Encoder, features: FeatureSet, counts: Int[np.ndarray, "
     return count_clip_macs(clip, in_blocks) / geometry.num_frames
 
 
+class TokenSizes(NamedTuple):
+    """Output frames of a clip without adaptation, patches and prefix tokens of each, and the width of a token."""
+
+    num_frames: int
+    num_patches: int
+    num_prefix: int
+    embed_dim: int
+
+
+def token_sizes(config: Config) -> TokenSizes:
+    """Return the sizes of the encoder's tokens, without token reduction."""
+    if config.encoder.family == "image":
+        shape = shape_of(skeleton(config.encoder.name, config.encoder.img_size))
+        return TokenSizes(frames_left(config), shape.num_patches, shape.num_prefix, shape.embed_dim)
+    geometry, clip = outline_of(video_recipe(config.encoder))
+    num_frames, num_patches = config.video.sampling.num_frames // geometry.tubelet, clip.num_patches // clip.grid[0]
+    return TokenSizes(num_frames, num_patches, clip.num_prefix, clip.embed_dim)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialMacs:
     """Multiply-accumulates of the encoder within a trial, per clip.
@@ -134,7 +155,7 @@ class TrialMacs:
     Attributes:
         forward: Of a validation clip, with merged adapters.
         training: Of a training clip, with gradients.
-        clips_per_video: Clips of a video.
+        clips_per_video: Clips of a validation video.
     """
 
     forward: float
@@ -163,7 +184,9 @@ def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
     stored = macs_up_to(resolve_depths(depths, num_blocks=shape.depth)[0]) if trial.feed == "prefix" else 0
     forward = macs_up_to(last) - stored
     sampling = config.video.sampling
-    clips_per_video = sampling.num_clips if sampling.mode == "spread" else 1
+    clips_per_video = (sampling.num_clips if sampling.mode == "spread" else 1) * (
+        len(SQUARES) if config.plain_split else 1
+    )
     if adaptation is None:
         return TrialMacs(forward=forward, training=forward, clips_per_video=clips_per_video)
     adapted = macs_up_to(last) - macs_up_to(adaptation.first_block - 1)

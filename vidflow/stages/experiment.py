@@ -49,6 +49,7 @@ from vidflow.stages.transient import Limits
 from vidflow.stages.trial_clips import open_clips, unread_features
 from vidflow.store.digests import check_once
 from vidflow.store.features import FeatureReader
+from vidflow.store.initial_weights import list_initial, read_initial
 from vidflow.store.layout import TRIAL_RESULT, exclusive, list_sizes, read_listed, store
 from vidflow.store.shard_clips import ShardClips
 from vidflow.video.manifest import manifest_digest
@@ -312,7 +313,9 @@ class Experiment:
         """Return the shard stage that the newest scans give; every file must have a scan."""
         items, rejects = self.rows
         sampling = asdict(self.config.video.sampling)
-        clips, unusable, digest = choose_kept(items, self.index.scans, self._kept, **sampling)
+        clips, unusable, digest = choose_kept(
+            items, self.index.scans, self._kept, plain_split=self.config.plain_split, **sampling
+        )
         units = cut_shards(clips, self.config.shards.clips_per_shard)
         decoders = {"decord": _version("decord"), "av": _version("av")}
         address = self._address("shard", shard_settings(self.config, digest, decoders))
@@ -376,8 +379,9 @@ class Experiment:
     @functools.cached_property
     def sweep(self) -> Address:
         """Where the sweep over all feature sets is."""
+        initial = {source: read_initial(self.config, source).sha256 for source in list_initial(self.config)}
         settings = {
-            "trials": sweep_settings(self.config),
+            "trials": sweep_settings(self.config, initial),
             "features": {name: address.identity for name, address in sorted(self.features.items())},
             "tracking": tracking_settings(self.config.tracking),
         }

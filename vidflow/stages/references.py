@@ -16,6 +16,7 @@ from vidflow.stages.experiment import Experiment, is_reduced_from_cache
 from vidflow.stages.finish import peek_manifest
 from vidflow.stages.root_files import STAGE_FOLDERS
 from vidflow.stages.trained import TRIALS, read_sweep
+from vidflow.store.initial_weights import list_initial, read_initial
 from vidflow.store.layout import read_sealed
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def find_references(experiment: Experiment) -> References:
     if found.evaluates:
         found.folders |= {view.directory for view in _evaluated_shards(experiment)}
     found.folders |= set(_named_folders(experiment))
+    found.folders |= {read_initial(experiment.config, source).path.parent for source in list_initial(experiment.config)}
     for folder in found.folders:
         manifest = peek_manifest(folder) if folder.parent.name == "shards" else None
         found.shards |= {row["sha256"] for row in manifest.files} if manifest is not None else set()

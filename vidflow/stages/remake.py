@@ -130,6 +130,8 @@ def _remake_frames(
     for each in (path, truth):
         make_local(each)  # the sandbox copies no objects
     settings = {name: manifest.settings[name] for name in _ENCODING if name in manifest.settings}
+    if "crop" in sample.metadata:  # of three squares
+        settings["crop"] = sample.metadata["crop"]
     given: dict[str, Any] = {"annotations": str(truth)} if sample.annotations and truth.is_file() else {}
     try:
         made = sandbox.call(encode_clip, path, sample.metadata["pts_seconds"], **settings, **given)

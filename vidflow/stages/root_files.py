@@ -36,6 +36,7 @@ FOREIGN = {
     ".nodes": "the answers of nodes that see the root",
     "mlflow.db*": "MLflow's, which keeps no digests",
     "mlartifacts": "MLflow's, which keeps no digests",
+    "initial": "copies of trials' weights from MLflow, each with its digest",
     "tracks": "made again from the annotations each time they are read",
 }
 """Names directly in a root, and whose they are."""

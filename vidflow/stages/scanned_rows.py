@@ -15,10 +15,13 @@ from vidflow.errors import VideoError
 from vidflow.records import Reject, VideoItem
 from vidflow.stages.kept_tables import table_digest
 from vidflow.stages.scans import ScanColumns, Scans
+from vidflow.video.decode import Crop
 from vidflow.video.sampling import clip_times, count_clips, row_spans
 from vidflow.video.video_rows import VideoRows
 
 _ALL = slice(None)
+SQUARES: tuple[Crop, ...] = ("center", "left", "right")
+"""The squares of a clip where it shows three; where it shows one, that is the first."""
 
 
 def list_class_names(items: Sequence[VideoItem]) -> list[str]:
@@ -38,8 +41,18 @@ class ScannedRows:
         num_clips: How many clips it gives; a float, because false times in a file can make it huge.
     """
 
-    def __init__(self, rows: VideoRows, scans: Scans, sampling: dict[str, Any]) -> None:
-        """Find the scan of every file; there must be one."""
+    def __init__(
+        self, rows: VideoRows, scans: Scans, sampling: dict[str, Any], *, plain_split: str | None = None
+    ) -> None:
+        """Find the scan of every file; there must be one.
+
+        Args:
+            rows: The rows.
+            scans: The scans of their files.
+            sampling: Which times of a row make a clip.
+            plain_split: Split whose clips show the central square, while clips of others are made of three squares
+                each; None: all clips show the square of the settings.
+        """
         self.rows, self._scans, self._sampling = rows, scans, sampling
         self.label_indices = {name: index for index, name in enumerate(list_class_names(rows))}
         self._videos = _find_all(scans.videos, rows.table["path"])
@@ -50,7 +63,11 @@ class ScannedRows:
             first=self.of_video("start_seconds").to_numpy(),
             last=self.of_video("end_seconds").to_numpy(),
         )
-        self.num_clips = count_clips(self.starts, self.ends, **sampling)
+        self._num_spans = count_clips(self.starts, self.ends, **sampling)
+        self._has_squares = plain_split is not None
+        are_plain = pc.fill_null(pc.equal(rows.table["split"], plain_split), True).to_numpy()
+        self._num_squares = np.where(are_plain, 1, len(SQUARES))
+        self.num_clips = self._num_spans * self._num_squares
 
     def of_video(self, column: str, rows: Int64[np.ndarray, " C"] | slice = _ALL) -> pa.ChunkedArray:
         """Return a column of the scans of the videos of some rows."""
@@ -78,7 +95,7 @@ class ScannedRows:
                 pc.fill_null(pc.equal(wanted, found), True), pc.fill_null(pc.equal(self.of_truth("reason"), ""), True)
             ),
         )
-        has_frames = self.num_clips <= np.maximum(1, self.of_video("num_frames").to_numpy())
+        has_frames = self._num_spans <= np.maximum(1, self.of_video("num_frames").to_numpy())
         # Only windows: `spread` shows a short video several times on purpose.
         fits = has_frames if self._sampling["mode"] == "windows" else True
         usable: Bool[np.ndarray, " R"] = is_usable.to_numpy() & self.is_inside & fits
@@ -111,10 +128,16 @@ class ScannedRows:
         return clip_times(
             self.starts[rows][:, None],
             self.ends[rows][:, None],
-            numbers[:, None],
+            (numbers // self._num_squares[rows])[:, None],
             **self._sampling,
             frame_seconds=((last - first) / np.maximum(1, num_frames))[:, None],
         )
+
+    def squares(self, rows: Int64[np.ndarray, " C"], numbers: Int64[np.ndarray, " C"]) -> list[Crop | None]:
+        """Return the square of clips as `times` returns their times; None is the square of the settings."""
+        if not self._has_squares:
+            return [None] * len(rows)
+        return [SQUARES[number] for number in (numbers % self._num_squares[rows]).tolist()]
 
     def refusal(self, row: int) -> Reject:
         """Return why a row gives no clip; it is one of those that are not usable."""
@@ -155,7 +178,7 @@ class ScannedRows:
             item,
             VideoError(
                 "TooManyWindows",
-                f"{item.path}: got {self.num_clips[row]:.0f} windows in {self.ends[row] - self.starts[row]:.3f} s "
+                f"{item.path}: got {self._num_spans[row]:.0f} windows in {self.ends[row] - self.starts[row]:.3f} s "
                 f"of a video of {scan.num_frames} frames, wanted no more windows than frames; raise "
                 "video.sampling.stride_seconds, or export the video again if it is not that long",
             ),
@@ -182,4 +205,4 @@ def _find_all(scans: ScanColumns, paths: pa.ChunkedArray) -> Int64[np.ndarray, "
     return at
 
 
-__all__ = ["ScannedRows", "list_class_names", "reject_row"]
+__all__ = ["SQUARES", "ScannedRows", "list_class_names", "reject_row"]

@@ -106,6 +106,7 @@ class ShardBuilder:
             "source": short_name(clip.path),
             "sha256": clip.sha256,
             "video": clip.video,
+            **({} if clip.crop is None else {"crop": clip.crop}),
         }
         return ShardSample(
             key=clip.key,
@@ -125,6 +126,6 @@ class ShardBuilder:
             clip.times,
             stamps=clip.stamps,
             annotations=clip.annotations,
-            **self._encoding,
+            **{**self._encoding, **({} if clip.crop is None else {"crop": clip.crop})},
         )
         return encoded

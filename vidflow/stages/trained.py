@@ -136,14 +136,24 @@ def task_of(result: TrialResult) -> TaskName:
     return cast(TaskName, result.settings["task"])
 
 
+def can_stream(result: TrialResult) -> bool:
+    """Whether the core of a trial can run frame by frame, as `vidflow predict` does."""
+    settings = result.settings
+    return settings["core"] != "vtm" or set(cast(tuple[int, ...], settings["vtm_groups"] or ())) == {1}
+
+
 def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskName = "classification") -> str:
-    """Return the command line that runs a trial on a video; the user replaces `VIDEO`, and the numbers of a query.
+    """Return the command line that uses a trial on a video; the user replaces `VIDEO`, and the numbers of a query.
+
+    A trial that only trains a core is used as the start of other trials, of a config that the user names.
 
     Args:
         trial: The MLflow run of the trial, or the trial's folder.
         tracking_uri: Store of the run; None for a folder.
         task: The trial's task; some tasks need a box or a point to follow.
     """
+    if facts_of(task).predicts == "tokens":
+        return shlex.join(["vidflow", "sweep", "CONFIG", f"trials.trial.init_from={trial}"])
     words = ["vidflow", "predict", trial, "VIDEO"]
     if tracking_uri is not None:
         words += ["--tracking-uri", without_credentials(tracking_uri)]
@@ -157,4 +167,4 @@ def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskNa
     return shlex.join([*words, "--out", "predicted.mp4"])
 
 
-__all__ = ["FinishedSweep", "predict_command", "read_sweep", "read_sweeps", "read_trial", "task_of"]
+__all__ = ["FinishedSweep", "can_stream", "predict_command", "read_sweep", "read_sweeps", "read_trial", "task_of"]

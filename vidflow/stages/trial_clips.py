@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from vidflow.config.schema import Config, Feed
+from vidflow.config.schema import Config, Feed, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.errors import VidflowError
 from vidflow.stages.address import Address
@@ -48,6 +48,18 @@ def video_keys(root: Path, features: Address, splits: Collection[str]) -> dict[s
     return {key: video for key, video in videos.items() if video is not None}
 
 
+def scored_videos(config: Config, trial: Trial, features: Address) -> dict[str, str] | None:
+    """Return key of a clip -> key of its video, of the splits that a trial is measured on; None if it counts clips.
+
+    Raises:
+        VidflowError: As `video_keys`.
+    """
+    if trial.score_by == "clip":
+        return None
+    splits = config.trials.splits
+    return video_keys(Path(config.root), features, [split for split in (splits.val, splits.test) if split is not None])
+
+
 def unread_features(config: Config) -> set[str]:
     """Return the feature sets that no trial reads, because all trials that name them read frames; they are not made."""
     feeds: dict[str, set[Feed]] = {}
@@ -56,4 +68,4 @@ def unread_features(config: Config) -> set[str]:
     return {name for name, used in feeds.items() if used == {"shards"}}
 
 
-__all__ = ["open_clips", "unread_features", "video_keys"]
+__all__ = ["open_clips", "scored_videos", "unread_features", "video_keys"]

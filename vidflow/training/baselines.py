@@ -1,5 +1,7 @@
 """A task's metrics for a trivial answer, which learns nothing from pictures; a trial has to beat them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,12 +13,15 @@ from vidflow.models.tasks import spec_of
 from vidflow.spread import spread
 from vidflow.training.batches import read_annotations
 from vidflow.training.feeds import Clips
+from vidflow.training.votes import VideoVotes
 
 # Training clips, spread evenly, whose annotations are read. More would hardly change a mean and would cost minutes.
 _FITTED_CLIPS = 512
 
 
-def baseline_metrics(task: TaskName, reader: Clips, names: SplitNames | None = None) -> dict[str, float]:
+def baseline_metrics(
+    task: TaskName, reader: Clips, names: SplitNames | None = None, *, videos: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Return the trivial answer's metrics on the validation split, with the names of a trial's, such as `val/top1`.
 
     The trial's own metric computes them over the same clips. The task's `TrivialAnswer` says what the answer is.
@@ -25,6 +30,7 @@ def baseline_metrics(task: TaskName, reader: Clips, names: SplitNames | None = N
         task: The task.
         reader: Any feature set of the experiment, or its shards; only labels and annotations are read.
         names: Which splits the trials use; None: the usual ones.
+        videos: Key of a clip -> its video, if the metric counts videos; None if it counts clips.
 
     Raises:
         VidflowError: If a clip lacks an annotation, or the split holds nothing that the metric counts.
@@ -35,9 +41,16 @@ def baseline_metrics(task: TaskName, reader: Clips, names: SplitNames | None = N
     known = (_targets(spec.facts, reader, int(index)) for index in chosen)
     fitted = spec.trivial.fit(known, len(reader.metadata["class_names"]))
     metric = spec.build_metric()
-    for index in np.flatnonzero(splits == names.val):
-        targets = _targets(spec.facts, reader, int(index))
-        metric.update(spec.trivial.answer(fitted, targets), targets)
+    votes = None if videos is None else VideoVotes([videos.get(key, "") for key in reader.keys])
+    for index in np.flatnonzero(splits == names.val).tolist():
+        targets = _targets(spec.facts, reader, index)
+        answer = spec.trivial.answer(fitted, targets)
+        if votes is None:
+            metric.update(answer, targets)
+        else:
+            votes.add([index], answer, targets)
+    if votes is not None:
+        votes.count(metric)
     try:
         values = metric.compute()
     except ValueError as error:

@@ -7,11 +7,10 @@ import torch
 from vidflow.config.encoder import encoder_title
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates, key_of
-from vidflow.models.cores.build import build_core
 from vidflow.models.encoder import resolve_depths, skeleton
 from vidflow.models.encoder.adapted import adaptation_problems
 from vidflow.models.tasks import build_task
-from vidflow.training.recipe import make_recipe
+from vidflow.training.recipe import build_recipe_core, make_recipe
 
 # The number of classes decides no shape that could be wrong.
 _NUM_CLASSES = 2
@@ -39,9 +38,7 @@ def find_module_problems(config: Config, *, embed_dim: int, num_depths: Mapping[
     with torch.device("meta"):
         for recipe in sorted(recipes, key=repr):
             try:
-                core = build_core(
-                    recipe.core, embed_dim=embed_dim, num_layers=recipe.num_layers, num_heads=recipe.num_heads
-                )
+                core = build_recipe_core(recipe)
             except ValueError as error:
                 key = key_of(trials, "num_heads")
                 yield f"{key}: the core {recipe.core} does not fit {encoder_title(config.encoder)}: {error}"
@@ -50,6 +47,28 @@ def find_module_problems(config: Config, *, embed_dim: int, num_depths: Mapping[
                 build_task(recipe.task, core, recipe)
             except ValueError as error:
                 yield f"{key_of(trials, 'task')}: {recipe.task} cannot be built: {error}"
+
+
+def find_group_problems(config: Config, *, num_frames: int) -> Iterator[str]:
+    """Yield which groups of VTM do not divide the frames of a clip.
+
+    Args:
+        config: The experiment.
+        num_frames: Frames of a clip behind the encoder, without adaptation.
+    """
+    for trial in draw_candidates(config)[0]:
+        features = config.features[trial.features]
+        is_whole = trial.unmerge or features.reducer.name == "none"
+        if trial.core != "vtm" or trial.vtm_groups is None or not is_whole:
+            continue
+        adaptation = None if trial.adaptation is None else config.adaptations[trial.adaptation]
+        halvings = 0 if adaptation is None else len(adaptation.interpolate_after)
+        seen = -(-num_frames // 2**halvings)
+        if seen % trial.vtm_groups[-1]:
+            yield (
+                f"{key_of(config.trials, 'vtm_groups')}: got {list(trial.vtm_groups)} for clips of {seen} frames; "
+                f"wanted a last group that divides {seen}"
+            )
 
 
 def find_encoding_problems(config: Config) -> Iterator[str]:
@@ -72,4 +91,4 @@ def find_encoding_problems(config: Config) -> Iterator[str]:
                 )
 
 
-__all__ = ["find_encoding_problems", "find_module_problems"]
+__all__ = ["find_encoding_problems", "find_group_problems", "find_module_problems"]

@@ -29,6 +29,7 @@ from vidflow.training.encoded_task import EncodedTask
 from vidflow.training.feeds import Feed
 from vidflow.training.learner import Learner, seeded
 from vidflow.training.optim import Optimisation, build_optimizer, learning_rates, load_moments, moments
+from vidflow.training.ranks import Ranks
 from vidflow.training.snapshot import (
     BEST,
     LAST,
@@ -59,6 +60,7 @@ def fit(
     device: torch.device,
     clips_per_pass: int | None = None,
     videos: Sequence[str] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Iterator[EpochResult]:
     """Train `module` and yield the result of every epoch that was not done before.
 
@@ -78,15 +80,16 @@ def fit(
         device: Where to train.
         clips_per_pass: Clips that go through the module at a time; None is a whole batch.
         videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
+        ranks: The processes that train together. Each yields the same results, but the first one alone uses the folder.
 
     Raises:
         VidflowError: If the loss is not finite, the objective is not a metric of the task, or the folder belongs to
             another trial.
     """
-    done = load_result(directory)
-    if done is not None and done.status == "completed":
+    if ranks.share(ranks.is_first and _is_completed(directory)):
         return
-    remove_leftovers(directory)
+    if ranks.is_first:
+        remove_leftovers(directory)
     learner = Learner(
         key=identity.key,
         module=module.to(device),
@@ -98,24 +101,28 @@ def fit(
         device=device,
         clips_per_pass=clips_per_pass,
         videos=videos,
+        ranks=ranks,
     )
     history = _resume(directory, identity, learner)
     # The mark of an earlier stop or failure is no longer true once the weights change.
-    remove(directory / TRIAL_RESULT)
+    if ranks.is_first:
+        remove(directory / TRIAL_RESULT)
     for epoch in range(len(history) + 1, optimisation.epochs + 1):
         started = time.perf_counter()
         order = splits.train[clip_order(len(splits.train), seed=optimisation.seed, epoch=epoch)]
         rates = learning_rates(optimisation, epoch=epoch, num_clips=len(order))
-        with seeded(optimisation.seed, epoch, device):
+        learner.align()
+        with seeded(optimisation.seed, epoch, device, rank=ranks.rank):
             metrics = learner.train(order, epoch=epoch, learning_rates=rates)
             validated, predictions = learner.validate(splits.val, spec.build_metric(), epoch=epoch)
-        metrics |= validated
+        metrics = ranks.share(metrics | validated)
         is_best = _is_best(metrics, history, objective)
         if splits.test is not None and epoch == optimisation.epochs:
-            weights = module.state_dict() if is_best else read_tensors(directory / BEST)[0]
-            metrics |= _test(learner, weights, splits.test, spec, epoch=epoch)
+            metrics |= _test(
+                learner, _best_weights(learner, directory, is_best=is_best), splits.test, spec, epoch=epoch
+            )
         seconds = time.perf_counter() - started
-        history.append(EpochResult(epoch=epoch, metrics=metrics, seconds=seconds, is_best=is_best))
+        history.append(ranks.share(EpochResult(epoch=epoch, metrics=metrics, seconds=seconds, is_best=is_best)))
         snapshot = Snapshot(
             identity=identity,
             history=tuple(history),
@@ -123,26 +130,24 @@ def fit(
             optimizer=moments(learner.optimizer, module),
             predictions=predictions if is_best else {},
         )
-        write_snapshot(directory, snapshot)
+        if ranks.is_first:
+            write_snapshot(directory, snapshot)
         if epoch < optimisation.epochs:
             yield history[-1]
-    write_result(directory, "completed")
+    if ranks.is_first:
+        write_result(directory, "completed")
     yield history[-1]
+
+
+def _is_completed(directory: Path) -> bool:
+    done = load_result(directory)
+    return done is not None and done.status == "completed"
 
 
 def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[EpochResult]:
     """Restore the trial from its snapshot and return its history; without a usable snapshot it starts again."""
-    try:
-        snapshot = read_snapshot(directory)
-        if snapshot is not None:
-            publish_best(directory, snapshot)
-    except DamagedError as error:
-        # Training is repeatable, so only time was lost.
-        log.warning("trial %s starts again: %s", identity.key, error)
-        snapshot = None
+    snapshot = learner.ranks.share(_usable_snapshot(directory, identity.key) if learner.ranks.is_first else None)
     if snapshot is None:
-        for name in (LAST, PREDICTIONS, BEST):
-            remove(directory / name)
         return []
     if snapshot.identity.key != identity.key:
         raise VidflowError(
@@ -153,6 +158,29 @@ def _resume(directory: Path, identity: TrialIdentity, learner: Learner) -> list[
     load_moments(learner.optimizer, learner.module, snapshot.optimizer)
     log.info("trial %s resumes after epoch %d", identity.key, len(snapshot.history))
     return list(snapshot.history)
+
+
+def _usable_snapshot(directory: Path, key: str) -> Snapshot | None:
+    """Return the snapshot; None if there is none or it is damaged, and then the folder is cleared."""
+    try:
+        snapshot = read_snapshot(directory)
+        if snapshot is not None:
+            publish_best(directory, snapshot)
+    except DamagedError as error:
+        # Training is repeatable, so only time was lost.
+        log.warning("trial %s starts again: %s", key, error)
+        snapshot = None
+    if snapshot is None:
+        for name in (LAST, PREDICTIONS, BEST):
+            remove(directory / name)
+    return snapshot
+
+
+def _best_weights(learner: Learner, directory: Path, *, is_best: bool) -> dict[str, Tensor]:
+    """Return the best epoch's weights, which are the present ones or those in the folder."""
+    if is_best:
+        return learner.module.state_dict()
+    return learner.ranks.share(read_tensors(directory / BEST)[0] if learner.ranks.is_first else {})
 
 
 def _test(

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -16,13 +16,16 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vidflow.errors import VidflowError
+from vidflow.models.clip_draws import clip_draws
 from vidflow.models.tasks import Metric, Task
 from vidflow.training.batches import Batch
 from vidflow.training.encoded_task import EncodedTask
 from vidflow.training.feeds import Feed, FrameBatch
-from vidflow.training.optim import Optimisation, autocast, step_optimizer
-from vidflow.training.predictions import KeptPredictions
+from vidflow.training.optim import Optimisation, autocast, moments, step_optimizer, trained_parameters
+from vidflow.training.predictions import Answers, KeptPredictions
+from vidflow.training.ranks import Ranks
 from vidflow.training.votes import VideoVotes
+from vidflow.video.view_draws import clip_generator
 
 # Reading the loss makes the host wait for the device, so it is not read at every step.
 _STEPS_PER_CHECK = 50
@@ -42,6 +45,7 @@ class Learner:
         device: Where the module is trained.
         clips_per_pass: Clips that go through the module at a time; None is a whole batch.
         videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
+        ranks: The processes that train together. In each, `train` and `validate` are called with the clips of all.
     """
 
     key: str
@@ -52,11 +56,16 @@ class Learner:
     device: torch.device
     clips_per_pass: int | None = None
     videos: Sequence[str] | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def task(self) -> Task:
         """Depth mixing, core and readout."""
         return self.module.task if isinstance(self.module, EncodedTask) else self.module
+
+    def align(self) -> None:
+        """Give all processes the weights and the moments of the first one."""
+        self.ranks.align([*self.module.state_dict().values(), *moments(self.optimizer, self.module).values()])
 
     def train(
         self,
@@ -82,14 +91,16 @@ class Learner:
         started = time.perf_counter()
         waited = 0.0
         losses: list[Tensor] = []
-        batches = self.feed.batches(order, batch_size=self.optimisation.batch_size, epoch=epoch)
-        for learning_rate in learning_rates:
+        part = self.ranks.part(order, batch_size=self.optimisation.batch_size)
+        batches = self.feed.batches(part.order, batch_size=part.batch_size, epoch=epoch)
+        for learning_rate, share in zip(learning_rates, part.shares, strict=True):
             self._finish_step()
             waiting = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - waiting
-            losses.append(self._accumulate(batch))
+            loss = self._accumulate(batch, share, epoch)
             del batch
+            losses.append(self.ranks.sum_gradients(trained_parameters(self.optimizer), loss))
             step_optimizer(self.optimizer, learning_rate=learning_rate, grad_clip=self.optimisation.grad_clip)
             if len(losses) % _STEPS_PER_CHECK == 0:
                 self._check(losses[-_STEPS_PER_CHECK:], epoch, len(losses) - _STEPS_PER_CHECK, learning_rates)
@@ -111,18 +122,19 @@ class Learner:
         if self.device.type == "cuda" and isinstance(self.module, EncodedTask):
             torch.cuda.synchronize(self.device)
 
-    def _accumulate(self, batch: Batch | FrameBatch) -> Tensor:
-        """Add the gradients of a batch's mean loss, pass by pass, and return that loss."""
+    def _accumulate(self, batch: Batch | FrameBatch, share: float, epoch: int) -> Tensor:
+        """Add the gradients of a batch's mean loss times `share`, pass by pass, and return that product."""
         num_clips = len(batch.indices)
         size = self.clips_per_pass or num_clips
-        if size >= num_clips:
-            loss = self.task.loss(self._predict(batch), batch.targets)
+        if size >= num_clips and share == 1:
+            loss = self.task.loss(self._predict_drawn(batch, epoch), batch.targets)
             torch.autograd.backward(loss)
             return loss.detach()
         total = torch.zeros((), device=self.device)
         for start in range(0, num_clips, size):
             part = batch.part(start, start + size)
-            loss = self.task.loss(self._predict(part), part.targets) * (len(part.indices) / num_clips)
+            loss = self.task.loss(self._predict_drawn(part, epoch), part.targets)
+            loss = loss * (share * len(part.indices) / num_clips)
             torch.autograd.backward(loss)
             total += loss.detach()
         return total
@@ -135,7 +147,10 @@ class Learner:
         epoch: int,
         use: Literal["val", "test"] = "val",
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep.
+        """Return `val/loss` and the metric's values as `val/...`, and the predictions to keep, of what it counts.
+
+        Each process predicts whole batches, so that they are those of a single process. The first process gets and
+        counts all of them; the others return nothing.
 
         Args:
             indices: Positions of the clips.
@@ -152,14 +167,15 @@ class Learner:
         votes = VideoVotes(self.videos) if self.videos is not None else None
         batch_size = min(self.optimisation.batch_size, self.clips_per_pass or self.optimisation.batch_size)
         with torch.inference_mode():
-            for batch in self.feed.batches(indices, batch_size=batch_size, epoch=None):
-                predictions = self._predict(batch)
-                losses.append(self.task.loss(predictions, batch.targets))
+            for answers in self._answers(indices, batch_size):
+                losses.append(answers.loss)
                 if votes is None:
-                    metric.update(predictions, batch.targets)
+                    metric.update(answers.predictions, answers.targets)
+                    kept.add(answers)
                 else:
-                    votes.add(batch.indices.tolist(), predictions, batch.targets)
-                kept.add(batch, predictions)
+                    votes.add(answers.indices.tolist(), answers.predictions, answers.targets)
+        if not self.ranks.is_first:
+            return {}, {}
         loss = self._mean(losses, len(indices), batch_size)
         if not math.isfinite(loss):
             raise VidflowError(
@@ -171,7 +187,31 @@ class Learner:
             values = metric.compute()
         except ValueError as error:
             raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
-        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, kept.tensors()
+        stored = kept.tensors() if votes is None else votes.tensors()
+        return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, stored
+
+    def _predict_drawn(self, batch: Batch | FrameBatch, epoch: int) -> dict[str, Tensor]:
+        """Predict in training, where what a core draws for a clip depends on seed, epoch and clip alone."""
+
+        def generators(purpose: str) -> list[np.random.Generator]:
+            keys = (self.feed.clips.keys[index] for index in batch.indices.tolist())
+            return [clip_generator(self.optimisation.seed, epoch, f"{purpose} {key}") for key in keys]
+
+        with clip_draws(generators):
+            return self._predict(batch)
+
+    def _answers(self, indices: Int64[np.ndarray, " clips"], batch_size: int) -> Iterator[Answers]:
+        """Yield the answers to all batches, in order; of several processes, the first one only."""
+        own = self.ranks.whole_batches(indices, batch_size=batch_size)
+        batches = self.feed.batches(own, batch_size=batch_size, epoch=None)
+        for _ in range(math.ceil(len(indices) / (batch_size * self.ranks.size))):
+            batch = next(batches, None)
+            yield from self.ranks.gather(None if batch is None else self._answer(batch))
+
+    def _answer(self, batch: Batch | FrameBatch) -> Answers:
+        predictions = self._predict(batch)
+        answers = Answers(batch.indices, batch.targets, predictions, self.task.loss(predictions, batch.targets))
+        return answers if self.ranks.size == 1 else answers.cpu()
 
     def _predict(self, batch: Batch | FrameBatch) -> dict[str, Tensor]:
         with autocast(self.device, self.optimisation.precision):
@@ -203,15 +243,17 @@ _ADVICE = "; try a smaller `learning_rate` or `grad_clip`, a larger `warmup_frac
 
 
 @contextlib.contextmanager
-def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, epoch: int, device: torch.device, *, rank: int = 0) -> Iterator[None]:
     """Draw torch's random numbers from a separate stream, and restore the process's random state at the end.
 
     Args:
         seed: Seed of the trial.
         epoch: Number of the epoch; 0 is for the initial weights.
         device: Device whose generator is seeded in addition to the CPU's.
+        rank: Number of the process, as processes that train together draw different numbers.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         # SeedSequence gives different (seed, epoch) pairs different seeds; seed + epoch would not.
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        entropy = [seed, epoch, rank] if rank else [seed, epoch]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         yield

@@ -15,13 +15,19 @@ from vidflow.store.features import FeatureReader
 from vidflow.training.batches import iterate_batches
 from vidflow.training.optim import autocast
 from vidflow.training.trial import load_trial
+from vidflow.training.votes import VideoVotes
 
 # What may differ between the features of a trial and those that it is measured on.
 _FREE = ("weights", "timm", "torch", "transformers")
 
 
 def measure_trial(
-    path: Path, reader: FeatureReader, split: str, *, device: torch.device | str = "cpu"
+    path: Path,
+    reader: FeatureReader,
+    split: str,
+    *,
+    videos: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[dict[str, float], int]:
     """Return the metrics of a trial's task, with the names of its metric, and the number of clips.
 
@@ -29,6 +35,7 @@ def measure_trial(
         path: The trial's `best.safetensors`.
         reader: Features of the clips.
         split: Split of these features.
+        videos: Key of a clip -> its video, if the metric counts videos; None if it counts clips.
         device: Where the module runs.
 
     Raises:
@@ -46,6 +53,7 @@ def measure_trial(
         raise VidflowError(f"{reader.directory}: no clip of split {split!r}; splits found: {found}")
     classes = _class_map(reader.metadata["class_names"], identity.features["class_names"], reader, indices)
     metric = spec.build_metric()
+    votes = None if videos is None else VideoVotes([videos.get(key, "") for key in reader.keys])
     batches = iterate_batches(
         reader,
         indices,
@@ -59,7 +67,13 @@ def measure_trial(
         for batch in batches:
             with autocast(target, trial.precision):
                 predictions = task(batch.tokens, batch.prefix, task.queries_of(batch.targets))
-            metric.update(predictions, _relabelled(batch.targets, classes if spec.facts.needs_labels else None))
+            targets = _relabelled(batch.targets, classes if spec.facts.needs_labels else None)
+            if votes is None:
+                metric.update(predictions, targets)
+            else:
+                votes.add(batch.indices.tolist(), predictions, targets)
+    if votes is not None:
+        votes.count(metric)
     try:
         return metric.compute(), len(indices)
     except ValueError as error:

@@ -94,6 +94,11 @@ def build_optimizer(module: nn.Module, *, weight_decay: float, encoder_rate: flo
     )
 
 
+def trained_parameters(optimizer: torch.optim.AdamW) -> list[Tensor]:
+    """Return the parameters of an optimizer, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def decayed_parameters(module: nn.Module) -> list[Tensor]:
     """Return the trained parameters that weight decay applies to.
 
@@ -156,8 +161,7 @@ def step_optimizer(optimizer: torch.optim.AdamW, *, learning_rate: float, grad_c
     """Clip the gradient's norm over all parameters, take a step and clear the gradients."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group[_RATE]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    torch.nn.utils.clip_grad_norm_(trained_parameters(optimizer), grad_clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -193,6 +197,6 @@ def load_moments(optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[
         parameter_name, _, slot = name.rpartition("/")
         slots.setdefault(parameter_name, {})[slot] = value
     names = {parameter: name for name, parameter in module.named_parameters()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = trained_parameters(optimizer)
     state = {index: slots[names[p]] for index, p in enumerate(parameters) if names[p] in slots}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

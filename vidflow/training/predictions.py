@@ -3,15 +3,38 @@
 Axes: B clips, n kept clips, T frames, C classes, O boxes, Q points, H and W pixels.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from vidflow.training.batches import Batch
-from vidflow.training.feeds import FrameBatch
-
 _NUM_PICTURED = 16
+
+
+class Answers(NamedTuple):
+    """What a module answers to a batch.
+
+    Attributes:
+        indices: Position of each clip in what it is read from.
+        targets: Ground truth of the clips.
+        predictions: Predictions for every frame of them.
+        loss: Mean loss of the batch.
+    """
+
+    indices: Int64[np.ndarray, " B"]
+    targets: dict[str, Tensor]
+    predictions: dict[str, Tensor]
+    loss: Float[Tensor, ""]
+
+    def cpu(self) -> "Answers":
+        """Return the same on the host."""
+        targets, predictions = (
+            {name: each.cpu() for name, each in part.items()} for part in (self.targets, self.predictions)
+        )
+        return Answers(self.indices, targets, predictions, self.loss.cpu())
 
 
 class KeptPredictions:
@@ -22,18 +45,26 @@ class KeptPredictions:
         self._parts: dict[str, list[Tensor]] = {}
         self._num_kept = 0
 
-    def add(self, batch: Batch | FrameBatch, predictions: dict[str, Tensor]) -> None:
+    def add(self, answers: Answers) -> None:
         """Keep a part of a batch's predictions.
 
         From `logits (B, T, C)`, the logits of the last frame and the class of every frame are kept for all clips. From
         others, such as `boxes (B, O, T, 4)` or `depth (B, T, H, W)`, the first 16 clips are kept, enough for pictures.
+        Of hidden tokens, the mean cosine of each hidden frame `cosines (B, h)` is kept.
         """
-        indices = torch.from_numpy(np.asarray(batch.indices, dtype=np.int64))
+        predictions = answers.predictions
+        indices = torch.from_numpy(np.asarray(answers.indices, dtype=np.int64))
         if "logits" in predictions:
             logits = predictions["logits"]
-            kept = {"labels": batch.targets["label"], "logits": logits[:, -1].float()}
+            kept = {"labels": answers.targets["label"], "logits": logits[:, -1].float()}
             self._append({"indices": indices, "frame_classes": logits.argmax(-1).int(), **kept})
             return
+        if "wanted" in predictions:  # hidden tokens: how well they were predicted, not megabytes of tokens
+            predictions = {
+                "cosines": functional.cosine_similarity(
+                    predictions["tokens"].float(), predictions["wanted"].float(), dim=-1
+                ).mean(-1)
+            }
         num_more = min(len(indices), _NUM_PICTURED - self._num_kept)
         if num_more > 0:
             self._num_kept += num_more

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vidflow.config.schema import CoreName, Trial
 from vidflow.config.tasks import TaskName, facts_of
-from vidflow.models.cores.build import build_core
+from vidflow.models.cores.build import TemporalCore, VtmSettings, build_core
 from vidflow.models.tasks import Task, TaskOptions, build_task
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import read_annotations
@@ -21,6 +21,9 @@ class ModuleRecipe(TaskOptions):
         embed_dim: Width of the tokens.
         num_layers: Layers of the core.
         num_heads: Attention heads of the core; None is the published number for the width.
+        vtm_groups: Frames of a group in the blocks of VTM; None: fitted to the clip.
+        vtm_factor: One of how many tokens VTM leaves.
+        vtm_share: Share of the other tokens that VTM merges.
     """
 
     task: TaskName
@@ -28,6 +31,9 @@ class ModuleRecipe(TaskOptions):
     embed_dim: int
     num_layers: int
     num_heads: int | None
+    vtm_groups: tuple[int, ...] | None = None
+    vtm_factor: int = 6
+    vtm_share: float = 1.0
 
 
 def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
@@ -37,7 +43,7 @@ def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
         ValueError: The trial reads the class token, and the features have none.
     """
     metadata = reader.metadata
-    if trial.readout == "class_token" and not metadata["num_prefix_tokens"]:
+    if reads_class_token(trial) and not metadata["num_prefix_tokens"]:
         raise ValueError("readout `class_token` on features without a class token; use `attention`")
     return make_recipe(
         trial,
@@ -72,8 +78,16 @@ def make_recipe(trial: Trial, *, embed_dim: int, num_depths: int, num_classes: i
         readout_dim=trial.readout_dim,
         readout_heads=trial.readout_heads,
         every_frame_weight=trial.every_frame_weight,
+        label_smoothing=trial.label_smoothing,
         standardize=trial.standardize,
         unmerge=trial.unmerge,
+        mask_ratio=trial.mask_ratio,
+        mask_choice=trial.mask_choice,
+        mask_loss=trial.mask_loss,
+        adapter_rank=max(1, int(trial.token_adapter * embed_dim)) if trial.token_adapter else 0,
+        vtm_groups=trial.vtm_groups,
+        vtm_factor=trial.vtm_factor,
+        vtm_share=trial.vtm_share,
     )
 
 
@@ -83,8 +97,29 @@ def build_module(recipe: ModuleRecipe) -> Task:
     Raises:
         ValueError: If the width and the number of heads do not fit.
     """
-    core = build_core(recipe.core, embed_dim=recipe.embed_dim, num_layers=recipe.num_layers, num_heads=recipe.num_heads)
-    return build_task(recipe.task, core, recipe)
+    return build_task(recipe.task, build_recipe_core(recipe), recipe)
+
+
+def build_recipe_core(recipe: ModuleRecipe) -> TemporalCore:
+    """Build the core alone.
+
+    Raises:
+        ValueError: If the width and the number of heads do not fit.
+    """
+    # A list if the recipe comes from a file.
+    groups = None if recipe.vtm_groups is None else tuple(recipe.vtm_groups)
+    return build_core(
+        recipe.core,
+        embed_dim=recipe.embed_dim,
+        num_layers=recipe.num_layers,
+        num_heads=recipe.num_heads,
+        vtm=VtmSettings(groups=groups, factor=recipe.vtm_factor, share=recipe.vtm_share),
+    )
+
+
+def reads_class_token(trial: Trial) -> bool:
+    """Whether a trial reads a class token of the encoder; the only token behind VTM is its own."""
+    return trial.readout == "class_token" and trial.core != "vtm"
 
 
 def depth_size(clips: Clips) -> int:

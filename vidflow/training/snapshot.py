@@ -62,6 +62,7 @@ class TrialIdentity:
         features: Metadata of its features: the encoder, class names, how clips were cut; and their `fps`.
         encoder: What of the encoder runs in the trial, an `EncoderPart` as plain values; empty if nothing does. If
             it is not, weights are below `task.` and, of what is trained in the encoder, below `encoder.`.
+        initial: Key of the `trial` that it started from, and `sha256` of the weights taken from it; empty without one.
     """
 
     key: str
@@ -70,6 +71,7 @@ class TrialIdentity:
     num_parameters: int
     features: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    initial: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,14 +19,18 @@ from vidflow.models.tasks import Task, spec_of
 from vidflow.records import EpochResult
 from vidflow.spread import spread
 from vidflow.store.features import FeatureReader
+from vidflow.store.initial_weights import InitialFile
 from vidflow.store.shard_clips import ShardClips
 from vidflow.training.batches import Splits, core_tokens
+from vidflow.training.class_shares import take_share
 from vidflow.training.encoded_task import EncodedTask, task_weights
 from vidflow.training.encoding import EncoderPart, Encoding, build_encoded, describe_features, part_values
 from vidflow.training.feeds import Clips, Feed, ShardFeed, StoredFeed
 from vidflow.training.fit import fit
+from vidflow.training.initial import InitialWeights
 from vidflow.training.learner import seeded
 from vidflow.training.optim import Optimisation
+from vidflow.training.ranks import Ranks
 from vidflow.training.recipe import ModuleRecipe, build_module, depth_size, make_recipe, module_recipe
 from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
 from vidflow.video.augmented_targets import label_pairs
@@ -48,6 +52,8 @@ def run_trial(
     device: torch.device | str | None = None,
     encoding: Encoding | None = None,
     videos: Mapping[str, str] | None = None,
+    initial: InitialFile | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Iterator[EpochResult]:
     """Train or resume a trial, and yield the result of every epoch that was not done before.
 
@@ -63,13 +69,17 @@ def run_trial(
         device: Where to train; None is the GPU if there is one.
         encoding: How the encoder runs in the trial; None if it does not.
         videos: Key of a clip -> its video, for `score_by: video`.
+        initial: What `init_from` names.
+        ranks: The processes that train it together; each calls this function, and yields the same results.
 
     Raises:
         VidflowError: If the clips do not fit the task, the module cannot be built, or the loss is not finite.
     """
+    assert (initial is None) == (trial.init_from is None)
     names = names or SplitNames()
+    train = _split_indices(clips, names.train, trial.task)
     splits = Splits(
-        train=_split_indices(clips, names.train, trial.task),
+        train=take_share(train, clips.keys, clips.labels, share=trial.train_fraction, seed=trial.seed),
         val=_split_indices(clips, names.val, trial.task),
         test=_split_indices(clips, names.test, trial.task) if names.test else None,
     )
@@ -82,6 +92,9 @@ def run_trial(
         )
     except ValueError as error:
         raise VidflowError(f"trial {key}: {error}") from error
+    if initial is not None:
+        task = built.module.task if isinstance(built.module, EncodedTask) else built.module
+        InitialWeights(initial.path).load_into(task, built.recipe)
     identity = TrialIdentity(
         key=key,
         settings=dataclasses.asdict(trial),
@@ -89,6 +102,7 @@ def run_trial(
         num_parameters=sum(each.numel() for each in built.module.parameters() if each.requires_grad),
         features={**built.features, "fps": _frame_rate(clips, splits)},
         encoder=built.encoder,
+        initial={} if initial is None else {"trial": initial.trial, "sha256": initial.sha256},
     )
     yield from fit(
         built.module,
@@ -103,6 +117,7 @@ def run_trial(
         clips_per_pass=None if encoding is None else encoding.clips_per_pass,
         # Training clips have none, as metrics do not count them.
         videos=None if videos is None else [videos.get(clip, "") for clip in clips.keys],
+        ranks=ranks,
     )
 
 
@@ -125,7 +140,7 @@ def _build_stored(trial: Trial, reader: Clips, splits: Splits, device: torch.dev
         task = build_module(recipe)
     if task.token_scale is not None:
         task.token_scale.measure(_train_tokens(reader, splits, task))
-    feed = _stored_feed(trial, reader, task, device)
+    feed = stored_feed(trial, reader, task, device)
     return BuiltTrial(module=task, feed=feed, recipe=recipe, features=reader.metadata, encoder={})
 
 
@@ -150,7 +165,7 @@ def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: 
         module = build_encoded(part, build_module(recipe), device=device, checkpointing=encoding.checkpointing)
     return BuiltTrial(
         module=module,
-        feed=_stored_feed(trial, clips, module.task, device)
+        feed=stored_feed(trial, clips, module.task, device)
         if isinstance(clips, FeatureReader)
         else _shard_feed(trial, clips, encoding, module, device),
         recipe=recipe,
@@ -159,7 +174,8 @@ def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: 
     )
 
 
-def _stored_feed(trial: Trial, reader: FeatureReader, task: Task, device: torch.device) -> StoredFeed:
+def stored_feed(trial: Trial, reader: FeatureReader, task: Task, device: torch.device) -> StoredFeed:
+    """Return what makes a trial's batches from stored tokens."""
     return StoredFeed(
         clips=reader,
         device=device,
@@ -167,6 +183,7 @@ def _stored_feed(trial: Trial, reader: FeatureReader, task: Task, device: torch.
         arrays=facts_of(trial.task).annotations,
         unmerged=task.unmerges,
         seed=trial.seed,
+        hides_frames=facts_of(trial.task).hides_frames,
     )
 
 
@@ -199,9 +216,15 @@ def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task,
     """Rebuild the task of a `best.safetensors` at any path, in eval mode, and return it with the trial's identity.
 
     Raises:
-        VidflowError: If there is no such file, it is damaged, or its task fits the encoder that the trial adapted only.
+        VidflowError: If there is no such file, it is damaged, its task fits the encoder that the trial adapted only, or
+            predicts hidden tokens.
     """
     task, identity = load_adapted_task(path, device=device)
+    if facts_of(identity.recipe["task"]).predicts == "tokens":
+        raise VidflowError(
+            f"{path}: this trial only trains a core, and has no answer about a video; start other trials from it: "
+            f"trials.trial.init_from={path.parent}"
+        )
     if (identity.encoder or {}).get("adaptation") is not None:
         raise VidflowError(
             f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
@@ -290,6 +313,7 @@ __all__ = [
     "load_task",
     "load_trial",
     "run_trial",
+    "stored_feed",
     "write_failure",
     "write_result",
 ]

@@ -3,16 +3,34 @@
 Axes: B clips, T frames, C classes, V videos.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from vidflow.models.tasks import Metric
 
 # So that the logarithm of a probability that is zero in single precision stays finite.
 _SMALLEST = torch.finfo(torch.float32).tiny
+
+
+@dataclass(slots=True)
+class _Video:
+    """What the clips of a video have said so far.
+
+    Attributes:
+        first: Position of its first clip, which stands for the video.
+        label: Class of the clips.
+        num_clips: How many they are.
+        total: Sum of their probabilities.
+    """
+
+    first: int
+    label: int
+    num_clips: int
+    total: Float[Tensor, " C"]
 
 
 class VideoVotes:
@@ -24,23 +42,36 @@ class VideoVotes:
         Args:
             videos: The video of each clip, by position.
         """
-        self._videos = videos
-        self._sums: dict[str, tuple[Float[Tensor, " C"], Int64[Tensor, ""]]] = {}
+        self._names = videos
+        self._videos: dict[str, _Video] = {}
 
-    def add(self, indices: Sequence[int], predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    def add(self, indices: Sequence[int], predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         """Add the probabilities at the last frame of `logits (B, T, C)`, of the clips at these positions."""
         shares = predictions["logits"][:, -1].detach().float().softmax(-1).cpu().double()
-        for index, share, label in zip(indices, shares, targets["label"].cpu(), strict=True):
-            known, _ = self._sums.get(self._videos[index], (torch.zeros_like(share), label))
-            self._sums[self._videos[index]] = known + share, label
+        for index, share, label in zip(indices, shares, targets["label"].tolist(), strict=True):
+            video = self._videos.setdefault(self._names[index], _Video(index, label, 0, torch.zeros_like(share)))
+            video.num_clips += 1
+            video.total = video.total + share
 
     def count(self, metric: Metric) -> None:
         """Add every video to the metric, as one clip of one frame."""
-        if self._sums:
-            sums, labels = (torch.stack(list(part)) for part in zip(*self._sums.values(), strict=True))
-            # Their sizes do not change which class is first, so sums need not become means.
-            logits = sums.clamp(min=_SMALLEST).log()[:, None]
-            metric.update({"logits": logits}, {"label": labels})
+        if self._videos:
+            tensors = self.tensors()
+            metric.update({"logits": tensors["logits"][:, None]}, {"label": tensors["labels"]})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the answers to store, a row per video: `indices`, `labels`, `num_clips (V,)` and `logits (V, C)`.
+
+        The softmax of the logits is the mean of the clips' probabilities, and the index is that of the first clip.
+        """
+        videos = list(self._videos.values())
+        means = torch.stack([video.total / video.num_clips for video in videos])
+        return {
+            "indices": torch.tensor([video.first for video in videos]),
+            "labels": torch.tensor([video.label for video in videos]),
+            "num_clips": torch.tensor([video.num_clips for video in videos]),
+            "logits": means.clamp(min=_SMALLEST).log().float(),
+        }
 
 
 __all__ = ["VideoVotes"]

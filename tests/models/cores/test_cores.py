@@ -9,7 +9,7 @@ from jaxtyping import jaxtyped
 from torch import Tensor
 
 from vidflow.config.schema import CoreName
-from vidflow.models.cores.build import TemporalCore, build_core, default_heads, detach_state
+from vidflow.models.cores.build import TemporalCore, VtmSettings, build_core, default_heads, detach_state
 
 NAMES: tuple[CoreName, ...] = get_args(CoreName)
 EMBED_DIM = 16
@@ -22,8 +22,9 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 5), st.i
 
 def make(name: CoreName) -> TemporalCore:
     torch.manual_seed(0)
-    # A window shorter than most clips drawn, so that attention has to forget.
-    return build_core(name, embed_dim=EMBED_DIM, num_layers=2, num_heads=2, state_dim=3, window=3).eval()
+    # A window shorter than most clips drawn, so that attention has to forget; groups that can be streamed.
+    vtm = VtmSettings(groups=(1, 1, 1), factor=2)
+    return build_core(name, embed_dim=EMBED_DIM, num_layers=2, num_heads=2, state_dim=3, window=3, vtm=vtm).eval()
 
 
 def draw(shape: tuple[int, int, int, int]) -> Tensor:
@@ -145,8 +146,12 @@ def test_shapes_are_as_annotated(name):
     core, tokens = make(name), draw((2, 3, 4, 0))
     whole = jaxtyped(typechecker=beartype)(type(core).run)(core, tokens, None)
     step = jaxtyped(typechecker=beartype)(TemporalCore.step)(core, tokens[:, 0], None)
-    assert whole[0].shape == tokens.shape
-    assert step[0].shape == tokens[:, 0].shape
+    if name == "vtm":
+        assert whole[0].shape == (2, 3, 1, core.output_dim)
+    else:
+        assert whole[0].shape == tokens.shape
+        assert core.output_dim == EMBED_DIM
+    assert step[0].shape == whole[0][:, 0].shape
 
 
 @every_core
@@ -161,7 +166,7 @@ def test_tokens_of_another_width_and_a_state_of_other_streams_are_refused(name):
             core(torch.zeros(1, 2, 3, EMBED_DIM), core.init_state(2, 3))
 
 
-@pytest.mark.parametrize("name", ["gated_transformer", "mamba_mix", "gated_mamba_mix", "causal_attention"])
+@pytest.mark.parametrize("name", ["gated_transformer", "mamba_mix", "gated_mamba_mix", "causal_attention", "vtm"])
 def test_heads_that_do_not_divide_the_width_are_refused(name):
     with pytest.raises(ValueError, match="num_heads is 5"):
         build_core(name, embed_dim=16, num_heads=5)

@@ -127,6 +127,11 @@ def test_a_changed_frame_moves_itself_and_the_frames_that_read_it() -> None:
         other[:, t] = 255 - other[:, t]
         moved = (joined(encoder, frames) != joined(encoder, other)).flatten(2).any(2)[0]
         assert {int(i) for i in moved.nonzero()} == {i for i in (t, t + 1, t - 2) if 0 <= i < T}
+    # Of heads that look back only, the last frame moves no other, however many blocks there are.
+    back = adapt(freeze(build_vit("vit_tiny_patch16_224")), places=[], offsets=[-1, -1, 0])
+    other = frames.clone()
+    other[:, -1] = 255 - other[:, -1]
+    assert torch.equal(joined(back, frames)[:, :-1], joined(back, other)[:, :-1])
 
 
 def test_clips_do_not_mix_and_reversal_with_negated_offsets_reverses() -> None:
@@ -215,6 +220,13 @@ def test_a_stream_that_enters_a_block_gives_what_the_frames_give(name: str) -> N
     assert float((halved - wanted).norm() / wanted.norm()) < 1e-3
     with pytest.raises(ValueError, match="everything below is frozen"):
         encoder.forward_from(stream, 3)
+    # With adapters that have learnt nothing, the stream gives the features of the last depth.
+    fresh = adapt(freeze(vit), first_block=1)
+    with torch.no_grad():
+        again, halved = fresh.forward_from(stream, 1).tokens, fresh.forward_from(stream.half(), 1).tokens
+    features = fresh.frozen.encode(frames).tokens.unflatten(0, (2, T))
+    assert torch.equal(again, features)
+    assert float((halved - features).norm() / features.norm()) < 1e-3
 
 
 def test_another_number_of_frames_than_the_temporal_embedding_has_is_refused() -> None:

@@ -1,5 +1,8 @@
 """InTI, reconstructed: convex combinations of pairs, counts and costs, independence."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from test_adapted_encoder import T, adapt, build_vit, clips, freeze, joined
@@ -12,6 +15,9 @@ from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.encoder.adapted.cost import count_adapted_macs
 from vidflow.models.encoder.inti_reconstructed import IntiReconstructed, count_pair_macs
 from vidflow.models.reduction.build import build_reducer
+from vidflow.models.reduction.reducer import PostReducer
+from vidflow.records import ClipTokens
+from vidflow.stages.reduce import reduce_clip
 
 
 def layer(*, trained: bool = True, grid: tuple[int, int] = (3, 4), width: int = 32) -> IntiReconstructed:
@@ -97,12 +103,23 @@ def test_a_merged_file_keeps_the_layers_and_encodes_fewer_frames(tmp_path) -> No
     torch.testing.assert_close(all_tokens(encoder, frames), joined(trained, frames), atol=1e-5, rtol=1e-4)
 
 
-def test_the_controls_leave_as_many_tokens() -> None:
+@pytest.mark.parametrize("num_frames", [4, 5])
+def test_its_controls_store_as_many_tokens_in_as_many_bytes(num_frames: int) -> None:
     frozen = freeze(build_vit("vit_tiny_patch16_224"))
-    frames = clips(frozen, num_frames=4)
+    frames = clips(frozen, batch=1, num_frames=num_frames)
     encoder = merge(adapt(frozen, temporal_embedding=False, interpolate_after=[1]))
-    count = sum(clip.counts.sum() for clip in encoder.encode(frames).clips())
-    plain = sum(clip.counts.sum() for clip in frozen.encode(frames).clips())
-    assert 2 * count == plain
-    for name, settings in (("pool", {"window": [2, 1, 1]}), ("fewer_frames", {"stride": 2})):
-        assert build_reducer(name, place="post", **settings) is not None
+    (ours,), (plain,) = (each.encode(frames).clips() for each in (encoder, frozen))
+    assert ours.counts.sum() == 4 * math.ceil(num_frames / 2)
+    pts, none = np.arange(num_frames, dtype=np.float64), {"sizes": None, "assignment": None, "annotations": b""}
+    dense = ClipTokens(
+        key="0" * 16, label=0, split="val", pts_seconds=pts,
+        tokens=plain.tokens, prefix=plain.prefix, counts=plain.counts, **none,
+    )  # fmt: skip
+    for name, settings in (("pool", {"window": (2, 1, 1)}), ("fewer_frames", {"stride": 2})):
+        control = build_reducer(name, place="post", **settings)
+        assert isinstance(control, PostReducer)
+        reduced = reduce_clip(control, dense, height=2, width=2)
+        assert reduced.counts.sum() == ours.counts.sum()
+        assert reduced.tokens.nbytes == ours.tokens.nbytes
+        assert reduced.sizes is not None
+        assert reduced.sizes.sum() == 4 * num_frames

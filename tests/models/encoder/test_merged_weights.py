@@ -119,6 +119,16 @@ def test_models_without_some_biases_get_them_from_the_file(tmp_path: Path, setti
     torch.testing.assert_close(all_tokens(encoder, frames), joined(trained, frames), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_real_encoder_gives_the_same_features_with_merged_adapters(shared_dir: Path, tmp_path: Path) -> None:
+    weights = shared_dir / "weights" / "vit_small_patch14_saliency_fp16.safetensors"
+    settings = Encoder(name="vit_small_patch14_dinov2", weights=str(weights), img_size=112, dtype="float32")
+    trained, path = merged_file(tmp_path, settings, offsets=[-1, 1, 0, 0, 0, 0], scale=0.5)
+    encoder = load(path, settings)
+    wanted = joined(trained, frames := clips(encoder, batch=1))
+    assert float((all_tokens(encoder, frames) - wanted).abs().max() / wanted.std()) < 1e-4
+
+
 def test_the_offsets_are_part_of_the_digest() -> None:
     frozen = freeze(build_vit("vit_tiny_patch16_224"))
     digests = {merge(adapt(frozen, offsets=offsets)).weights_sha256 for offsets in ([-1, 1, 0], [-1, 0, 0], [0, 0, 0])}

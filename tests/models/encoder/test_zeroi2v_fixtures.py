@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vidflow.config.schema import Adaptation, AdapterPlace
 from vidflow.models.encoder.adapted import AdaptedEncoder
 from vidflow.models.encoder.adapted.adapter import LinearAdapter
+from vidflow.models.encoder.adapted.merge import fold_adapters, fold_block
 from vidflow.models.encoder.clip_blocks import HeadOffsets, run_spelled_block
 from vidflow.models.encoder.frozen import FrozenEncoder
 
@@ -107,6 +108,18 @@ def test_an_adapter_gives_the_published_output_gradients_and_merged_maps(shared_
         matrix, vector = adapter.matrix_and_vector()
         torch.testing.assert_close(matrix, tensors["matrix"].double(), atol=1e-12, rtol=0)
         torch.testing.assert_close(vector, tensors["vector"].double(), atol=1e-12, rtol=0)
+        # The linear map behind the adapter, and the one before it.
+        block: Any = tiny_clip(case["width"], 1).blocks[0]
+        names = {"next": "fc1", "previous": "fc2"}
+        for name, linear in names.items():
+            weight = tensors[f"{name}_weight"]
+            made = nn.Linear(*reversed(weight.shape)).double()
+            made.load_state_dict({"weight": weight, "bias": tensors[f"{name}_bias"]})
+            setattr(block.mlp, linear, made)
+        fold_block(block, {"mlp_in": adapter, "mlp_out": adapter})
+        for name, linear in names.items():
+            for kind, found in getattr(block.mlp, linear).named_parameters():
+                torch.testing.assert_close(found.data, tensors[f"{name}_{kind}_merged"], atol=1e-12, rtol=0)
 
 
 def test_a_block_with_adapters_gives_the_published_output_and_gradients(shared_dir: Path) -> None:
@@ -132,7 +145,16 @@ def test_a_block_with_adapters_gives_the_published_output_and_gradients(shared_d
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def published_encoder(tensors: dict[str, Tensor], model: dict[str, Any]) -> AdaptedEncoder:
+def freeze(vit: VisionTransformer, dtype: torch.dtype) -> FrozenEncoder:
+    return FrozenEncoder(
+        vit=vit, name="tiny", weights="random:0", img_size=vit.patch_embed.img_size[0], depths=None,
+        normalize_depths=True, device=torch.device("cpu"), dtype=dtype, mean=(0.0,) * 3, std=(1.0,) * 3,
+    )  # fmt: skip
+
+
+def published_encoder(
+    tensors: dict[str, Tensor], model: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> AdaptedEncoder:
     """Build a tiny model with the published weights."""
     vit = tiny_clip(
         model["width"], model["num_heads"],
@@ -142,18 +164,25 @@ def published_encoder(tensors: dict[str, Tensor], model: dict[str, Any]) -> Adap
     frozen = {rename(key): v for key, v in weights.items() if "Adapter" not in key and key != "temporal_embedding"}
     frozen["cls_token"], frozen["pos_embed"] = frozen["cls_token"][None, None], frozen["pos_embed"][None]
     vit.load_state_dict(frozen)
-    encoder = FrozenEncoder(
-        vit=vit, name="tiny", weights="random:0", img_size=model["image_size"], depths=None, normalize_depths=True,
-        device=torch.device("cpu"), dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3,
-    )  # fmt: skip
     adaptation = Adaptation(scale=model["adapter_scale"], offsets=model["head_offsets"], dropout=0.0)
-    adapted = AdaptedEncoder(encoder, adaptation, num_frames=model["num_frames"])
+    adapted = AdaptedEncoder(freeze(vit, dtype), adaptation, num_frames=model["num_frames"])
     for index in range(model["layers"]):
         block = under(weights, f"transformer.resblocks.{index}.")
         load_adapters(adapted.adapters[str(index)], {key: v for key, v in block.items() if "Adapter" in key})
     assert adapted.temporal_embedding is not None
     adapted.temporal_embedding.data = weights["temporal_embedding"][0]
-    return adapted.eval()
+    return adapted.to(dtype).eval()
+
+
+def merged_encoder(encoder: AdaptedEncoder) -> AdaptedEncoder:
+    """Return the encoder with its adapters in the weights; what is left are the offsets and the embedding."""
+    vit, parts = fold_adapters(encoder)
+    left = Adaptation(places=[], offsets=list(parts.offsets.by_head))
+    merged = AdaptedEncoder(freeze(vit, encoder.frozen.dtype), left, num_frames=encoder.trained_frames)
+    assert merged.temporal_embedding is not None
+    assert parts.embedding is not None
+    merged.temporal_embedding.data = parts.embedding
+    return merged.to(encoder.frozen.dtype).eval()
 
 
 def class_tokens(encoder: AdaptedEncoder, video: Tensor) -> Tensor:
@@ -174,3 +203,21 @@ def test_a_whole_encoder_gives_the_published_class_tokens(shared_dir: Path, name
     torch.testing.assert_close(class_tokens(fresh, tensors["video"]), tensors["initial_output"], **EXACT)
     plain = AdaptedEncoder(encoder.frozen, Adaptation(places=[]), num_frames=model["num_frames"]).eval()
     torch.testing.assert_close(class_tokens(plain, tensors["video"]), tensors["image_output"], **EXACT)
+
+
+@pytest.mark.parametrize("name", ["zeroi2v_vit", "zeroi2v_vit_long"])
+def test_a_merged_encoder_has_the_published_weights_and_output(shared_dir: Path, name: str) -> None:
+    tensors, metadata = read(shared_dir, name)
+    model = json.loads(metadata["model"])
+    encoder = published_encoder(tensors, model)
+    merged = merged_encoder(encoder)
+    found, published = merged.frozen.vit.state_dict(), under(tensors, "merged.")
+    assert len(published) == 8 * model["layers"]
+    for key, wanted in published.items():
+        torch.testing.assert_close(found[rename(key)], wanted, **EXACT)
+    assert found.keys() == encoder.frozen.vit.state_dict().keys()  # the stock model's, without a parameter more
+    torch.testing.assert_close(class_tokens(merged, tensors["video"]), tensors["merged_output"], **EXACT)
+    torch.testing.assert_close(class_tokens(merged, tensors["video"]), class_tokens(encoder, tensors["video"]), **EXACT)
+    exact, video = published_encoder(tensors, model, torch.float64), tensors["video"].double()
+    difference = class_tokens(merged_encoder(exact), video) - class_tokens(exact, video)
+    assert float(difference.abs().max()) < 1e-12

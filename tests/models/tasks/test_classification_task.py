@@ -33,3 +33,16 @@ def test_the_class_token_readout_sees_the_mean_class_token_alone():
     assert torch.equal(task(tokens + 1, prefix, {})["logits"], logits)
     assert float(task.readout.classifier.weight.std()) < 0.02
     assert not torch.equal(task.train()(tokens, prefix, {})["logits"], logits)  # dropout
+
+
+def test_labels_are_smoothed_in_training_only():
+    core = build_core("mean", embed_dim=8)
+    options = TaskOptions(num_classes=4, class_token=True, every_frame_weight=0, label_smoothing=0.1)
+    task = build_task("classification", core, options)
+    logits, target = torch.randn(3, 2, 4), {"label": torch.tensor([0, 3, 1])}
+    shares = torch.full((3, 4), 0.1 / 4)
+    shares[range(3), target["label"]] += 0.9
+    wanted = -(shares * logits[:, -1].log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(task.train().loss({"logits": logits}, target), wanted)
+    plain = -logits[:, -1].log_softmax(-1)[range(3), target["label"]].mean()
+    torch.testing.assert_close(task.eval().loss({"logits": logits}, target), plain)

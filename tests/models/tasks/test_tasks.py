@@ -10,7 +10,10 @@ from vidflow.models.cores.build import build_core
 from vidflow.models.tasks import Task, TaskOptions, build_task, spec_of
 
 NAMES: tuple[TaskName, ...] = get_args(TaskName)
+STREAMED = [name for name in NAMES if not facts_of(name).hides_frames]
+"""The tasks that answer frame by frame; hidden frames are known for whole clips only."""
 every_task = pytest.mark.parametrize("name", NAMES)
+every_streamed_task = pytest.mark.parametrize("name", STREAMED)
 either_behaviour = pytest.mark.parametrize("reference", [False, True])
 shapes = st.tuples(st.integers(1, 3), st.integers(2, 5), st.integers(1, 3), st.integers(0, 2**31))
 DEPTHS, PREFIX = 2, 1
@@ -41,6 +44,7 @@ def draw(name: TaskName, shape: tuple[int, int, int, int]):
     queries = {
         "box_tracking": {"boxes": torch.cat([low, low + size], -1), "query_frames": frames},
         "point_tracking": {"points": low, "query_frames": frames},
+        "masked_tokens": {"mask_draws": torch.rand(batch_size, num_frames, generator=generator)},
     }
     return tokens, prefix, queries.get(name, {})
 
@@ -61,7 +65,7 @@ def rows_of(values, mask):
     return {key: value[mask] for key, value in values.items()}
 
 
-@every_task
+@every_streamed_task
 @either_behaviour
 @given(shape=shapes)
 @settings(max_examples=5, deadline=None)
@@ -73,7 +77,7 @@ def test_frame_by_frame_equals_the_whole_clip(name, reference, shape):
     torch.testing.assert_close(steps, task(tokens, prefix, queries), rtol=1e-4, atol=1e-4)
 
 
-@every_task
+@every_streamed_task
 @given(shape=shapes)
 @settings(max_examples=5, deadline=None)
 @torch.no_grad()
@@ -86,7 +90,7 @@ def test_a_later_frame_does_not_change_an_earlier_prediction(name, shape):
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
 
 
-@every_task
+@every_streamed_task
 @torch.no_grad()
 def test_a_reset_stream_starts_anew_and_the_others_go_on(name):
     task, (tokens, prefix, queries) = make(name), draw(name, (3, 4, 2, 0))
@@ -99,7 +103,7 @@ def test_a_reset_stream_starts_anew_and_the_others_go_on(name):
     torch.testing.assert_close(rows_of(after, ~mask), rows_of(kept, ~mask), rtol=1e-4, atol=1e-4)
 
 
-@every_task
+@every_streamed_task
 @torch.no_grad()
 def test_the_initial_stream_is_what_no_state_means(name):
     task, (tokens, prefix, queries) = make(name).float(), draw(name, (2, 3, 2, 0))
@@ -111,7 +115,7 @@ def test_the_initial_stream_is_what_no_state_means(name):
     )
 
 
-@every_task
+@every_streamed_task
 @torch.no_grad()
 def test_mixed_tokens_may_be_given_directly(name):
     task, (tokens, prefix, queries) = make(name), draw(name, (2, 3, 2, 0))
@@ -139,6 +143,7 @@ def ground_truth(name: TaskName, generator: torch.Generator):
         },
         "depth": {"depth": depth},
         "camera_pose": {"camera_motion": motion},
+        "masked_tokens": {"mask_draws": torch.rand(num_clips, num_frames, generator=generator)},
     }
     return targets[name]
 
@@ -202,7 +207,7 @@ def test_options_that_do_not_fit_are_refused(name, options, message):
 def test_a_task_and_what_is_known_of_it_without_torch_agree(name):
     spec, targets = spec_of(name), ground_truth(name, torch.Generator().manual_seed(0))
     assert spec.facts == facts_of(name)
-    assert set(spec.facts.annotations) == targets.keys() - {"label"}
+    assert set(spec.facts.annotations) == targets.keys() - {"label", "mask_draws"}
     assert spec.facts.needs_labels == ("label" in targets)
     metric = spec.build_metric()
     rows = ({key: value[row : row + 1] for key, value in targets.items()} for row in range(4))
@@ -210,7 +215,7 @@ def test_a_task_and_what_is_known_of_it_without_torch_agree(name):
     assert spec.facts.objective.metric.removeprefix("val/") in metric.compute()
     assert set(spec.facts.metrics) == metric.compute().keys()
     task, (tokens, prefix, queries) = make(name), draw(name, (2, 3, 4, 0))
-    assert task.query is None if not queries else task.query.name in queries
+    assert task.query is None if name not in ("box_tracking", "point_tracking") else task.query.name in queries
     with torch.no_grad():
         assert spec.facts.predicts in {"classes", *task(tokens, prefix, queries)}
 

@@ -12,7 +12,7 @@ from vidflow.stages.cost import TrialMacs, trial_macs
 
 CONF = Path(__file__).parents[3] / "conf"
 HEADS = ", ".join(["-1", "-1", "1", "1", *["0"] * 12])
-LARGE = ("encoder.name=vit_large_patch14_clip_224.openai", f"adaptations.zeroi2v.offsets=[{HEADS}]")
+LARGE = ("encoder.name=vit_large_patch14_clip_quickgelu_224.openai", f"adaptations.zeroi2v.offsets=[{HEADS}]")
 
 
 def recipe(name: str, folder: Path, *overrides: str) -> Config:
@@ -41,6 +41,20 @@ def test_zeroi2v_takes_the_published_gflops(lists: Path, overrides: tuple[str, .
     assert macs.clips_per_video == 3
     assert 3 * macs.forward / 1e9 == pytest.approx(published, rel=0.01)
     assert f"({3 * macs.forward / 1e9:.4g} per video of 3 clips)" in _describe_macs(macs)
+
+
+def test_the_recipe_for_something_something_sees_three_squares_of_uniform_segments(lists: Path) -> None:
+    config = load_config(
+        [CONF / "zeroi2v.yaml", CONF / "zeroi2v_ssv2.yaml"],
+        [f"video.manifest={lists}", f"root={lists.parent / 'root'}"],
+    )
+    (macs,), (trial,) = costs(config), draw_candidates(config)[0]
+    assert (macs.clips_per_video, 3 * macs.forward / 1e9) == (3, pytest.approx(422, rel=0.01))
+    assert (config.video.sampling.mode, config.video.crop, config.plain_split) == ("uniform", "three", "train")
+    assert (trial.label_smoothing, trial.score_by) == (0.1, "video")
+    augmentation = config.augmentations["published"]
+    # What the file does not name comes from the recipe for Kinetics.
+    assert (augmentation.erasing, augmentation.randaugment_layers, len(augmentation.flip_labels)) == (0.25, 4, 3)
 
 
 def test_inti_takes_37_percent_less_than_the_same_adapters_on_all_frames(lists: Path) -> None:

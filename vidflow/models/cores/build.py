@@ -9,6 +9,7 @@ from vidflow.models.cores.gated_transformer import GatedTransformerCore, GatedVa
 from vidflow.models.cores.mamba import MambaCore, Mixing
 from vidflow.models.cores.plain import GruCore, IdentityCore, MeanCore
 from vidflow.models.cores.temporal_core import State, TemporalCore, detach_state, reset_rows
+from vidflow.models.cores.vtm import VtmCore, VtmSettings
 
 
 def build_core(
@@ -23,20 +24,22 @@ def build_core(
     state_dim: int = 16,
     window: int = 16,
     gated_variant: GatedVariant = "released",
+    vtm: VtmSettings | None = None,
 ) -> TemporalCore:
     """Build a temporal core.
 
     Args:
         name: Name of the core.
         embed_dim: Width D of the tokens.
-        num_layers: Number of blocks; `identity` and `mean` have none.
+        num_layers: Number of blocks; `identity` and `mean` have none, `vtm` three.
         num_heads: Attention heads, for cores with attention; None is `default_heads`.
-        dropout: Dropout rate in [0, 1) of the Mamba cores and of causal attention.
+        dropout: Dropout rate in [0, 1) of the Mamba cores, of causal attention and of VTM.
         drop_path: Rate in [0, 1) of stochastic depth in the spatial blocks of these cores.
         drop_unit: Whether stochastic depth drops whole clips or single frames.
         state_dim: State size of Mamba per inner channel.
         window: Number of frames that each layer of causal attention sees.
         gated_variant: Norms and GELU of the gated transformer: as released in torch, or RVM's own.
+        vtm: Groups and merging of VTM; None: as published.
 
     Raises:
         ValueError: `embed_dim` does not split into the heads.
@@ -77,6 +80,8 @@ def build_core(
                 drop_path=drop_path,
                 drop_unit=drop_unit,
             )
+        case "vtm":
+            return VtmCore(embed_dim, heads, vtm, dropout=dropout)
         case _:
             assert_never(name)
 
@@ -90,7 +95,8 @@ def default_heads(name: CoreName, embed_dim: int) -> int:
     published = {384: 8, 768: 12, 1024: 16}
     if name == "gated_transformer" and embed_dim in published:
         return published[embed_dim]
-    return fitting_heads(embed_dim, most=16)
+    # The narrower blocks of VTM have half the width.
+    return fitting_heads(embed_dim // 2 if name == "vtm" else embed_dim, most=16)
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
@@ -98,4 +104,4 @@ def _check_heads(embed_dim: int, num_heads: int) -> None:
         raise ValueError(f"num_heads is {num_heads}; it must be a positive divisor of embed_dim {embed_dim}")
 
 
-__all__ = ["State", "TemporalCore", "build_core", "default_heads", "detach_state", "reset_rows"]
+__all__ = ["State", "TemporalCore", "VtmSettings", "build_core", "default_heads", "detach_state", "reset_rows"]

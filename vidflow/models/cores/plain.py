@@ -40,15 +40,24 @@ class MeanCore(TemporalCore):
         return ((num_tokens, self.embed_dim), None), ((), torch.int64)
 
     def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
-        """Update the running mean: move it towards each frame by 1 / (number of frames so far)."""
-        mean, count = self._start(tokens, state)
-        counts = count[:, None] + torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        shares = counts[:, :, None, None].to(tokens.dtype).reciprocal()
-        means = []
-        for frame, share in zip(tokens.unbind(1), shares.unbind(1), strict=True):
-            mean = mean.lerp(frame, share)
-            means.append(mean)
-        return self.output_norm(torch.stack(means, 1)), (mean, counts[:, -1])
+        """Update the running mean."""
+        means, state = running_means(tokens, self._start(tokens, state))
+        return self.output_norm(means), state
+
+
+def running_means(tokens: Float[Tensor, "B T N D"], state: State) -> tuple[Float[Tensor, "B T N D"], State]:
+    """Return the mean of each token over the frames so far, and the new state: the last mean and the frames in it.
+
+    Each frame moves the mean towards itself by 1 / (number of frames so far).
+    """
+    mean, count = state
+    counts = count[:, None] + torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    shares = counts[:, :, None, None].to(tokens.dtype).reciprocal()
+    means = []
+    for frame, share in zip(tokens.unbind(1), shares.unbind(1), strict=True):
+        mean = mean.lerp(frame, share)
+        means.append(mean)
+    return torch.stack(means, 1), (mean, counts[:, -1])
 
 
 class GruCore(TemporalCore):

@@ -1,6 +1,7 @@
-"""The interface of a temporal core: a strictly causal map from frame tokens to frame tokens, with an explicit state.
+"""The interface of a temporal core: a causal map from frame tokens to tokens, with an explicit state.
 
-Axes: B clips (rows), T frames, N tokens of a frame, D width.
+Axes: B clips (rows), T frames, N tokens of a frame, D width; G frames, M tokens and O channels of the output, which are
+T, N and D for all cores but `vtm`.
 """
 
 from abc import ABC, abstractmethod
@@ -18,30 +19,36 @@ StateShape = tuple[tuple[int, ...], torch.dtype | None]
 
 
 class TemporalCore(nn.Module, ABC):
-    """A causal map from frame tokens to equally many tokens in the same order.
+    """A causal map from frame tokens to equally many tokens in the same order; `vtm` alone gives fewer and narrower.
 
     In eval mode a clip gives the same output at once, in parts that pass on the state, or frame by frame. A given state
     is never modified. Every core ends in a layer norm.
 
     Attributes:
         embed_dim: Width D of the tokens.
+        output_dim: Width of the output tokens.
     """
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        self.embed_dim = embed_dim
+        self.embed_dim = self.output_dim = embed_dim
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether it can run frame by frame, with an output for each frame."""
+        return True
 
     @abstractmethod
     def state_shapes(self, num_tokens: int) -> tuple[StateShape, ...]:
         """Return the shapes and dtypes of the state of one stream with `num_tokens` tokens per frame."""
 
     @abstractmethod
-    def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B T N D"], State]:
+    def run(self, tokens: Float[Tensor, "B T N D"], state: State | None) -> tuple[Float[Tensor, "B G M O"], State]:
         """Compute `forward` on checked arguments; None is the state before the first frame."""
 
     def forward(
         self, tokens: Float[Tensor, "B T N D"], state: State | None = None
-    ) -> tuple[Float[Tensor, "B T N D"], State]:
+    ) -> tuple[Float[Tensor, "B G M O"], State]:
         """Advance every stream by T frames.
 
         Args:
@@ -63,7 +70,7 @@ class TemporalCore(nn.Module, ABC):
             self._check_state(state, tokens.shape[0], tokens.shape[2])
         return self.run(tokens, state)
 
-    def step(self, tokens: Float[Tensor, "B N D"], state: State | None = None) -> tuple[Float[Tensor, "B N D"], State]:
+    def step(self, tokens: Float[Tensor, "B N D"], state: State | None = None) -> tuple[Float[Tensor, "B M O"], State]:
         """Advance every stream by one frame; `forward` with T = 1."""
         output, state = self.forward(tokens[:, None], state)
         return output[:, 0], state

@@ -97,6 +97,17 @@ def merged_problems(config: Config) -> list[str]:
     return problems
 
 
+def frames_left(config: Config) -> int:
+    """Return how many frames of a clip a frozen image encoder gives; merged InTI layers make one frame of several.
+
+    Raises:
+        VidflowError: The file of weights is damaged.
+    """
+    encoder, num_frames = config.encoder, config.video.sampling.num_frames
+    record = read_record(Path(encoder.weights)) if weights_kind(encoder.weights) == "file" else None
+    return num_frames if record is None else -(-num_frames // 2 ** len(record.interpolate_after))
+
+
 def _check_joint(features: FeatureSet, *, interpolates: bool) -> None:
     check_joint(_build(features), interpolates=interpolates)
 
@@ -152,4 +163,4 @@ def _check_even(shape: VitShape, name: str, features: FeatureSet) -> None:
         )
 
 
-__all__ = ["check_encoder", "find_uneven", "merged_problems"]
+__all__ = ["check_encoder", "find_uneven", "frames_left", "merged_problems"]

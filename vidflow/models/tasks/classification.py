@@ -32,11 +32,12 @@ class ClassificationTask(Task):
         super().__init__(core, options)
         self.readout: AttentionReadout | ClassTokenReadout
         if options.class_token:
-            self.readout = ClassTokenReadout(core.embed_dim, options.num_classes)
+            self.readout = ClassTokenReadout(core.output_dim, options.num_classes)
         else:
             width, num_heads = options.readout(dim=768, heads=12)
-            self.readout = AttentionReadout(core.embed_dim, options.num_classes, width=width, num_heads=num_heads)
+            self.readout = AttentionReadout(core.output_dim, options.num_classes, width=width, num_heads=num_heads)
         self.every_frame_weight = options.every_frame_weight
+        self.label_smoothing = options.label_smoothing
 
     def read(
         self, features: Float[Tensor, "B T L D"], queries: dict[str, Tensor], state: State
@@ -47,10 +48,12 @@ class ClassificationTask(Task):
         return {"logits": logits.view(*features.shape[:2], -1)}, state
 
     def loss(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Compare with `label` (B,); all frames have the clip's label."""
+        """Compare with `label` (B,); all frames have the clip's label, which is smoothed in training mode only."""
         labels = targets["label"][:, None].expand(predictions["logits"].shape[:2])
         logits = predictions["logits"].float().flatten(0, 1)
-        losses = functional.cross_entropy(logits, labels.flatten(), reduction="none").view_as(labels)
+        smoothing = self.label_smoothing if self.training else 0.0
+        losses = functional.cross_entropy(logits, labels.flatten(), reduction="none", label_smoothing=smoothing)
+        losses = losses.view_as(labels)
         weights = losses.new_full((losses.shape[1],), self.every_frame_weight / losses.shape[1])
         weights[-1] += 1
         return (losses @ weights).mean()

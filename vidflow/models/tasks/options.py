@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vidflow.config.schema import MaskChoice, MaskLoss
 from vidflow.models.cores.blocks import fitting_heads
 
 
@@ -17,14 +18,19 @@ class TaskOptions:
         readout_heads: Attention heads of the readout.
         class_token: Whether `classification` reads the class token alone, with a linear layer.
         every_frame_weight: Weight of the mean loss over all frames; the last frame's loss has weight 1. Classification.
+        label_smoothing: Share of each label that is spread evenly over all classes, in training. Classification.
         standardize: Whether tokens pass a `TokenScale`, which must then be measured or loaded, and `CameraPoseTask`
             has a batch norm in its head.
         unmerge: Whether reduced tokens are put back on the full grid of patches.
+        adapter_rank: Rank of the adapter in front of the core; 0: there is none.
         query_hidden_dim: Hidden width of the coordinate encoders; default: half the readout's width.
         head_hidden_dim: Hidden width of the heads of points and pose; default: half the readout's width.
         num_frequencies: Fourier bases of box and point queries; default: 8, or 16 with `reference`.
         mixing_chunk_frames: Frames whose adapter activations are in memory at once; None is all.
         reference: Whether trackers work as published, see `BoxTrackingTask` and `PointTrackingTask`.
+        mask_ratio: Share of the frames that `masked_tokens` hides, in (0, 1).
+        mask_choice: Which frames it hides.
+        mask_loss: How it compares tokens.
     """
 
     num_depths: int = 1
@@ -34,13 +40,18 @@ class TaskOptions:
     readout_heads: int | None = None
     class_token: bool = False
     every_frame_weight: float = 0.1
+    label_smoothing: float = 0.0
     standardize: bool = False
     unmerge: bool = True
+    adapter_rank: int = 0
     query_hidden_dim: int | None = None
     head_hidden_dim: int | None = None
     num_frequencies: int | None = None
     mixing_chunk_frames: int | None = None
     reference: bool = False
+    mask_ratio: float = 0.5
+    mask_choice: MaskChoice = "random"
+    mask_loss: MaskLoss = "mse"
 
     def readout(self, *, dim: int = 1024, heads: int) -> tuple[int, int]:
         """Return width and heads of an attention readout.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vidflow.models.cores.depth_mixing import DepthMixing, join_prefix
 from vidflow.models.cores.temporal_core import State, TemporalCore, reset_rows
+from vidflow.models.cores.token_adapter import TokenAdapter
 from vidflow.models.tasks.options import TaskOptions
 from vidflow.models.tasks.token_scale import TokenScale
 
@@ -41,6 +42,7 @@ class Task(nn.Module, ABC):
         token_scale: Scales the encoder's tokens; None, as published, leaves them unchanged.
         unmerges: Whether the task takes reduced tokens on the full grid of patches, or as they are stored.
         depth_mixing: The adapters of the tapped depths; None if only one depth is tapped.
+        token_adapter: Adapter of the core's input; None if there is none.
         frame_axis: Axis of the frames in the predictions of a clip.
         query: What the task must be told to follow; None for tasks without queries.
     """
@@ -59,6 +61,7 @@ class Task(nn.Module, ABC):
             if self.num_depths > 1
             else None
         )
+        self.token_adapter: TokenAdapter | None = None
 
     @abstractmethod
     def read(
@@ -167,10 +170,12 @@ class Task(nn.Module, ABC):
         dtype = next(self.parameters()).dtype
         if self.token_scale is not None:
             tokens, prefix = self.token_scale(tokens.to(dtype), prefix)
-        if self.depth_mixing is None:
-            return join_prefix(tokens[:, :, 0], prefix, dtype)
-        mixed: Tensor = self.depth_mixing(tokens.to(dtype), prefix)
-        return mixed
+        mixed: Tensor = (
+            join_prefix(tokens[:, :, 0], prefix, dtype)
+            if self.depth_mixing is None
+            else self.depth_mixing(tokens.to(dtype), prefix)
+        )
+        return mixed if self.token_adapter is None else self.token_adapter(mixed)
 
     def _fresh_readout(self, tokens: Tensor, queries: dict[str, Tensor]) -> State:
         num_queries = max((part.shape[1] for part in queries.values()), default=0)

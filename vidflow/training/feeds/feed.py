@@ -46,6 +46,11 @@ class FrameBatch:
 class Feed(Protocol):
     """Makes the batches of a trial."""
 
+    @property
+    def clips(self) -> Clips:
+        """Where the clips are."""
+        ...
+
     def batches(
         self, indices: Int64[np.ndarray, " clips"], *, batch_size: int, epoch: int | None
     ) -> Iterator[Batch | FrameBatch]:
