@@ -3,8 +3,9 @@
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates, key_of
@@ -58,6 +59,7 @@ def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> It
     for source, file in files.items():
         try:
             weights[source] = InitialWeights(file.path)
+            _warn_of_encoder(config, key, source, weights[source].identity.features.get("encoder", {}))
         except VidflowError as error:
             yield f"{key}: {error}"
     embed_dim, faults = _embed_dim(config), dict[str, list[str]]()
@@ -81,6 +83,15 @@ def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> It
     for source, found in faults.items():
         if problem := describe_faults(list(dict.fromkeys(found))):
             yield f"{key}: got {source!r}: {problem}"
+
+
+def _warn_of_encoder(config: Config, key: str, source: str, trained_on: Mapping[str, Any]) -> None:
+    """Say that a core comes from tokens of another image encoder: only the user knows whether that makes sense."""
+    name = trained_on.get("name")
+    if config.encoder.family == "image" and name not in (None, config.encoder.name):
+        log.warning(
+            "%s: %s was trained on tokens of %s, and encoder.name is %s", key, source, name, config.encoder.name
+        )
 
 
 def _embed_dim(config: Config) -> int:

@@ -50,25 +50,29 @@ class _Process:
         )
         return Meeting(host, port, size)
 
-    def train(
+    def join(
         self, rank: int, meeting: Meeting, backend: str, train: Callable[..., Iterator[Any]], *arguments: Any
-    ) -> Iterator[Any]:
-        """Join the others, and yield what the function yields."""
+    ) -> None:
+        """Join the others, and get ready for `step`."""
         _choose_interface()
         if rank:
             self._store = dist.TCPStore(meeting.host, meeting.port, meeting.size, is_master=False)
         dist.init_process_group(backend, store=self._store, rank=rank, world_size=meeting.size)
-        yield from train(*arguments)
+        self._values = train(*arguments)
+
+    def step(self) -> Any:
+        """Return the next value of the function; None at its end."""
+        return next(self._values, None)
 
 
 def train_together(placement: Placement, train: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
     """Run a function in all processes of a trial, joined by torch's process group, and yield what the first one yields.
 
-    Call it in a trial whose placement group has a bundle for each process.
+    Call it in a trial whose placement group has a bundle for each process. No process goes on before the caller does.
 
     Args:
         placement: What each process takes.
-        train: The function.
+        train: The function; it yields equally often in all processes.
         arguments: What it gets.
 
     Raises:
@@ -76,6 +80,7 @@ def train_together(placement: Placement, train: Callable[..., Iterator[Any]], *a
         ChildProcessError: If a process has died.
     """
     group = ray.util.get_current_placement_group()
+    assert group is not None  # of Tune
     processes: list[Any] = [
         ray.remote(_Process)
         .options(
@@ -89,65 +94,49 @@ def train_together(placement: Placement, train: Callable[..., Iterator[Any]], *a
     # One group for both: what is shared and gathered lies on the host.
     backend = "cpu:gloo,cuda:nccl" if placement.device == "cuda" else "gloo"
     try:
-        meeting = processes[0].meet.remote(placement.processes)
-        yield from _first_values(
-            [
-                # An epoch ahead of what Tune has seen, and no more.
-                each.train.options(num_returns="streaming", _generator_backpressure_num_objects=1).remote(
-                    rank, meeting, backend, train, *arguments
-                )
-                for rank, each in enumerate(processes)
-            ]
-        )
+        meeting = processes[0].meet.remote(len(processes))
+        _get_all([each.join.remote(rank, meeting, backend, train, *arguments) for rank, each in enumerate(processes)])
+        while (value := _get_all([each.step.remote() for each in processes])[0]) is not None:
+            yield value
     finally:
         for each in processes:
             ray.kill(each)
 
 
-def _first_values(streams: list[Any]) -> Iterator[Any]:
-    """Yield the values of the first stream, until all have ended."""
-    running = dict(enumerate(streams))
-    while running:
-        (ready,), _ = ray.wait(list(running.values()), num_returns=1)
-        rank = streams.index(ready)
+def _get_all(answers: list[Any]) -> list[Any]:
+    """Return what all processes answer; as soon as one fails, the error that has caused it, as the others then wait."""
+    waiting = answers
+    while waiting:
+        (ready,), waiting = ray.wait(waiting, num_returns=1)
         try:
-            value = ray.get(next(ready))
-        except StopIteration:
-            del running[rank]
+            ray.get(ready)
         except RayError as error:
-            raise _explain({rank: error, **_other_failures(running, rank, error)}, len(streams)) from error
-        else:
-            if rank == 0:
-                yield value
+            raise _explain(answers, error) from error
+    values: list[Any] = ray.get(answers)
+    return values
 
 
-def _other_failures(running: dict[int, Any], rank: int, error: RayError) -> dict[int, RayError]:
-    """Return the errors of the other processes, which come within seconds; none if the first error explains itself."""
-    failures: dict[int, RayError] = {}
-    others = {number: stream for number, stream in running.items() if number != rank}
-    if _order(error) == 0 or not others:
-        return failures
-    ray.wait(list(others.values()), num_returns=len(others), timeout=_SECONDS_TO_EXPLAIN)
-    for number, stream in others.items():
-        try:
-            ready, _ = ray.wait([stream], timeout=0)
-            if ready:
-                ray.get(next(stream))
-        except StopIteration:
-            continue
-        except RayError as other:
-            failures[number] = other
-    return failures
-
-
-def _explain(failures: dict[int, RayError], size: int) -> Exception:
+def _explain(answers: list[Any], first: RayError) -> Exception:
     """Return the error that has caused the others: when one process ends, the others fail as they wait for it."""
-    rank, error = min(failures.items(), key=lambda each: _order(each[1]))
+    seconds = _SECONDS_TO_EXPLAIN if _order(first) else 0
+    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=seconds)
+    failures = [
+        (rank, error) for rank, answer in enumerate(answers) if answer in ready and (error := _error_of(answer))
+    ]
+    rank, error = min(failures, key=lambda each: _order(each[1]))
     if isinstance(error, RayActorError):
-        return ChildProcessError(f"process {rank + 1} of {size} died (killed, or out of memory)")
+        return ChildProcessError(f"process {rank + 1} of {len(answers)} died (killed, or out of memory)")
     if isinstance(error, RayTaskError) and isinstance(error.cause, VidflowError):
         return error.cause
     return error
+
+
+def _error_of(answer: Any) -> RayError | None:
+    try:
+        ray.get(answer)
+    except RayError as error:
+        return error
+    return None
 
 
 def _order(error: RayError) -> int:

@@ -194,7 +194,7 @@ class TrialResult:
     """
 
     key: str
-    settings: dict[str, str | int | float | bool | None]
+    settings: dict[str, str | int | float | bool | list[int] | None]
     status: TrialStatus
     history: tuple[EpochResult, ...]
     num_parameters: int

@@ -41,7 +41,7 @@ def test_a_value_of_the_wrong_kind_is_refused():
 
 
 def test_an_axis_may_have_null_among_its_values():
-    drawn = candidates("trials.axes={init_from: [null, abc], train_fraction: [0.1, 1.0]}")
+    drawn = candidates("trials.axes={core: [gru], init_from: [null, abc], train_fraction: [0.1, 1.0]}")
     assert [trial.init_from for trial in drawn] == [None, None, "abc", "abc"]
 
 

@@ -22,7 +22,7 @@ def best_files(root):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_core_is_pre_trained_resumed_and_started_from_with_its_origin_in_mlflow(in_one_ray, tmp_path):
+def test_a_core_is_pre_trained_resumed_and_started_from_with_its_origin_in_mlflow(here, in_one_ray, tmp_path):
     from mlflow import MlflowClient
 
     path, root = tmp_path / "tiny.yaml", tmp_path / "root"
@@ -57,11 +57,13 @@ def test_a_core_is_pre_trained_resumed_and_started_from_with_its_origin_in_mlflo
     assert best_files(root) == trained
 
     key, run = address.fingerprint, runs[address.fingerprint]
-    unfit = in_one_ray("sweep", path, f"trials.trial.init_from={key}", "trials.trial.num_layers=2", "trials.axes={}")
+    unfit = in_one_ray(
+        "sweep", path, f"trials.trial.init_from={key}", "trials.trial.num_layers=2", "trials.axes.core=[gru]"
+    )
     assert unfit.returncode == 2
     assert "nothing was started" in unfit.stderr
     assert "num_layers is 1, wanted 2; core.gru.bias_hh_l1 is missing" in unfit.stderr
-    assert in_one_ray("predict", address.directory, "video.mp4").stderr.count("only trains a core") == 1
+    assert here("predict", address.directory, "video.mp4").stderr.count("only trains a core") == 1
 
     grid = f"trials.axes={{core: [gru], init_from: [null, {run}, {address.directory}], train_fraction: [0.25, 1.0]}}"
     done = in_one_ray("run", path, grid)
@@ -79,5 +81,5 @@ def test_a_core_is_pre_trained_resumed_and_started_from_with_its_origin_in_mlflo
         assert {f"vidflow.init_from.{k}": v for k, v in named.items()} == {
             k: v for k, v in tags.items() if k.startswith("vidflow.init_from")
         }
-    assert in_one_ray("verify", root).returncode == 0
-    assert in_one_ray("gc", path, grid).stdout.count(key) == 0
+    assert here("verify", root).returncode == 0
+    assert here("gc", path, grid).stdout.count(key) == 0

@@ -40,7 +40,7 @@ def _trial(root: Path) -> Path:
 
 def _start(prepared: Path, root: Path, *settings: str) -> subprocess.Popen:
     shutil.copytree(prepared / "root", root)
-    command = [sys.executable, "-m", "pipelines.cli", "sweep", prepared / "tiny.yaml", f"root={root}", TOGETHER]
+    command = [sys.executable, "-m", "pipelines.cli", "run", prepared / "tiny.yaml", f"root={root}", TOGETHER]
     return subprocess.Popen([*command, "trials.axes.core=[gru]", *settings], stderr=subprocess.PIPE, text=True)
 
 
@@ -51,7 +51,7 @@ def test_two_processes_per_trial_train_like_one(prepared, vidflow, tmp_path, fee
     process = _start(prepared, tmp_path / "two", *feed)
     assert process.wait() == 0, process.stderr.read()
     shutil.copytree(prepared / "root", tmp_path / "one")
-    done = vidflow("sweep", prepared / "tiny.yaml", f"root={tmp_path / 'one'}", "trials.axes.core=[gru]", *feed)
+    done = vidflow("run", prepared / "tiny.yaml", f"root={tmp_path / 'one'}", "trials.axes.core=[gru]", *feed)
     assert done.returncode == 0, done.stderr
     two, one = _trial(tmp_path / "two"), _trial(tmp_path / "one")
     assert two.name == one.name, "the number of processes is in no fingerprint"
@@ -65,7 +65,7 @@ def test_two_processes_per_trial_train_like_one(prepared, vidflow, tmp_path, fee
 def _processes_of_trials(command: int) -> list[int]:
     """Return the processes that train, without those that start them."""
     below = psutil.Process(command).children(recursive=True)
-    return sorted(each.pid for each in below if "_Process.train" in " ".join(each.cmdline()))
+    return sorted(each.pid for each in below if "ray::_Process" in " ".join(each.cmdline()))
 
 
 @pytest.mark.slow

@@ -30,12 +30,13 @@ def write_videos(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_three_squares_are_answered_as_one_video_from_the_command_to_the_page(in_one_ray, tmp_path):
     write_videos(tmp_path / "videos")
     path = tmp_path / "squares.yaml"
     path.write_text(TINY.format(root=tmp_path / "root") + MORE)
     given = [f"video.manifest={tmp_path / 'videos'}", "video.crop=three", "trials.axes.core=[mean]"]
+    given += ["features.base.depths=[-1]"]  # so that the adapted blocks are before the tapped one
     given += ["video.sampling={mode: spread, num_frames: 4, num_clips: 2}"]
     refused = in_one_ray("run", path, *given)
     assert (refused.returncode, "score_by: got clip with video.crop `three`" in refused.stderr) == (2, True)
@@ -59,7 +60,7 @@ def test_three_squares_are_answered_as_one_video_from_the_command_to_the_page(in
     assert measured.returncode == 0, measured.stderr
     assert "60 clips of 10 videos" in measured.stdout
     assert float(re.search(r"top1 +([0-9.]+)", measured.stdout)[1]) == pytest.approx(best["val/top1"], rel=1e-5)
-    again = in_one_ray("verify", path, *given, "--deep", "84")
+    again = in_one_ray("verify", "--deep", "84", path, *given)
     assert again.returncode == 0, again.stdout + again.stderr
     # Frames of the same shards, without features.
     done = in_one_ray("run", path, *given, "trials.trial.feed=shards", "trials.trial.adaptation=late")

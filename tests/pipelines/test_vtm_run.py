@@ -27,14 +27,14 @@ def test_vtm_and_the_adapter_run_from_the_command_and_only_groups_of_one_frame_p
     runs = json.loads(here("ls", path, *axes, "--json").stdout)
     assert "vtm" in json.dumps(runs)
     (video, *_) = sorted(root.glob("videos/*/*.mp4"))
-    refused = here("predict", path, *axes, video)
+    refused = here("predict", path, video, *axes)
     assert refused.returncode != 0
     assert "the trial's core vtm sees groups of frames, so it cannot run frame by frame" in refused.stderr
     assert "Traceback" not in refused.stderr
     streamed = [*axes, "trials.trial.vtm_groups=[1,1,1]"]
     done = in_one_ray("run", path, *streamed)
     assert done.returncode == 0, done.stderr
-    done = here("predict", path, *streamed, video)
+    done = here("predict", path, video, *streamed)
     assert done.returncode == 0, done.stderr
     assert all("classes" in json.loads(line) for line in done.stdout.splitlines())
     wrong = here("run", path, *axes, "trials.trial.vtm_groups=[1,1,3]", "--print")

@@ -21,7 +21,9 @@ from vidflow.report.tables import (
 )
 
 
-def trial(score: float | None, *, status: str = "completed", **settings: str | float | bool | None) -> TrialResult:
+def trial(
+    score: float | None, *, status: str = "completed", **settings: str | float | bool | list[int] | None
+) -> TrialResult:
     metrics = {} if score is None else {"val/top1": score, "val/top1_low": score - 0.1, "val/top1_high": score + 0.1}
     history = () if score is None else (EpochResult(epoch=1, metrics=metrics, seconds=2.0, is_best=True),)
     return TrialResult(
@@ -60,6 +62,12 @@ def test_settings_are_either_shared_or_varying_and_the_seed_is_named_last() -> N
     assert varying_settings(trials) == ["core", "mix", "seed"]
     assert shared_settings(trials) == {"epochs": 20}
     assert rank_trials(trials, "val/top1", "max")[0].settings == {"core": "gru", "mix": True, "seed": 0}
+
+
+def test_a_setting_may_be_a_list() -> None:
+    trials = [trial(0.5, seed=s, vtm_groups=g) for s, g in [(0, [1, 1, 1]), (1, [1, 1, 1]), (0, [1, 2, 4])]]
+    assert varying_settings(trials) == ["vtm_groups", "seed"]
+    assert [len(group.trials) for group in group_by_seed(rank_trials(trials, "val/top1", "max"), "max")] == [2, 1]
 
 
 def test_colours_follow_the_core_unless_all_trials_share_it() -> None:

@@ -73,6 +73,11 @@ def test_a_core_is_trained_without_labels_and_measured_beside_a_copy(feature_set
     assert last["val/copied_cosine"] > 0.9
 
 
+def test_clips_too_short_to_hide_a_frame_and_show_one_are_refused(noise_features, tmp_path):
+    with pytest.raises(VidflowError, match=r"mask_ratio 0\.9 leaves 0 of 3 frames visible"):
+        run(dataclasses.replace(HIDDEN, mask_ratio=0.9), noise_features, tmp_path, objective=MASKED)
+
+
 def test_hidden_frames_depend_on_seed_epoch_and_clip_alone(noise_features):
     def draws(indices, epoch, seed=0, batch_size=4):
         feed = StoredFeed(
@@ -176,6 +181,7 @@ def test_sources_that_are_no_finished_trial_are_refused(pretrained, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     for source, message in (
         ("0" * 16, "no such trial; wanted the key of a finished trial in"),
+        (str(tmp_path), "no such trial"),
         (str(tmp_path / "open"), "not finished"),
         (str(tmp_path / "other.safetensors"), r"is not the best\.safetensors of one"),
     ):

@@ -122,7 +122,7 @@ def test_a_clips_draws_depend_on_neither_its_batch_nor_its_passes(noise_features
         learner = replace(_learner(noise_features, task=build_task("classification", core, options)), **passes)
         (batch,) = learner.feed.batches(np.array(order), batch_size=len(order), epoch=4)
         learner.task.train()
-        loss = learner._accumulate(batch, epoch=4)
+        loss = learner._accumulate(batch, 1.0, epoch=4)
         return loss, [parameter.grad for parameter in learner.task.parameters()]
 
     whole = gradients(range(6))

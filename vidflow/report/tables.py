@@ -18,7 +18,7 @@ from vidflow.errors import RejectReason
 from vidflow.records import Reject, RejectStage, TrialResult
 
 _WAIT = "train/wait"
-Setting = str | int | float | bool | None
+Setting = str | int | float | bool | list[int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,8 @@ class ClassScore:
 def varying_settings(trials: Sequence[TrialResult]) -> list[str]:
     """Return the settings that differ between trials, in the order of the trial's fields, with the seed last."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
-    varying = [name for name in names if len({_hashable(trial.settings.get(name)) for trial in trials}) > 1]
+    # By their text, because 1, True and 1.0 are equal in Python, and a list cannot be in a set.
+    varying = [name for name in names if len({repr(trial.settings.get(name)) for trial in trials}) > 1]
     return sorted(varying, key=lambda name: name == "seed")
 
 
@@ -143,7 +144,7 @@ def group_by_seed(ranked: Sequence[RankedTrial], mode: Mode) -> list[SeedGroup]:
     for row in ranked:
         if row.score is not None and not row.failed:
             rest = {name: value for name, value in row.result.settings.items() if name != "seed"}
-            members[tuple((name, _hashable(value)) for name, value in sorted(rest.items()))].append(row)
+            members[repr(sorted(rest.items()))].append(row)
     groups = [_seed_group(rows) for rows in members.values()]
     return sorted(groups, key=lambda group: group.mean, reverse=mode == "max")
 
@@ -231,11 +232,6 @@ def _seed_group(rows: Sequence[RankedTrial]) -> SeedGroup:
         lowest=min(scores),
         highest=max(scores),
     )
-
-
-def _hashable(value: Setting) -> tuple[str, Setting]:
-    """Return a key that distinguishes 1, True and 1.0, which are equal in Python."""
-    return type(value).__name__, value
 
 
 def _short(value: Setting) -> str:

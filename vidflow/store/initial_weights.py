@@ -92,7 +92,7 @@ def _find(config: Config, source: str) -> Path:
                 raise VidflowError(f"{key}, a trial that is not finished; train it to its end first")
             return folder / BEST
     for path in (place, run_file(config, source)):
-        if exists(path):
+        if exists(path) and not path.is_dir():
             return path
     raise VidflowError(
         f"{key}, no such trial; wanted the key of a finished trial in {root / _TRIALS}, a trial's folder, its {BEST}, "

@@ -2,7 +2,8 @@
 
 An epoch depends on the seed, the epoch's number and the snapshot before it, and on nothing else that the process did.
 So a trial that was killed and resumed equals one that was not killed: bit for bit on a CPU with the same number of
-threads, and on a GPU up to the order in which its kernels add.
+threads and processes, and on a GPU up to the order in which its kernels add. Trials with different numbers of processes
+are equal up to rounding and the draws of dropout.
 
 Axes: B clips, T frames.
 """

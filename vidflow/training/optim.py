@@ -196,7 +196,7 @@ def load_moments(optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[
     for name, value in tensors.items():
         parameter_name, _, slot = name.rpartition("/")
         slots.setdefault(parameter_name, {})[slot] = value
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     parameters = trained_parameters(optimizer)
     state = {index: slots[names[p]] for index, p in enumerate(parameters) if names[p] in slots}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -90,10 +90,10 @@ class Ranks:
         gradients = [each.grad for each in parameters if each.grad is not None]
         joined = torch.cat([loss.reshape(1), *(each.flatten() for each in gradients)])
         dist.all_reduce(joined)
-        total, *sums = joined.split([1, *(each.numel() for each in gradients)])
+        sums = joined[1:].split([each.numel() for each in gradients])
         for gradient, values in zip(gradients, sums, strict=True):
             gradient.copy_(values.view_as(gradient))
-        return total[0]
+        return joined[0]
 
     @torch.no_grad()
     def align(self, tensors: Sequence[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vidflow.config.schema import CoreName, Trial
-from vidflow.config.tasks import TaskName, facts_of
+from vidflow.config.tasks import TaskName, count_visible, facts_of
 from vidflow.models.cores.build import TemporalCore, VtmSettings, build_core
 from vidflow.models.tasks import Task, TaskOptions, build_task
 from vidflow.store.features import FeatureReader
@@ -40,11 +40,15 @@ def module_recipe(trial: Trial, reader: FeatureReader) -> ModuleRecipe:
     """Return the recipe of the module of a trial on these features.
 
     Raises:
-        ValueError: The trial reads the class token, and the features have none.
+        ValueError: The trial reads the class token, and the features have none; or it hides all frames or none.
     """
     metadata = reader.metadata
     if reads_class_token(trial) and not metadata["num_prefix_tokens"]:
         raise ValueError("readout `class_token` on features without a class token; use `attention`")
+    if facts_of(trial.task).hides_frames:
+        num_frames = len(reader[0].counts)  # a video encoder gives fewer than it takes
+        if not 0 < (visible := count_visible(num_frames, trial.mask_ratio)) < num_frames:
+            raise ValueError(f"mask_ratio {trial.mask_ratio} leaves {visible} of {num_frames} frames visible")
     return make_recipe(
         trial,
         embed_dim=metadata["embed_dim"],

@@ -47,7 +47,7 @@ _METADATA = "vidflow"
 _DIGEST = "tensors_sha256"
 log = logging.getLogger(__name__)
 
-Setting = str | int | float | bool | None
+Setting = str | int | float | bool | list[int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ def draw(name, seed, num_clips=5):
         },
         "depth": {"depth": depth},
         "camera_pose": {"camera_motion": motion},
+        "masked_tokens": {},
     }[name]
     predictions = {
         "classification": {"logits": torch.randn(num_clips, num_frames, 7, generator=generator)},
@@ -54,6 +55,9 @@ def draw(name, seed, num_clips=5):
         },
         "depth": {"depth": depth + torch.randn(depth.shape, generator=generator)},
         "camera_pose": {"camera_motion": motion + 0.1 * torch.randn(motion.shape, generator=generator)},
+        "masked_tokens": {
+            key: torch.randn(num_clips, 2, 6, 8, generator=generator) for key in ("tokens", "copied", "wanted")
+        },
     }[name]
     return predictions, targets
 
