@@ -20,7 +20,7 @@ from vidflow.stages.trained import SWEEPS, FinishedSweep, predict_command, read_
 from vidflow.store.layout import exists, has_files
 from vidflow.training.merge_adapters import merge_trial
 from vidflow.training.snapshot import BEST
-from vidflow.training.trial import is_adapted, load_adapted_task, load_trial
+from vidflow.training.trained_task import is_adapted, load_adapted_task, load_trial
 
 log = logging.getLogger("vidflow")
 

@@ -19,7 +19,7 @@ from vidflow.store.layout import has_files
 from vidflow.tracking import FeatureData, Tracker, fetch_file
 from vidflow.training.measure import measure_trial
 from vidflow.training.snapshot import BEST
-from vidflow.training.trial import load_trial
+from vidflow.training.trained_task import load_trial
 
 CHECKPOINT = f"checkpoint/{BEST}"
 

@@ -34,7 +34,8 @@ from vidflow.training.encoding import Encoding, build_encoded
 from vidflow.training.feeds import ShardFeed, StoredFeed
 from vidflow.training.learner import seeded
 from vidflow.training.snapshot import BEST, read_tensors
-from vidflow.training.trial import load_encoded, load_task, run_trial
+from vidflow.training.trained_task import load_encoded, load_task
+from vidflow.training.trial import run_trial
 
 CPU = torch.device("cpu")
 NUM_FRAMES, SIDE = 2, 32

@@ -17,7 +17,8 @@ from vidflow.store.initial_weights import read_initial
 from vidflow.training.class_shares import take_share
 from vidflow.training.feeds import StoredFeed
 from vidflow.training.snapshot import _METADATA, BEST, LAST, read_tensors, save_tensors
-from vidflow.training.trial import load_task, load_trial, run_trial
+from vidflow.training.trained_task import load_task, load_trial
+from vidflow.training.trial import run_trial
 
 HIDDEN = Trial(
     task="masked_tokens",

@@ -24,7 +24,8 @@ from vidflow.store.shard_clips import ShardClips
 from vidflow.training.encoding import Encoding
 from vidflow.training.merge_adapters import merge_trial
 from vidflow.training.snapshot import BEST, _write_tensors, read_tensors
-from vidflow.training.trial import load_encoded, run_trial
+from vidflow.training.trained_task import load_encoded
+from vidflow.training.trial import run_trial
 from vidflow.video.encode import decompress
 
 NUM_FRAMES, SIDE = 4, 32

@@ -12,7 +12,8 @@ from vidflow.errors import VidflowError
 from vidflow.training.batches import iterate_batches
 from vidflow.training.recipe import module_recipe
 from vidflow.training.snapshot import BEST, PREDICTIONS, read_tensors
-from vidflow.training.trial import load_result, load_task, load_trial, run_trial
+from vidflow.training.trained_task import load_task, load_trial
+from vidflow.training.trial import load_result, run_trial
 
 SMALL = Trial(
     core="gru",

@@ -18,7 +18,7 @@ from vidflow.report.pareto import MergedClip, for_all_frames, tint_tokens
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import core_tokens
 from vidflow.training.feeds import Clips
-from vidflow.training.trial import load_task
+from vidflow.training.trained_task import load_task
 
 NUM_CLIPS = 3
 _DIMMED = 0.25  # brightness of a patch that is not read at all

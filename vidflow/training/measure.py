@@ -14,7 +14,7 @@ from vidflow.models.tasks import spec_of
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import iterate_batches
 from vidflow.training.optim import autocast
-from vidflow.training.trial import load_trial
+from vidflow.training.trained_task import load_trial
 from vidflow.training.votes import VideoVotes
 
 # What may differ between the features of a trial and those that it is measured on.

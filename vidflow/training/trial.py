@@ -23,8 +23,8 @@ from vidflow.store.initial_weights import InitialFile
 from vidflow.store.shard_clips import ShardClips
 from vidflow.training.batches import Splits, core_tokens
 from vidflow.training.class_shares import take_share
-from vidflow.training.encoded_task import EncodedTask, task_weights
-from vidflow.training.encoding import EncoderPart, Encoding, build_encoded, describe_features, part_values
+from vidflow.training.encoded_task import EncodedTask
+from vidflow.training.encoding import Encoding, build_encoded, describe_features, part_values
 from vidflow.training.feeds import Clips, Feed, ShardFeed, StoredFeed
 from vidflow.training.fit import fit
 from vidflow.training.initial import InitialWeights
@@ -32,7 +32,7 @@ from vidflow.training.learner import seeded
 from vidflow.training.optim import Optimisation
 from vidflow.training.ranks import Ranks
 from vidflow.training.recipe import ModuleRecipe, build_module, depth_size, make_recipe, module_recipe
-from vidflow.training.snapshot import BEST, TrialIdentity, load_result, read_tensors, write_failure, write_result
+from vidflow.training.snapshot import TrialIdentity, load_result, write_failure, write_result
 from vidflow.video.augmented_targets import label_pairs
 
 # Clips whose times give the frame rate of a feature set; more clips do not change the median.
@@ -203,76 +203,6 @@ def _shard_feed(
     )
 
 
-def load_task(directory: Path, *, device: torch.device | str = "cpu") -> Task:
-    """Rebuild the best module of a trial from `best.safetensors` alone, in eval mode.
-
-    Raises:
-        VidflowError: If the trial has no such file, or the file is damaged.
-    """
-    return load_trial(directory / BEST, device=device)[0]
-
-
-def load_trial(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
-    """Rebuild the task of a `best.safetensors` at any path, in eval mode, and return it with the trial's identity.
-
-    Raises:
-        VidflowError: If there is no such file, it is damaged, its task fits the encoder that the trial adapted only, or
-            predicts hidden tokens.
-    """
-    task, identity = load_adapted_task(path, device=device)
-    if facts_of(identity.recipe["task"]).predicts == "tokens":
-        raise VidflowError(
-            f"{path}: this trial only trains a core, and has no answer about a video; start other trials from it: "
-            f"trials.trial.init_from={path.parent}"
-        )
-    if (identity.encoder or {}).get("adaptation") is not None:
-        raise VidflowError(
-            f"{path}: this trial adapted its encoder, so its task cannot run behind the stock one; merge with "
-            f"`vidflow merge-adapters {path.parent} --to FILE`, extract with encoder.weights=FILE, and train on that"
-        )
-    return task, identity
-
-
-def is_adapted(path: Path) -> bool:
-    """Whether the trial of a `best.safetensors` has adapted its encoder.
-
-    Raises:
-        VidflowError: If there is no such file, or it is damaged.
-    """
-    return (read_tensors(path)[1]["identity"].get("encoder") or {}).get("adaptation") is not None
-
-
-def load_adapted_task(path: Path, *, device: torch.device | str = "cpu") -> tuple[Task, TrialIdentity]:
-    """Do as `load_trial`, also for a task that fits the encoder that the trial adapted only.
-
-    Raises:
-        VidflowError: If there is no such file, or it is damaged.
-    """
-    tensors, metadata = read_tensors(path)
-    identity = TrialIdentity(**metadata["identity"])
-    task = build_module(ModuleRecipe(**identity.recipe))
-    task.load_state_dict(task_weights(tensors) if identity.encoder else tensors)
-    return task.to(device).eval(), identity
-
-
-def load_encoded(path: Path, *, device: torch.device | str = "cpu") -> tuple[EncodedTask, TrialIdentity]:
-    """Rebuild the encoder and the task of a trial in which the encoder ran, in eval mode.
-
-    Raises:
-        VidflowError: If there is no such file, it is damaged, no encoder ran in its trial, or the encoder's frozen
-            weights are not those of the trial.
-    """
-    tensors, metadata = read_tensors(path)
-    identity = TrialIdentity(**metadata["identity"])
-    if not identity.encoder:
-        raise VidflowError(f"{path}: a trial on stored features, in which no encoder ran")
-    module = build_encoded(
-        EncoderPart.of(identity.encoder), build_module(ModuleRecipe(**identity.recipe)), device=device
-    )
-    module.load_state_dict(tensors)
-    return module.to(device).eval(), identity
-
-
 def _train_tokens(reader: FeatureReader, splits: Splits, task: Task) -> Iterator[Float[Tensor, "T K N D"]]:
     """Yield the tokens of some clips of the training split, evenly spread over it."""
     for index in splits.train[spread(len(splits.train), _SCALE_CLIPS)]:
@@ -306,12 +236,7 @@ def _frame_rate(clips: Clips, splits: Splits) -> float | None:
 __all__ = [
     "BuiltTrial",
     "build_encoded_trial",
-    "is_adapted",
-    "load_adapted_task",
-    "load_encoded",
     "load_result",
-    "load_task",
-    "load_trial",
     "run_trial",
     "stored_feed",
     "write_failure",
