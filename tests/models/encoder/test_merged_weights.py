@@ -180,7 +180,7 @@ def test_tokens_can_be_reduced_inside_an_encoder_whose_heads_read_other_frames(n
     assert torch.equal(some.sizes.sum(-1), torch.full((2 * T, 1), 4.0))
     alone = merge(encoder, reduction=BlockBipartite(num_merged=1)).encode(frames[:1])
     torch.testing.assert_close(alone.tokens, some.tokens[:T], atol=1e-4, rtol=1e-4)
-    with pytest.raises(VidflowError, match="heads of these weights read other frames"):
+    with pytest.raises(VidflowError, match="encode the frames of a clip together"):
         merge(encoder, reduction=build_reducer("evs", place="input", prune=0.5))
 
 

@@ -94,8 +94,8 @@ def check_joint(reduction: Reducer | None, *, interpolates: bool) -> None:
         return
     if reduction.place == "input" and not isinstance(reduction, InputLowerResolution):
         raise VidflowError(
-            f"{type(reduction).__name__} drops patches before the encoder, but heads of these weights read other "
-            "frames; reduce in the blocks or after the encoder"
+            f"{type(reduction).__name__} drops patches before the encoder, but these weights encode the frames "
+            "of a clip together; reduce in the blocks or after the encoder"
         )
     if interpolates:
         raise VidflowError(
