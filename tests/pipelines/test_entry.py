@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_stage_runs_as_a_module_and_one_whose_turn_has_not_come_is_refused(finished_experiment) -> None:
     done = run("pipelines.synth", finished_experiment.config)
     assert done.returncode == 0, done.stderr

@@ -386,6 +386,7 @@ def test_a_sweep_without_a_scheduler_trains_on_what_another_one_stopped(grown, i
     assert epochs == [5] * 4
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_stops_no_trial_and_the_same_command_sends_the_runs_later(grown, in_one_ray):
     config, root = grown
     command = ["sweep", config, "trials.axes={core: [mean], seed: [5, 6]}", "report.title=refused"]
@@ -413,6 +414,7 @@ def test_a_store_that_fails_stops_no_trial_and_the_same_command_sends_the_runs_l
     assert {run.info.status for run in children_of(root, "refused")} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_optuna_draws_from_a_range_and_a_repeated_search_adds_nothing(grown, in_one_ray):
     config, root = grown
     search = ["trials.algorithm=optuna", "trials.num_samples=3", "trials.trial.core=mean", "report.title=optuna"]

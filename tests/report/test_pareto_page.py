@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from test_page import EVIL, Page, report
 from test_pareto import section
 
@@ -31,6 +32,7 @@ def test_without_it_the_page_says_nothing_of_cost() -> None:
     assert "against cost" not in render_page(report())
 
 
+@pytest.mark.slow
 def test_two_tasks_have_a_section_each_whose_names_are_shown_and_never_obeyed() -> None:
     found = section()
     evil = [

@@ -276,8 +276,8 @@ def compiled(walk: Callable[..., Any]) -> Callable[..., Any]:
     ("name", "reducer"),
     [
         ("vit_tiny_patch16_224", "tome"),
-        ("vit_tiny_patch16_224", "hybrid"),
-        ("vit_tiny_patch16_224", "random_drop"),
+        pytest.param("vit_tiny_patch16_224", "hybrid", marks=pytest.mark.slow),
+        pytest.param("vit_tiny_patch16_224", "random_drop", marks=pytest.mark.slow),
         ("vit_tiny_patch16_224", "vidtldr"),
         ("vit_small_patch16_dinov3", "tome"),
     ],
