@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM while the real command is at work: it commits nothing, ends with 1, and goes on when repeated."""
 
+import contextlib
 import json
 import os
 import signal
@@ -44,8 +45,12 @@ def wait_until(driver: subprocess.Popen[str], happened: Callable[[], bool]) -> N
 def epochs_done(root: Path) -> int:
     from vidflow.training.snapshot import read_snapshot
 
-    snapshots = [read_snapshot(path.parent) for path in root.glob("trials/*/last.safetensors")]
-    return sum(len(snapshot.history) for snapshot in snapshots if snapshot is not None)
+    number = 0
+    for path in root.glob("trials/*/last.safetensors"):
+        with contextlib.suppress(RuntimeError):  # safetensors opens a file twice, and it was replaced in between
+            snapshot = read_snapshot(path.parent)
+            number += 0 if snapshot is None else len(snapshot.history)
+    return number
 
 
 def send(driver: subprocess.Popen[str], number: int, *, group: bool) -> str:
