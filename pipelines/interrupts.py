@@ -55,6 +55,11 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def received_message() -> str | None:
+    """Return what a command says that has received a signal; None if it has not."""
+    return _watched.get(signal.Signals(_received[0])) if _received else None
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as Python calls it
     if _received:
         # Not `print`: the interrupted code may be using the stream.

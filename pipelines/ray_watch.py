@@ -18,7 +18,7 @@ from ray._private import worker as ray_worker
 from ray._raylet import GcsClient  # type: ignore[attr-defined] # Ray's types do not know it
 from ray.exceptions import RayError
 
-from pipelines.interrupts import RESUMES
+from pipelines.interrupts import RESUMES, received_message
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 # On one machine nobody starts it again; 5 s, because a loaded machine may be late to answer.
@@ -132,8 +132,10 @@ class _Head:
 
 def _end(problem: str, guard: subprocess.Popen[bytes]) -> NoReturn:
     guard.communicate(b"\n")  # else it would say something too
+    # A signal to the whole group of processes ends Ray too.
+    said = received_message() or f"vidflow: {problem}; what is committed stays, and {RESUMES}"
     # Not `print`: the interrupted code may be using the stream.
-    os.write(2, f"vidflow: {problem}; what is committed stays, and {RESUMES}\n".encode())
+    os.write(2, f"{said}\n".encode())
     os._exit(1)
 
 
