@@ -80,30 +80,26 @@ class ShardClips:
 
     def __getitem__(self, index: int) -> StoredClip:
         """Return what is stored of a clip besides its frames."""
-        members = self._members(self._files[index])[self.keys[index]]
-        metadata = json.loads(self._read(index, [members["json"]])[0])
-        truth = members.get("annotations.npz")
         return StoredClip(
             key=self.keys[index],
             label=self.labels[index],
-            pts_seconds=np.asarray(metadata["pts_seconds"], np.float64),
-            annotations=self._read(index, [truth])[0] if truth is not None else b"",
+            pts_seconds=np.asarray(self._described(index)["pts_seconds"], np.float64),
+            annotations=self.annotations(index),
         )
 
     def images(self, index: int) -> list[bytes]:
         """Return the compressed frames of a clip; only their bytes are read."""
-        members = self._members(self._files[index])[self.keys[index]]
+        members = self._members_of(index)
         return self._read(index, [members[name] for name in sorted(members) if name[0].isdigit()])
 
     def annotations(self, index: int) -> bytes:
         """Return the dense ground truth of a clip, or empty."""
-        truth = self._members(self._files[index])[self.keys[index]].get("annotations.npz")
+        truth = self._members_of(index).get("annotations.npz")
         return self._read(index, [truth])[0] if truth is not None else b""
 
     def video(self, index: int) -> str | None:
         """Return the key of the row of the manifest that a clip was cut from; None in shards of older versions."""
-        members = self._members(self._files[index])[self.keys[index]]
-        found: str | None = json.loads(self._read(index, [members["json"]])[0]).get("video")
+        found: str | None = self._described(index).get("video")
         return found
 
     def check_files(self) -> None:
@@ -114,6 +110,14 @@ class ShardClips:
         """
         for file in dict.fromkeys(self._files):
             self._members(file)
+
+    def _members_of(self, index: int) -> dict[str, Span]:
+        return self._members(self._files[index])[self.keys[index]]
+
+    def _described(self, index: int) -> dict[str, Any]:
+        """Return the clip's JSON."""
+        described: dict[str, Any] = json.loads(self._read(index, [self._members_of(index)["json"]])[0])
+        return described
 
     def _read(self, index: int, spans: Sequence[Span]) -> list[bytes]:
         with fetch(self.directory / self._files[index]).open("rb") as stream:
