@@ -13,7 +13,7 @@ from vidflow.models.tasks import spec_of
 from vidflow.spread import spread
 from vidflow.training.batches import read_annotations
 from vidflow.training.feeds import Clips
-from vidflow.training.votes import VideoVotes
+from vidflow.training.votes import Count, videos_at
 
 # Training clips, spread evenly, whose annotations are read. More would hardly change a mean and would cost minutes.
 _FITTED_CLIPS = 512
@@ -40,19 +40,13 @@ def baseline_metrics(
     chosen = train[spread(len(train), _FITTED_CLIPS)] if spec.facts.annotations else train
     known = (_targets(spec.facts, reader, int(index)) for index in chosen)
     fitted = spec.trivial.fit(known, len(reader.metadata["class_names"]))
-    metric = spec.build_metric()
-    votes = None if videos is None else VideoVotes([videos.get(key, "") for key in reader.keys])
+    counted = Count(spec.build_metric(), videos_at(reader.keys, videos))
     for index in np.flatnonzero(splits == names.val).tolist():
         targets = _targets(spec.facts, reader, index)
         answer = spec.trivial.answer(fitted, targets)
-        if votes is None:
-            metric.update(answer, targets)
-        else:
-            votes.add([index], answer, targets)
-    if votes is not None:
-        votes.count(metric)
+        counted.add([index], answer, targets)
     try:
-        values = metric.compute()
+        values = counted.compute()
     except ValueError as error:
         raise VidflowError(f"{reader.directory}: the validation split cannot be measured: {error}") from error
     return {f"val/{name}": value for name, value in values.items()}

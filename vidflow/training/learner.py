@@ -24,7 +24,7 @@ from vidflow.training.feeds import Feed, FrameBatch
 from vidflow.training.optim import Optimisation, autocast, moments, step_optimizer, trained_parameters
 from vidflow.training.predictions import Answers, KeptPredictions
 from vidflow.training.ranks import Ranks
-from vidflow.training.votes import VideoVotes
+from vidflow.training.votes import Count
 from vidflow.video.view_draws import clip_generator
 
 # Reading the loss makes the host wait for the device, so it is not read at every step.
@@ -164,16 +164,14 @@ class Learner:
         self.module.eval()
         losses: list[Tensor] = []
         kept = KeptPredictions()
-        votes = VideoVotes(self.videos) if self.videos is not None else None
+        counted = Count(metric, self.videos)
         batch_size = min(self.optimisation.batch_size, self.clips_per_pass or self.optimisation.batch_size)
         with torch.inference_mode():
             for answers in self._answers(indices, batch_size):
                 losses.append(answers.loss)
-                if votes is None:
-                    metric.update(answers.predictions, answers.targets)
+                counted.add(answers.indices.tolist(), answers.predictions, answers.targets)
+                if counted.votes is None:
                     kept.add(answers)
-                else:
-                    votes.add(answers.indices.tolist(), answers.predictions, answers.targets)
         if not self.ranks.is_first:
             return {}, {}
         loss = self._mean(losses, len(indices), batch_size)
@@ -181,13 +179,11 @@ class Learner:
             raise VidflowError(
                 f"trial {self.key}: the loss on the {_SPLITS[use]} split is {loss} after epoch {epoch}{_ADVICE}"
             )
-        if votes is not None:
-            votes.count(metric)
         try:
-            values = metric.compute()
+            values = counted.compute()
         except ValueError as error:
             raise VidflowError(f"trial {self.key}: the {_SPLITS[use]} split cannot be measured: {error}") from error
-        stored = kept.tensors() if votes is None else votes.tensors()
+        stored = kept.tensors() if counted.votes is None else counted.votes.tensors()
         return {f"{use}/loss": loss, **{f"{use}/{name}": value for name, value in values.items()}}, stored
 
     def _predict_drawn(self, batch: Batch | FrameBatch, epoch: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from vidflow.store.features import FeatureReader
 from vidflow.training.batches import iterate_batches
 from vidflow.training.optim import autocast
 from vidflow.training.trained_task import load_trial
-from vidflow.training.votes import VideoVotes
+from vidflow.training.votes import Count, videos_at
 
 # What may differ between the features of a trial and those that it is measured on.
 _FREE = ("weights", "timm", "torch", "transformers")
@@ -52,8 +52,7 @@ def measure_trial(
         found = ", ".join(sorted(set(reader.splits))) or "none"
         raise VidflowError(f"{reader.directory}: no clip of split {split!r}; splits found: {found}")
     classes = _class_map(reader.metadata["class_names"], identity.features["class_names"], reader, indices)
-    metric = spec.build_metric()
-    votes = None if videos is None else VideoVotes([videos.get(key, "") for key in reader.keys])
+    counted = Count(spec.build_metric(), videos_at(reader.keys, videos))
     batches = iterate_batches(
         reader,
         indices,
@@ -68,14 +67,9 @@ def measure_trial(
             with autocast(target, trial.precision):
                 predictions = task(batch.tokens, batch.prefix, task.queries_of(batch.targets))
             targets = _relabelled(batch.targets, classes if spec.facts.needs_labels else None)
-            if votes is None:
-                metric.update(predictions, targets)
-            else:
-                votes.add(batch.indices.tolist(), predictions, targets)
-    if votes is not None:
-        votes.count(metric)
+            counted.add(batch.indices.tolist(), predictions, targets)
     try:
-        return metric.compute(), len(indices)
+        return counted.compute(), len(indices)
     except ValueError as error:
         raise VidflowError(f"split {split!r} cannot be measured: {error}") from error
 

@@ -33,6 +33,7 @@ from vidflow.training.optim import Optimisation
 from vidflow.training.ranks import Ranks
 from vidflow.training.recipe import ModuleRecipe, build_module, depth_size, make_recipe, module_recipe
 from vidflow.training.snapshot import TrialIdentity, load_result, write_failure, write_result
+from vidflow.training.votes import videos_at
 from vidflow.video.augmented_targets import label_pairs
 
 # Clips whose times give the frame rate of a feature set; more clips do not change the median.
@@ -116,7 +117,7 @@ def run_trial(
         device=target,
         clips_per_pass=None if encoding is None else encoding.clips_per_pass,
         # Training clips have none, as metrics do not count them.
-        videos=None if videos is None else [videos.get(clip, "") for clip in clips.keys],
+        videos=videos_at(clips.keys, videos),
         ranks=ranks,
     )
 

@@ -74,4 +74,44 @@ class VideoVotes:
         }
 
 
-__all__ = ["VideoVotes"]
+class Count:
+    """Gives a metric the answers to clips, each as it comes or, by video, together at the end.
+
+    Attributes:
+        votes: What the clips of each video have said; None if the metric counts clips.
+    """
+
+    def __init__(self, metric: Metric, videos: Sequence[str] | None) -> None:
+        """Start with none.
+
+        Args:
+            metric: A new metric.
+            videos: The video of each clip, by position, if the metric counts videos; None if it counts clips.
+        """
+        self._metric = metric
+        self.votes = None if videos is None else VideoVotes(videos)
+
+    def add(self, indices: Sequence[int], predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+        """Add the answers to the clips at these positions."""
+        if self.votes is None:
+            self._metric.update(predictions, targets)
+        else:
+            self.votes.add(indices, predictions, targets)
+
+    def compute(self) -> dict[str, float]:
+        """Return the metric's values, once all answers are added.
+
+        Raises:
+            ValueError: As the metric's `compute`.
+        """
+        if self.votes is not None:
+            self.votes.count(self._metric)
+        return self._metric.compute()
+
+
+def videos_at(keys: Sequence[str], videos: Mapping[str, str] | None) -> list[str] | None:
+    """Return the video of the clip at each position, empty where it has none, from key of a clip -> video."""
+    return None if videos is None else [videos.get(key, "") for key in keys]
+
+
+__all__ = ["Count", "VideoVotes", "videos_at"]
