@@ -7,7 +7,7 @@ several measurements, because other programs may use the machine too.
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     entry = _settled(lambda: build(ShardUnit(file="probe.tar", clips=_several(clips))))
     if not warm.num_clips or not entry.num_clips:
         raise VidflowError(f"videos looked at cannot be decoded: {[*warm.rejects, *entry.rejects][0]['message']}")
-    num_bytes = _bytes_of_members(directory, entry.file)
+    num_bytes = _bytes_of_members(_members_of(directory, entry.file))
     return ShardProbe(
         scan_seconds=scan_seconds * len(paths) / max(1, len(rows)) / len(items),
         rate=Rate(seconds=entry.seconds / entry.num_clips, num_bytes=num_bytes / entry.num_clips),
@@ -198,12 +198,17 @@ def probe_shard(config: Config, items: Sequence[VideoItem], directory: Path) -> 
     )
 
 
-def _bytes_of_members(directory: Path, shard: str) -> int:
-    """Return the bytes of a shard without the end of the archive, which does not grow with the number of clips."""
+def _members_of(directory: Path, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return where each member of a shard's clips lies: the entry that a builder returns does not say it."""
     entry = committed_entry(directory, shard)
     assert entry is not None
-    members = (span for clip in read_members(entry.details["members"]).values() for span in clip.values())
-    return sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in members)
+    return read_members(entry.details["members"])
+
+
+def _bytes_of_members(members: Mapping[str, Mapping[str, tuple[int, int]]]) -> int:
+    """Return the bytes of a shard without the end of the archive, which does not grow with the number of clips."""
+    spans = (span for clip in members.values() for span in clip.values())
+    return sum(_TAR_BLOCK * (1 + -(-size // _TAR_BLOCK)) for _, size in spans)
 
 
 def probe_features(
@@ -282,7 +287,7 @@ def _probe_tokens(features: FeatureProbe, num_clips: int) -> FeatureReader:
 def _probe_frames(shards: ShardProbe, num_clips: int) -> ShardClips:
     """Return a training and a validation split of the few clips that were packed."""
     entry = shards.entries[1]
-    keys = list(dict.fromkeys(name.partition(".")[0] for name in entry.details["members"]))
+    keys = list(_members_of(shards.directory, entry.file))
     _finish_probe(shards.directory, entry, keys, num_clips, class_names=list(shards.class_names))
     return ShardClips(shards.directory)
 

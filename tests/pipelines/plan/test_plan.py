@@ -90,6 +90,14 @@ def test_the_plan_has_one_place_whatever_the_resources(config: Config) -> None:
     assert locate_plan(longer) != locate_plan(config)
 
 
+def test_training_steps_on_frames_are_measured_of_the_clips_that_were_packed(tmp_path: Path) -> None:
+    adapted = ["adaptations={late: {first_block: 1}}", "trials.trial.adaptation=late"]
+    config = load_config(write(tmp_path)[:1], ["trials.trial.feed=shards", "features.base.depths=[-1]", *adapted])
+    main(Experiment(config))
+    *_, sweep = json.loads(locate_plan(config).read_text())["lines"]
+    assert sweep["cost"]["seconds"] > 0
+
+
 def test_without_a_plan_there_is_nothing_to_compare(tmp_path: Path, config: Config) -> None:
     empty = dataclasses.replace(config, root=str(tmp_path))
     assert compare_with_plan(Experiment(empty), StageCost(seconds=1, num_bytes=1)) == {}
