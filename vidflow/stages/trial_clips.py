@@ -51,7 +51,7 @@ def video_keys(
     if lacking := [key for key, video in videos.items() if video is None]:
         raise VidflowError(
             f"{clips.directory}: does not say from which video a clip is, such as {lacking[0]}; an older vidflow made "
-            "it: remove this folder and run `vidflow shard` again, or set {instead}"
+            f"it: remove this folder and run `vidflow shard` again, or set {instead}"
         )
     return {key: video for key, video in videos.items() if video is not None}
 
