@@ -132,6 +132,17 @@ def test_files_merge_left_to_right_and_overrides_win(tmp_path):
     assert config.trials.axes["core"] == ["mean", "gru"]
 
 
+def test_paths_that_init_from_names_are_absolute_and_keys_and_runs_stay(tmp_path, monkeypatch):
+    """A worker of a cluster runs in another folder than the command."""
+    monkeypatch.chdir(tmp_path)
+    Path("best.safetensors").touch()
+    named = ["runs/a/trials/0123", "best.safetensors", "0123456789abcdef", "s3://bucket/trials/0123"]
+    words = [f"trials.axes.init_from=[null,{','.join(named)}]", f"trials.trial.init_from={named[0]}"]
+    trials = load_config([write(tmp_path, "root: a")], words).trials
+    assert trials.axes["init_from"] == [None, *(str(tmp_path / each) for each in named[:2]), *named[2:]]
+    assert trials.trial.init_from == str(tmp_path / named[0])
+
+
 def test_the_merged_settings_read_back_to_the_same_config(tmp_path):
     config = load_config([CONF / "demo.yaml"])
     assert load_config([write(tmp_path, config_to_yaml(config))]) == config
