@@ -49,7 +49,7 @@ def _copy_run(config: Config, source: str) -> None:
 
 
 def _find_under_root(config: Config, run: str) -> Path | None:
-    """Return the weights of a run whose trial lies under the root, so that the store may be away; None if it does not."""
+    """Return the weights of a run whose trial lies under the root, as the store may be away; None if it does not."""
     root = root_path(config)
     for sweep in read_sweeps(root):
         for key, its_run in sweep.runs.items():

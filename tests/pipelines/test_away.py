@@ -77,7 +77,9 @@ def test_where_runs_are_stored_decides_the_key_of_a_sweep_and_what_happens_when_
 
 def test_init_from_names_a_run_of_the_same_root_while_the_server_is_away(copied_config, finished_experiment):
     (sweep,) = read_sweeps(finished_experiment.root)
-    runs = {read_trial(finished_experiment.root / "trials" / key).settings["core"]: sweep.runs[key] for key in sweep.keys}
+    runs = {
+        read_trial(finished_experiment.root / "trials" / key).settings["core"]: sweep.runs[key] for key in sweep.keys
+    }
     away = [f"tracking.uri=http://127.0.0.1:{free_port()}", "trials.axes.core=[gru]"]
 
     def problems(run: str) -> list[str]:
@@ -85,7 +87,7 @@ def test_init_from_names_a_run_of_the_same_root_while_the_server_is_away(copied_
 
     assert problems(runs["gru"]) == []
     (unknown,) = problems("a" * 32)
-    assert unknown.startswith(f"trials.trial.init_from: run {"a" * 32}: cannot download ")
+    assert unknown.startswith(f"trials.trial.init_from: run {'a' * 32}: cannot download ")
     assert "Connection refused; a trial's folder, or its best.safetensors, needs no store" in unknown
 
 

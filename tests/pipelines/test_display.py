@@ -51,7 +51,8 @@ def test_a_log_file_gets_plain_lines_while_nothing_is_finished_yet(logged):
     lines = said.splitlines()
     assert re.fullmatch(r"shard: 0 of 800 clips \(0 %\), 0:\d\d so far, starting 2 workers", lines[0])
     assert re.fullmatch(
-        r"shard: 30 of 800 clips \(4 %\), [\d.]+ clips/s, 0:\d\d so far, about \d+:\d\d left, 1 reject, 1 retry", lines[-1]
+        r"shard: 30 of 800 clips \(4 %\), [\d.]+ clips/s, 0:\d\d so far, about \d+:\d\d left, 1 reject, 1 retry",
+        lines[-1],
     )
 
 
