@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Feed, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.errors import VidflowError
@@ -57,7 +58,7 @@ def scored_videos(config: Config, trial: Trial, features: Address) -> dict[str, 
     if trial.score_by == "clip":
         return None
     splits = config.trials.splits
-    return video_keys(Path(config.root), features, [split for split in (splits.val, splits.test) if split is not None])
+    return video_keys(root_path(config), features, [split for split in (splits.val, splits.test) if split is not None])
 
 
 def unread_features(config: Config) -> set[str]:
