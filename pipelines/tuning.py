@@ -29,7 +29,7 @@ from pipelines.trial_ranks import train_together
 from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from pipelines.worker_process import prepare_worker
-from vidflow.config.roots import bound_cache
+from vidflow.config.roots import bound_cache, root_path
 from vidflow.config.schema import AxisValue, Config, Range, Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
@@ -210,7 +210,7 @@ def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
     usage = Usage(device)
     results = run_trial(
         trial,
-        open_clips(Path(config.root), features[trial.features], trial.feed),
+        open_clips(root_path(config), features[trial.features], trial.feed),
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),

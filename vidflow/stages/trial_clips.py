@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Feed, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.errors import VidflowError
@@ -66,7 +67,7 @@ def scored_videos(config: Config, trial: Trial, features: Address) -> dict[str, 
         return None
     splits = config.trials.splits
     measured = [split for split in (splits.val, splits.test) if split is not None]
-    return video_keys(Path(config.root), features, measured)
+    return video_keys(root_path(config), features, measured)
 
 
 def drawn_videos(config: Config, trial: Trial, features: Address) -> dict[str, str] | None:
@@ -78,7 +79,7 @@ def drawn_videos(config: Config, trial: Trial, features: Address) -> dict[str, s
     if trial.train_fraction == 1.0 or not config.video.sampling.has_several:
         return None
     splits = [config.trials.splits.train]
-    return video_keys(Path(config.root), features, splits, instead="trials.trial.train_fraction=1")
+    return video_keys(root_path(config), features, splits, instead="trials.trial.train_fraction=1")
 
 
 def unread_features(config: Config) -> set[str]:
