@@ -28,7 +28,6 @@ from vidflow.report.results import read_classified
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.trained import TRIALS, predict_command, read_sweeps
-from vidflow.stages.trial_clips import scored_videos
 from vidflow.store.initial_weights import InitialFile, read_initial, run_file
 from vidflow.store.layout import TRIAL_RESULT, fetch
 from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, SweepIds, Tracker, name_run, page_of
@@ -242,8 +241,10 @@ class SweepRuns:
         """Measure a task's trivial answer, once because all trials share clips and truth."""
         if trial.task not in self.baselines:
             clips = self._experiment.clips_of(trial.features, trial.feed)
-            videos = scored_videos(self._config, trial, self._experiment.features[trial.features])
-            self.baselines[trial.task] = baseline_metrics(trial.task, clips, self._config.trials.splits, videos=videos)
+            by_video = trial.score_by == "video"
+            self.baselines[trial.task] = baseline_metrics(
+                trial.task, clips, self._config.trials.splits, by_video=by_video
+            )
 
     def _log_confusion(self, run: str, result: TrialResult) -> None:
         classified = read_classified(result)

@@ -13,7 +13,6 @@ from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.objects import is_mirror, show_urls, to_path
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.trial_clips import video_keys
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import has_files
 from vidflow.tracking import FeatureData, Tracker, fetch_file
@@ -49,12 +48,12 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
             )
         reader = FeatureReader(address.directory)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        is_by_video = identity.settings.get("score_by") == "video"
-        videos = video_keys(experiment.root, address, {split}) if is_by_video else None
-        metrics, num_clips = measure_trial(path, reader, split, videos=videos, device=device)
+        by_video = identity.settings.get("score_by") == "video"
+        metrics, num_clips = measure_trial(path, reader, split, by_video=by_video, device=device)
     counted = f"{num_clips} clips"
-    if videos is not None:
-        counted += f" of {len({videos[key] for key in reader.keys if key in videos})} videos"
+    if by_video:
+        videos = {video for video, of in zip(reader.videos, reader.splits, strict=True) if of == split}
+        counted += f" of {len(videos)} videos"
     print(f"{identity.settings['task']} of trial {identity.key} on split {split}, {counted}:")
     print("\n".join(f"  {key:<24} {value:.6g}" for key, value in metrics.items()))
     key = fingerprint(["evaluate", identity.key, address.identity, split])

@@ -15,8 +15,8 @@ from vidflow.config.tasks import Objective
 from vidflow.errors import VidflowError
 from vidflow.stages.address import Address, locate_trial
 from vidflow.store.initial_weights import read_initial
-from vidflow.training.class_shares import take_share
 from vidflow.training.feeds import StoredFeed
+from vidflow.training.labels import take_share
 from vidflow.training.snapshot import _METADATA, BEST, LAST, read_tensors, save_tensors
 from vidflow.training.trained_task import load_task, load_trial
 from vidflow.training.trial import run_trial
@@ -40,12 +40,12 @@ def config_of(root):
     return Config(root=str(root))
 
 
-def run(trial, reader, root, *, key="0123456789abcdef", objective=LOSS, drawn=None):
+def run(trial, reader, root, *, key="0123456789abcdef", objective=LOSS):
     """Train a trial below a root, as a worker does."""
     directory = Path(root) / "trials" / key
     start = None if trial.init_from is None else read_initial(config_of(root), trial.init_from)
     where = {"directory": directory, "key": key, "objective": objective, "device": "cpu"}
-    results = run_trial(trial, reader, initial=start, drawn=drawn, **where)
+    results = run_trial(trial, reader, initial=start, **where)
     return directory, list(results)
 
 
@@ -259,6 +259,6 @@ def test_a_trial_learns_from_a_share_of_the_training_clips_and_is_measured_on_al
     assert not torch.equal(*(read_tensors(each / BEST)[0]["core.gru.weight_hh_l0"] for each in (folder, whole)))
     assert len(read_tensors(folder / "predictions.safetensors")[0]["indices"]) == 12
     # If all clips of a class are of one video, the smallest share is the whole.
-    one = dict(zip(noise_features.keys, map(str, noise_features.labels), strict=True))
-    videos, _ = run(some, noise_features, tmp_path, key="b" * 16, drawn=one)
+    noise_features.videos[:] = map(str, noise_features.labels)
+    videos, _ = run(some, noise_features, tmp_path, key="b" * 16)
     assert torch.equal(*(read_tensors(each / BEST)[0]["core.gru.weight_hh_l0"] for each in (videos, whole)))

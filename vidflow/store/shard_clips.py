@@ -54,6 +54,7 @@ class ShardClips:
         keys: Content key of each clip.
         labels: Class index of each clip.
         splits: Split of each clip.
+        videos: Row of the manifest that each clip was cut from; None in shards of older versions.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -71,6 +72,7 @@ class ShardClips:
         self.keys: list[str] = rows["key"]
         self.labels: list[int] = rows["label"]
         self.splits: list[str] = rows["split"]
+        self.videos: list[str | None] = rows["video"]
         self._files: list[str] = rows["file"]
         # The function does not use `self`: an object that refers to itself is freed only by the garbage collector.
         self._opened = functools.lru_cache(_NUM_SHARDS_KEPT)(functools.partial(_OpenShard, directory))
@@ -81,10 +83,11 @@ class ShardClips:
 
     def __getitem__(self, index: int) -> StoredClip:
         """Return what is stored of a clip besides its frames."""
+        described: dict[str, Any] = json.loads(self._read(index, [self._members_of(index)["json"]])[0])
         return StoredClip(
             key=self.keys[index],
             label=self.labels[index],
-            pts_seconds=np.asarray(self._described(index)["pts_seconds"], np.float64),
+            pts_seconds=np.asarray(described["pts_seconds"], np.float64),
             annotations=self.annotations(index),
         )
 
@@ -98,11 +101,6 @@ class ShardClips:
         truth = self._members_of(index).get("annotations.npz")
         return self._read(index, [truth])[0] if truth is not None else b""
 
-    def video(self, index: int) -> str | None:
-        """Return the key of the row of the manifest that a clip was cut from; None in shards of older versions."""
-        found: str | None = self._described(index).get("video")
-        return found
-
     def check_files(self) -> None:
         """Compare every shard with its digest now, instead of when it is first opened.
 
@@ -114,11 +112,6 @@ class ShardClips:
 
     def _members_of(self, index: int) -> dict[str, Span]:
         return self._opened(self._files[index]).members[self.keys[index]]
-
-    def _described(self, index: int) -> dict[str, Any]:
-        """Return the clip's JSON."""
-        described: dict[str, Any] = json.loads(self._read(index, [self._members_of(index)["json"]])[0])
-        return described
 
     def _read(self, index: int, spans: Sequence[Span]) -> list[bytes]:
         shard = self._opened(self._files[index])
