@@ -35,7 +35,7 @@ from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.trial_clips import open_clips, scored_videos
+from vidflow.stages.trial_clips import drawn_videos, open_clips, scored_videos
 from vidflow.store.initial_weights import read_initial
 from vidflow.training.encoding import Encoding
 from vidflow.training.ranks import Ranks
@@ -218,6 +218,7 @@ def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
         device=device,
         encoding=Encoding.of(config, trial),
         videos=scored_videos(config, trial, features[trial.features]),
+        drawn=drawn_videos(config, trial, features[trial.features]),
         initial=None if trial.init_from is None else read_initial(config, trial.init_from),
         ranks=Ranks.current(),
     )
