@@ -111,8 +111,9 @@ def _describe_best(trial: MadeTrial) -> str:
 
 def _trial_columns(trials: Sequence[MadeTrial]) -> dict[str, Callable[[MadeTrial], str]]:
     """Return the columns of trials: the settings that differ between them, the metric, and where to find more."""
-    names = dict.fromkeys(name for trial in trials for name in trial.settings)
-    varying = [name for name in names if len({str(trial.settings.get(name)) for trial in trials}) > 1]
+    known = [trial.settings for trial in trials if trial.settings]
+    names = dict.fromkeys(name for settings in known for name in settings)
+    varying = [name for name in names if len({str(settings.get(name)) for settings in known}) > 1]
     shown = [*_ALWAYS, *(name for name in varying if name not in _ALWAYS)]
 
     def setting(name: str) -> Callable[[MadeTrial], str]:
@@ -123,7 +124,7 @@ def _trial_columns(trials: Sequence[MadeTrial]) -> dict[str, Callable[[MadeTrial
         "best": lambda trial: f"{trial.metric} {format_metric(trial.metric, trial.score)}",
         "epoch": lambda trial: f"{trial.best_epoch} of {trial.num_epochs}",
         "parameters": lambda trial: format_magnitude(trial.num_parameters),
-        "MLflow run": lambda trial: trial.run_id or trial.error,
+        "MLflow run": lambda trial: trial.run_id or show_urls(trial.error),
     }
 
 

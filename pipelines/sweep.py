@@ -87,9 +87,11 @@ class Sweep:
             log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
         if not waiting and not self._is_searching(finished):
             return {}
+        # Checked now, so that a damaged file gives one message, not many failed trials.
         for feature_set in self._experiment.stored_features.values():
-            # Checked now, so that a damaged file gives one message, not many failed trials.
             FeatureReader(feature_set.directory).check_files()
+        if frames := [trial for trial in waiting if trial.feed == "shards"]:
+            self._experiment.clips_of(frames[0].features, "shards").check_files()
         logger = RunLogger(self._config, self._features, recorder, self._note_started)
         run_trials(
             self._config,

@@ -29,6 +29,14 @@ def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(
     assert not list((tmp_path / "root" / "features").glob("*"))
     (page,) = (tmp_path / "root").glob("reports/*/report.html")
     assert "waiting for data" in page.read_text()
+    shard = next((tmp_path / "root").glob("shards/*/*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    done = in_one_ray("sweep", path, *sampled, *frames, "trials.trial.augmentation=usual", "trials.trial.seed=1")
+    assert done.returncode == 1
+    assert "its bytes are not those that were written" in done.stderr
+    assert "trials failed" not in done.stderr
     stream = ["features={stream: {depths: [0], normalize: false}}", "trials.trial.features=stream"]
     frames[0] = "trials.trial.feed=prefix"
     done = in_one_ray("run", path, *sampled, *frames, *stream)

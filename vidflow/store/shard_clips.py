@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vidflow.errors import VidflowError
+from vidflow.objects import is_mirror
 from vidflow.store.digests import check_once
 from vidflow.store.features import CLIPS_TABLE, ClipRow
 from vidflow.store.layout import committed_entry, read_stage
@@ -104,9 +105,13 @@ class ShardClips:
     def check_files(self) -> None:
         """Compare every shard with its digest now, instead of when it is first opened.
 
+        Objects are compared when a node copies them: to copy all now would only fill this node's cache.
+
         Raises:
-            DamagedError: If a file is missing or damaged.
+            VidflowError: If a file is missing or damaged.
         """
+        if is_mirror(self.directory):
+            return
         for file in dict.fromkeys(self._files):
             self._opened(file)
 

@@ -155,7 +155,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DamagedError: If it is damaged; a file of a finished trial is set aside, so that the trial is trained again.
     """
     try:
-        return _read_intact(path)
+        return _read_intact(fetch(path))
     except FileNotFoundError as error:
         raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
     except OSError as error:
@@ -165,7 +165,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def find_damage(path: Path) -> str:
-    """Return what is wrong with a file that this module wrote, empty if nothing is; the file is left as it is.
+    """Return what is wrong with a file on this node that this module wrote, empty if nothing is; it is left as it is.
 
     Raises:
         OSError: If it cannot be read.
@@ -187,7 +187,6 @@ def _read_intact(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         # Opened here first, because safetensors reports every file that it cannot open as missing.
-        fetch(path)
         with path.open("rb"), safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping
