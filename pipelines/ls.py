@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipelines.display import count
 from vidflow.objects import show_urls
 from vidflow.report.formats import format_bytes, format_magnitude, format_metric
 from vidflow.stages.experiment import Experiment
@@ -101,7 +102,7 @@ def _short(path: Path) -> str:
 
 def _used_by(each: MadeFolder, names: dict[str, str]) -> str:
     users = [f"features {names[key]}" if key in names else f"sweep {key}" for key in each.used_by]
-    trials = [f"{each.num_trials} trials"] if each.num_trials else []
+    trials = [count(each.num_trials, "trial")] if each.num_trials else []
     return ", ".join([*users, *trials]) or "nothing"
 
 

@@ -182,6 +182,7 @@ def test_sources_that_are_no_finished_trial_are_refused(pretrained, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     for source, message in (
         ("0" * 16, "no such trial; wanted the key of a finished trial in"),
+        ("0" * 32, "a run in MLflow whose weights are not in .*initial; `vidflow sweep`"),
         (str(tmp_path), "no such trial"),
         (str(tmp_path / "open"), "not finished"),
         (str(tmp_path / "other.safetensors"), r"is not the best\.safetensors of one"),

@@ -43,7 +43,7 @@ class MadeFolder:
         encoder: The encoder of features, as `name@img_size`; else empty.
         reducer: Their token reducer; `none` if there is none; else empty.
         used_by: Keys of the features that were made from shards, or of the sweeps over features.
-        num_trials: Trials of a sweep, or on features.
+        num_trials: Trials of a sweep, on features, or on the frames of shards.
         run_id: Run of a sweep in MLflow.
         best: Keys of the best trials of a sweep, one for each task.
     """
@@ -74,6 +74,7 @@ class MadeTrial:
         state: How it ended; `unfinished` while it trains, and after a kill.
         settings: Its settings; empty if they are not known.
         features: Key of the features that it was trained on, if known.
+        shards: Key of the shards whose frames it was trained on; empty if these were features.
         metric: What ranks it.
         mode: Whether more of that is better.
         score: That metric at its best epoch; None if it has none.
@@ -91,6 +92,7 @@ class MadeTrial:
     state: TrialStatus | Literal["unfinished"]
     settings: dict[str, Any]
     features: str
+    shards: str
     metric: str
     mode: Mode
     score: float | None
@@ -131,7 +133,7 @@ def take_inventory(root: Path) -> Inventory:
     return Inventory(
         root=root,
         videos=[_folder(folder) for folder in _keys(root / "videos")],
-        shards=[_shards(folder, features) for folder in _keys(root / "shards")],
+        shards=[_shards(folder, features, trials) for folder in _keys(root / "shards")],
         features=features,
         sweeps=[_sweep(folder, sweeps) for folder in _keys(root / "sweeps")],
         trials=trials,
@@ -165,8 +167,9 @@ def _folder(directory: Path, **known: Any) -> MadeFolder:
     )
 
 
-def _shards(directory: Path, features: list[MadeFolder]) -> MadeFolder:
-    return _folder(directory, used_by=tuple(each.key for each in features if each.made_from == directory.name))
+def _shards(directory: Path, features: list[MadeFolder], trials: list[MadeTrial]) -> MadeFolder:
+    users = tuple(each.key for each in features if each.made_from == directory.name)
+    return _folder(directory, used_by=users, num_trials=sum(trial.shards == directory.name for trial in trials))
 
 
 def _features(directory: Path, sweeps: list[FinishedSweep], trials: list[MadeTrial]) -> MadeFolder:
@@ -211,6 +214,7 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         state="unfinished" if result is None else result.status,
         settings=settings,
         features=identity.get("features", {}).get("fingerprint", ""),
+        shards=identity.get("features", {}).get("shards", ""),
         metric=metric,
         mode=mode,
         score=None if best is None else best.metrics.get(metric),
