@@ -87,7 +87,7 @@ def _describe(inventory: Inventory, current: frozenset[str]) -> str:
     blocks += [
         f"report    {_short(each.directory / 'report.html')}" for each in inventory.reports if each.state == "done"
     ]
-    best = [trials[key] for sweep in inventory.sweeps for key in sweep.best]
+    best = [trials[key] for sweep in inventory.sweeps for key in sweep.best if trials[key].is_usable]
     if best:
         blocks.append(f"next: {predict_command(_short(best[0].directory), task=best[0].settings['task'])}")
     if current:

@@ -10,7 +10,7 @@ from pipelines.ray_pool import log
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError
 from vidflow.objects import is_mirror, show_urls, to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.trial_clips import video_keys

@@ -5,23 +5,20 @@ lists and that is missing or has another size makes it damaged. A manifest that 
 version of vidflow wrote, makes it unreadable.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
 from vidflow.config.schema import Trials
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import Mode, TaskName
-from vidflow.records import EpochResult, TrialStatus
+from vidflow.records import TrialStatus
 from vidflow.stages.finish import address_of, peek_manifest
 from vidflow.stages.root_files import KEY, STAGE_FOLDERS
-from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
-from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, fetch, have_sizes, list_folders, list_sizes
+from vidflow.stages.trained import TRIALS, FinishedSweep, is_usable, read_header, read_sweep, read_trial
+from vidflow.store.layout import STAGE_MANIFEST, have_sizes, list_folders, list_sizes
 
 _NUM_THREADS = 16
 State = Literal["done", "unfinished", "damaged", "unreadable"]
@@ -85,6 +82,7 @@ class MadeTrial:
         sweeps: Keys of the sweeps that it is part of.
         run_id: Its run in MLflow, if a sweep says it.
         error: Why it failed; empty otherwise.
+        is_usable: Whether `vidflow predict` can run it, or other trials can start from it.
     """
 
     key: str
@@ -103,6 +101,7 @@ class MadeTrial:
     sweeps: tuple[str, ...]
     run_id: str
     error: str
+    is_usable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +199,7 @@ def _sweep(directory: Path, sweeps: list[FinishedSweep]) -> MadeFolder:
 
 def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
     """Return what a trial's folder says; an unfinished one has a snapshot, which names its settings and epochs."""
-    result, (identity, history) = read_trial(directory), _read_header(directory)
+    result, (identity, history) = read_trial(directory), read_header(directory)
     settings: dict[str, Any] = identity.get("settings", {})
     if result is not None:
         settings, history = result.settings, result.history
@@ -225,19 +224,8 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         sweeps=tuple(sweep.directory.name for sweep in its),
         run_id=next((sweep.runs[directory.name] for sweep in its if directory.name in sweep.runs), ""),
         error="" if result is None else result.error,
+        is_usable=bool(settings) and is_usable(settings, identity),
     )
-
-
-def _read_header(directory: Path) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
-    """Return what the header of a trial's weights says of the trial, and the epochs of its snapshot."""
-    for name in (LAST, BEST):
-        try:
-            with safe_open(fetch(directory / name), framework="np") as stored:
-                metadata = json.loads((stored.metadata() or {})["vidflow"])
-        except (OSError, SafetensorError, KeyError, ValueError):  # not there, or damaged; the other file may do
-            continue
-        return metadata["identity"], tuple(EpochResult(**epoch) for epoch in metadata.get("history", ()))
-    return {}, ()
 
 
 def _rank(trial: MadeTrial) -> tuple[Any, ...]:

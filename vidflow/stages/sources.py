@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidflow.config.load import load_config
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError
 from vidflow.objects import to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import peek_manifest
