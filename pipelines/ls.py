@@ -4,6 +4,7 @@ Neither Ray, torch nor MLflow is imported, so it answers at once, also beside a 
 """
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.display import count
+from vidflow.errors import VidflowError
 from vidflow.objects import show_urls
 from vidflow.report.formats import format_bytes, format_magnitude, format_metric
 from vidflow.stages.experiment import Experiment
@@ -47,7 +49,11 @@ def _current_keys(experiment: Experiment | None) -> frozenset[str]:
     """Return the keys of all that a config stands for, as far as they are known."""
     if experiment is None or experiment.shards is None:
         return frozenset()
-    return frozenset(folder.name for folder in list_folders(experiment))
+    keys: set[str] = set()
+    with contextlib.suppress(VidflowError):  # without the weights of `init_from`, the keys of the sweep are not known
+        for folder in list_folders(experiment):
+            keys.add(folder.name)
+    return frozenset(keys)
 
 
 def _describe(inventory: Inventory, current: frozenset[str]) -> str:
