@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from pipelines.display import count
 from pipelines.entry import run_stage
+from pipelines.machine_checks import find_small_cache
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
 from pipelines.ray_pool import log
 from pipelines.ray_session import check_cluster, ray_session
@@ -18,7 +19,7 @@ from pipelines.tuning import run_trials
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tasks import TaskName
-from vidflow.errors import DamagedError, FailedTrialsError, VidflowError
+from vidflow.errors import ConfigError, DamagedError, FailedTrialsError, VidflowError
 from vidflow.records import StageManifest, TrialResult
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
@@ -40,6 +41,8 @@ def main(experiment: Experiment) -> None:
     config = experiment.config
     with experiment.exclusive():
         experiment.check_features()
+        for problem in find_small_cache(experiment):  # again, as now the sizes are known
+            raise ConfigError(problem)
         with ray_session(config):
             check_cluster(config, ["sweep"])
             Sweep(experiment).run()

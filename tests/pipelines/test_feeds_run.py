@@ -1,10 +1,14 @@
 """Trials on frames, on a stored stream and on views, from the command to the page."""
 
 import json
+from collections import Counter
 
 import pytest
 from tiny_experiment import TINY
 
+from vidflow.config.load import load_config
+from vidflow.stages.experiment import Experiment
+from vidflow.stages.trial_clips import drawn_videos
 from vidflow.training.snapshot import BEST, read_tensors
 
 MORE = """
@@ -33,6 +37,10 @@ def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(
     viewed = ["features.base.views=3", "features.base.augmentation=usual"]
     done = in_one_ray("run", path, *sampled, *viewed)
     assert done.returncode == 0, done.stderr
+    config = load_config([path], [*sampled, "trials.trial.train_fraction=0.5"])
+    drawn = drawn_videos(config, config.trials.trial, Experiment(config).features["base"])
+    assert set(Counter(drawn.values()).values()) == {2}
+    assert len(drawn) == 80
     feeds = {}
     for file in (tmp_path / "root").glob(f"trials/*/{BEST}"):
         identity = read_tensors(file)[1]["identity"]

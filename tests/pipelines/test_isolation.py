@@ -34,9 +34,9 @@ class DeadlyBuilder(ShardBuilder):
         return die() if SHARDED in clip.path else super()._encode(clip)
 
 class DeadlyExtractor(Extractor):
-    def _encode(self, samples, rejects, count):
+    def _encode(self, samples, *rest):
         deadly = (die() if EXTRACTED in each.metadata["source"] else each for each in samples)
-        return super()._encode(deadly, rejects, count)
+        return super()._encode(deadly, *rest)
 
 def build(*args, original=extract.build_extractor):
     extractor = original(*args)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,12 @@ def config_of(root):
     return Config(root=str(root))
 
 
-def run(trial, reader, root, *, key="0123456789abcdef", objective=LOSS):
+def run(trial, reader, root, *, key="0123456789abcdef", objective=LOSS, drawn=None):
     """Train a trial below a root, as a worker does."""
     directory = Path(root) / "trials" / key
     start = None if trial.init_from is None else read_initial(config_of(root), trial.init_from)
-    results = run_trial(trial, reader, directory=directory, key=key, objective=objective, device="cpu", initial=start)
+    where = {"directory": directory, "key": key, "objective": objective, "device": "cpu"}
+    results = run_trial(trial, reader, initial=start, drawn=drawn, **where)
     return directory, list(results)
 
 
@@ -239,6 +241,13 @@ def test_a_share_of_the_clips_has_that_share_of_each_class_and_grows_with_it():
     assert tenth != take(0.1, seed=1)
 
 
+def test_a_share_of_videos_has_all_their_clips():
+    owners, labels = [f"video{index // 5}" for index in range(100)], [index // 50 for index in range(100)]
+    taken = take_share(np.arange(100), owners, labels, share=0.3, seed=0).tolist()
+    assert sorted(Counter(owners[index] for index in taken).values()) == [5] * 6
+    assert [sum(labels[index] == each for index in taken) for each in range(2)] == [15, 15]
+
+
 def test_a_trial_learns_from_a_share_of_the_training_clips_and_is_measured_on_all_others(noise_features, tmp_path):
     some = dataclasses.replace(ANSWERS, train_fraction=0.25, batch_size=1)
     folder, _ = run(some, noise_features, tmp_path)
@@ -250,3 +259,7 @@ def test_a_trial_learns_from_a_share_of_the_training_clips_and_is_measured_on_al
     assert len(taken) == 6
     assert not torch.equal(*(read_tensors(each / BEST)[0]["core.gru.weight_hh_l0"] for each in (folder, whole)))
     assert len(read_tensors(folder / "predictions.safetensors")[0]["indices"]) == 12
+    # If all clips of a class are of one video, the smallest share is the whole.
+    one = dict(zip(noise_features.keys, map(str, noise_features.labels), strict=True))
+    videos, _ = run(some, noise_features, tmp_path, key="b" * 16, drawn=one)
+    assert torch.equal(*(read_tensors(each / BEST)[0]["core.gru.weight_hh_l0"] for each in (videos, whole)))

@@ -122,12 +122,15 @@ def trial_settings(
             values[name] = section_values(sections, values[name])
     if initial is not None:
         values["init_from"] = initial
+    # Once clips were drawn, which is the same if each video has one.
+    drawn = {"drawn": "videos"} if trial.train_fraction < 1 and config.video.sampling.has_several else {}
     return {
         "version": STAGE_VERSIONS["trial"],
         "features": features_identity,
         "objective": objective,
         "mode": mode,
         **_split_settings(config.trials.splits),
+        **drawn,
         **values,
     }
 

@@ -99,6 +99,11 @@ class Sampling:
     num_clips: Annotated[int, Field(ge=1, le=1000)] = 1
     """Number of clips of a video, for `spread`. [clips]"""
 
+    @property
+    def has_several(self) -> bool:
+        """Whether a video may have several clips."""
+        return self.mode == "windows" or (self.mode == "spread" and self.num_clips > 1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
@@ -441,8 +446,8 @@ class Trial:
     every_frame_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the mean loss over all frames, which is added to the loss at the last frame (classification)."""
     train_fraction: Share = 1.0
-    """Share of the clips of each class of the training split that are used, at least one, drawn by `seed`; smaller
-    shares are part of larger ones. Of videos with several clips, clips are drawn."""
+    """Share of the videos of each class of the training split that are used, at least one, with all their clips; drawn
+    by `seed`. Smaller shares are part of larger ones."""
     init_from: str | None = None
     """Trial whose core is the start of this one's, such as one of the task `masked_tokens`: the key of a trial under
     `root`; a trial's folder or its `best.safetensors`, also of another root; or the id of its run in MLflow. Core,

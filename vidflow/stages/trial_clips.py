@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config, Feed, Trial
 from vidflow.config.search import draw_candidates
 from vidflow.errors import VidflowError
@@ -28,8 +29,16 @@ def open_clips(root: Path, features: Address, feed: Feed) -> FeatureReader | Sha
     return FeatureReader(features.directory)
 
 
-def video_keys(root: Path, features: Address, splits: Collection[str]) -> dict[str, str]:
+def video_keys(
+    root: Path, features: Address, splits: Collection[str], *, instead: str = "trials.trial.score_by=clip"
+) -> dict[str, str]:
     """Return key of a clip -> key of its video, for the clips of some splits.
+
+    Args:
+        root: The experiment's root.
+        features: A feature set of these clips.
+        splits: Names of the splits.
+        instead: A setting that does without, for the message.
 
     Raises:
         VidflowError: If the shards are of an older version, which does not record it.
@@ -43,7 +52,7 @@ def video_keys(root: Path, features: Address, splits: Collection[str]) -> dict[s
     if lacking := [key for key, video in videos.items() if video is None]:
         raise VidflowError(
             f"{clips.directory}: does not say from which video a clip is, such as {lacking[0]}; an older vidflow made "
-            "it: remove this folder and run `vidflow shard` again, or set trials.trial.score_by=clip"
+            f"it: remove this folder and run `vidflow shard` again, or set {instead}"
         )
     return {key: video for key, video in videos.items() if video is not None}
 
@@ -57,7 +66,20 @@ def scored_videos(config: Config, trial: Trial, features: Address) -> dict[str, 
     if trial.score_by == "clip":
         return None
     splits = config.trials.splits
-    return video_keys(Path(config.root), features, [split for split in (splits.val, splits.test) if split is not None])
+    measured = [split for split in (splits.val, splits.test) if split is not None]
+    return video_keys(root_path(config), features, measured)
+
+
+def drawn_videos(config: Config, trial: Trial, features: Address) -> dict[str, str] | None:
+    """Return key of a training clip -> its video, of which a trial takes a share; None if each clip has its own.
+
+    Raises:
+        VidflowError: As `video_keys`.
+    """
+    if trial.train_fraction == 1.0 or not config.video.sampling.has_several:
+        return None
+    splits = [config.trials.splits.train]
+    return video_keys(root_path(config), features, splits, instead="trials.trial.train_fraction=1")
 
 
 def unread_features(config: Config) -> set[str]:
@@ -68,4 +90,4 @@ def unread_features(config: Config) -> set[str]:
     return {name for name, used in feeds.items() if used == {"shards"}}
 
 
-__all__ = ["open_clips", "scored_videos", "unread_features", "video_keys"]
+__all__ = ["drawn_videos", "open_clips", "scored_videos", "unread_features", "video_keys"]

@@ -53,6 +53,7 @@ def run_trial(
     device: torch.device | str | None = None,
     encoding: Encoding | None = None,
     videos: Mapping[str, str] | None = None,
+    drawn: Mapping[str, str] | None = None,
     initial: InitialFile | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Iterator[EpochResult]:
@@ -70,6 +71,7 @@ def run_trial(
         device: Where to train; None is the GPU if there is one.
         encoding: How the encoder runs in the trial; None if it does not.
         videos: Key of a clip -> its video, for `score_by: video`.
+        drawn: Key of a training clip -> its video, of which `train_fraction` takes a share; None: each has its own.
         initial: What `init_from` names.
         ranks: The processes that train it together; each calls this function, and yields the same results.
 
@@ -80,7 +82,9 @@ def run_trial(
     names = names or SplitNames()
     train = _split_indices(clips, names.train, trial.task)
     splits = Splits(
-        train=take_share(train, clips.keys, clips.labels, share=trial.train_fraction, seed=trial.seed),
+        train=take_share(
+            train, videos_at(clips.keys, drawn) or clips.keys, clips.labels, share=trial.train_fraction, seed=trial.seed
+        ),
         val=_split_indices(clips, names.val, trial.task),
         test=_split_indices(clips, names.test, trial.task) if names.test else None,
     )
