@@ -35,7 +35,7 @@ def find_unfit_weights(config: Config) -> Iterator[str]:
 
 def _copy_run(config: Config, source: str) -> None:
     target = run_file(config, source)
-    if not RUN_ID.fullmatch(source) or exists(target):
+    if not RUN_ID.fullmatch(source) or (exists(target) and not _is_damaged(target)):
         return
     from vidflow.tracking import MODEL, fetch_file  # imports MLflow, which takes seconds
 
@@ -44,6 +44,16 @@ def _copy_run(config: Config, source: str) -> None:
         with publish(target) as aside:
             aside.write_bytes(weights.read_bytes())
     log.info("%s: the weights of run %s -> %s", key_of(config.trials, "init_from"), source, target)
+
+
+def _is_damaged(copy: Path) -> bool:
+    """Whether the copy of a run's weights has to be made again."""
+    from vidflow.training.snapshot import find_damage  # imports torch, which takes seconds
+
+    try:
+        return bool(find_damage(copy))
+    except OSError:  # what reads it says so
+        return False
 
 
 def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> Iterator[str]:
