@@ -56,7 +56,7 @@ def _open(words: Sequence[str], root: str | None) -> list[Experiment]:
         ConfigError: If there is no config, one has problems, or their roots differ.
     """
     files = [word for word in words if is_config(word) and not _is_command(word)]
-    commands = [shlex.split(word) for word in words if _is_command(word)]
+    commands = [_split(word) for word in words if _is_command(word)]
     if not files and not commands:
         raise ConfigError("no config given; wanted those whose files stay, such as `vidflow gc conf/demo.yaml`")
     overrides = [word for word in words if word not in files and not _is_command(word)]
@@ -79,7 +79,14 @@ def _open(words: Sequence[str], root: str | None) -> list[Experiment]:
 def _is_command(word: str) -> bool:
     """Whether a word holds the words of a command: a config, a space, and more; not a file with a space in its name."""
     first, _, rest = word.strip().partition(" ")
-    return bool(rest) and is_config(first) and not Path(word).exists()
+    return bool(rest) and "=" not in first and is_config(first) and not Path(word).exists()
+
+
+def _split(word: str) -> list[str]:
+    try:
+        return shlex.split(word)
+    except ValueError as error:
+        raise ConfigError(f"got {word!r}, wanted the words of one command ({error})") from error
 
 
 def _find(root: Path, experiments: Sequence[Experiment], days: float | None) -> list[Garbage]:

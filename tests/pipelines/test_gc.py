@@ -102,6 +102,7 @@ def test_files_of_one_command_are_given_in_quotes(here, copied_config, root):
     done = here("gc", f"{copied_config} '{overlay}' report.num_examples=8", copied_config)
     assert done.returncode == 0, done.stderr
     assert "nothing to delete" in done.stderr
+    assert "No closing quotation" in here("gc", f"{copied_config} report.title='a").stderr
 
 
 def test_features_without_reduction_stay_for_those_that_are_made_from_them(copied_config, root):
