@@ -1,7 +1,6 @@
 """Check the weights that trials start from, before anything starts, and copy those of MLflow runs under the root."""
 
 import logging
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,10 +10,9 @@ from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates, key_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
-from vidflow.store.initial_weights import InitialFile, list_initial, read_initial, run_file
+from vidflow.store.initial_weights import RUN_ID, InitialFile, list_initial, read_initial, run_file
 from vidflow.store.layout import exists, publish
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 log = logging.getLogger("vidflow")
 
 
@@ -37,7 +35,7 @@ def find_unfit_weights(config: Config) -> Iterator[str]:
 
 def _copy_run(config: Config, source: str) -> None:
     target = run_file(config, source)
-    if not _RUN_ID.fullmatch(source) or exists(target):
+    if not RUN_ID.fullmatch(source) or (exists(target) and not _is_damaged(target)):
         return
     from vidflow.tracking import MODEL, fetch_file  # imports MLflow, which takes seconds
 
@@ -46,6 +44,16 @@ def _copy_run(config: Config, source: str) -> None:
         with publish(target) as aside:
             aside.write_bytes(weights.read_bytes())
     log.info("%s: the weights of run %s -> %s", key_of(config.trials, "init_from"), source, target)
+
+
+def _is_damaged(copy: Path) -> bool:
+    """Whether the copy of a run's weights has to be made again."""
+    from vidflow.training.snapshot import find_damage  # imports torch, which takes seconds
+
+    try:
+        return bool(find_damage(copy))
+    except OSError:  # what reads it says so
+        return False
 
 
 def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 
+from pipelines.display import count
 from pipelines.entry import run_stage
 from pipelines.machine_checks import find_small_cache
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
@@ -230,8 +231,9 @@ class Sweep:
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %s trials in %.0f s -> %s; %s%s",
-            f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
+            "sweep: %s%s in %.0f s -> %s; %s%s",
+            f"{len(results) - len(failed)} of " if failed else "",
+            count(len(results), "trial"),
             wall_seconds,
             f"MLflow run {ids.run_id}" if ids.run_id else "no MLflow run yet",
             "; ".join(self._describe_best(results)),

@@ -10,7 +10,7 @@ from pipelines.ray_pool import log
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError
 from vidflow.objects import is_mirror, show_urls, to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.store.features import FeatureReader
@@ -40,12 +40,7 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
         name = str(identity.settings["features"])
         if name not in config.features:
             raise ConfigError(f"features: got {', '.join(config.features)}; the trial was trained on {name!r}")
-        address = experiment.features[name] if experiment.shards is not None else None
-        if address is None or experiment.manifest(address) is None:
-            raise VidflowError(
-                f"{experiment.root}: the features {name!r} of this configuration are not finished; run "
-                f"`{experiment.command('shard')}` and `{experiment.command('extract')}` first"
-            )
+        address = experiment.finished_features(name)
         reader = FeatureReader(address.directory)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         by_video = identity.settings.get("score_by") == "video"

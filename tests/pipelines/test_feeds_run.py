@@ -18,7 +18,7 @@ augmentations: {usual: {crop_area: [0.5, 1], erasing: 0.25}}
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(in_one_ray, tmp_path):
+def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(here, in_one_ray, tmp_path):
     path = tmp_path / "feeds.yaml"
     path.write_text(TINY.format(root=tmp_path / "root") + MORE)
     sampled = ["video.sampling={mode: spread, num_frames: 4, num_clips: 2}", "trials.trial.score_by=video"]
@@ -53,6 +53,10 @@ def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(
         result = json.loads((file.parent / "result.json").read_text())
         feeds[identity["settings"]["feed"]] = result["history"][-1]["metrics"]
     assert feeds.keys() == {"features", "prefix", "shards"}
+    listed = here("ls", tmp_path / "root").stdout.splitlines()
+    users = [line.split("  ")[-1].strip() for line in listed if line.split()[1:2] == ["done"]]
+    assert users[0].endswith(", 1 trial")  # the shards, by the trial that reads frames
+    assert [each.partition(", ")[2] for each in users[1:3]] == ["1 trial"] * 2
     assert all("train/wait" in feeds[feed] for feed in ("prefix", "shards"))
     # 20 videos of two clips each: shares of twentieths.
     assert all((20 * metrics["val/top1"]) % 1 == pytest.approx(0, abs=1e-9) for metrics in feeds.values())

@@ -12,10 +12,11 @@ from pipelines.initial_weights import find_unfit_weights
 from vidflow.config.fingerprints import fingerprint, sweep_settings, trial_settings
 from vidflow.config.schema import Config, Encoder, FeatureSet, Trial, Trials
 from vidflow.config.tasks import Objective
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 from vidflow.stages.address import Address, locate_trial
 from vidflow.store.initial_weights import read_initial
 from vidflow.training.feeds import StoredFeed
+from vidflow.training.initial import InitialWeights
 from vidflow.training.labels import take_share
 from vidflow.training.snapshot import _METADATA, BEST, LAST, read_tensors, save_tensors
 from vidflow.training.trained_task import load_task, load_trial
@@ -184,12 +185,24 @@ def test_sources_that_are_no_finished_trial_are_refused(pretrained, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     for source, message in (
         ("0" * 16, "no such trial; wanted the key of a finished trial in"),
+        ("0" * 32, "a run in MLflow whose weights are not in .*initial; `vidflow sweep`"),
         (str(tmp_path), "no such trial"),
         (str(tmp_path / "open"), "not finished"),
         (str(tmp_path / "other.safetensors"), r"is not the best\.safetensors of one"),
     ):
         with pytest.raises(VidflowError, match=rf"^trials\.trial\.init_from: got '.*{message}"):
             read_initial(config, source)
+
+
+def test_damaged_weights_of_a_trial_of_another_configuration_are_named_and_left_alone(pretrained, tmp_path):
+    _, folder = pretrained
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    data = bytearray((moved / BEST).read_bytes())
+    data[-1] ^= 1
+    (moved / BEST).write_bytes(data)
+    with pytest.raises(DamagedError, match=r"damaged .* the command that trained it makes it again"):
+        InitialWeights(moved / BEST)
+    assert (moved / BEST).exists()
 
 
 def test_weights_decide_the_address_of_a_trial_and_their_place_does_not(pretrained, tmp_path):

@@ -147,8 +147,12 @@ def read_snapshot(directory: Path) -> Snapshot | None:
     )
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, *, is_own: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the metadata of a file that this module wrote; the file may have been copied elsewhere.
+
+    Args:
+        path: The file.
+        is_own: Whether it may be set aside; if not, it is of a trial that another configuration trains.
 
     Raises:
         VidflowError: If there is no such file, or it cannot be read.
@@ -161,7 +165,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except OSError as error:
         raise VidflowError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise _damage(path, str(error)) from error
+        if is_own:
+            raise _damage(path, str(error)) from error
+        raise DamagedError(
+            f"{path}: damaged ({error}); `vidflow verify` with its root and --repair deletes it, and the command that "
+            "trained it makes it again"
+        ) from error
 
 
 def find_damage(path: Path) -> str:

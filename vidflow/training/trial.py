@@ -150,6 +150,7 @@ def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: 
         ValueError: The core or the task does not fit the encoder.
     """
     part, class_names = encoding.part, clips.metadata["class_names"]
+    source = {"fingerprint" if isinstance(clips, FeatureReader) else "shards": clips.directory.name}
     if isinstance(clips, FeatureReader):
         part = dataclasses.replace(part, first_block=clips.metadata["depths"][0] + 1)
     recipe = make_recipe(
@@ -167,7 +168,7 @@ def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: 
         if isinstance(clips, FeatureReader)
         else _shard_feed(trial, clips, encoding, module, device),
         recipe=recipe,
-        features=describe_features(module.frozen, encoding, class_names),
+        features={**describe_features(module.frozen, encoding, class_names), **source},
         encoder=part_values(part, module.frozen),
     )
 
