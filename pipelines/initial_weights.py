@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vidflow.config.roots import root_path
 from vidflow.config.schema import Config
 from vidflow.config.search import draw_candidates, key_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
+from vidflow.stages.trained import TRIALS, read_sweeps
 from vidflow.store.initial_weights import RUN_ID, InitialFile, list_initial, read_initial, run_file
-from vidflow.store.layout import exists, publish
+from vidflow.store.layout import BEST, exists, fetch, publish
 
 log = logging.getLogger("vidflow")
 
@@ -37,10 +39,8 @@ def _copy_run(config: Config, source: str) -> None:
     target = run_file(config, source)
     if not RUN_ID.fullmatch(source) or (exists(target) and not _is_damaged(target)):
         return
-    from vidflow.tracking import MODEL, fetch_file  # imports MLflow, which takes seconds
-
     with tempfile.TemporaryDirectory() as folder:
-        weights = fetch_file(store_uri(config), source, f"{MODEL}/artifacts/best.safetensors", Path(folder))
+        weights = _find_under_root(config, source) or _fetch(config, source, Path(folder))
         with publish(target) as aside:
             aside.write_bytes(weights.read_bytes())
     log.info("%s: the weights of run %s -> %s", key_of(config.trials, "init_from"), source, target)
@@ -54,6 +54,25 @@ def _is_damaged(copy: Path) -> bool:
         return bool(find_damage(copy))
     except OSError:  # what reads it says so
         return False
+
+
+def _find_under_root(config: Config, run: str) -> Path | None:
+    """Return the weights of a run whose trial lies under the root, as the store may be away; None if it does not."""
+    root = root_path(config)
+    for sweep in read_sweeps(root):
+        for key, its_run in sweep.runs.items():
+            if its_run == run and exists(weights := root / TRIALS / key / BEST):
+                return fetch(weights)
+    return None
+
+
+def _fetch(config: Config, run: str, folder: Path) -> Path:
+    from vidflow.tracking import MODEL, fetch_file  # imports MLflow, which takes seconds
+
+    try:
+        return fetch_file(store_uri(config), run, f"{MODEL}/artifacts/{BEST}", folder)
+    except VidflowError as error:
+        raise VidflowError(f"{error}; a trial's folder, or its {BEST}, needs no store") from error
 
 
 def _find_misfits(config: Config, key: str, files: dict[str, InitialFile]) -> Iterator[str]:

@@ -7,6 +7,8 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
+from pipelines.placement import Placement
+from pipelines.room import RoomWatch
 from pipelines.trial_recorder import TrialRecorder
 from pipelines.trial_table import TrialRow, TrialTable
 from vidflow.config.schema import Config, Trial
@@ -170,6 +172,29 @@ class ShownTrials(tune.Callback):
             self.table.end(key, "stopped")
         elif (result := self._logger.result_of(trial)) is not None and result.best is not None:
             self.table.end(key, "done", best=result.best.metrics[self.table.rows[key].objective[0]])
+
+
+class RoomCallback(tune.Callback):
+    """Ends a sweep that waits in vain: the machines that held a trial were lost, and no other has come."""
+
+    def __init__(self, placement: Placement) -> None:
+        """Start the clock.
+
+        Args:
+            placement: What each trial takes.
+        """
+        self._watch = RoomWatch("sweep", placement)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
+        """Look, while no trial runs.
+
+        Raises:
+            VidflowError: If for `wait_seconds` no machine could hold a trial.
+        """
+        if any(trial.status == TuneTrial.RUNNING for trial in trials):
+            self._watch.note_worker()
+        else:
+            self._watch.look()
 
 
 def _problem(trial: TuneTrial) -> str:

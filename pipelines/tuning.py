@@ -26,7 +26,7 @@ from pipelines.ray_session import count_workers, place
 from pipelines.room import wait_for_room
 from pipelines.shared_root import Proof, check_here, session_proof
 from pipelines.trial_ranks import train_together
-from pipelines.tune_callbacks import FAILURE, RunLogger, ShownTrials, trial_of
+from pipelines.tune_callbacks import FAILURE, RoomCallback, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from pipelines.worker_process import prepare_worker
 from vidflow.config.roots import bound_cache, root_path
@@ -113,7 +113,7 @@ def run_trials(
             storage_path=str(storage.parent),
             name=storage.name,
             verbose=0,
-            callbacks=[callback, view],  # in this order
+            callbacks=[callback, view, RoomCallback(placement)],  # in this order
             failure_config=tune.FailureConfig(max_failures=placement.attempts - 1),
         ),
     )

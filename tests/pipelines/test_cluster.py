@@ -13,7 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster import Cluster, Node, running_cluster
+from mlflow_server import serve
 from tiny_experiment import TINY
+
+from vidflow.config.tracking_uri import default_uri
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL_SHARDS = ["shards.clips_per_shard=3"]
@@ -216,6 +219,31 @@ def test_workers_that_leave_cpus_unused_and_workers_that_wait_for_a_machine(clus
     code, said = ended(waiting)
     assert code == 0
     assert "waits up to 600 s for another" in said
+
+
+def test_a_trial_of_two_processes_whose_node_is_lost_waits_for_another_and_not_for_ever(cluster, videos, tmp_path):
+    _, lost = cluster.add(1), cluster.add(1)
+    commands = Commands(tmp_path, cluster)
+    with serve(default_uri(tmp_path)) as server:
+        words = [f"tracking.uri=http://127.0.0.1:{server.port}", "resources.trials.workers_per_trial=2"]
+        words += ["trials.axes.core=[gru]", "trials.trial.epochs=60"]
+        for stage in ("shard", "extract"):
+            assert commands.run(stage, *words)[0] == 0
+        training = commands.start("sweep", *words, "resources.wait_for_nodes_seconds=4")
+        wait_for(lambda: num_files(videos, "trials/*/last.safetensors"), training)
+        lost.kill()
+        code, said = ended(training)
+        assert code == 1
+        assert "resources.trials.workers_per_trial: no worker fits, each takes 2 times 1 CPU" in said
+        assert "waited 4 s for another (resources.wait_for_nodes_seconds)" in said
+        assert "Traceback" not in said
+        waiting = commands.start("sweep", *words)
+        time.sleep(15)
+        assert waiting.poll() is None
+        cluster.add(1)
+        code, said = ended(waiting)
+        assert code == 0
+        assert "waits up to 600 s for another" in said
 
 
 def test_a_node_that_does_not_share_the_root_is_named_also_if_it_joins_later(cluster, videos, tmp_path):

@@ -1,4 +1,7 @@
-"""Progress of units in progress: workers count clips, and a worker that dies takes its counts with it."""
+"""Progress of units in progress: workers count clips, and a worker that dies takes its counts with it.
+
+And of trials that have no machine any more.
+"""
 
 import contextlib
 import io
@@ -10,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.tune.experiment import Trial
 
 from pipelines.placement import Placement
 from pipelines.ray_pool import map_units
+from pipelines.tune_callbacks import RoomCallback
 from pipelines.unit_counts import session_counts
+from vidflow.errors import VidflowError
 
 
 @pytest.fixture
@@ -55,3 +61,15 @@ def test_clips_are_counted_before_their_unit_is_done_and_not_twice_after_a_death
     assert 2 <= after[-1] <= 6
     assert any("1 reject" in line and "1 retry" in line for line in caplog.messages)
     assert "shard: a worker died on one unit; attempt 2 follows" in caplog.messages
+
+
+def test_a_sweep_none_of_whose_trials_runs_ends_when_no_machine_holds_one_for_the_stated_time(in_one_ray):
+    lost = Placement(
+        part="trials", num_cpus=1000, num_gpus=0, processes=2, device="cpu", workers=1, attempts=3, words="1000 CPU"
+    )
+    trial = Trial("any", stub=True, storage=None)
+    trial.set_status(Trial.RUNNING)
+    RoomCallback(lost).on_step_end(1, [trial])
+    trial.set_status(Trial.PENDING)
+    with pytest.raises(VidflowError, match=r"no worker fits, each takes 2 times 1000 CPU .* waited 0 s for another"):
+        RoomCallback(lost).on_step_end(2, [trial])

@@ -49,9 +49,10 @@ def test_a_log_file_gets_plain_lines_while_nothing_is_finished_yet(logged):
     assert "\r" not in said
     assert "\x1b" not in said
     lines = said.splitlines()
-    assert lines[0] == "shard: 0 of 800 clips (0 %), 0:00 so far, starting 2 workers"
+    assert re.fullmatch(r"shard: 0 of 800 clips \(0 %\), 0:\d\d so far, starting 2 workers", lines[0])
     assert re.fullmatch(
-        r"shard: 30 of 800 clips \(4 %\), [\d.]+ clips/s, 0:00 so far, about 0:0\d left, 1 reject, 1 retry", lines[-1]
+        r"shard: 30 of 800 clips \(4 %\), [\d.]+ clips/s, 0:\d\d so far, about \d+:\d\d left, 1 reject, 1 retry",
+        lines[-1],
     )
 
 
@@ -76,7 +77,7 @@ def test_log_lines_and_prints_stay_on_a_terminal_whose_view_moves(logged, monkey
             time.sleep(0.6)
         said = read()
     assert "0 of 800 clips" in said
-    assert "0:01 so far" in said  # the clock ticks although nothing happens
+    assert re.search(r"0:\d[1-9] so far", said)  # the clock ticks although nothing happens
     assert command in said  # on one line, ready to be copied
     assert "from a worker" in said
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l")  # the cursor is there again
