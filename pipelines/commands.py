@@ -21,6 +21,7 @@ TRIAL = (
     "a trial's folder, best.safetensors or MLflow run; or, for the best of its trials, a config, the folder or run of "
     "a sweep, or an experiment's root"
 )
+_KEPT = "configs whose files stay, or in quotes the files and overrides of one command; other overrides apply to each"
 Run = Callable[[argparse.Namespace], None]
 
 
@@ -175,7 +176,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `vidflow gc`."""
     add = parser.add_argument
-    add("configs", nargs="+", metavar="CONFIG.yaml|key=value", help="configs whose files stay; overrides apply to each")
+    add("configs", nargs="+", metavar="CONFIG.yaml|key=value", help=_KEPT)
     add("--root", metavar="ROOT", help="the root to clean, if it is not that of the configs")
     add("--older-than", type=positive, metavar="DAYS", help="only what was last changed more than DAYS ago")
     add("--yes", action="store_true", help="delete what is shown; without it, nothing is deleted")

@@ -219,7 +219,7 @@ def clip_rows(source: Address, rejects: list[Reject], views: Views | None) -> It
             continue
         file = _feature_file(row.file)
         position = position if file == last else 0
-        yield ClipRow(key=row.key, label=row.label, split=row.split, file=file, row=position)
+        yield ClipRow(key=row.key, label=row.label, split=row.split, file=file, row=position, video=row.video)
         last, position = file, position + (1 if views is None else views.count(row.split))
 
 

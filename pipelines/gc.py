@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,28 +50,43 @@ def _open(words: Sequence[str], root: str | None) -> list[Experiment]:
     """Return the experiments whose files stay: that of each config alone, and that of all of them merged.
 
     Merged too, because `vidflow run` merges its files: nobody who repeats the words of that command loses its work.
+    Several files and overrides in quotes, as one word, are those of one command, and no file among them stands alone.
 
     Raises:
         ConfigError: If there is no config, one has problems, or their roots differ.
     """
-    files = [word for word in words if is_config(word)]
-    if not files:
+    files = [word for word in words if is_config(word) and not _is_command(word)]
+    commands = [_split(word) for word in words if _is_command(word)]
+    if not files and not commands:
         raise ConfigError("no config given; wanted those whose files stay, such as `vidflow gc conf/demo.yaml`")
-    overrides = [word for word in words if word not in files]
+    overrides = [word for word in words if word not in files and not _is_command(word)]
     if root is not None:
         overrides.append(f"root={root}")
-    experiments = [open_experiment([file, *overrides]) for file in files]
-    if len(files) > 1:
-        experiments.append(open_experiment([*files, *overrides]))
+    merged = [files] if len(files) > 1 else []
+    experiments = [open_experiment([*each, *overrides]) for each in (*([file] for file in files), *merged, *commands)]
     roots = {each.root: None for each in experiments}
     if len(roots) == 1 and not is_root(experiments[0].root):
         raise ConfigError(f"{experiments[0].root}: no experiment here; wanted the root of one, or --root ROOT")
     if len(roots) > 1:
         raise ConfigError(
             f"the configs have different roots: {', '.join(map(str, roots))}; name one with --root, and what the "
-            "others refer to below it stays as well"
+            "others refer to below it stays as well; or give the files of one command in quotes, such as "
+            "`vidflow gc conf/demo.yaml 'conf/demo.yaml conf/pretrain_demo.yaml'`"
         )
     return experiments
+
+
+def _is_command(word: str) -> bool:
+    """Whether a word holds the words of a command: a config, a space, and more; not a file with a space in its name."""
+    first, _, rest = word.strip().partition(" ")
+    return bool(rest) and "=" not in first and is_config(first) and not Path(word).exists()
+
+
+def _split(word: str) -> list[str]:
+    try:
+        return shlex.split(word)
+    except ValueError as error:
+        raise ConfigError(f"got {word!r}, wanted the words of one command ({error})") from error
 
 
 def _find(root: Path, experiments: Sequence[Experiment], days: float | None) -> list[Garbage]:

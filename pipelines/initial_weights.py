@@ -1,7 +1,6 @@
 """Check the weights that trials start from, before anything starts, and copy those of MLflow runs under the root."""
 
 import logging
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,10 +12,9 @@ from vidflow.config.search import draw_candidates, key_of
 from vidflow.config.tracking_uri import store_uri
 from vidflow.errors import VidflowError
 from vidflow.stages.trained import TRIALS, read_sweeps
-from vidflow.store.initial_weights import InitialFile, list_initial, read_initial, run_file
+from vidflow.store.initial_weights import RUN_ID, InitialFile, list_initial, read_initial, run_file
 from vidflow.store.layout import BEST, exists, fetch, publish
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 log = logging.getLogger("vidflow")
 
 
@@ -39,13 +37,23 @@ def find_unfit_weights(config: Config) -> Iterator[str]:
 
 def _copy_run(config: Config, source: str) -> None:
     target = run_file(config, source)
-    if not _RUN_ID.fullmatch(source) or exists(target):
+    if not RUN_ID.fullmatch(source) or (exists(target) and not _is_damaged(target)):
         return
     with tempfile.TemporaryDirectory() as folder:
         weights = _find_under_root(config, source) or _fetch(config, source, Path(folder))
         with publish(target) as aside:
             aside.write_bytes(weights.read_bytes())
     log.info("%s: the weights of run %s -> %s", key_of(config.trials, "init_from"), source, target)
+
+
+def _is_damaged(copy: Path) -> bool:
+    """Whether the copy of a run's weights has to be made again."""
+    from vidflow.training.snapshot import find_damage  # imports torch, which takes seconds
+
+    try:
+        return bool(find_damage(copy))
+    except OSError:  # what reads it says so
+        return False
 
 
 def _find_under_root(config: Config, run: str) -> Path | None:

@@ -4,12 +4,15 @@ Neither Ray, torch nor MLflow is imported, so it answers at once, also beside a 
 """
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipelines.display import count
+from vidflow.errors import VidflowError
 from vidflow.objects import show_urls
 from vidflow.report.formats import format_bytes, format_magnitude, format_metric
 from vidflow.stages.experiment import Experiment
@@ -46,7 +49,11 @@ def _current_keys(experiment: Experiment | None) -> frozenset[str]:
     """Return the keys of all that a config stands for, as far as they are known."""
     if experiment is None or experiment.shards is None:
         return frozenset()
-    return frozenset(folder.name for folder in list_folders(experiment))
+    keys: set[str] = set()
+    with contextlib.suppress(VidflowError):  # without the weights of `init_from`, the keys of the sweep are not known
+        for folder in list_folders(experiment):
+            keys.add(folder.name)
+    return frozenset(keys)
 
 
 def _describe(inventory: Inventory, current: frozenset[str]) -> str:
@@ -86,7 +93,7 @@ def _describe(inventory: Inventory, current: frozenset[str]) -> str:
     blocks += [
         f"report    {_short(each.directory / 'report.html')}" for each in inventory.reports if each.state == "done"
     ]
-    best = [trials[key] for sweep in inventory.sweeps for key in sweep.best]
+    best = [trials[key] for sweep in inventory.sweeps for key in sweep.best if trials[key].is_usable]
     if best:
         blocks.append(f"next: {predict_command(_short(best[0].directory), task=best[0].settings['task'])}")
     if current:
@@ -101,7 +108,7 @@ def _short(path: Path) -> str:
 
 def _used_by(each: MadeFolder, names: dict[str, str]) -> str:
     users = [f"features {names[key]}" if key in names else f"sweep {key}" for key in each.used_by]
-    trials = [f"{each.num_trials} trials"] if each.num_trials else []
+    trials = [count(each.num_trials, "trial")] if each.num_trials else []
     return ", ".join([*users, *trials]) or "nothing"
 
 
@@ -111,8 +118,9 @@ def _describe_best(trial: MadeTrial) -> str:
 
 def _trial_columns(trials: Sequence[MadeTrial]) -> dict[str, Callable[[MadeTrial], str]]:
     """Return the columns of trials: the settings that differ between them, the metric, and where to find more."""
-    names = dict.fromkeys(name for trial in trials for name in trial.settings)
-    varying = [name for name in names if len({str(trial.settings.get(name)) for trial in trials}) > 1]
+    known = [trial.settings for trial in trials if trial.settings]
+    names = dict.fromkeys(name for settings in known for name in settings)
+    varying = [name for name in names if len({str(settings.get(name)) for settings in known}) > 1]
     shown = [*_ALWAYS, *(name for name in varying if name not in _ALWAYS)]
 
     def setting(name: str) -> Callable[[MadeTrial], str]:
@@ -123,7 +131,7 @@ def _trial_columns(trials: Sequence[MadeTrial]) -> dict[str, Callable[[MadeTrial
         "best": lambda trial: f"{trial.metric} {format_metric(trial.metric, trial.score)}",
         "epoch": lambda trial: f"{trial.best_epoch} of {trial.num_epochs}",
         "parameters": lambda trial: format_magnitude(trial.num_parameters),
-        "MLflow run": lambda trial: trial.run_id or trial.error,
+        "MLflow run": lambda trial: trial.run_id or show_urls(trial.error),
     }
 
 

@@ -1,9 +1,11 @@
 """Check what an experiment needs of machines: CPUs, GPUs, memory, disk, a Ray cluster and a tracking server."""
 
+import math
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -19,6 +21,8 @@ from vidflow.config.tracking_uri import store_uri, without_credentials
 from vidflow.errors import ConfigError
 from vidflow.objects import is_object_url
 from vidflow.report.formats import format_bytes
+from vidflow.stages.address import Address
+from vidflow.stages.experiment import Experiment
 
 _SECONDS = 5.0
 _GIB = 2**30
@@ -103,6 +107,30 @@ def find_small_disk(config: Config, sizes: ModelSizes, num_clips: dict[str, int]
         yield (
             f"root: the features of {max(num_clips.values())} clips take {format_bytes(need)}, {place} has "
             f"{format_bytes(free)} left; free some space, name another root, or store fewer depths"
+        )
+
+
+def find_small_cache(experiment: Experiment) -> Iterator[str]:
+    """Yield that the copies of what a trial reads do not fit into a node's cache: it reads clips in random order.
+
+    What is not finished is not known yet.
+    """
+    config = experiment.config
+    if not is_object_url(config.root) or experiment.shards is None:
+        return
+    read: dict[Path, Address] = {}
+    for trial in draw_candidates(config)[0]:
+        address = experiment.shards.address if trial.feed == "shards" else experiment.features[trial.features]
+        read[address.directory] = address
+    manifests = {place: experiment.manifest(address) for place, address in read.items()}
+    sizes = {place: manifest.num_bytes for place, manifest in manifests.items() if manifest is not None}
+    largest = max(sizes, key=sizes.__getitem__, default=None)
+    if largest is not None and sizes[largest] > config.resources.cache_gib * _GIB:
+        yield (
+            f"resources.cache_gib: got {config.resources.cache_gib:g}, wanted at least "
+            f"{math.ceil(100 * sizes[largest] / _GIB) / 100:g}: "
+            f"trials read {largest} in random order, and files that do not fit into a node's cache would be copied "
+            "again and again; give the nodes that much disk, or make smaller clips or features"
         )
 
 

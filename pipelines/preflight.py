@@ -184,6 +184,11 @@ CHECKS = (
         ("video.manifest", "video.video_root", "trials.trial.task", "trials.axes"),
         _check_manifest,
     ),
+    Check(
+        frozenset({"sweep"}),
+        ("root", "video", "shards", "encoder", "features", "trials.axes", "resources", *_MODULE),
+        lambda flight: machine_checks.find_small_cache(flight.experiment),
+    ),
     Check(frozenset({"sweep", "evaluate", "sync"}), ("root", "tracking"), _check_server),
 )
 

@@ -26,6 +26,8 @@ def finished(experiment: Experiment, stage: str) -> str | None:
     addresses = _locate_stages(experiment).get(stage)
     if addresses is None or not all(_is_done(experiment, stage, address) for address in addresses.values()):
         return None
+    if not addresses:
+        return f"{stage}: nothing to do, as all trials read frames"
     return f"{stage}: already done: {', '.join(str(address.directory) for address in addresses.values())}"
 
 

@@ -59,7 +59,7 @@ def collect(experiment: Experiment) -> list[Reject]:
     work = experiment.shards
     if work is None:
         raise VidflowError(
-            f"{experiment.root}: not all videos are scanned as they are now; run `vidflow shard` with the same settings"
+            f"{experiment.root}: not all videos are scanned as they are now; run `{experiment.command('shard')}`"
         )
     rejects = [*work.rejects, *_build_rejects(work)]
     if experiment.manifest(work.address) is not None:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 
+from pipelines.display import count
 from pipelines.entry import run_stage
+from pipelines.machine_checks import find_small_cache
 from pipelines.plan.record import PLAN, StageCost, compare_with_plan
 from pipelines.ray_pool import log
 from pipelines.ray_session import check_cluster, ray_session
@@ -17,7 +19,7 @@ from pipelines.tuning import run_trials
 from vidflow.config.schema import Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.config.tasks import TaskName
-from vidflow.errors import DamagedError, FailedTrialsError, VidflowError
+from vidflow.errors import ConfigError, DamagedError, FailedTrialsError, VidflowError
 from vidflow.records import StageManifest, TrialResult
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
@@ -39,6 +41,8 @@ def main(experiment: Experiment) -> None:
     config = experiment.config
     with experiment.exclusive():
         experiment.check_features()
+        for problem in find_small_cache(experiment):  # again, as now the sizes are known
+            raise ConfigError(problem)
         with ray_session(config):
             check_cluster(config, ["sweep"])
             Sweep(experiment).run()
@@ -84,9 +88,11 @@ class Sweep:
             log.info("sweep: %d of %d trials are there already", len(finished), len(self._trials))
         if not waiting and not self._is_searching(finished):
             return {}
+        # Checked now, so that a damaged file gives one message, not many failed trials.
         for feature_set in self._experiment.stored_features.values():
-            # Checked now, so that a damaged file gives one message, not many failed trials.
             FeatureReader(feature_set.directory).check_files()
+        if frames := [trial for trial in waiting if trial.feed == "shards"]:
+            self._experiment.clips_of(frames[0].features, "shards").check_files()
         logger = RunLogger(self._config, self._features, recorder, self._note_started)
         run_trials(
             self._config,
@@ -225,8 +231,9 @@ class Sweep:
         publish_manifest(self._address, manifest)
         self._experiment.published("sweep")
         log.info(
-            "sweep: %s trials in %.0f s -> %s; %s%s",
-            f"{len(results) - len(failed)} of {len(results)}" if failed else len(results),
+            "sweep: %s%s in %.0f s -> %s; %s%s",
+            f"{len(results) - len(failed)} of " if failed else "",
+            count(len(results), "trial"),
             wall_seconds,
             f"MLflow run {ids.run_id}" if ids.run_id else "no MLflow run yet",
             "; ".join(self._describe_best(results)),

@@ -27,8 +27,7 @@ from vidflow.report.figures import confusion_figure
 from vidflow.report.results import read_classified
 from vidflow.stages.address import Address
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.trained import TRIALS, predict_command, read_sweeps
-from vidflow.stages.trial_clips import scored_videos
+from vidflow.stages.trained import TRIALS, is_usable, predict_command, read_header, read_sweeps
 from vidflow.store.initial_weights import InitialFile, read_initial, run_file
 from vidflow.store.layout import TRIAL_RESULT, fetch
 from vidflow.tracking import FeatureData, ModelCode, ModelColumns, RunsView, SweepIds, Tracker, name_run, page_of
@@ -236,14 +235,18 @@ class SweepRuns:
         without = f"; {baseline:.3f} without looking at the frames" if baseline is not None else ""
         link = f"[{self._names[result.key]}](#{page_of(name_run(self._tracker.sweep, result.key))})"
         score = f"`{metric}` {result.best.metrics[metric]:.3f} after epoch {result.best.epoch}{without}"
-        return f"- Best trial ({task}): {link}, {score}. Use it: `{predict_command(str(result.directory), task=task)}`"
+        use = f". Use it: `{predict_command(str(result.directory), task=task)}`"
+        usable = is_usable(result.settings, read_header(result.directory)[0])
+        return f"- Best trial ({task}): {link}, {score}{use if usable else ''}"
 
     def _measure_baseline(self, trial: Trial) -> None:
         """Measure a task's trivial answer, once because all trials share clips and truth."""
         if trial.task not in self.baselines:
             clips = self._experiment.clips_of(trial.features, trial.feed)
-            videos = scored_videos(self._config, trial, self._experiment.features[trial.features])
-            self.baselines[trial.task] = baseline_metrics(trial.task, clips, self._config.trials.splits, videos=videos)
+            by_video = trial.score_by == "video"
+            self.baselines[trial.task] = baseline_metrics(
+                trial.task, clips, self._config.trials.splits, by_video=by_video
+            )
 
     def _log_confusion(self, run: str, result: TrialResult) -> None:
         classified = read_classified(result)

@@ -29,13 +29,13 @@ from pipelines.trial_ranks import train_together
 from pipelines.tune_callbacks import FAILURE, RoomCallback, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
 from pipelines.worker_process import prepare_worker
-from vidflow.config.roots import bound_cache
+from vidflow.config.roots import bound_cache, root_path
 from vidflow.config.schema import AxisValue, Config, Range, Trial
 from vidflow.config.search import draw_candidates, objective_of
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.address import Address, locate_trial
-from vidflow.stages.trial_clips import drawn_videos, open_clips, scored_videos
+from vidflow.stages.trial_clips import open_clips
 from vidflow.store.initial_weights import read_initial
 from vidflow.training.encoding import Encoding
 from vidflow.training.ranks import Ranks
@@ -210,15 +210,13 @@ def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
     usage = Usage(device)
     results = run_trial(
         trial,
-        open_clips(Path(config.root), features[trial.features], trial.feed),
+        open_clips(root_path(config), features[trial.features], trial.feed),
         directory=address.directory,
         key=address.fingerprint,
         objective=objective_of(config.trials, trial.task),
         names=config.trials.splits,
         device=device,
         encoding=Encoding.of(config, trial),
-        videos=scored_videos(config, trial, features[trial.features]),
-        drawn=drawn_videos(config, trial, features[trial.features]),
         initial=None if trial.init_from is None else read_initial(config, trial.init_from),
         ranks=Ranks.current(),
     )

@@ -31,6 +31,7 @@ _MAKERS = {
     "features": "extract",
     "sweeps": "sweep",
     "trials": "sweep",
+    "initial": "sweep",
     "reports": "report",
     "plans": "plan",
     "evaluations": "evaluate",

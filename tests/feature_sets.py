@@ -32,7 +32,7 @@ def finish_features(
         publish_entry(directory, entry)
         entries.append(entry)
         rows += [
-            ClipRow(key=clip.key, label=clip.label, split=clip.split, file=name, row=row)
+            ClipRow(key=clip.key, label=clip.label, split=clip.split, file=name, row=row, video=clip.key)
             for row, clip in enumerate(clips)
         ]
     address = Address(directory=directory, settings={})

@@ -10,10 +10,9 @@ from pipelines.ray_pool import log
 from vidflow.config.fingerprints import fingerprint
 from vidflow.config.load import config_to_yaml
 from vidflow.config.tracking_uri import store_uri
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError
 from vidflow.objects import is_mirror, show_urls, to_path
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.trial_clips import video_keys
 from vidflow.store.features import FeatureReader
 from vidflow.store.layout import has_files
 from vidflow.tracking import FeatureData, Tracker, fetch_file
@@ -41,20 +40,15 @@ def evaluate_trial(experiment: Experiment, trial: str) -> None:
         name = str(identity.settings["features"])
         if name not in config.features:
             raise ConfigError(f"features: got {', '.join(config.features)}; the trial was trained on {name!r}")
-        address = experiment.features[name] if experiment.shards is not None else None
-        if address is None or experiment.manifest(address) is None:
-            raise VidflowError(
-                f"{experiment.root}: the features {name!r} of this configuration are not finished; run "
-                f"`{experiment.command('shard')}` and `{experiment.command('extract')}` first"
-            )
+        address = experiment.finished_features(name)
         reader = FeatureReader(address.directory)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        is_by_video = identity.settings.get("score_by") == "video"
-        videos = video_keys(experiment.root, address, {split}) if is_by_video else None
-        metrics, num_clips = measure_trial(path, reader, split, videos=videos, device=device)
+        by_video = identity.settings.get("score_by") == "video"
+        metrics, num_clips = measure_trial(path, reader, split, by_video=by_video, device=device)
     counted = f"{num_clips} clips"
-    if videos is not None:
-        counted += f" of {len({videos[key] for key in reader.keys if key in videos})} videos"
+    if by_video:
+        videos = {video for video, of in zip(reader.videos, reader.splits, strict=True) if of == split}
+        counted += f" of {len(videos)} videos"
     print(f"{identity.settings['task']} of trial {identity.key} on split {split}, {counted}:")
     print("\n".join(f"  {key:<24} {value:.6g}" for key, value in metrics.items()))
     key = fingerprint(["evaluate", identity.key, address.identity, split])

@@ -27,8 +27,10 @@ from pipelines.plan.nodes import Nodes, extrapolate
 from pipelines.plan.record import StageCost, locate_plan
 from pipelines.plan.table import PlannedStage, TrialKind, table
 from pipelines.ray_pool import log
+from vidflow.config.roots import disk_folder
 from vidflow.config.schema import Config, FeatureSet, Resources, Trial
 from vidflow.config.search import draw_candidates
+from vidflow.objects import is_mirror
 from vidflow.records import StageManifest
 from vidflow.stages.cost import TrialMacs, trial_macs
 from vidflow.stages.experiment import Experiment, dense_features, is_reduced_from_cache
@@ -49,8 +51,10 @@ def main(experiment: Experiment, nodes: Nodes | None = None) -> None:
     """
     config = experiment.config
     machines = nodes.machines(this_machine()[0]) if nodes is not None else []
+    place = disk_folder(experiment.root)
     with experiment.exclusive():
-        folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=experiment.root))
+        place.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=place))
         try:
             stages, disk = make_plan(experiment, folder)
         finally:
@@ -63,7 +67,7 @@ def main(experiment: Experiment, nodes: Nodes | None = None) -> None:
                 "disk_bytes_per_second": asdict(disk),
             },
         )
-    lines = table(stages, disk, shutil.disk_usage(experiment.root).free)
+    lines = table(stages, disk, None if is_mirror(experiment.root) else shutil.disk_usage(place).free)
     print("\n".join([*lines, *(extrapolate(stages, config, machines) if machines else [])]))
     log.info("plan: %s; next: %s", locate_plan(config), experiment.command("run"))
 
@@ -263,7 +267,9 @@ def _sweep_stage(
 
 def _name_kind(trial: Trial) -> str:
     """Return what is printed of trials that cost the same."""
-    name = trial.core + (", adapter" if trial.token_adapter else "")
+    name = trial.core + (f", factor {trial.vtm_factor}" if trial.core == "vtm" else "")
+    name += ", adapter" if trial.token_adapter else ""
+    name += f", {trial.train_fraction:.2g} of the clips" if trial.train_fraction < 1 else ""
     if trial.feed != "features":
         return f"{name} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
     return name if trial.unmerge else f"{name} on {trial.features}"

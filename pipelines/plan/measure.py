@@ -232,7 +232,7 @@ def probe_features(
     clip_seconds, file_seconds = _shares(warm, entry, "seconds")
     stored = FeatureFile(directory / entry.file, entry.sha256)
     counts = np.concatenate([stored[row].counts[:, -1] for row in range(len(stored))])
-    macs = frame_macs(config.encoder, features, counts)
+    macs = frame_macs(config.encoder, features, counts, stored.metadata)
     return FeatureProbe(
         rate=Rate(seconds=clip_seconds, num_bytes=clip_bytes, file_seconds=file_seconds, file_bytes=file_bytes),
         tokens_per_frame=float(counts.mean()),

@@ -99,8 +99,8 @@ _STAGES = {
 }
 
 
-def table(stages: Sequence[PlannedStage], disk: DiskSpeed, free: float) -> list[str]:
-    """Return the lines of the printed plan."""
+def table(stages: Sequence[PlannedStage], disk: DiskSpeed, free: float | None) -> list[str]:
+    """Return the lines of the printed plan; `free` is None if the root is in an object store."""
     rows = [_HEAD, *(row for group in _fold(stages) for row in _rows(group))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     costs = [line.cost for line in stages if line.cost is not None]
@@ -110,11 +110,14 @@ def table(stages: Sequence[PlannedStage], disk: DiskSpeed, free: float) -> list[
     lines += [
         "",
         f"to do: {format_seconds(sum(cost.seconds for cost in costs))} of work, about {format_seconds(wall)} on this "
-        f"machine besides starting workers; {format_bytes(needed)} more on disk, {format_bytes(free)} are free",
+        f"machine besides starting workers; {format_bytes(needed)} more "
+        + ("in the object store" if free is None else f"on disk, {format_bytes(free)} are free"),
     ]
-    if needed > free:
+    if free is not None and needed > free:
         lines.append(f"NOT ENOUGH DISK: {format_bytes(needed - free)} short; reduce tokens, clips or feature sets")
     lines.append(f"disk: writes {format_bytes(disk.write)} and reads {format_bytes(disk.read)} per second")
+    if free is None:
+        lines.append("that is this machine's cache; the object store is not measured, and copying takes more time")
     return [*lines, *_compare_ways(stages)]
 
 

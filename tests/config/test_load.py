@@ -132,15 +132,17 @@ def test_files_merge_left_to_right_and_overrides_win(tmp_path):
     assert config.trials.axes["core"] == ["mean", "gru"]
 
 
-def test_paths_that_init_from_names_are_absolute_and_keys_and_runs_stay(tmp_path, monkeypatch):
-    """A worker of a cluster runs in another folder than the command."""
+def test_a_path_to_start_trials_from_is_seen_from_here_and_a_key_stays_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("best.safetensors").touch()
-    named = ["runs/a/trials/0123", "best.safetensors", "0123456789abcdef", "s3://bucket/trials/0123"]
-    words = [f"trials.axes.init_from=[null,{','.join(named)}]", f"trials.trial.init_from={named[0]}"]
-    trials = load_config([write(tmp_path, "root: a")], words).trials
-    assert trials.axes["init_from"] == [None, *(str(tmp_path / each) for each in named[:2]), *named[2:]]
-    assert trials.trial.init_from == str(tmp_path / named[0])
+    (tmp_path / "pre.safetensors").touch()
+    sources = ["runs/a/trials/k", "pre.safetensors", "s3://bucket/x/trials/k", "0123456789abcdef", "~nobody-here/x"]
+    config = load_config(
+        [write(tmp_path, "{}")],
+        [f"trials.axes.init_from=[null,{','.join(sources)}]", f"trials.trial.init_from={sources[1]}"],
+    )
+    seen = [None, f"{tmp_path}/runs/a/trials/k", f"{tmp_path}/pre.safetensors", *sources[2:]]
+    assert config.trials.axes["init_from"] == seen
+    assert config.trials.trial.init_from == f"{tmp_path}/pre.safetensors"
 
 
 def test_the_merged_settings_read_back_to_the_same_config(tmp_path):

@@ -100,15 +100,19 @@ def test_a_finished_trial_is_measured_on_a_split_as_in_its_training(finished_exp
         assert {f"val/{name}": value for name, value in measured.items()}.items() <= best.items()
         assert (num_clips, measure_trial(path, reader, "train")[1]) == (20, 40)
         # By video, each clip being one, the shares are the same; all clips of a class as one video are as many answers.
-        alone, joined = (
-            {key: name(row) for row, key in enumerate(reader.keys)} for name in (str, reader.labels.__getitem__)
-        )
-        assert measure_trial(path, reader, "val", videos=alone)[0] == measured
+        assert measure_trial(path, reader, "val", by_video=True)[0] == measured
+        alone, reader.videos = reader.videos, [str(label) for label in reader.labels]
         num_classes = len({reader.labels[row] for row, split in enumerate(reader.splits) if split == "val"})
-        top1 = measure_trial(path, reader, "val", videos=joined)[0]["top1"]
+        top1 = measure_trial(path, reader, "val", by_video=True)[0]["top1"]
         assert (top1 * num_classes) % 1 == pytest.approx(0, abs=1e-9)
+        reader.videos = alone
     with pytest.raises(VidflowError, match=r"no clip of split 'test'; splits found: train, val"):
         measure_trial(path, reader, "test")
+    (labels, reader.labels), place = (reader.labels, [*reader.labels]), reader.splits.index("val")
+    reader.labels[place] = -1
+    with pytest.raises(VidflowError, match=r"1 clips of split `val` have no label, such as"):
+        measure_trial(path, reader, "val")
+    reader.labels = labels
     reader.metadata["class_names"][reader.labels[0]] = "dance"
     reader.metadata["encoder"]["img_size"] = 16
     with pytest.raises(VidflowError, match="differ from those of the trial in img_size"):

@@ -65,6 +65,11 @@ def test_mistakes_are_named_and_leave_nothing_behind(here, finished_experiment, 
         ((tmp_path,), ("--to", tmp_path / "x"), "not the folder of a feature set"),
         ((finished_experiment.config,), ("--to", tmp_path / "x", "--features", "big"), "wanted one of base"),
         ((finished_experiment.config, f"root={tmp_path}"), ("--to", tmp_path / "x"), "features base are not finished"),
+        (
+            (finished_experiment.config, "trials.trial.feed=shards", "features.base.depths=[-1]"),
+            ("--to", tmp_path / "x"),
+            "features base are not stored, as all trials that name them read frames",
+        ),
         ((features,), ("--to", "s3://bucket/x"), "got a URL"),
     ]:
         done = here("export", *source, *more)

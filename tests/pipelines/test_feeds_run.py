@@ -8,7 +8,6 @@ from tiny_experiment import TINY
 
 from vidflow.config.load import load_config
 from vidflow.stages.experiment import Experiment
-from vidflow.stages.trial_clips import drawn_videos
 from vidflow.training.snapshot import BEST, read_tensors
 
 MORE = """
@@ -19,7 +18,7 @@ augmentations: {usual: {crop_area: [0.5, 1], erasing: 0.25}}
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(in_one_ray, tmp_path):
+def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(here, in_one_ray, tmp_path):
     path = tmp_path / "feeds.yaml"
     path.write_text(TINY.format(root=tmp_path / "root") + MORE)
     sampled = ["video.sampling={mode: spread, num_frames: 4, num_clips: 2}", "trials.trial.score_by=video"]
@@ -30,6 +29,14 @@ def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(
     assert not list((tmp_path / "root" / "features").glob("*"))
     (page,) = (tmp_path / "root").glob("reports/*/report.html")
     assert "waiting for data" in page.read_text()
+    shard = next((tmp_path / "root").glob("shards/*/*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    done = in_one_ray("sweep", path, *sampled, *frames, "trials.trial.augmentation=usual", "trials.trial.seed=1")
+    assert done.returncode == 1
+    assert "its bytes are not those that were written" in done.stderr
+    assert "trials failed" not in done.stderr
     stream = ["features={stream: {depths: [0], normalize: false}}", "trials.trial.features=stream"]
     frames[0] = "trials.trial.feed=prefix"
     done = in_one_ray("run", path, *sampled, *frames, *stream)
@@ -37,16 +44,19 @@ def test_all_feeds_run_from_the_command_to_the_page_and_frames_need_no_features(
     viewed = ["features.base.views=3", "features.base.augmentation=usual"]
     done = in_one_ray("run", path, *sampled, *viewed)
     assert done.returncode == 0, done.stderr
-    config = load_config([path], [*sampled, "trials.trial.train_fraction=0.5"])
-    drawn = drawn_videos(config, config.trials.trial, Experiment(config).features["base"])
-    assert set(Counter(drawn.values()).values()) == {2}
-    assert len(drawn) == 80
+    reader = Experiment(load_config([path], sampled)).clips_of("base", "features")
+    assert set(Counter(reader.videos).values()) == {2}
+    assert len(reader.videos) == 120
     feeds = {}
     for file in (tmp_path / "root").glob(f"trials/*/{BEST}"):
         identity = read_tensors(file)[1]["identity"]
         result = json.loads((file.parent / "result.json").read_text())
         feeds[identity["settings"]["feed"]] = result["history"][-1]["metrics"]
     assert feeds.keys() == {"features", "prefix", "shards"}
+    listed = here("ls", tmp_path / "root").stdout.splitlines()
+    users = [line.split("  ")[-1].strip() for line in listed if line.split()[1:2] == ["done"]]
+    assert users[0].endswith(", 1 trial")  # the shards, by the trial that reads frames
+    assert [each.partition(", ")[2] for each in users[1:3]] == ["1 trial"] * 2
     assert all("train/wait" in feeds[feed] for feed in ("prefix", "shards"))
     # 20 videos of two clips each: shares of twentieths.
     assert all((20 * metrics["val/top1"]) % 1 == pytest.approx(0, abs=1e-9) for metrics in feeds.values())

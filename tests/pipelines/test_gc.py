@@ -1,13 +1,19 @@
 """`vidflow gc` shows and deletes what no given config refers to, and nothing else."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from vidflow.config.load import load_config
+from vidflow.models.encoder.merged_file import MergedRecord
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.garbage import find_garbage, remove_files
 from vidflow.stages.references import References, find_references
@@ -86,6 +92,19 @@ def test_several_configs_keep_what_any_of_them_refers_to(here, copied_config, ro
     assert "nothing to delete" in here("gc", copied_config, other, "--root", root).stderr
 
 
+def test_files_of_one_command_are_given_in_quotes(here, copied_config, root):
+    both, overlay = copied_config.with_name("both.yaml"), copied_config.with_name("a change.yaml")
+    copied_config.rename(both)
+    copied_config.write_text(both.read_text().replace("[mean, gru]", "[gru]"))
+    overlay.write_text("trials: {axes: {core: [mean, gru]}}")
+    assert "classification, mean" in here("gc", copied_config).stdout
+    assert "different roots" in here("gc", copied_config, overlay).stderr
+    done = here("gc", f"{copied_config} '{overlay}' report.num_examples=8", copied_config)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to delete" in done.stderr
+    assert "No closing quotation" in here("gc", f"{copied_config} report.title='a").stderr
+
+
 def test_features_without_reduction_stay_for_those_that_are_made_from_them(copied_config, root):
     reduced = ["features.base.reducer.name=tome", "features.base.reducer.place=post"]
     experiment = Experiment(load_config([copied_config], reduced))
@@ -99,6 +118,21 @@ def test_folders_that_settings_name_by_their_path_stay(copied_config, root):
         load_config([copied_config], [f"evaluate.trial={trial / 'best.safetensors'}", "trials.axes.core=[identity]"])
     )
     assert trial in find_references(experiment).folders
+
+
+def test_what_a_core_or_an_encoder_was_trained_in_stays(copied_config, root):
+    trial = next(each for each in root.glob("trials/*/") if '"gru"' in (each / "result.json").read_text())
+    run, merged = "a" * 32, root.with_name("merged.safetensors")
+    (root / "initial").mkdir()
+    shutil.copy(trial / "best.safetensors", root / "initial" / f"{run}.safetensors")
+    for source in (trial.name, run):
+        other = ["features.base.depths=[1]", "trials.axes.core=[gru]", f"trials.trial.init_from={source}"]
+        kept = find_references(Experiment(load_config([copied_config], other))).folders
+        assert {trial, folder(root, "features")} <= kept
+    values = dict.fromkeys((each.name for each in fields(MergedRecord)), 0) | {"trial": trial.name}
+    save_file({"w": np.zeros(1)}, merged, metadata={"vidflow_merged": json.dumps(values)})
+    other = [f"encoder.weights={merged}", "trials.axes.core=[mean]"]
+    assert trial in find_references(Experiment(load_config([copied_config], other))).folders
 
 
 def test_nothing_is_deleted_if_it_is_not_known_what_a_config_refers_to(here, copied_config, root):

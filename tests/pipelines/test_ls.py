@@ -89,6 +89,8 @@ def test_what_belongs_to_a_config_is_marked(here, finished_experiment):
     assert text.count("\n* ") == 1 + 1 + 1 + 2 + 1
     other = here("ls", finished_experiment.config, "trials.axes.core=[gru]").stdout
     assert other.count("\n* ") == 1 + 1 + 0 + 1 + 1
+    unknown = here("ls", finished_experiment.config, f"trials.trial.init_from={'a' * 32}")
+    assert (unknown.returncode, unknown.stdout.count("\n* ")) == (0, 1 + 1 + 0 + 0 + 1), unknown.stderr
 
 
 def test_a_trial_that_is_still_training_shows_its_epochs_so_far(here, root, tmp_path):

@@ -174,6 +174,28 @@ def clean_up(port, vidflow, config, expected):
     assert vidflow("gc", *only_gru).stderr.count("nothing to delete") == 1
 
 
+def test_trials_on_frames_are_planned_and_trained_on_an_object_store_as_on_a_disk(
+    proxy, object_port, tmp_path, vidflow, copied_config
+):
+    config, name = on_objects(tmp_path, "frames"), f"{BUCKET}/frames"
+    frames = ["trials.trial.feed=shards", "trials.trial.score_by=video", "trials.axes.core=[mean]"]
+    planned = vidflow("plan", config, *frames)
+    assert planned.returncode == 0, planned.stderr
+    assert "more in the object store" in planned.stdout
+    found = connect(object_port).get_file_info(FileSelector(name, recursive=True))
+    assert [Path(each.path).name for each in found if each.is_file] == ["plan.json"]
+    done = vidflow("run", config, *frames)
+    assert done.returncode == 0, done.stderr
+    there = vidflow("run", copied_config, *frames)
+    assert there.returncode == 0, there.stderr
+    ours = stored(object_port, "frames")
+    assert sum(path.startswith("trials/") for path in ours) == 2
+    assert ours.items() <= on_disk(copied_config.parent / "root").items()
+    refused = vidflow("sweep", config, *frames, "trials.trial.seed=1", "resources.cache_gib=1e-6")
+    assert refused.returncode == 2
+    assert f"resources.cache_gib: got 1e-06, wanted at least 0.01: trials read s3://{name}/shards/" in refused.stderr
+
+
 def test_a_store_that_refuses_cuts_and_dawdles_changes_no_byte(
     proxy, object_port, tmp_path, vidflow, finished_experiment
 ):

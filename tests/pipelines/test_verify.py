@@ -33,6 +33,7 @@ KINDS = [
     "trials/*/best.safetensors",
     "trials/*/predictions.safetensors",
     "trials/*/last.safetensors",
+    "initial/*.safetensors",
     "sweeps/*/manifest.json",
     "sweeps/*/plan.json",
     "plans/*/plan.json",
@@ -56,6 +57,7 @@ NOT_MISSED = {
     "sweeps/*/plan.json": None,
     "plans/*/plan.json": None,
     "trials/*/last.safetensors": None,
+    "initial/*.safetensors": None,
     "journal/*/*.json": None,
 }
 KEY = "0123456789abcdef"
@@ -68,6 +70,8 @@ def whole(finished_experiment, tmp_path_factory) -> Path:
     shutil.copytree(finished_experiment.root, root, ignore=shutil.ignore_patterns("mlartifacts"))
     (trial,) = list(root.glob("trials/*/"))[:1]
     _, metadata = read_tensors(trial / "best.safetensors")
+    (root / "initial").mkdir()
+    shutil.copy(trial / "best.safetensors", root / "initial" / f"{KEY}{KEY}.safetensors")
     epochs = (EpochResult(epoch=1, metrics={"val/top1": 0.5}, is_best=False),)
     identity = TrialIdentity(**metadata["identity"])
     write_snapshot(root / "trials" / KEY, Snapshot(identity=identity, history=epochs, model={}, optimizer={}))

@@ -8,7 +8,7 @@ from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, StageManifest, TrialResult
 from vidflow.stages.address import Address
 from vidflow.stages.finish import publish_manifest
-from vidflow.stages.trained import FinishedSweep, predict_command, read_sweep
+from vidflow.stages.trained import FinishedSweep, is_usable, predict_command, read_sweep
 from vidflow.store.layout import TRIAL_RESULT, publish_json
 
 
@@ -89,3 +89,23 @@ def test_the_command_that_predicts_names_the_run_and_its_store_but_no_password()
 def test_a_trial_that_follows_something_is_told_what_to_follow():
     assert "--box X0,Y0,X1,Y1" in predict_command("run", task="box_tracking")
     assert "--point X,Y" in predict_command("run", task="point_tracking")
+
+
+@pytest.mark.parametrize(
+    ("settings", "identity", "expected"),
+    [
+        ({"core": "gru"}, {}, True),
+        ({"core": "vtm", "vtm_groups": None}, {}, False),
+        ({"core": "vtm", "vtm_groups": [1, 1, 1]}, {}, True),
+        ({"core": "gru"}, {"encoder": {"adaptation": {"offsets": [-1, 0]}}}, True),
+        ({"core": "gru"}, {"encoder": {"adaptation": {"offsets": [-1, 1]}}}, False),
+        ({"core": "gru"}, {"encoder": {"adaptation": {"offsets": [], "temporal_embedding": True}}}, False),
+        ({"core": "gru"}, {"encoder": {"adaptation": {"interpolate_after": [3]}}}, False),
+        ({"core": "gru"}, {"features": {"encoder": {"clip_parts": {"offsets": [-1], "num_frames": None}}}}, True),
+        ({"core": "gru"}, {"features": {"encoder": {"clip_parts": {"offsets": [], "num_frames": 8}}}}, False),
+        ({"core": "gru"}, {"features": {"encoder": {"family": "videomae"}}}, False),
+        ({"core": "gru", "task": "masked_tokens"}, {"features": {"encoder": {"family": "videomae"}}}, True),
+    ],
+)
+def test_what_sees_clips_or_later_frames_is_not_recommended_for_prediction(settings, identity, expected):
+    assert is_usable({"task": "classification", **settings}, identity) == expected

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from feature_sets import finish_features
+from shard_sets import finish_shards
 from test_features import make_clip
 from test_shards import make_samples
 
@@ -139,3 +141,12 @@ def test_a_damaged_feature_file_is_named_and_found_before_the_first_clip_is_read
         FeatureReader(tmp_path).check_files()
     with pytest.raises(VidflowError, match="a file of it is gone or damaged; run `vidflow extract`"):
         read()
+
+
+def test_a_damaged_shard_is_named_before_the_first_clip_is_read(tmp_path):
+    clips = finish_shards(tmp_path, np.zeros((2, 1, 8, 8, 3), np.uint8), [0, 0], ["train"] * 2, clips_per_shard=1)
+    data = bytearray((tmp_path / "shard-000001.tar").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "shard-000001.tar").write_bytes(data)
+    with pytest.raises(DamagedError, match=r"shard-000001\.tar: its bytes are not those that were written"):
+        clips.check_files()

@@ -165,7 +165,8 @@ def test_a_trial_on_a_stored_stream_trains_and_holds_nothing_that_is_frozen(stre
     first, last = _run(stream, tmp_path, replace(TRIAL, feed="prefix", features="stream", epochs=2))
     assert last.metrics["train/loss"] < first.metrics["train/loss"]
     assert not any("vit" in name or ".blocks." in name for name in _weights(tmp_path))
-    assert load_encoded(tmp_path / BEST)[0].first_block == 3
+    module, identity = load_encoded(tmp_path / BEST)
+    assert (module.first_block, identity.features["fingerprint"]) == (3, stream.directory.name)
 
 
 def test_a_trial_on_frames_that_was_stopped_goes_on_as_if_it_had_not_been(shards, tmp_path):
@@ -199,6 +200,7 @@ def test_a_task_behind_an_adapted_encoder_is_not_loaded_alone(shards, tmp_path):
     module, identity = load_encoded(tmp_path / BEST)
     assert identity.num_parameters == sum(each.numel() for each in module.parameters())
     assert identity.encoder["weights_sha256"] == module.frozen.weights_sha256
+    assert identity.features["shards"] == shards.directory.name
     feed = ShardFeed(clips=shards, device=CPU, arrays=(), img_size=SIDE, augmentation=None, seed=0, num_threads=1)
     (batch,) = feed.batches(np.arange(8, 12), batch_size=4, epoch=None)
     with torch.inference_mode():

@@ -12,11 +12,12 @@ from pipelines.initial_weights import find_unfit_weights
 from vidflow.config.fingerprints import fingerprint, sweep_settings, trial_settings
 from vidflow.config.schema import Config, Encoder, FeatureSet, Trial, Trials
 from vidflow.config.tasks import Objective
-from vidflow.errors import VidflowError
+from vidflow.errors import DamagedError, VidflowError
 from vidflow.stages.address import Address, locate_trial
 from vidflow.store.initial_weights import read_initial
-from vidflow.training.class_shares import take_share
 from vidflow.training.feeds import StoredFeed
+from vidflow.training.initial import InitialWeights
+from vidflow.training.labels import take_share
 from vidflow.training.snapshot import _METADATA, BEST, LAST, read_tensors, save_tensors
 from vidflow.training.trained_task import load_task, load_trial
 from vidflow.training.trial import run_trial
@@ -40,12 +41,12 @@ def config_of(root):
     return Config(root=str(root))
 
 
-def run(trial, reader, root, *, key="0123456789abcdef", objective=LOSS, drawn=None):
+def run(trial, reader, root, *, key="0123456789abcdef", objective=LOSS):
     """Train a trial below a root, as a worker does."""
     directory = Path(root) / "trials" / key
     start = None if trial.init_from is None else read_initial(config_of(root), trial.init_from)
     where = {"directory": directory, "key": key, "objective": objective, "device": "cpu"}
-    results = run_trial(trial, reader, initial=start, drawn=drawn, **where)
+    results = run_trial(trial, reader, initial=start, **where)
     return directory, list(results)
 
 
@@ -184,12 +185,24 @@ def test_sources_that_are_no_finished_trial_are_refused(pretrained, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     for source, message in (
         ("0" * 16, "no such trial; wanted the key of a finished trial in"),
+        ("0" * 32, "a run in MLflow whose weights are not in .*initial; `vidflow sweep`"),
         (str(tmp_path), "no such trial"),
         (str(tmp_path / "open"), "not finished"),
         (str(tmp_path / "other.safetensors"), r"is not the best\.safetensors of one"),
     ):
         with pytest.raises(VidflowError, match=rf"^trials\.trial\.init_from: got '.*{message}"):
             read_initial(config, source)
+
+
+def test_damaged_weights_of_a_trial_of_another_configuration_are_named_and_left_alone(pretrained, tmp_path):
+    _, folder = pretrained
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    data = bytearray((moved / BEST).read_bytes())
+    data[-1] ^= 1
+    (moved / BEST).write_bytes(data)
+    with pytest.raises(DamagedError, match=r"damaged .* the command that trained it makes it again"):
+        InitialWeights(moved / BEST)
+    assert (moved / BEST).exists()
 
 
 def test_weights_decide_the_address_of_a_trial_and_their_place_does_not(pretrained, tmp_path):
@@ -259,6 +272,6 @@ def test_a_trial_learns_from_a_share_of_the_training_clips_and_is_measured_on_al
     assert not torch.equal(*(read_tensors(each / BEST)[0]["core.gru.weight_hh_l0"] for each in (folder, whole)))
     assert len(read_tensors(folder / "predictions.safetensors")[0]["indices"]) == 12
     # If all clips of a class are of one video, the smallest share is the whole.
-    one = dict(zip(noise_features.keys, map(str, noise_features.labels), strict=True))
-    videos, _ = run(some, noise_features, tmp_path, key="b" * 16, drawn=one)
+    noise_features.videos[:] = map(str, noise_features.labels)
+    videos, _ = run(some, noise_features, tmp_path, key="b" * 16)
     assert torch.equal(*(read_tensors(each / BEST)[0]["core.gru.weight_hh_l0"] for each in (videos, whole)))

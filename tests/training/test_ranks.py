@@ -39,7 +39,8 @@ TRIAL = Trial(
     readout_heads=2,
     epochs=3,
     batch_size=7,
-    learning_rate=3e-3,
+    # AdamW divides a gradient by its size: where that is almost zero, rounding moves a weight by a part of this.
+    learning_rate=3e-4,
     precision="float32",
 )
 CONFIG = Config(
@@ -166,8 +167,18 @@ def test_two_processes_train_like_one(trial, features, stream, shards, tmp_path)
         for name in theirs.metrics.keys() - {"train/clips_per_second", "train/wait"}:
             assert ours.metrics[name] == pytest.approx(theirs.metrics[name], rel=1e-5, abs=1e-5), name
     for name in (BEST, PREDICTIONS):
-        ours, theirs = (read_tensors(tmp_path / folder / name)[0] for folder in ("together", "alone"))
+        ours, theirs = (_without_key_biases(tmp_path / folder / name) for folder in ("together", "alone"))
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def _without_key_biases(file: Path) -> dict[str, torch.Tensor]:
+    """Read tensors but the biases of keys: softmax takes them out again, so their gradients are rounding alone."""
+    tensors = read_tensors(file)[0]
+    for name in tensors:
+        if name.endswith("in_proj_bias"):
+            query, _, value = tensors[name].chunk(3)
+            tensors[name] = torch.cat([query, value])
+    return tensors
 
 
 @pytest.mark.slow

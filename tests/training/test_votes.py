@@ -1,10 +1,14 @@
 """The mean of the probabilities of its clips decides on a video."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from vidflow.config.schema import Trial
 from vidflow.config.tasks import Objective
+from vidflow.errors import VidflowError
 from vidflow.models.tasks import build_metric
 from vidflow.report.results import read_classified
 from vidflow.training.baselines import baseline_metrics
@@ -32,14 +36,14 @@ def test_a_trial_scored_by_video_counts_each_video_once(tmp_path, feature_set):
     trial = Trial(
         core="mean", num_layers=1, readout_dim=16, readout_heads=2, epochs=1, batch_size=5, precision="float32"
     )
-    videos = {key: f"video{place // 3}" for place, key in enumerate(reader.keys[8:])}
+    reader.videos[8:] = [f"video{place // 3}" for place in range(12)]
 
-    def run(name, **settings):
+    def run(name):
         where = {"directory": tmp_path / name, "objective": Objective("val/top1", "max"), "device": "cpu"}
-        (epoch,) = run_trial(trial, reader, key="k", **where, **settings)
+        (epoch,) = run_trial(replace(trial, score_by=name), reader, key="k", **where)
         return epoch.metrics
 
-    by_clip, by_video = run("clip"), run("video", videos=videos)
+    by_clip, by_video = run("clip"), run("video")
     # What is stored for the report is what was counted: a row per video, with the mean of its clips' probabilities.
     result = load_result(tmp_path / "video")
     assert result is not None
@@ -60,6 +64,9 @@ def test_a_trial_scored_by_video_counts_each_video_once(tmp_path, feature_set):
 def test_the_trivial_answer_counts_what_the_trials_count(tmp_path, feature_set):
     splits, labels = ["train"] * 3 + ["val"] * 4, [0, 0, 1, 0, 0, 0, 1]
     reader = feature_set(tmp_path / "features", np.zeros((7, 2, 1, 3, 16)), labels, splits)
-    videos = dict(zip(reader.keys[3:], ["long", "long", "long", "short"], strict=True))
+    reader.videos[3:] = ["long", "long", "long", "short"]
     assert baseline_metrics("classification", reader)["val/top1"] == 0.75
-    assert baseline_metrics("classification", reader, videos=videos)["val/top1"] == 0.5
+    assert baseline_metrics("classification", reader, by_video=True)["val/top1"] == 0.5
+    reader.videos[4] = None
+    with pytest.raises(VidflowError, match=r"an older vidflow made it.*trials.trial.score_by=clip"):
+        baseline_metrics("classification", reader, by_video=True)

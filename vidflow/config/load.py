@@ -20,7 +20,7 @@ from vidflow.config.cross_checks import CROSS_CHECKS, PATHS
 from vidflow.config.describe import find_settings
 from vidflow.config.encoder import is_path
 from vidflow.config.names import nearest_hint
-from vidflow.config.paths import absolute_path, has_home, is_url
+from vidflow.config.paths import absolute_path, has_home
 from vidflow.config.schema import Config, Trials, VideoModel
 from vidflow.config.tracking_uri import (
     keep_credentials,
@@ -257,29 +257,29 @@ def _resolve_paths_and_credentials(draft: Draft) -> Draft:
         evaluate=dataclasses.replace(
             config.evaluate, models={name: _resolve_model(model) for name, model in config.evaluate.models.items()}
         ),
+        trials=_resolve_trials(config.trials),
         tracking=dataclasses.replace(
             tracking, uri=keep_credentials(tracking.uri) if tracking.uri and draft.is_sure("tracking.uri") else None
         ),
-        trials=_resolve_starts(config.trials),
     )
     is_relative = not config.root.startswith(("/", "~")) and "://" not in config.root
     return dataclasses.replace(draft, config=resolved, is_root_relative=is_relative)
 
 
-def _resolve_starts(trials: Trials) -> Trials:
-    """Make the paths among what `init_from` names absolute; others are keys and ids of runs."""
+def _resolve_trials(trials: Trials) -> Trials:
+    """Make the paths absolute from which trials start, as trials run in folders of their own."""
 
-    def resolve(source: Any) -> Any:
-        if not isinstance(source, str) or is_url(source) or not has_home(source):
+    def absolute(source: Any) -> Any:
+        if not isinstance(source, str) or is_object_url(source) or not has_home(source):
             return source
-        return absolute_path(source) if "/" in source or os.path.lexists(source) else source
+        return absolute_path(source) if os.sep in source or os.path.exists(source) else source
 
-    axes = dict(trials.axes)
-    if isinstance(values := axes.get("init_from"), list):
-        axes["init_from"] = [resolve(each) for each in values]
-    return dataclasses.replace(
-        trials, trial=dataclasses.replace(trials.trial, init_from=resolve(trials.trial.init_from)), axes=axes
+    axis = trials.axes.get("init_from")
+    axes = (
+        {**trials.axes, "init_from": [absolute(source) for source in axis]} if isinstance(axis, list) else trials.axes
     )
+    trial = dataclasses.replace(trials.trial, init_from=absolute(trials.trial.init_from))
+    return dataclasses.replace(trials, trial=trial, axes=axes)
 
 
 def _resolve_model(model: VideoModel) -> VideoModel:

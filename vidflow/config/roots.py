@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidflow.config.schema import Config
-from vidflow.objects import CACHE_LIMIT, to_path
+from vidflow.objects import CACHE_LIMIT, is_mirror, split_mirror, to_path
 
 Built = TypeVar("Built")
 
@@ -21,6 +21,11 @@ def place_path(config: Config, place: str) -> Path:
     return to_path(place, config.resources.cache)
 
 
+def disk_folder(root: Path) -> Path:
+    """Return a folder on a disk for what is temporary: the root; for one in an object store this node's cache."""
+    return split_mirror(root)[0] if is_mirror(root) else root
+
+
 def bound_cache(config: Config) -> None:
     """Tell this process, and those that it starts, how large the node's cache may become."""
     os.environ[CACHE_LIMIT] = str(config.resources.cache_gib)
@@ -32,4 +37,4 @@ def build_bounded(config: Config, build: Callable[..., Built], **arguments: Any)
     return build(**arguments)
 
 
-__all__ = ["bound_cache", "build_bounded", "place_path", "root_path"]
+__all__ = ["bound_cache", "build_bounded", "disk_folder", "place_path", "root_path"]

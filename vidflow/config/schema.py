@@ -776,7 +776,8 @@ class Resources:
     """Size of a batch of the encoder. [frames]"""
     clips_per_pass: Count | None = None
     """Clips that go through the encoder at a time, in each process of trials that run it; the gradients of a batch are
-    summed, so fewer take less memory. null: the whole batch. [clips]"""
+    summed, so fewer take less memory. Another number is the same up to rounding and the draws of dropout.
+    null: the whole batch. [clips]"""
     checkpointing: bool = False
     """Whether trials that run the encoder recompute its blocks backward, which takes less memory and a third more
     time."""

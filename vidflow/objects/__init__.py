@@ -12,6 +12,7 @@ from vidflow.objects.mirror import (
     mirror_path,
     object_url,
     show_urls,
+    split_mirror,
     to_path,
 )
 from vidflow.objects.remote import (
@@ -47,6 +48,7 @@ __all__ = [
     "object_url",
     "read_object",
     "show_urls",
+    "split_mirror",
     "store",
     "to_path",
     "write_object",

@@ -31,7 +31,7 @@ from vidflow.stages.address import Address
 from vidflow.stages.clip_frames import ClipFrames
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import read_rejects
-from vidflow.stages.trained import can_stream, predict_command
+from vidflow.stages.trained import is_usable, predict_command, read_header
 
 
 def gather(experiment: Experiment, results: list[TrialResult]) -> ReportData:
@@ -110,9 +110,9 @@ def _sections(experiment: Experiment, results: list[TrialResult]) -> list[TaskSe
 def _predict_command(config: Config, trial: TrialResult, run_id: str | None) -> str:
     """Return the command that runs a trial: by its run, or by its folder if a sweep of old did not record the run.
 
-    Empty if the trial sees groups of frames.
+    Empty if the trial cannot run frame by frame.
     """
-    if not can_stream(trial):
+    if not is_usable(trial.settings, read_header(trial.directory)[0]):
         return ""
     task = cast(TaskName, trial.settings["task"])
     if run_id is None:

@@ -86,13 +86,13 @@ class ShardUnit:
     def rows(self) -> Iterator[ClipRow]:
         """The row of each clip in the stage's table, if none is left out."""
         if isinstance(self.clips, ChosenClips):  # without an object for each clip
-            values: Iterable[tuple[str, int, str]] = zip(
-                self.clips.keys, self.clips.label_indices, self.clips.splits, strict=True
+            values: Iterable[tuple[str, int, str, str]] = zip(
+                self.clips.keys, self.clips.label_indices, self.clips.splits, self.clips.videos, strict=True
             )
         else:
-            values = ((each.key, each.label_index, each.split) for each in self.clips)
-        for row, (key, label, split) in enumerate(values):
-            yield ClipRow(key=key, label=label, split=split, file=self.file, row=row)
+            values = ((each.key, each.label_index, each.split, each.video) for each in self.clips)
+        for row, (key, label, split, video) in enumerate(values):
+            yield ClipRow(key=key, label=label, split=split, file=self.file, row=row, video=video)
 
 
 class ChosenClips(Sequence[ChosenClip]):
@@ -153,6 +153,14 @@ class ChosenClips(Sequence[ChosenClip]):
         return [self._scanned.label_indices.get(label, -1) for label in self._labels()]
 
     @property
+    def videos(self) -> list[str]:
+        """Hash of the content of each clip's video and of the span of its row."""
+        scanned, rows = self._scanned, self._rows
+        spans = zip(scanned.starts[rows].tolist(), scanned.ends[rows].tolist(), strict=True)
+        digests = scanned.of_video("sha256", rows).to_pylist()
+        return [fingerprint([digest, span]) for digest, span in zip(digests, spans, strict=True)]
+
+    @property
     def table(self) -> pa.Table:
         """The columns of the clips: key, row and number."""
         return pa.table([self._keys, self._rows, self._numbers], schema=_SCHEMA)
@@ -175,12 +183,11 @@ class ChosenClips(Sequence[ChosenClip]):
 
     def _make(self) -> list[ChosenClip]:
         scanned, rows = self._scanned, self._rows
-        spans = zip(scanned.starts[rows].tolist(), scanned.ends[rows].tolist(), strict=True)
-        values = zip(self.keys, self._labels(), self.splits, spans, strict=True)
+        values = zip(self.keys, self._labels(), self.splits, self.videos, strict=True)
         shown = scanned.times(rows, self._numbers).tolist(), scanned.squares(rows, self._numbers)
         files = zip(*scanned.files(rows), *shown, strict=True)
         clips = []
-        for (key, label, split, span), (video, truth, times, crop) in zip(values, files, strict=True):
+        for (key, label, split, row_video), (video, truth, times, crop) in zip(values, files, strict=True):
             clips.append(
                 ChosenClip(
                     key=key,
@@ -197,7 +204,7 @@ class ChosenClips(Sequence[ChosenClip]):
                         for file in (video, truth)
                         if file["path"] is not None
                     },
-                    video=fingerprint([video["sha256"], span]),
+                    video=row_video,
                     crop=crop,
                 )
             )

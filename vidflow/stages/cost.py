@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from vidflow.config.schema import Config, Encoder, FeatureSet, Trial
+from vidflow.config.schema import Adaptation, Config, Encoder, FeatureSet, Trial
 from vidflow.models.encoder import resolve_depths, shape_of, skeleton
 from vidflow.models.encoder.adapted.cost import count_adapted_macs
-from vidflow.models.encoder.checks import frames_left
+from vidflow.models.encoder.checks import frames_left, merged_layers
 from vidflow.models.encoder.configured import video_recipe
 from vidflow.models.encoder.video.build import resolve_reducer
 from vidflow.models.encoder.video.cost import count_macs as count_clip_macs
@@ -82,7 +82,7 @@ def read_cost(
     counts = sample_counts(reader)
     reducer = features.reducer
     made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
-    macs = frame_macs(encoder, features, counts)
+    macs = frame_macs(encoder, features, counts, reader.metadata)
     num_clips = max(1, len(reader))
     return FeatureCost(
         name=name,
@@ -107,13 +107,16 @@ def describe_reducer(name: str, place: str | None, settings: Mapping[str, Any]) 
     return ", ".join(words)
 
 
-def frame_macs(encoder: Encoder, features: FeatureSet, counts: Int[np.ndarray, " F"]) -> float | None:
+def frame_macs(
+    encoder: Encoder, features: FeatureSet, counts: Int[np.ndarray, " F"], metadata: Mapping[str, Any]
+) -> float | None:
     """Return the mean multiply-accumulates that an encoder spends on an input frame.
 
     Args:
         encoder: The encoder.
         features: Tapped depths and the reducer.
         counts: As for `encoder_macs`.
+        metadata: That of the feature set; merged InTI layers are in it.
 
     Returns:
         The mean, or None if it cannot be computed from the counts.
@@ -122,11 +125,21 @@ def frame_macs(encoder: Encoder, features: FeatureSet, counts: Int[np.ndarray, "
     made = build_reducer(reducer.name, place=reducer.place, **reducer.settings)
     if encoder.family == "image":
         shape = shape_of(skeleton(encoder.name, encoder.img_size))
+        if after := metadata["encoder"].get("clip_parts", {}).get("interpolate_after"):
+            # Beside these layers, tokens are reduced behind the encoder only.
+            layers, last = _only_layers(after), resolve_depths(features.depths, num_blocks=shape.depth)[-1]
+            num_frames = int(metadata["num_frames"])
+            return count_adapted_macs(shape, layers, num_frames=num_frames, last=last) / num_frames
         return encoder_macs(shape, made, depths=features.depths, counts=counts)
     recipe = video_recipe(encoder)
     geometry, clip = outline_of(recipe)
     in_blocks = None if made is None or isinstance(made, PostReducer) else resolve_reducer(made, recipe.family, clip)
     return count_clip_macs(clip, in_blocks) / geometry.num_frames
+
+
+def _only_layers(after: Sequence[int]) -> Adaptation:
+    """Return what InTI layers behind these blocks cost as an adaptation; merged adapters cost nothing."""
+    return Adaptation(places=[], interpolate_after=list(after))
 
 
 class TokenSizes(NamedTuple):
@@ -178,7 +191,8 @@ def trial_macs(config: Config, trial: Trial) -> TrialMacs | None:
     num_frames = config.video.sampling.num_frames
 
     def macs_up_to(block: int) -> int:
-        return count_adapted_macs(shape, adaptation, num_frames=num_frames, last=block)
+        added = adaptation or _only_layers(merged_layers(config))
+        return count_adapted_macs(shape, added, num_frames=num_frames, last=block)
 
     # The stream that enters block k is stored after block k - 1.
     stored = macs_up_to(resolve_depths(depths, num_blocks=shape.depth)[0]) if trial.feed == "prefix" else 0

@@ -349,6 +349,26 @@ class Experiment:
         unread = unread_features(self.config)
         return {name: address for name, address in self.features.items() if name not in unread}
 
+    def finished_features(self, name: str) -> Address:
+        """Return the address of a feature set that is finished.
+
+        Raises:
+            VidflowError: If it is not, or if no command makes it, as only the frames behind it are used.
+        """
+        if name in unread_features(self.config):
+            raise VidflowError(
+                f"{self.root}: features {name} are not stored, as all trials that name them read frames (feed: "
+                "shards); give the same settings a second name below `features`, which no such trial uses, then run "
+                f"`{self.command('extract')}`"
+            )
+        address = self.features[name] if self.shards is not None else None
+        if address is None or self.manifest(address) is None:
+            raise VidflowError(
+                f"{self.root}: features {name} are not finished; run `{self.command('extract')}`, or "
+                f"`{self.command('run')}` for all stages"
+            )
+        return address
+
     def clips_of(self, features: str, feed: Feed) -> FeatureReader | ShardClips:
         """Return the clips of trials on a feature set, by position; see `open_clips`."""
         return open_clips(self.root, self.features[features], feed)

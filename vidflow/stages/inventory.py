@@ -5,23 +5,20 @@ lists and that is missing or has another size makes it damaged. A manifest that 
 version of vidflow wrote, makes it unreadable.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
 from vidflow.config.schema import Trials
 from vidflow.config.search import objective_of
 from vidflow.config.tasks import Mode, TaskName
-from vidflow.records import EpochResult, TrialStatus
+from vidflow.records import TrialStatus
 from vidflow.stages.finish import address_of, peek_manifest
 from vidflow.stages.root_files import KEY, STAGE_FOLDERS
-from vidflow.stages.trained import TRIALS, FinishedSweep, read_sweep, read_trial
-from vidflow.store.layout import BEST, LAST, STAGE_MANIFEST, fetch, have_sizes, list_folders, list_sizes
+from vidflow.stages.trained import TRIALS, FinishedSweep, is_usable, read_header, read_sweep, read_trial
+from vidflow.store.layout import STAGE_MANIFEST, have_sizes, list_folders, list_sizes
 
 _NUM_THREADS = 16
 State = Literal["done", "unfinished", "damaged", "unreadable"]
@@ -43,7 +40,7 @@ class MadeFolder:
         encoder: The encoder of features, as `name@img_size`; else empty.
         reducer: Their token reducer; `none` if there is none; else empty.
         used_by: Keys of the features that were made from shards, or of the sweeps over features.
-        num_trials: Trials of a sweep, or on features.
+        num_trials: Trials of a sweep, on features, or on the frames of shards.
         run_id: Run of a sweep in MLflow.
         best: Keys of the best trials of a sweep, one for each task.
     """
@@ -74,6 +71,7 @@ class MadeTrial:
         state: How it ended; `unfinished` while it trains, and after a kill.
         settings: Its settings; empty if they are not known.
         features: Key of the features that it was trained on, if known.
+        shards: Key of the shards whose frames it was trained on; empty if these were features.
         metric: What ranks it.
         mode: Whether more of that is better.
         score: That metric at its best epoch; None if it has none.
@@ -84,6 +82,7 @@ class MadeTrial:
         sweeps: Keys of the sweeps that it is part of.
         run_id: Its run in MLflow, if a sweep says it.
         error: Why it failed; empty otherwise.
+        is_usable: Whether `vidflow predict` can run it, or other trials can start from it.
     """
 
     key: str
@@ -91,6 +90,7 @@ class MadeTrial:
     state: TrialStatus | Literal["unfinished"]
     settings: dict[str, Any]
     features: str
+    shards: str
     metric: str
     mode: Mode
     score: float | None
@@ -101,6 +101,7 @@ class MadeTrial:
     sweeps: tuple[str, ...]
     run_id: str
     error: str
+    is_usable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def take_inventory(root: Path) -> Inventory:
     return Inventory(
         root=root,
         videos=[_folder(folder) for folder in _keys(root / "videos")],
-        shards=[_shards(folder, features) for folder in _keys(root / "shards")],
+        shards=[_shards(folder, features, trials) for folder in _keys(root / "shards")],
         features=features,
         sweeps=[_sweep(folder, sweeps) for folder in _keys(root / "sweeps")],
         trials=trials,
@@ -165,8 +166,9 @@ def _folder(directory: Path, **known: Any) -> MadeFolder:
     )
 
 
-def _shards(directory: Path, features: list[MadeFolder]) -> MadeFolder:
-    return _folder(directory, used_by=tuple(each.key for each in features if each.made_from == directory.name))
+def _shards(directory: Path, features: list[MadeFolder], trials: list[MadeTrial]) -> MadeFolder:
+    users = tuple(each.key for each in features if each.made_from == directory.name)
+    return _folder(directory, used_by=users, num_trials=sum(trial.shards == directory.name for trial in trials))
 
 
 def _features(directory: Path, sweeps: list[FinishedSweep], trials: list[MadeTrial]) -> MadeFolder:
@@ -197,7 +199,7 @@ def _sweep(directory: Path, sweeps: list[FinishedSweep]) -> MadeFolder:
 
 def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
     """Return what a trial's folder says; an unfinished one has a snapshot, which names its settings and epochs."""
-    result, (identity, history) = read_trial(directory), _read_header(directory)
+    result, (identity, history) = read_trial(directory), read_header(directory)
     settings: dict[str, Any] = identity.get("settings", {})
     if result is not None:
         settings, history = result.settings, result.history
@@ -211,6 +213,7 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         state="unfinished" if result is None else result.status,
         settings=settings,
         features=identity.get("features", {}).get("fingerprint", ""),
+        shards=identity.get("features", {}).get("shards", ""),
         metric=metric,
         mode=mode,
         score=None if best is None else best.metrics.get(metric),
@@ -221,19 +224,8 @@ def _trial(directory: Path, sweeps: list[FinishedSweep]) -> MadeTrial:
         sweeps=tuple(sweep.directory.name for sweep in its),
         run_id=next((sweep.runs[directory.name] for sweep in its if directory.name in sweep.runs), ""),
         error="" if result is None else result.error,
+        is_usable=bool(settings) and is_usable(settings, identity),
     )
-
-
-def _read_header(directory: Path) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
-    """Return what the header of a trial's weights says of the trial, and the epochs of its snapshot."""
-    for name in (LAST, BEST):
-        try:
-            with safe_open(fetch(directory / name), framework="np") as stored:
-                metadata = json.loads((stored.metadata() or {})["vidflow"])
-        except (OSError, SafetensorError, KeyError, ValueError):  # not there, or damaged; the other file may do
-            continue
-        return metadata["identity"], tuple(EpochResult(**epoch) for epoch in metadata.get("history", ()))
-    return {}, ()
 
 
 def _rank(trial: MadeTrial) -> tuple[Any, ...]:

@@ -59,7 +59,7 @@ def find_references(experiment: Experiment) -> References:
     if found.evaluates:
         found.folders |= {view.directory for view in _evaluated_shards(experiment)}
     found.folders |= set(_named_folders(experiment))
-    found.folders |= {read_initial(experiment.config, source).path.parent for source in list_initial(experiment.config)}
+    found.folders |= set(_origins(experiment))
     for folder in found.folders:
         manifest = peek_manifest(folder) if folder.parent.name == "shards" else None
         found.shards |= {row["sha256"] for row in manifest.files} if manifest is not None else set()
@@ -126,6 +126,21 @@ def _named_folders(experiment: Experiment) -> Iterator[Path]:
         path = path if is_mirror(path) else Path(absolute_path(text))
         if path.is_relative_to(root) and (parts := path.relative_to(root).parts)[:1] and parts[0] in STAGE_FOLDERS:
             yield experiment.root.joinpath(*parts[:2])
+
+
+def _origins(experiment: Experiment) -> Iterator[Path]:
+    """Yield the trials that `init_from` and a file of merged adapters come from, and the features of the former."""
+    for source in list_initial(experiment.config):
+        start = read_initial(experiment.config, source)
+        yield start.path.parent
+        yield experiment.root / TRIALS / start.trial  # a run may be that of a trial under this root
+        if start.features:
+            yield experiment.root / "features" / start.features
+    if (weights := Path(experiment.config.encoder.weights)).suffix == ".safetensors":
+        from vidflow.models.encoder.merged_file import read_record  # imports torch, which takes seconds
+
+        if (merged := read_record(weights)) is not None:
+            yield experiment.root / TRIALS / merged.trial
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidflow.objects import is_mirror
+from vidflow.store.initial_weights import FOLDER as INITIAL
 from vidflow.store.journal import JOURNAL
 from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, list_folders, list_states
 
@@ -16,7 +17,7 @@ Role = Literal["list", "made", "weights", "leftover", "foreign", "unknown"]
 
 - `list`: a sealed JSON file, which may list others.
 - `made`: a file that such a list should name.
-- `weights`: a `.safetensors` of a trial, which holds its own digest.
+- `weights`: a `.safetensors` of a trial or copied from its run in MLflow, which holds its own digest.
 - `leftover`: the temporary file of a killed writer, or a damaged file that was set aside.
 - `foreign`: a file of another program, or one whose bytes do not matter; nothing holds its digest.
 - `unknown`: vidflow makes no such file.
@@ -36,7 +37,6 @@ FOREIGN = {
     ".nodes": "the answers of nodes that see the root",
     "mlflow.db*": "MLflow's, which keeps no digests",
     "mlartifacts": "MLflow's, which keeps no digests",
-    "initial": "copies of trials' weights from MLflow, each with its digest",
     "tracks": "made again from the annotations each time they are read",
 }
 """Names directly in a root, and whose they are."""
@@ -127,6 +127,8 @@ def file_role(parts: tuple[str, ...]) -> Role:
         return "leftover"
     if parts[0] == JOURNAL and len(parts) == 3 and name.endswith(".json"):
         return "list"
+    if parts[0] == INITIAL and len(parts) == 2 and name.endswith(".safetensors"):
+        return "weights"
     if parts[0] == INDEX and (len(parts) == 2 or (len(parts) == 3 and parts[1] == KEPT)):
         return _made_or_list(name) if name.endswith((".parquet", ".json")) else "unknown"
     if in_tune or len(parts) != 3 or parts[0] not in STAGE_FOLDERS or not KEY.fullmatch(parts[1]):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidflow.config.load import load_config
-from vidflow.errors import ConfigError, VidflowError
+from vidflow.errors import ConfigError
 from vidflow.objects import to_path
 from vidflow.stages.experiment import Experiment
 from vidflow.stages.finish import peek_manifest
@@ -76,13 +76,7 @@ def find_features(source: str | Path, *settings: str, name: str | None = None) -
     names = list(experiment.config.features)
     if name not in names if name is not None else len(names) > 1:
         raise ConfigError(f"{source}: got {name or 'no name of a feature set'}, wanted one of {', '.join(names)}")
-    address = experiment.features[name or names[0]] if experiment.shards is not None else None
-    if address is None or experiment.manifest(address) is None:
-        raise VidflowError(
-            f"{experiment.root}: features {name or names[0]} are not finished; run `{experiment.command('extract')}`, "
-            f"or `{experiment.command('run')}` for all stages"
-        )
-    return address.directory
+    return experiment.finished_features(name or names[0]).directory
 
 
 def _check_folder(folder: Path, settings: Sequence[str], name: str | None) -> Path:

@@ -3,11 +3,14 @@
 Nothing here changes a file: a damaged one counts as missing.
 """
 
+import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
 
 from vidflow.config.schema import Trials
 from vidflow.config.search import objective_of
@@ -16,7 +19,7 @@ from vidflow.config.tracking_uri import without_credentials
 from vidflow.errors import VidflowError
 from vidflow.records import EpochResult, TrialResult
 from vidflow.stages.finish import peek_manifest
-from vidflow.store.layout import TRIAL_RESULT, list_folders, read_sealed
+from vidflow.store.layout import BEST, LAST, TRIAL_RESULT, fetch, list_folders, read_sealed
 
 SWEEPS, TRIALS = "sweeps", "trials"
 RESULT_FIELDS = {field.name for field in fields(TrialResult)} - {"directory"} | {"files"}
@@ -136,10 +139,35 @@ def task_of(result: TrialResult) -> TaskName:
     return cast(TaskName, result.settings["task"])
 
 
-def can_stream(result: TrialResult) -> bool:
-    """Whether the core of a trial can run frame by frame, as `vidflow predict` does."""
-    settings = result.settings
-    return settings["core"] != "vtm" or set(cast(tuple[int, ...], settings["vtm_groups"] or ())) == {1}
+def read_header(directory: Path) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
+    """Return what the header of a trial's weights says of the trial, and the epochs of its snapshot."""
+    for name in (LAST, BEST):
+        try:
+            with safe_open(fetch(directory / name), framework="np") as stored:
+                metadata = json.loads((stored.metadata() or {})["vidflow"])
+        except (OSError, SafetensorError, KeyError, ValueError):  # not there, or damaged; the other file may do
+            continue
+        return metadata["identity"], tuple(EpochResult(**epoch) for epoch in metadata.get("history", ()))
+    return {}, ()
+
+
+def is_usable(settings: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether what `predict_command` recommends works: core and encoder of the trial run frame by frame.
+
+    Trials that only train a core are always of use.
+
+    Args:
+        settings: The trial's settings.
+        identity: What the header of its weights says of it; empty if that is not known.
+    """
+    if facts_of(settings["task"]).predicts == "tokens":
+        return True
+    if settings["core"] == "vtm" and set(settings["vtm_groups"] or ()) != {1}:
+        return False
+    encoder = identity.get("features", {}).get("encoder", {})
+    adapted = (identity.get("encoder") or {}).get("adaptation") or encoder.get("clip_parts") or {}
+    sees_clips = any(adapted.get(name) for name in ("temporal_embedding", "num_frames", "interpolate_after"))
+    return not (sees_clips or max(adapted.get("offsets", ()), default=0) > 0 or "family" in encoder)
 
 
 def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskName = "classification") -> str:
@@ -167,4 +195,13 @@ def predict_command(trial: str, *, tracking_uri: str | None = None, task: TaskNa
     return shlex.join([*words, "--out", "predicted.mp4"])
 
 
-__all__ = ["FinishedSweep", "can_stream", "predict_command", "read_sweep", "read_sweeps", "read_trial", "task_of"]
+__all__ = [
+    "FinishedSweep",
+    "is_usable",
+    "predict_command",
+    "read_header",
+    "read_sweep",
+    "read_sweeps",
+    "read_trial",
+    "task_of",
+]

@@ -60,6 +60,8 @@ class ClipRow:
         split: Name of the split.
         file: File that holds the clip.
         row: Its position in the file.
+        video: Hash of the video's content and the span of its row in the manifest, which its clips share; None in
+            stages of older versions.
     """
 
     key: str
@@ -67,6 +69,7 @@ class ClipRow:
     split: str
     file: str
     row: int
+    video: str | None = None
 
 
 def write_features(path: Path, clips: Iterable[ClipTokens], metadata: dict[str, Any]) -> int:
@@ -186,6 +189,7 @@ class FeatureReader:
         keys: Content key of each clip.
         labels: Class index of each clip.
         splits: Split of each clip.
+        videos: Row of the manifest that each clip was cut from; None in files of older versions.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -206,6 +210,7 @@ class FeatureReader:
         self.keys: list[str] = rows["key"]
         self.labels: list[int] = rows["label"]
         self.splits: list[str] = rows["split"]
+        self.videos: list[str | None] = rows["video"]
         self._places = list(zip(rows["file"], rows["row"], strict=True))
         self._digests = digests = {row["file"]: row["sha256"] for row in manifest["files"]}
         # The function does not use `self`: a reader that refers to itself is freed only by the garbage collector.

@@ -6,6 +6,7 @@ No torch, whose import takes seconds.
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from vidflow.errors import VidflowError
 from vidflow.files import FileState, file_state
 from vidflow.store.layout import BEST, TRIAL_RESULT, exists, fetch
 
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 FOLDER = "initial"
 """Folder of a root with the weights of runs in MLflow, which workers cannot ask."""
 _TRIALS = "trials"
@@ -32,11 +34,13 @@ class InitialFile:
         path: The `best.safetensors` of the earlier trial.
         sha256: Digest of the core's weights and of what is in front of it, whatever the file's name and readout.
         trial: Key of the earlier trial.
+        features: Key of the feature set that it was trained on; empty if it read frames.
     """
 
     path: Path
     sha256: str
     trial: str
+    features: str = ""
 
 
 def front_name(name: str) -> str | None:
@@ -60,12 +64,12 @@ def read_initial(config: Config, source: str) -> InitialFile:
     key, path = f"{key_of(config.trials, 'init_from')}: got {source!r}", _find(config, source)
     local = fetch(path)
     try:
-        sha256, trial = _read(local, file_state(str(local)))
+        sha256, trial, features = _read(local, file_state(str(local)))
     except OSError as error:
         raise VidflowError(f"{key}: {path} cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VidflowError(f"{key}, wanted a trial; {path} is not the {BEST} of one") from error
-    return InitialFile(path, sha256, trial)
+    return InitialFile(path, sha256, trial, features)
 
 
 def has_initial(config: Config) -> bool:
@@ -94,6 +98,11 @@ def _find(config: Config, source: str) -> Path:
     for path in (place, run_file(config, source)):
         if exists(path) and not path.is_dir():
             return path
+    if RUN_ID.fullmatch(source):
+        raise VidflowError(
+            f"{key}, a run in MLflow whose weights are not in {root / FOLDER}; `vidflow sweep` and `vidflow plan` with "
+            "this configuration copy them there"
+        )
     raise VidflowError(
         f"{key}, no such trial; wanted the key of a finished trial in {root / _TRIALS}, a trial's folder, its {BEST}, "
         "or the id of its run in MLflow; `vidflow ls` lists them"
@@ -101,8 +110,8 @@ def _find(config: Config, source: str) -> Path:
 
 
 @functools.cache
-def _read(path: Path, _: FileState) -> tuple[str, str]:
-    """Return the digest of the weights in front of the readout, and the key of the trial.
+def _read(path: Path, _: FileState) -> tuple[str, str, str]:
+    """Return the digest of the weights in front of the readout, and the keys of the trial and its feature set.
 
     Source: https://huggingface.co/docs/safetensors, Format: the size of the header in 8 bytes, the header in JSON, the
     data.
@@ -112,11 +121,12 @@ def _read(path: Path, _: FileState) -> tuple[str, str]:
         if not 0 < size <= path.stat().st_size - 8:
             raise ValueError("no header")
         header: dict[str, Any] = json.loads(file.read(size))
-        trial = str(json.loads(header.pop("__metadata__")["vidflow"])["identity"]["key"])
+        identity = json.loads(header.pop("__metadata__")["vidflow"])["identity"]
+        trial, features = str(identity["key"]), str(identity["features"].get("fingerprint", ""))
         front = {own: row for name, row in header.items() if (own := front_name(name)) is not None}
         if not front:
             raise ValueError("no core")
-        return _digest(file, 8 + size, front), trial
+        return _digest(file, 8 + size, front), trial, features
 
 
 def _digest(file: BinaryIO, start: int, front: dict[str, dict[str, Any]]) -> str:
@@ -129,4 +139,4 @@ def _digest(file: BinaryIO, start: int, front: dict[str, dict[str, Any]]) -> str
     return digest.hexdigest()
 
 
-__all__ = ["FOLDER", "InitialFile", "front_name", "has_initial", "list_initial", "read_initial", "run_file"]
+__all__ = ["FOLDER", "RUN_ID", "InitialFile", "front_name", "has_initial", "list_initial", "read_initial", "run_file"]

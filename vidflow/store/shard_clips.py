@@ -6,6 +6,7 @@ Axes: T frames.
 import functools
 import json
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from vidflow.errors import VidflowError
+from vidflow.objects import is_mirror
 from vidflow.store.digests import check_once
 from vidflow.store.features import CLIPS_TABLE, ClipRow
-from vidflow.store.layout import committed_entry, fetch, read_stage
+from vidflow.store.layout import committed_entry, read_stage
 from vidflow.store.rows import read_columns
 from vidflow.store.shards import read_members
 
-# Lists of members kept; one of 64 clips with 16 frames takes 0.2 MB.
-_NUM_LISTS_KEPT = 256
+# Open shards kept; the list of members of one with 64 clips of 16 frames takes 0.2 MB.
+_NUM_SHARDS_KEPT = 256
 
 Span = tuple[int, int]
 
@@ -53,6 +55,7 @@ class ShardClips:
         keys: Content key of each clip.
         labels: Class index of each clip.
         splits: Split of each clip.
+        videos: Row of the manifest that each clip was cut from; None in shards of older versions.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -70,9 +73,10 @@ class ShardClips:
         self.keys: list[str] = rows["key"]
         self.labels: list[int] = rows["label"]
         self.splits: list[str] = rows["split"]
+        self.videos: list[str | None] = rows["video"]
         self._files: list[str] = rows["file"]
         # The function does not use `self`: an object that refers to itself is freed only by the garbage collector.
-        self._members = functools.lru_cache(_NUM_LISTS_KEPT)(functools.partial(_read_members, directory))
+        self._opened = functools.lru_cache(_NUM_SHARDS_KEPT)(functools.partial(_OpenShard, directory))
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -80,10 +84,11 @@ class ShardClips:
 
     def __getitem__(self, index: int) -> StoredClip:
         """Return what is stored of a clip besides its frames."""
+        described: dict[str, Any] = json.loads(self._read(index, [self._members_of(index)["json"]])[0])
         return StoredClip(
             key=self.keys[index],
             label=self.labels[index],
-            pts_seconds=np.asarray(self._described(index)["pts_seconds"], np.float64),
+            pts_seconds=np.asarray(described["pts_seconds"], np.float64),
             annotations=self.annotations(index),
         )
 
@@ -97,42 +102,45 @@ class ShardClips:
         truth = self._members_of(index).get("annotations.npz")
         return self._read(index, [truth])[0] if truth is not None else b""
 
-    def video(self, index: int) -> str | None:
-        """Return the key of the row of the manifest that a clip was cut from; None in shards of older versions."""
-        found: str | None = self._described(index).get("video")
-        return found
-
     def check_files(self) -> None:
         """Compare every shard with its digest now, instead of when it is first opened.
 
+        Objects are compared when a node copies them: to copy all now would only fill this node's cache.
+
         Raises:
-            DamagedError: If a file is missing or damaged.
+            VidflowError: If a file is missing or damaged.
         """
+        if is_mirror(self.directory):
+            return
         for file in dict.fromkeys(self._files):
-            self._members(file)
+            self._opened(file)
 
     def _members_of(self, index: int) -> dict[str, Span]:
-        return self._members(self._files[index])[self.keys[index]]
-
-    def _described(self, index: int) -> dict[str, Any]:
-        """Return the clip's JSON."""
-        described: dict[str, Any] = json.loads(self._read(index, [self._members_of(index)["json"]])[0])
-        return described
+        return self._opened(self._files[index]).members[self.keys[index]]
 
     def _read(self, index: int, spans: Sequence[Span]) -> list[bytes]:
-        with fetch(self.directory / self._files[index]).open("rb") as stream:
-            return [os.pread(stream.fileno(), size, offset) for offset, size in spans]
+        shard = self._opened(self._files[index])
+        return [os.pread(shard.descriptor, size, offset) for offset, size in spans]
 
 
-def _read_members(directory: Path, file: str) -> dict[str, dict[str, Span]]:
-    """Return key -> name of a member -> offset and size of its bytes, of a shard whose digest is compared first."""
-    entry = committed_entry(directory, file)
-    if entry is None:
-        raise VidflowError(
-            f"{directory / file}: it or its list of members is missing or truncated; `vidflow shard` makes it again"
-        )
-    check_once(directory / file, entry.sha256)
-    return read_members(entry.details["members"])
+class _OpenShard:
+    """A shard whose digest was compared. It stays open, as a store would be asked again whenever it is opened.
+
+    Attributes:
+        members: Key -> name of a member -> offset and size of its bytes.
+        descriptor: The open file; closed when nobody reads it any more.
+    """
+
+    def __init__(self, directory: Path, file: str) -> None:
+        entry = committed_entry(directory, file)
+        if entry is None:
+            raise VidflowError(
+                f"{directory / file}: it or its list of members is missing or truncated; `vidflow shard` makes it again"
+            )
+        check_once(directory / file, entry.sha256)
+        self.members: dict[str, dict[str, Span]] = read_members(entry.details["members"])
+        self.descriptor = os.open(directory / file, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 __all__ = ["ShardClips", "StoredClip"]

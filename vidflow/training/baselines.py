@@ -1,7 +1,5 @@
 """A task's metrics for a trivial answer, which learns nothing from pictures; a trial has to beat them."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,14 +11,14 @@ from vidflow.models.tasks import spec_of
 from vidflow.spread import spread
 from vidflow.training.batches import read_annotations
 from vidflow.training.feeds import Clips
-from vidflow.training.votes import Count, videos_at
+from vidflow.training.votes import Count, videos_of
 
 # Training clips, spread evenly, whose annotations are read. More would hardly change a mean and would cost minutes.
 _FITTED_CLIPS = 512
 
 
 def baseline_metrics(
-    task: TaskName, reader: Clips, names: SplitNames | None = None, *, videos: Mapping[str, str] | None = None
+    task: TaskName, reader: Clips, names: SplitNames | None = None, *, by_video: bool = False
 ) -> dict[str, float]:
     """Return the trivial answer's metrics on the validation split, with the names of a trial's, such as `val/top1`.
 
@@ -30,7 +28,7 @@ def baseline_metrics(
         task: The task.
         reader: Any feature set of the experiment, or its shards; only labels and annotations are read.
         names: Which splits the trials use; None: the usual ones.
-        videos: Key of a clip -> its video, if the metric counts videos; None if it counts clips.
+        by_video: Whether the metric counts videos, not clips.
 
     Raises:
         VidflowError: If a clip lacks an annotation, or the split holds nothing that the metric counts.
@@ -40,8 +38,9 @@ def baseline_metrics(
     chosen = train[spread(len(train), _FITTED_CLIPS)] if spec.facts.annotations else train
     known = (_targets(spec.facts, reader, int(index)) for index in chosen)
     fitted = spec.trivial.fit(known, len(reader.metadata["class_names"]))
-    counted = Count(spec.build_metric(), videos_at(reader.keys, videos))
-    for index in np.flatnonzero(splits == names.val).tolist():
+    measured = np.flatnonzero(splits == names.val).tolist()
+    counted = Count(spec.build_metric(), videos_of(reader, measured) if by_video else None)
+    for index in measured:
         targets = _targets(spec.facts, reader, index)
         answer = spec.trivial.answer(fitted, targets)
         counted.add([index], answer, targets)

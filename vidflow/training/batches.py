@@ -85,6 +85,11 @@ class Splits:
     val: Int64[np.ndarray, " val"]
     test: Int64[np.ndarray, " test"] | None = None
 
+    @property
+    def measured(self) -> Int64[np.ndarray, " measured"]:
+        """The clips to validate and to test on."""
+        return self.val if self.test is None else np.concatenate([self.val, self.test])
+
 
 def iterate_batches(
     reader: FeatureReader,

@@ -33,7 +33,7 @@ class InitialWeights:
         Raises:
             VidflowError: There is no such file, or it is damaged or no trial's.
         """
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_tensors(path, is_own=False)
         self.path, self.identity = path, TrialIdentity(**metadata["identity"])
         self.recipe = ModuleRecipe(**self.identity.recipe)
         self._tensors = _front_of(tensors)

@@ -13,9 +13,10 @@ from vidflow.errors import VidflowError
 from vidflow.models.tasks import spec_of
 from vidflow.store.features import FeatureReader
 from vidflow.training.batches import iterate_batches
+from vidflow.training.labels import check_labelled
 from vidflow.training.optim import autocast
 from vidflow.training.trained_task import load_trial
-from vidflow.training.votes import Count, videos_at
+from vidflow.training.votes import Count, videos_of
 
 # What may differ between the features of a trial and those that it is measured on.
 _FREE = ("weights", "timm", "torch", "transformers")
@@ -26,7 +27,7 @@ def measure_trial(
     reader: FeatureReader,
     split: str,
     *,
-    videos: Mapping[str, str] | None = None,
+    by_video: bool = False,
     device: torch.device | str = "cpu",
 ) -> tuple[dict[str, float], int]:
     """Return the metrics of a trial's task, with the names of its metric, and the number of clips.
@@ -35,12 +36,12 @@ def measure_trial(
         path: The trial's `best.safetensors`.
         reader: Features of the clips.
         split: Split of these features.
-        videos: Key of a clip -> its video, if the metric counts videos; None if it counts clips.
+        by_video: Whether the metric counts videos, not clips.
         device: Where the module runs.
 
     Raises:
         VidflowError: The features are of another encoder or of other clips, a label is no class of the trial, or the
-            split has nothing that the metric counts.
+            split has nothing that the metric counts, or clips without a label.
     """
     task, identity = load_trial(path, device=device)
     _check_features(identity.features, reader)
@@ -51,8 +52,9 @@ def measure_trial(
     if not len(indices):
         found = ", ".join(sorted(set(reader.splits))) or "none"
         raise VidflowError(f"{reader.directory}: no clip of split {split!r}; splits found: {found}")
+    check_labelled(reader, indices, trial.task)
     classes = _class_map(reader.metadata["class_names"], identity.features["class_names"], reader, indices)
-    counted = Count(spec.build_metric(), videos_at(reader.keys, videos))
+    counted = Count(spec.build_metric(), videos_of(reader, indices) if by_video else None)
     batches = iterate_batches(
         reader,
         indices,

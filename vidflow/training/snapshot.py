@@ -147,25 +147,34 @@ def read_snapshot(directory: Path) -> Snapshot | None:
     )
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, *, is_own: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the metadata of a file that this module wrote; the file may have been copied elsewhere.
+
+    Args:
+        path: The file.
+        is_own: Whether it may be set aside; if not, it is of a trial that another configuration trains.
 
     Raises:
         VidflowError: If there is no such file, or it cannot be read.
         DamagedError: If it is damaged; a file of a finished trial is set aside, so that the trial is trained again.
     """
     try:
-        return _read_intact(path)
+        return _read_intact(fetch(path))
     except FileNotFoundError as error:
         raise VidflowError(f"{path}: no such file; the trial has not finished an epoch") from error
     except OSError as error:
         raise VidflowError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise _damage(path, str(error)) from error
+        if is_own:
+            raise _damage(path, str(error)) from error
+        raise DamagedError(
+            f"{path}: damaged ({error}); `vidflow verify` with its root and --repair deletes it, and the command that "
+            "trained it makes it again"
+        ) from error
 
 
 def find_damage(path: Path) -> str:
-    """Return what is wrong with a file that this module wrote, empty if nothing is; the file is left as it is.
+    """Return what is wrong with a file on this node that this module wrote, empty if nothing is; it is left as it is.
 
     Raises:
         OSError: If it cannot be read.
@@ -187,7 +196,6 @@ def _read_intact(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         # Opened here first, because safetensors reports every file that it cannot open as missing.
-        fetch(path)
         with path.open("rb"), safe_open(path, framework="pt") as stored:
             # Copies, because the tensors are views of a file that may be replaced or removed.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a mapping

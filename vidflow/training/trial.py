@@ -1,7 +1,8 @@
 """One trial: build the module and its data from the configuration, train the module, and load the trained module."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,18 @@ from vidflow.store.features import FeatureReader
 from vidflow.store.initial_weights import InitialFile
 from vidflow.store.shard_clips import ShardClips
 from vidflow.training.batches import Splits, core_tokens
-from vidflow.training.class_shares import take_share
 from vidflow.training.encoded_task import EncodedTask
 from vidflow.training.encoding import Encoding, build_encoded, describe_features, part_values
 from vidflow.training.feeds import Clips, Feed, ShardFeed, StoredFeed
 from vidflow.training.fit import fit
 from vidflow.training.initial import InitialWeights
+from vidflow.training.labels import check_labelled, take_share
 from vidflow.training.learner import seeded
 from vidflow.training.optim import Optimisation
 from vidflow.training.ranks import Ranks
 from vidflow.training.recipe import ModuleRecipe, build_module, depth_size, make_recipe, module_recipe
 from vidflow.training.snapshot import TrialIdentity, load_result, write_failure, write_result
-from vidflow.training.votes import videos_at
+from vidflow.training.votes import videos_of
 from vidflow.video.augmented_targets import label_pairs
 
 # Clips whose times give the frame rate of a feature set; more clips do not change the median.
@@ -52,8 +53,6 @@ def run_trial(
     names: SplitNames | None = None,
     device: torch.device | str | None = None,
     encoding: Encoding | None = None,
-    videos: Mapping[str, str] | None = None,
-    drawn: Mapping[str, str] | None = None,
     initial: InitialFile | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Iterator[EpochResult]:
@@ -70,8 +69,6 @@ def run_trial(
         names: Which splits it uses; None: the usual ones.
         device: Where to train; None is the GPU if there is one.
         encoding: How the encoder runs in the trial; None if it does not.
-        videos: Key of a clip -> its video, for `score_by: video`.
-        drawn: Key of a training clip -> its video, of which `train_fraction` takes a share; None: each has its own.
         initial: What `init_from` names.
         ranks: The processes that train it together; each calls this function, and yields the same results.
 
@@ -80,11 +77,8 @@ def run_trial(
     """
     assert (initial is None) == (trial.init_from is None)
     names = names or SplitNames()
-    train = _split_indices(clips, names.train, trial.task)
     splits = Splits(
-        train=take_share(
-            train, videos_at(clips.keys, drawn) or clips.keys, clips.labels, share=trial.train_fraction, seed=trial.seed
-        ),
+        train=_draw(trial, clips, _split_indices(clips, names.train, trial.task)),
         val=_split_indices(clips, names.val, trial.task),
         test=_split_indices(clips, names.test, trial.task) if names.test else None,
     )
@@ -120,8 +114,7 @@ def run_trial(
         objective=objective,
         device=target,
         clips_per_pass=None if encoding is None else encoding.clips_per_pass,
-        # Training clips have none, as metrics do not count them.
-        videos=videos_at(clips.keys, videos),
+        videos=videos_of(clips, splits.measured) if trial.score_by == "video" else None,
         ranks=ranks,
     )
 
@@ -157,6 +150,7 @@ def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: 
         ValueError: The core or the task does not fit the encoder.
     """
     part, class_names = encoding.part, clips.metadata["class_names"]
+    source = {"fingerprint" if isinstance(clips, FeatureReader) else "shards": clips.directory.name}
     if isinstance(clips, FeatureReader):
         part = dataclasses.replace(part, first_block=clips.metadata["depths"][0] + 1)
     recipe = make_recipe(
@@ -174,7 +168,7 @@ def build_encoded_trial(trial: Trial, clips: Clips, encoding: Encoding, device: 
         if isinstance(clips, FeatureReader)
         else _shard_feed(trial, clips, encoding, module, device),
         recipe=recipe,
-        features=describe_features(module.frozen, encoding, class_names),
+        features={**describe_features(module.frozen, encoding, class_names), **source},
         encoder=part_values(part, module.frozen),
     )
 
@@ -223,12 +217,19 @@ def _split_indices(reader: Clips, split: str, task: TaskName) -> Int64[np.ndarra
         raise VidflowError(
             f"{reader.directory}: no clip of split `{split}`; splits found: {found}; name one of them in trials.splits"
         )
-    if facts_of(task).needs_labels and (unlabelled := [reader.keys[i] for i in indices if reader.labels[i] < 0]):
-        raise VidflowError(
-            f"{reader.directory}: {len(unlabelled)} clips of split `{split}` have no label, such as {unlabelled[0]}; "
-            f"{task} wants one for each; fill in the manifest's column `label`"
-        )
+    check_labelled(reader, indices, task)
     return indices
+
+
+def _draw(trial: Trial, clips: Clips, indices: Int64[np.ndarray, " clips"]) -> Int64[np.ndarray, " drawn"]:
+    """Return the training clips that a trial learns from: all, or those of a share of their videos."""
+    if trial.train_fraction == 1.0:
+        return indices
+    videos = videos_of(clips, indices, instead="trials.trial.train_fraction=1")
+    counts = Counter(videos[index] for index in indices)
+    # The only clip of a video is drawn by its own key, as it was when clips were drawn.
+    owners = [key if counts[video] == 1 else video for key, video in zip(clips.keys, videos, strict=True)]
+    return take_share(indices, owners, clips.labels, share=trial.train_fraction, seed=trial.seed)
 
 
 def _frame_rate(clips: Clips, splits: Splits) -> float | None:

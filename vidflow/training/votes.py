@@ -3,14 +3,16 @@
 Axes: B clips, T frames, C classes, V videos.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vidflow.errors import VidflowError
 from vidflow.models.tasks import Metric
+from vidflow.training.feeds import Clips
 
 # So that the logarithm of a probability that is zero in single precision stays finite.
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -109,9 +111,23 @@ class Count:
         return self._metric.compute()
 
 
-def videos_at(keys: Sequence[str], videos: Mapping[str, str] | None) -> list[str] | None:
-    """Return the video of the clip at each position, empty where it has none, from key of a clip -> video."""
-    return None if videos is None else [videos.get(key, "") for key in keys]
+def videos_of(clips: Clips, places: Iterable[int], *, instead: str = "trials.trial.score_by=clip") -> list[str]:
+    """Return the video of the clip at each position, which the clips at some places must have.
+
+    Args:
+        clips: All clips.
+        places: Positions of those that are to be known.
+        instead: A setting that does without, for the message.
+
+    Raises:
+        VidflowError: If the files are of an older version, which does not record it.
+    """
+    if any(clips.videos[place] is None for place in places):
+        raise VidflowError(
+            f"{clips.directory}: does not say from which video a clip is; an older vidflow made it: remove this folder "
+            f"and the shards that it is made from, and run `vidflow run` again, or set {instead}"
+        )
+    return [video or "" for video in clips.videos]
 
 
-__all__ = ["Count", "VideoVotes", "videos_at"]
+__all__ = ["Count", "VideoVotes", "videos_of"]

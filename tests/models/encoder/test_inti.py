@@ -1,22 +1,24 @@
 """InTI, reconstructed: convex combinations of pairs, counts and costs, independence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_adapted_encoder import T, adapt, build_vit, clips, freeze, joined
-from test_merged_weights import all_tokens, load, merge, merged_file
+from test_merged_weights import SMALL, all_tokens, load, merge, merged_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidflow.config.schema import Adaptation
+from vidflow.config.schema import Adaptation, Config, FeatureSet, Sampling, Trial, Video
 from vidflow.models.encoder import shape_of, skeleton
 from vidflow.models.encoder.adapted.cost import count_adapted_macs
 from vidflow.models.encoder.inti_reconstructed import IntiReconstructed, count_pair_macs
 from vidflow.models.reduction.build import build_reducer
 from vidflow.models.reduction.reducer import PostReducer
 from vidflow.records import ClipTokens
+from vidflow.stages.cost import frame_macs, trial_macs
 from vidflow.stages.reduce import reduce_clip
 
 
@@ -101,6 +103,14 @@ def test_a_merged_file_keeps_the_layers_and_encodes_fewer_frames(tmp_path) -> No
     assert encoder.output_frames(T) == [3, 4]
     assert [clip.counts.shape for clip in encoded.clips()] == [(2, 1)] * 2
     torch.testing.assert_close(all_tokens(encoder, frames), joined(trained, frames), atol=1e-5, rtol=1e-4)
+    # Its cost, in the plan and the report, is that of the adapted encoder.
+    shape, settings = shape_of(skeleton(SMALL.name, 32)), replace(SMALL, weights=str(path))
+    cost = count_adapted_macs(shape, Adaptation(interpolate_after=[4, 8]), num_frames=T)
+    metadata = {"encoder": encoder.describe(), "num_frames": T}
+    assert frame_macs(settings, FeatureSet(), np.full(2, 4), metadata) == cost / T
+    assert cost < count_adapted_macs(shape, None, num_frames=T)
+    config = Config(encoder=settings, video=Video(sampling=Sampling(num_frames=T)), features={"base": FeatureSet()})
+    assert trial_macs(config, Trial(feed="shards", features="base")).forward == cost
 
 
 @pytest.mark.parametrize("num_frames", [4, 5])

@@ -5,6 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipelines.plan.command import _name_kind
 from pipelines.plan.core_cost import core_macs
 from pipelines.plan.table import _describe_core
 from vidflow.config.schema import Adaptation, Config, Encoder, Sampling, Trial, Video
@@ -47,3 +48,15 @@ def test_an_adapter_alone_is_counted_and_a_plain_core_is_not():
     assert core_macs(CONFIG, Trial(core="mean"), stored_tokens=None) is None
     merged = core_macs(CONFIG, Trial(core="vtm"), stored_tokens=None)
     assert _describe_core(merged) == f"vtm: {merged.vtm / 1e9:.3g} GMACs per clip, 296 tokens become 2"
+
+
+def test_trials_that_cost_something_else_have_another_name():
+    trials = [
+        Trial(core="vtm"),
+        Trial(core="vtm", vtm_factor=2),
+        Trial(core="gru"),
+        Trial(core="gru", token_adapter=0.5),
+    ]
+    trials += [Trial(core="gru", train_fraction=0.1), Trial(core="gru", train_fraction=0.1, feed="shards")]
+    assert len({_name_kind(trial) for trial in trials}) == len(trials)
+    assert _name_kind(trials[-1]) == "gru, 0.1 of the clips on shards"

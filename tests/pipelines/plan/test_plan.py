@@ -144,6 +144,7 @@ def test_the_table_adds_up_time_and_bytes_and_names_the_cheaper_way() -> None:
     assert cells(text[3]) == ["36 tokens and 0.5 GFLOPs per frame"]
     assert "1 min 40 s of work, about 50 s on this machine" in text[5]
     assert "3 MB more on disk, 1 GB are free" in text[5]
+    assert "3 MB more in the object store" in table([FEATURES], DISK, free=None)[4]
     assert "read in 5 epochs of all trials; 2 min 0 s if made once and cached, 8 min 20 s if made anew" in text[-1]
     assert text[-1].endswith("-> cached is faster")
     slow = dataclasses.replace(FEATURES, read_seconds=501.0)

@@ -103,9 +103,21 @@ def frames_left(config: Config) -> int:
     Raises:
         VidflowError: The file of weights is damaged.
     """
-    encoder, num_frames = config.encoder, config.video.sampling.num_frames
-    record = read_record(Path(encoder.weights)) if weights_kind(encoder.weights) == "file" else None
-    return num_frames if record is None else -(-num_frames // 2 ** len(record.interpolate_after))
+    num_frames = config.video.sampling.num_frames
+    for _ in merged_layers(config):
+        num_frames = -(-num_frames // 2)
+    return num_frames
+
+
+def merged_layers(config: Config) -> tuple[int, ...]:
+    """Return the blocks behind which the file of weights has an InTI layer.
+
+    Raises:
+        VidflowError: The file of weights is damaged.
+    """
+    weights = config.encoder.weights
+    record = read_record(Path(weights)) if weights_kind(weights) == "file" else None
+    return () if record is None else record.interpolate_after
 
 
 def _check_joint(features: FeatureSet, *, interpolates: bool) -> None:
@@ -163,4 +175,4 @@ def _check_even(shape: VitShape, name: str, features: FeatureSet) -> None:
         )
 
 
-__all__ = ["check_encoder", "find_uneven", "frames_left", "merged_problems"]
+__all__ = ["check_encoder", "find_uneven", "frames_left", "merged_layers", "merged_problems"]

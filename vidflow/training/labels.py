@@ -1,4 +1,4 @@
-"""A share of the training clips, with the same share of each class."""
+"""Labels of clips: whether all have one, and clips with the same share of each class."""
 
 import hashlib
 import math
@@ -6,6 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64
+
+from vidflow.config.tasks import TaskName, facts_of
+from vidflow.errors import VidflowError
+from vidflow.training.feeds import Clips
+
+
+def check_labelled(clips: Clips, indices: Int64[np.ndarray, " clips"], task: TaskName) -> None:
+    """Check that clips have the labels that a task wants.
+
+    Raises:
+        VidflowError: If one has none.
+    """
+    unlabelled = [index for index in indices.tolist() if clips.labels[index] < 0]
+    if unlabelled and facts_of(task).needs_labels:
+        raise VidflowError(
+            f"{clips.directory}: {len(unlabelled)} clips of split `{clips.splits[unlabelled[0]]}` have no label, such "
+            f"as {clips.keys[unlabelled[0]]}; {task} wants one for each; fill in the manifest's column `label`"
+        )
 
 
 def take_share(
@@ -34,4 +52,4 @@ def take_share(
     return indices[[(labels[index], owners[index]) in taken for index in indices.tolist()]]
 
 
-__all__ = ["take_share"]
+__all__ = ["check_labelled", "take_share"]
