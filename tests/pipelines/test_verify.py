@@ -249,11 +249,13 @@ def test_repair_deletes_what_is_broken_with_the_manifests_that_list_it_and_nothi
     left = tar.with_name(".shard-000009.tar.0123abcd.tmp")
     left.write_text("x")
     (root / "notes.txt").write_text("the user's own")
+    (merged := best.with_name("merged.safetensors")).write_bytes(b"the user's own")
     before = set(RootFiles(root).files)
     verified = look(root)
-    assert {each.level: each.path for each in verified.findings if each.level in ("leftover", "unknown")} == {
-        "leftover": left,
-        "unknown": root / "notes.txt",
+    assert {each.path: each.level for each in verified.findings if each.level in ("leftover", "unknown")} == {
+        left: "leftover",
+        root / "notes.txt": "unknown",
+        merged: "unknown",
     }
     deleted = list(repair(verified, find_damage))
     assert set(deleted) == before - set(RootFiles(root).files)

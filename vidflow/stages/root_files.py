@@ -10,7 +10,7 @@ from typing import Literal
 from vidflow.objects import is_mirror
 from vidflow.store.initial_weights import FOLDER as INITIAL
 from vidflow.store.journal import JOURNAL
-from vidflow.store.layout import STAGE_MANIFEST, TRIAL_RESULT, list_folders, list_states
+from vidflow.store.layout import BEST, LAST, PREDICTIONS, STAGE_MANIFEST, TRIAL_RESULT, list_folders, list_states
 
 Role = Literal["list", "made", "weights", "leftover", "foreign", "unknown"]
 """What is known of a file.
@@ -136,7 +136,8 @@ def file_role(parts: tuple[str, ...]) -> Role:
     if parts[0] == "heads":  # JSON files that other libraries read are not sealed
         return "list" if name == STAGE_MANIFEST else "made"
     if parts[0] == "trials" and name.endswith(".safetensors"):
-        return "weights"
+        # A user may have merged a trial's adapters into a file beside them.
+        return "weights" if name in (BEST, LAST, PREDICTIONS) else "unknown"
     return _made_or_list(name)
 
 

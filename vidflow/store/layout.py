@@ -34,6 +34,7 @@ STAGE_MANIFEST = "manifest.json"
 TRIAL_RESULT = "result.json"
 LAST = "last.safetensors"
 BEST = "best.safetensors"
+PREDICTIONS = "predictions.safetensors"
 _SEAL = "seal"
 # Requests to an object store at the same time.
 _NUM_REQUESTS = 16

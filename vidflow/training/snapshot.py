@@ -29,6 +29,7 @@ from vidflow.store.digests import check_once
 from vidflow.store.layout import BEST as BEST
 from vidflow.store.layout import LAST as LAST
 from vidflow.store.layout import (
+    PREDICTIONS,
     TRIAL_RESULT,
     exists,
     fetch,
@@ -42,7 +43,6 @@ from vidflow.store.layout import (
     set_aside,
 )
 
-PREDICTIONS = "predictions.safetensors"
 _METADATA = "vidflow"
 _DIGEST = "tensors_sha256"
 log = logging.getLogger(__name__)
