@@ -294,7 +294,9 @@ def _probe_frames(shards: ShardProbe, num_clips: int) -> ShardClips:
 
 def _finish_probe(directory: Path, entry: FileEntry, keys: Sequence[str], num_clips: int, **details: Any) -> None:
     rows = [
-        ClipRow(key=keys[place % len(keys)], label=0, split=split, file=entry.file, row=place % len(keys))
+        ClipRow(
+            key=keys[place % len(keys)], label=0, split=split, file=entry.file, row=place % len(keys), video=str(place)
+        )
         for split in ("train", "val")
         for place in range(num_clips)
     ]
