@@ -28,8 +28,8 @@ from vidflow.records import EpochResult, TrialResult, TrialStatus
 from vidflow.store.digests import check_once
 from vidflow.store.layout import BEST as BEST
 from vidflow.store.layout import LAST as LAST
+from vidflow.store.layout import PREDICTIONS as PREDICTIONS
 from vidflow.store.layout import (
-    PREDICTIONS,
     TRIAL_RESULT,
     exists,
     fetch,
