@@ -68,6 +68,10 @@ def test_every_problem_is_reported_at_once_with_file_key_and_nearest_name(tmp_pa
         ("features: {base: {depths: [1, 1]}}", "wanted different block numbers"),
         ("features: {../x: {depths: [1]}}", "letters, digits"),
         ("root: s3://bucket/x", "tracking.uri: required, as root = 's3://bucket/x' cannot hold the runs"),
+        (
+            "root: s3://bucket/x\ntracking: {uri: 'http://127.0.0.1:1'}\nevaluate: {fit_head: train}",
+            "evaluate.fit_head: got 'train' with root = 's3://bucket/x'",
+        ),
         ("root: s3:///x", "root: got 's3:///x', wanted the name of a bucket"),
         ("root: s3://bucket/a/../b", "root: got 's3://bucket/a/../b', wanted it without empty parts"),
         ("root: 's3://bucket/a?b'", "wanted letters, digits and plain marks only"),

@@ -191,6 +191,11 @@ def _store_problems(config: Config) -> list[str]:
             f"tracking.uri: required, as root = {show_value(config.root)} cannot hold the runs; wanted the http:// "
             "address of an MLflow server, or sqlite:///FILE on a disk of this machine"
         ]
+    if is_object_url(config.root) and config.evaluate.fit_head is not None:
+        return [
+            f"evaluate.fit_head: got {show_value(config.evaluate.fit_head)} with root = {show_value(config.root)}; "
+            "fitted models are folders on a disk: wanted a root on one, or no fit_head"
+        ]
     return []
 
 
