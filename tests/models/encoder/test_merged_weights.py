@@ -250,14 +250,14 @@ def test_a_config_that_does_not_fit_the_file_is_refused_beforehand(tmp_path: Pat
         video=Video(sampling=Sampling(num_frames=8)),
         features={"base": FeatureSet(reducer=Reducer(name="tome", settings={"num_merged": 1}))},
         adaptations={"again": Adaptation()},
-        trials=Trials(trial=Trial(task="depth")),
+        trials=Trials(trial=Trial(task="depth", feed="shards", adaptation="again")),
     )
     problems = merged_problems(config)
     assert [problem.partition(":")[0] for problem in problems] == [
-        "encoder.name", "video.sampling.num_frames", "adaptations", "features.base.reducer", "trials.trial.task",
+        "encoder.name", "video.sampling.num_frames", "trials.trial.adaptation", "features.base.reducer", "trials.trial.task",
     ]  # fmt: skip
     fitting = Config(encoder=replace(SMALL, weights=str(path)), video=Video(sampling=Sampling(num_frames=T)))
-    assert merged_problems(fitting) == []
+    assert merged_problems(fitting) == merged_problems(replace(fitting, adaptations={"unused": Adaptation()})) == []
     assert merged_problems(Config(encoder=SMALL)) == []
 
 

@@ -79,10 +79,12 @@ def merged_problems(config: Config) -> list[str]:
             f"video.sampling.num_frames: got {num_frames}, wanted {record.num_frames}, as encoder.weights holds a "
             "temporal embedding of so many frames"
         )
-    if config.adaptations:
+    # A section that no trial uses is allowed: the file's own recipe has one.
+    used = dict.fromkeys(trial.adaptation for trial in draw_candidates(config)[0] if trial.adaptation is not None)
+    if used:
         problems.append(
-            f"adaptations: got {', '.join(config.adaptations)}, but encoder.weights holds merged adapters already; "
-            "take the weights that they were trained on"
+            f"{key_of(config.trials, 'adaptation')}: got {', '.join(used)}, but encoder.weights holds merged adapters "
+            "already; take the weights that they were trained on, or no adaptation"
         )
     check = partial(_check_joint, interpolates=bool(record.interpolate_after))
     for name, features in config.features.items():
