@@ -254,8 +254,12 @@ def test_a_config_that_does_not_fit_the_file_is_refused_beforehand(tmp_path: Pat
     )
     problems = merged_problems(config)
     assert [problem.partition(":")[0] for problem in problems] == [
-        "encoder.name", "video.sampling.num_frames", "trials.trial.adaptation", "features.base.reducer", "trials.trial.task",
-    ]  # fmt: skip
+        "encoder.name",
+        "video.sampling.num_frames",
+        "trials.trial.adaptation",
+        "features.base.reducer",
+        "trials.trial.task",
+    ]
     fitting = Config(encoder=replace(SMALL, weights=str(path)), video=Video(sampling=Sampling(num_frames=T)))
     assert merged_problems(fitting) == merged_problems(replace(fitting, adaptations={"unused": Adaptation()})) == []
     assert merged_problems(Config(encoder=SMALL)) == []
