@@ -27,7 +27,7 @@ from pipelines.ray_session import count_workers
 from pipelines.room import RoomWatch
 from pipelines.shared_root import Home, Proof, answer, check_home, session_proof
 from pipelines.unit_counts import Reporter, Watch, new_slot, session_counts
-from pipelines.worker_process import prepare_worker
+from vidflow.allocator import keep_freed_memory
 from vidflow.counts import Count
 from vidflow.errors import VidflowError
 
@@ -308,7 +308,7 @@ class _Actor:
     """Runs one worker in a separate process."""
 
     def __init__(self, build: Callable[[], Worker]) -> None:
-        prepare_worker()
+        keep_freed_memory()
         self._build = build
         self._work: Worker | None = None
 

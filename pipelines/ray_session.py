@@ -36,6 +36,8 @@ from vidflow.config.tracking_uri import check_uri, store_uri
 from vidflow.errors import ConfigError, VidflowError
 
 log = logging.getLogger("vidflow")
+# Lines of a worker, by its address, that may turn out to be no news.
+_held: dict[tuple[str, int], list[str]] = {}
 # Ray's name of a resource that says of which kind a machine's GPUs are.
 _KIND = "accelerator_type:"
 
@@ -56,6 +58,7 @@ def ray_session(config: Config) -> Iterator[None]:
     started = time.monotonic()
     dashboard = False if address == "local" else None  # with an existing cluster, Ray refuses the argument
     with contextlib.ExitStack() as session:
+        session.callback(_log_held)
         session.callback(ray.shutdown)
         with shown(Waiting("ray: starting on this machine" if address == "local" else f"ray: joining {address}")):
             _join(address, include_dashboard=dashboard)
@@ -98,9 +101,38 @@ def _log_lines(data: dict[str, Any], print_file: Any, ignore_prefix: bool = Fals
         case "autoscaler":  # its log, of which Ray knows the few lines for users
             lines = [f"ray: {line}" for line in ray_worker.filter_autoscaler_events(data["lines"])]
         case pid:
-            lines = [f"worker {pid}: {line}" for line in data["lines"]]
+            lines = [f"worker {pid}: {line}" for line in _without_endings((data["ip"], pid), data["lines"])]
     for line in lines:
         log.warning("%s", line)
+
+
+def _without_endings(worker: tuple[str, int], lines: Sequence[str]) -> list[str]:
+    """Return lines without what Python prints if Ray stops a worker in the moment in which it deletes an object.
+
+    Ray stops a worker by SIGTERM, at which its handler raises `SystemExit`. Python cannot raise it there: it prints a
+    traceback and goes on, until SIGKILL. A traceback whose end has not come yet is held back.
+    """
+    shown: list[str] = []
+    held = _held.pop(worker, [])
+    for line in lines:
+        if line.startswith("Exception ignored in"):
+            shown, held = [*shown, *held], [line]
+        elif held and line.startswith("SystemExit"):
+            held = []
+        elif held and (line[:1].strip() == "" or line.startswith("Traceback")):
+            held.append(line)
+        else:
+            shown, held = [*shown, *held, line], []
+    if held:
+        _held[worker] = held
+    return shown
+
+
+def _log_held() -> None:
+    while _held:
+        (_, pid), lines = _held.popitem()
+        for line in lines:
+            log.warning("worker %s: %s", pid, line)
 
 
 def _stay_private() -> None:

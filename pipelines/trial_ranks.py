@@ -17,7 +17,6 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipelines.placement import Placement
-from pipelines.worker_process import prepare_worker
 from vidflow.errors import VidflowError
 
 # When a process ends, the others fail before Ray knows that its actor has died.
@@ -40,9 +39,6 @@ class Meeting(NamedTuple):
 
 class _Process:
     """One process of a trial."""
-
-    def __init__(self) -> None:
-        prepare_worker()
 
     def meet(self, size: int) -> Meeting:
         """Open the port at which the others join; it listens on Ray's address of this node only."""

@@ -28,7 +28,7 @@ from pipelines.shared_root import Proof, check_here, session_proof
 from pipelines.trial_ranks import train_together
 from pipelines.tune_callbacks import FAILURE, RoomCallback, RunLogger, ShownTrials, trial_of
 from pipelines.usage import Usage
-from pipelines.worker_process import prepare_worker
+from vidflow.allocator import keep_freed_memory
 from vidflow.config.roots import bound_cache, root_path
 from vidflow.config.schema import AxisValue, Config, Range, Trial
 from vidflow.config.search import draw_candidates, objective_of
@@ -184,7 +184,6 @@ class Work(NamedTuple):
 
 def train(settings: dict[str, Any], *, work: Work) -> None:
     """Train one trial and report every epoch to Tune, or the message of a failure that another try cannot change."""
-    prepare_worker()
     trial, placement = trial_of(work.config, settings), work.placement
     together = placement.processes > 1
     try:
@@ -203,6 +202,7 @@ def _taken(placement: Placement) -> tune.PlacementGroupFactory:
 def _results(trial: Trial, work: Work) -> Iterator[EpochResult]:
     check_here(work.proof)
     config, features, placement = work.config, work.features, work.placement
+    keep_freed_memory()
     bound_cache(config)
     torch.set_num_threads(max(1, int(placement.num_cpus)))
     address = locate_trial(config, trial, features[trial.features])
