@@ -71,7 +71,8 @@ def test_an_interrupted_sweep_commits_nothing_and_the_same_command_trains_on(ext
     wait_until(driver, lambda: epochs_done(root) >= before + 6)
     said = send(driver, number, group=group)
     assert driver.returncode == 1
-    assert said.rstrip().endswith(SAID)
+    # Ray itself may add `:info_message: Attempting to recover 2 lost objects` when its processes end too.
+    assert [line for line in said.splitlines() if not line.startswith(":info_message:")][-1] == SAID
     assert "Traceback" not in said
     sweeps = list(root.glob("sweeps/*/manifest.json"))
     results = list(root.glob("trials/*/result.json"))
