@@ -269,7 +269,7 @@ def _name_kind(trial: Trial) -> str:
     """Return what is printed of trials that cost the same."""
     name = trial.core + (f", factor {trial.vtm_factor}" if trial.core == "vtm" else "")
     name += ", adapter" if trial.token_adapter else ""
-    name += f", {trial.train_fraction:.2g} of the clips" if trial.train_fraction < 1 else ""
+    name += f", {trial.train_fraction:.2g} of the videos" if trial.train_fraction < 1 else ""
     if trial.feed != "features":
         return f"{name} on {trial.feed}" + (f", {trial.adaptation}" if trial.adaptation is not None else "")
     return name if trial.unmerge else f"{name} on {trial.features}"

@@ -75,6 +75,7 @@ def test_where_runs_are_stored_decides_the_key_of_a_sweep_and_what_happens_when_
     assert (finished_experiment.root / "sweeps" / key() / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_init_from_names_a_run_of_the_same_root_while_the_server_is_away(copied_config, finished_experiment):
     (sweep,) = read_sweeps(finished_experiment.root)
     runs = {

@@ -33,6 +33,9 @@ SMALL = {
 }
 
 
+FIRST, *OTHERS = PRESETS
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two classes of three videos each, with annotations, as far as names tell."""
@@ -51,7 +54,7 @@ def run(capsys, *arguments):
     return ended.value.code, printed.out, printed.err
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 def test_a_folder_of_classes_becomes_a_config_that_run_accepts(vidflow, folder, tmp_path, preset):
     made = vidflow("init", folder, "--preset", preset, "--output", tmp_path / "mine.yaml")
     assert made.returncode == 0, made.stderr

@@ -59,4 +59,4 @@ def test_trials_that_cost_something_else_have_another_name():
     ]
     trials += [Trial(core="gru", train_fraction=0.1), Trial(core="gru", train_fraction=0.1, feed="shards")]
     assert len({_name_kind(trial) for trial in trials}) == len(trials)
-    assert _name_kind(trials[-1]) == "gru, 0.1 of the clips on shards"
+    assert _name_kind(trials[-1]) == "gru, 0.1 of the videos on shards"
