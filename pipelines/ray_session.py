@@ -116,13 +116,15 @@ def _without_endings(worker: tuple[str, int], lines: Sequence[str]) -> list[str]
     held = _held.pop(worker, [])
     for line in lines:
         if line.startswith("Exception ignored in"):
-            shown, held = [*shown, *held], [line]
+            shown += held
+            held = [line]
         elif held and line.startswith("SystemExit"):
             held = []
         elif held and (line[:1].strip() == "" or line.startswith("Traceback")):
             held.append(line)
         else:
-            shown, held = [*shown, *held, line], []
+            shown += [*held, line]
+            held = []
     if held:
         _held[worker] = held
     return shown

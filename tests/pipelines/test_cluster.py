@@ -202,6 +202,16 @@ def test_two_commands_where_one_fits_both_end(cluster, calm, tmp_path):
     assert digests(tmp_path / "one" / "root") == digests(tmp_path / "two" / "root")
 
 
+def waits_for_a_node(cluster, waiting, **resources):
+    """Check that a command waits, and ends well when a node joins, as an autoscaler would add it."""
+    time.sleep(15)
+    assert waiting.poll() is None
+    cluster.add(1, **resources)
+    code, said = ended(waiting)
+    assert code == 0
+    assert "waits up to 600 s for another" in said
+
+
 def test_workers_that_leave_cpus_unused_and_workers_that_wait_for_a_machine(cluster, videos, tmp_path):
     cluster.add(3), cluster.add(3)
     commands = Commands(tmp_path, cluster)
@@ -212,13 +222,7 @@ def test_workers_that_leave_cpus_unused_and_workers_that_wait_for_a_machine(clus
     assert "resources.extract.num_gpus: no worker fits, each takes 1 CPU and 1 GPU; the machines have" in said
     assert "waited 4 s for another (resources.wait_for_nodes_seconds)" in said
     assert "Traceback" not in said
-    waiting = commands.start("extract", *gpus)
-    time.sleep(15)
-    assert waiting.poll() is None
-    cluster.add(1, num_gpus=1)  # as an autoscaler would
-    code, said = ended(waiting)
-    assert code == 0
-    assert "waits up to 600 s for another" in said
+    waits_for_a_node(cluster, commands.start("extract", *gpus), num_gpus=1)
 
 
 def test_a_trial_of_two_processes_whose_node_is_lost_waits_for_another_and_not_for_ever(cluster, videos, tmp_path):
@@ -237,13 +241,7 @@ def test_a_trial_of_two_processes_whose_node_is_lost_waits_for_another_and_not_f
         assert "resources.trials.workers_per_trial: no worker fits, each takes 2 times 1 CPU" in said
         assert "waited 4 s for another (resources.wait_for_nodes_seconds)" in said
         assert "Traceback" not in said
-        waiting = commands.start("sweep", *words)
-        time.sleep(15)
-        assert waiting.poll() is None
-        cluster.add(1)
-        code, said = ended(waiting)
-        assert code == 0
-        assert "waits up to 600 s for another" in said
+        waits_for_a_node(cluster, commands.start("sweep", *words))
 
 
 def test_a_node_that_does_not_share_the_root_is_named_also_if_it_joins_later(cluster, videos, tmp_path):

@@ -40,8 +40,6 @@ def take_share(
         share: In (0, 1].
         seed: Seed of the draw.
     """
-    if share == 1.0:
-        return indices
     classes: dict[int, set[str]] = {}
     for index in indices.tolist():
         classes.setdefault(labels[index], set()).add(owners[index])

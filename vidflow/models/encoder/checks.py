@@ -11,7 +11,7 @@ from vidflow.config.search import draw_candidates, key_of
 from vidflow.errors import ConfigError, VidflowError
 from vidflow.models.encoder import check_img_size, patch_size_of, resolve_depths, shape_of, skeleton
 from vidflow.models.encoder.clip_parts import check_joint
-from vidflow.models.encoder.merged_file import read_record
+from vidflow.models.encoder.merged_file import MergedRecord, read_record
 from vidflow.models.encoder.vit import TimmVit, check_blocks
 from vidflow.models.reduction.build import Reducer, build_reducer
 from vidflow.models.reduction.macs import VitShape
@@ -66,7 +66,7 @@ def merged_problems(config: Config) -> list[str]:
         VidflowError: The file is damaged.
     """
     encoder, num_frames = config.encoder, config.video.sampling.num_frames
-    record = read_record(Path(encoder.weights)) if weights_kind(encoder.weights) == "file" else None
+    record = _merged_record(config)
     if record is None:
         return []
     problems = []
@@ -117,9 +117,14 @@ def merged_layers(config: Config) -> tuple[int, ...]:
     Raises:
         VidflowError: The file of weights is damaged.
     """
-    weights = config.encoder.weights
-    record = read_record(Path(weights)) if weights_kind(weights) == "file" else None
+    record = _merged_record(config)
     return () if record is None else record.interpolate_after
+
+
+def _merged_record(config: Config) -> MergedRecord | None:
+    """Return what `encoder.weights` says if it is a file of merged adapters; else None."""
+    weights = config.encoder.weights
+    return read_record(Path(weights)) if weights_kind(weights) == "file" else None
 
 
 def _check_joint(features: FeatureSet, *, interpolates: bool) -> None:
